@@ -1,0 +1,282 @@
+"""girl.yaml -> one frozen model. Defaults, then the file, then `--set a.b=c`; unknown keys fail."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from girl_features.errors import ConfigError
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"  # names become folders and Feast projects: an allow-list
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableConfig(_Model):
+    """Where one input table lies: a Parquet or CSV file (or glob), or a query, in DuckDB."""
+
+    path: str | None = Field(None, description="Parquet or CSV file, or a glob of them")
+    query: str | None = Field(None, description="SELECT run by DuckDB instead of a path")
+    database: str | None = Field(None, description="DuckDB file the query reads; opened read-only")
+    columns: dict[str, str] = Field(default_factory=dict, description="our column name -> yours")
+
+    @model_validator(mode="after")
+    def _path_or_query(self) -> TableConfig:
+        if (self.path is None) == (self.query is None):
+            raise ValueError("give either `path` or `query`, not both or neither")
+        if self.database is not None and self.query is None:
+            raise ValueError("`database` goes with `query`")
+        return self
+
+
+class TablesConfig(_Model):
+    """The three input tables."""
+
+    job_seekers: TableConfig
+    jobs: TableConfig
+    interactions: TableConfig
+
+
+class WindowsConfig(_Model):
+    """Ends of the five time windows before the test window, or the shares of decisions to cut them by.
+
+    The windows follow each other: SFT, reward, RL, ranking train, ranking valid, ranking test. Each ends
+    where the next begins; an end is exclusive.
+    """
+
+    sft_share: float = Field(0.40, gt=0, lt=1, description="share of all decisions, by time, for SFT")
+    reward_share: float = Field(0.10, ge=0, lt=1)
+    rl_share: float = Field(0.05, ge=0, lt=1)
+    train_share: float = Field(0.27, gt=0, lt=1)
+    valid_share: float = Field(0.06, gt=0, lt=1)
+    sft_end: datetime | None = Field(None, description="give all five ends, or none for cuts by share")
+    reward_end: datetime | None = None
+    rl_end: datetime | None = None
+    train_end: datetime | None = None
+    valid_end: datetime | None = None
+
+    @field_validator("sft_end", "reward_end", "rl_end", "train_end", "valid_end")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _check(self) -> WindowsConfig:
+        ends = [self.sft_end, self.reward_end, self.rl_end, self.train_end, self.valid_end]
+        given = [end for end in ends if end is not None]
+        if given and len(given) < len(ends):
+            raise ValueError("give all of sft_end, reward_end, rl_end, train_end, valid_end, or none of them")
+        if given != sorted(given):
+            raise ValueError("window ends must not go back in time: sft <= reward <= rl <= train <= valid")
+        shares = self.sft_share + self.reward_share + self.rl_share + self.train_share + self.valid_share
+        if shares >= 1:
+            raise ValueError(f"the shares sum to {shares:.2f}; leave some for the test window")
+        return self
+
+
+class TinyConfig(_Model):
+    """Shape of the embedded decoder, trained from nothing on the user's own tables."""
+
+    vocab_size: int = Field(4096, ge=300, le=65536)
+    hidden_size: int = Field(192, ge=16)
+    n_layers: int = Field(4, ge=1)
+    n_heads: int = Field(6, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TinyConfig:
+        if self.hidden_size % self.n_heads or (self.hidden_size // self.n_heads) % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}"
+            )
+        return self
+
+
+class GeneratorConfig(_Model):
+    """Which language model writes the JDs."""
+
+    base: str = Field("tiny", description="`tiny`, or a Hugging Face causal LM by path or name")
+    engine: Literal["transformers"] = "transformers"
+    checkpoint: Path | None = Field(None, description="a trained generator; default: the newest in workspace")
+    trained_until: datetime | None = Field(
+        None, description="knowledge cut-off of an untuned base, used where there is no training record"
+    )
+    max_cv_tokens: int = Field(320, ge=8, description="the CV's first tokens kept in the prompt")
+    tiny: TinyConfig = TinyConfig()
+    batch_size: int = Field(32, ge=1)
+
+
+class SFTConfig(_Model):
+    """Stage 1: supervised fine-tuning on matched CV-JD pairs."""
+
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(16, ge=1)
+    epochs: float = Field(6, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(16, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    max_jd_tokens: int = Field(192, ge=8)
+    seed: int = 0
+    max_steps: int = Field(-1, description="stop after so many steps; -1 for all epochs")
+
+
+class SamplingConfig(_Model):
+    """How JDs are drawn."""
+
+    n: int = Field(1, ge=1, le=64, description="JDs a CV")
+    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_new_tokens: int = Field(160, ge=1)
+    seed: int = 0
+
+
+class EncoderConfig(_Model):
+    """Which sentence encoder makes the vectors."""
+
+    name: str = Field("all-MiniLM-L6-v2", description="sentence-transformers model by path or name")
+    batch_size: int = Field(64, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class FeastConfig(_Model):
+    """The Feast repo the features go to."""
+
+    repo: Path | None = Field(
+        None, description="folder of feature_store.yaml; default: workspace/feature_repo"
+    )
+    online: bool = Field(True, description="write the newest row of each seeker to the online store")
+
+
+class EvaluateConfig(_Model):
+    """How `girl evaluate` compares rows."""
+
+    predictors: tuple[str, ...] = ("mlp", "dot", "lightgbm", "mlp-plain", "dot-plain", "lightgbm-plain")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    n_bootstrap: int = Field(1000, ge=100)
+
+
+class GirlConfig(_Model):
+    """Everything `girl` needs to know, resolved."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = "girl"
+    workspace: Path = Field(Path(".girl"), description="checkpoints, store and run records go here")
+    tables: TablesConfig
+    strict: bool = Field(False, description="any rejected row is an error")
+    clock_skew_minutes: float = Field(10, ge=0, description="timestamps later than now by more are rejected")
+    windows: WindowsConfig = WindowsConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    sft: SFTConfig = SFTConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    chunk_size: int = Field(256, ge=1, description="CVs generated, encoded and written at a time")
+    feast: FeastConfig = FeastConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def store_dir(self) -> Path:
+        """Where the Parquet parts lie."""
+        return self.workspace / "store"
+
+    @property
+    def feast_repo(self) -> Path:
+        """Folder of feature_store.yaml."""
+        return self.feast.repo or self.workspace / "feature_repo"
+
+    @property
+    def generators_dir(self) -> Path:
+        """Where trained generators lie, one folder each."""
+        return self.workspace / "generators"
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
+    """Read girl.yaml, apply `a.b=c` overrides, check, and make its paths absolute (relative to the file).
+
+    Raises:
+        ConfigError: file absent, not YAML, unknown key, or a bad value; the message names each place.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no config at {str(path)!r}; `girl init DIR` writes one, or give --config FILE")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} should hold a mapping with at least `tables:`, found {type(raw).__name__}")
+    for override in overrides or []:
+        _apply_override(raw, override)
+    try:
+        config = GirlConfig.model_validate(raw)
+    except ValidationError as error:
+        places = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"{path}: {places}") from error
+    return resolve_paths(config, path.parent.resolve())
+
+
+def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
+    """The same config with relative paths taken from `base`; a base model given by path too."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else (base / path.expanduser()).resolve()
+
+    def table(t: TableConfig) -> TableConfig:
+        update: dict[str, Any] = {}
+        if t.path is not None:
+            update["path"] = str(base / Path(t.path).expanduser())
+        if t.database is not None:
+            update["database"] = str(base / Path(t.database).expanduser())
+        return t.model_copy(update=update)
+
+    def model_name(name: str) -> str:
+        local = base / Path(name).expanduser()
+        return str(local.resolve()) if name != "tiny" and local.is_dir() else name
+
+    tables = TablesConfig(
+        job_seekers=table(config.tables.job_seekers),
+        jobs=table(config.tables.jobs),
+        interactions=table(config.tables.interactions),
+    )
+    generator = config.generator.model_copy(
+        update={
+            "checkpoint": absolute(config.generator.checkpoint),
+            "base": model_name(config.generator.base),
+        }
+    )
+    encoder = config.encoder.model_copy(update={"name": model_name(config.encoder.name)})
+    feast = config.feast.model_copy(update={"repo": absolute(config.feast.repo)})
+    return config.model_copy(
+        update={
+            "workspace": absolute(config.workspace),
+            "tables": tables,
+            "generator": generator,
+            "encoder": encoder,
+            "feast": feast,
+        }
+    )
+
+
+def write_resolved(config: GirlConfig, path: Path) -> None:
+    """Write what the run really used, every default filled in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes a.b=value, found {override!r}")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {parent!r} holds a value, not a mapping")
+    node[last] = yaml.safe_load(value)

@@ -1,0 +1,92 @@
+"""FeatureContract: everything that made a vector, as one short fingerprint.
+
+Two vectors may share a column only if their fingerprints are equal. Feast knows nothing of it (its view
+versions ignore tags), so the fingerprint is in the view's name, in every row, and in every saved ranker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from girl_features.errors import CheckpointError
+
+FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, ample for the contracts one store will ever hold
+
+
+class _Fingerprinted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the SHA-256 of this model's canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+class SamplingContract(_Fingerprinted):
+    """How texts are drawn from the generator."""
+
+    n: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int
+
+
+class EncoderContract(_Fingerprinted):
+    """What turns a text into a vector."""
+
+    name: str
+    weights_sha256: str
+    max_tokens: int
+    pooling: Literal["mean", "cls", "other"]
+    normalized: bool
+    dimension: int
+
+
+class FeatureContract(_Fingerprinted):
+    """What turns a CV into a generated-JD vector."""
+
+    generator: str  # "tiny", or the name of the base model: for people; the hashes decide
+    weights_sha256: str
+    adapter_sha256: str | None
+    trained_until: datetime  # end of the last window the generator or its reward model saw, UTC
+    prompt_version: str
+    max_cv_tokens: int
+    sampling: SamplingContract
+    encoder: EncoderContract
+    samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
+
+
+def sha256_of_files(paths: list[Path]) -> str:
+    """Hex SHA-256 over the names and bytes of `paths`, in name order.
+
+    Raises:
+        CheckpointError: `paths` is empty.
+    """
+    if not paths:
+        raise CheckpointError("no weight files to hash: expected at least one .safetensors file")
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            for block in iter(lambda f=file: f.read(1 << 20), b""):  # type: ignore[misc]
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def cv_hash(cv: str) -> str:
+    """Sixteen hex digits that change when the text of a CV does."""
+    return hashlib.sha256(cv.encode()).hexdigest()[:16]
+
+
+def sampling_seed(cv_hash_hex: str, contract_fingerprint: str, sample: int) -> int:
+    """A 63-bit seed for sample number `sample` of one CV under one contract: same input, same text."""
+    digest = hashlib.sha256(f"{cv_hash_hex}:{contract_fingerprint}:{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,116 @@
+"""Every error a caller may want to handle.
+
+GirlError
+├── ConfigError               girl.yaml or --set is wrong
+├── DataError                 a table cannot be read or has the wrong columns or types
+│   └── RejectedRowsError     rows were rejected and `strict` was asked for
+├── EmptyWindowError          a time window holds no usable rows
+├── LeakageError              a feature would know something later than the label it predicts
+├── ContractMismatchError     vectors and ranker were made by different contracts
+├── UnknownContractError      no such contract in the store
+├── InvalidVectorError        NaN, infinite, all-zero or wrong-dimension vector
+├── ShapeError                arrays that should line up do not
+├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
+├── StoreError                the feature store cannot be read or written
+│   └── StoreLockedError      another run is writing to it
+└── MissingExtraError         an optional dependency of ours is not installed
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class GirlError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigError(GirlError):
+    """girl.yaml or a `--set` value is wrong."""
+
+
+class DataError(GirlError):
+    """A table cannot be read, or has the wrong columns or types."""
+
+
+class RejectedRowsError(DataError):
+    """Rows were rejected while `strict` was asked for."""
+
+    def __init__(self, n_rejected: int, n_tables: int) -> None:
+        super().__init__(
+            f"{n_rejected} rows in {n_tables} table(s) were rejected and strict mode allows none; "
+            f"`girl check` lists them with their reasons"
+        )
+
+
+class EmptyWindowError(GirlError):
+    """A time window holds no usable rows."""
+
+
+class LeakageError(GirlError):
+    """A feature would know something later than the label it is meant to predict."""
+
+
+class ContractMismatchError(GirlError):
+    """Vectors and ranker were made by different contracts."""
+
+    def __init__(self, stored: str, wanted: str) -> None:
+        super().__init__(
+            f"the vectors are of contract {stored!r}, but this ranker was trained on {wanted!r}; "
+            f"materialize {wanted!r} or retrain the ranker on {stored!r}"
+        )
+
+
+class UnknownContractError(GirlError):
+    """No such contract in the store."""
+
+    def __init__(self, wanted: str, known: list[str], store: str) -> None:
+        held = ", ".join(known) if known else "none yet"
+        super().__init__(
+            f"no contract {wanted!r} in the store {store!r} (it holds: {held}); run `girl materialize` first"
+        )
+
+
+class InvalidVectorError(GirlError):
+    """A NaN, infinite, all-zero or wrong-dimension vector."""
+
+
+class ShapeError(GirlError):
+    """Arrays that should line up do not."""
+
+
+class CheckpointError(GirlError):
+    """A checkpoint is absent, incomplete, altered, or of a refused format."""
+
+
+class StoreError(GirlError):
+    """The feature store cannot be read or written."""
+
+
+class StoreLockedError(StoreError):
+    """Another run is writing to the store."""
+
+
+class MissingExtraError(GirlError):
+    """An optional dependency of ours is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {module!r}, which is not installed; "
+            f"install it with `pip install 'girl-features[{extra}]'`"
+        )
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import the optional `module`, or name the extra of ours that brings it.
+
+    Raises:
+        MissingExtraError: the module itself is absent. Failures inside an installed module pass through.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            raise MissingExtraError(module, extra) from error
+        raise
