@@ -95,9 +95,7 @@ class TinyConfig(_Model):
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyConfig:
         if self.hidden_size % self.n_heads or (self.hidden_size // self.n_heads) % 2:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}"
-            )
+            raise ValueError(f"hidden_size {self.hidden_size} must be an even multiple of n_heads {self.n_heads}")
         return self
 
 
@@ -151,9 +149,7 @@ class EncoderConfig(_Model):
 class FeastConfig(_Model):
     """The Feast repo the features go to."""
 
-    repo: Path | None = Field(
-        None, description="folder of feature_store.yaml; default: workspace/feature_repo"
-    )
+    repo: Path | None = Field(None, description="folder of feature_store.yaml; default: workspace/feature_repo")
     online: bool = Field(True, description="write the newest row of each seeker to the online store")
 
 

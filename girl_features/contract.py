@@ -82,9 +82,9 @@ def sha256_of_files(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def cv_hash(cv: str) -> str:
-    """Sixteen hex digits that change when the text of a CV does."""
-    return hashlib.sha256(cv.encode()).hexdigest()[:16]
+def text_hash(text: str) -> str:
+    """Sixteen hex digits that change when the text of a CV or JD does."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sampling_seed(cv_hash_hex: str, contract_fingerprint: str, sample: int) -> int:

@@ -8,8 +8,10 @@ GirlError
 ├── LeakageError              a feature would know something later than the label it predicts
 ├── ContractMismatchError     vectors and ranker were made by different contracts
 ├── UnknownContractError      no such contract in the store
+│   └── AmbiguousContractError    the first digits given fit several
 ├── InvalidVectorError        NaN, infinite, all-zero or wrong-dimension vector
 ├── ShapeError                arrays that should line up do not
+├── UndefinedMetricError      a metric has no value on these labels and scores
 ├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
 ├── StoreError                the feature store cannot be read or written
 │   └── StoreLockedError      another run is writing to it
@@ -72,12 +74,23 @@ class UnknownContractError(GirlError):
         )
 
 
+class AmbiguousContractError(UnknownContractError):
+    """The first digits of a fingerprint fit several contracts."""
+
+    def __init__(self, wanted: str, matches: list[str]) -> None:
+        GirlError.__init__(self, f"{wanted!r} fits {len(matches)} contracts ({', '.join(matches)}); give more digits")
+
+
 class InvalidVectorError(GirlError):
     """A NaN, infinite, all-zero or wrong-dimension vector."""
 
 
 class ShapeError(GirlError):
     """Arrays that should line up do not."""
+
+
+class UndefinedMetricError(GirlError):
+    """A metric has no value on these labels and scores."""
 
 
 class CheckpointError(GirlError):

@@ -28,9 +28,7 @@ class PromptTemplate(NamedTuple):
 
 
 TINY = PromptTemplate("tiny-1", CV_TOKEN, JD_TOKEN)
-PLAIN = PromptTemplate(
-    "plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n### Job description\n"
-)
+PLAIN = PromptTemplate("plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n### Job description\n")
 
 
 def template_for(tokenizer: Any) -> PromptTemplate:

@@ -31,9 +31,7 @@ class PairFeatures(NamedTuple):
 
     def take(self, rows: np.ndarray) -> PairFeatures:
         """The given rows (index or mask), in that order."""
-        return PairFeatures(
-            self.cv[rows], self.jd[rows], self.generated_jd[rows], self.tier[rows], self.contract
-        )
+        return PairFeatures(self.cv[rows], self.jd[rows], self.generated_jd[rows], self.tier[rows], self.contract)
 
 
 class Ranker(Protocol):

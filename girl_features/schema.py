@@ -25,6 +25,7 @@ CREATED_TIMESTAMP = "created_timestamp"
 
 # columns of the feature tables
 CV_HASH = "cv_hash"
+JD_HASH = "jd_hash"
 CONTRACT = "contract"
 CV_VECTOR = "cv_vector"
 JD_VECTOR = "jd_vector"
@@ -37,6 +38,11 @@ N_NEW_TOKENS = "n_new_tokens"
 CV_TRUNCATED = "cv_truncated"
 STATUS = "status"
 
+# when a vector could first have been known: the event timestamp again, as a feature that Feast hands back
+CV_KNOWN_AT = "cv_known_at"
+JD_KNOWN_AT = "jd_known_at"
+GENERATED_JD_KNOWN_AT = "generated_jd_known_at"
+
 INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
     "job_seekers": (JOB_SEEKER_ID, CV, UPDATED_AT),
     "jobs": (JOB_ID, JD, POSTED_AT),
@@ -46,9 +52,7 @@ INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
 UTC_MICROSECONDS = pa.timestamp("us", tz="UTC")
 VECTOR = pa.list_(pa.float32())
 
-JOB_SEEKERS_SCHEMA = pa.schema(
-    [(JOB_SEEKER_ID, pa.string()), (CV, pa.string()), (UPDATED_AT, UTC_MICROSECONDS)]
-)
+JOB_SEEKERS_SCHEMA = pa.schema([(JOB_SEEKER_ID, pa.string()), (CV, pa.string()), (UPDATED_AT, UTC_MICROSECONDS)])
 JOBS_SCHEMA = pa.schema([(JOB_ID, pa.string()), (JD, pa.string()), (POSTED_AT, UTC_MICROSECONDS)])
 INTERACTIONS_SCHEMA = pa.schema(
     [
@@ -76,6 +80,7 @@ JD_VECTORS_SCHEMA = pa.schema(
         (EVENT_TIMESTAMP, UTC_MICROSECONDS),
         (CREATED_TIMESTAMP, UTC_MICROSECONDS),
         (CONTRACT, pa.string()),
+        (JD_HASH, pa.string()),
         (JD_VECTOR, VECTOR),
     ]
 )

@@ -87,12 +87,8 @@ def train_sft(tables: Tables, windows: Windows, config: GirlConfig, *, force: bo
 
     model, tokenizer = _base_model(tables, windows, config, work)
     template = template_for(tokenizer)
-    tokenized = tokenize_pairs(
-        tokenizer, template, train, config.generator.max_cv_tokens, config.sft.max_jd_tokens
-    )
-    evaluation = tokenize_pairs(
-        tokenizer, template, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens
-    )
+    tokenized = tokenize_pairs(tokenizer, template, train, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
+    evaluation = tokenize_pairs(tokenizer, template, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
     trainer = _trainer(model, tokenizer, tokenized.rows, evaluation.rows, config.sft, work / "steps")
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(work / "steps"))
     metrics = {

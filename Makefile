@@ -1,0 +1,41 @@
+# The same verbs for people and CI. Each does its own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= ../shared/data
+
+.PHONY: help setup test lint types check demo careers rjdb market clean
+
+help:  ## List the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: .venv/.done  ## Virtual environment with everything in it
+
+.venv/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"  # first: else the newest brings CUDA
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## The whole path on a simulated market, in under five minutes
+	$(BIN)/girl demo
+
+test: setup  ## Every test that needs no GPU
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## Format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup  ## mypy --strict on the library
+	$(BIN)/mypy
+
+check: lint types test  ## What CI runs
+
+careers: setup  ## The whole path on real CVs (DATA=folder): writes docs/results/careers.md
+	$(BIN)/girl train sft --config benchmarks/careers.yaml
+	$(BIN)/girl materialize --config benchmarks/careers.yaml || test $$? -eq 1
+	$(BIN)/girl evaluate --config benchmarks/careers.yaml --json .girl/careers.json --markdown docs/results/careers.md
+
+clean:  ## Remove what the verbs made, the environment too
+	rm -rf .venv .girl girl-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,331 @@
+"""The `girl` command: arguments in, one call, a short summary out.
+
+Results go to stdout, logs and progress to stderr. Exit 0 for success, 1 if some rows failed, 2 for bad
+arguments or input. Heavy imports sit inside the commands, so that `girl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from girl_features.errors import GirlError
+
+if TYPE_CHECKING:
+    from girl_features.config import GirlConfig
+
+app = typer.Typer(
+    help="Generated job descriptions as job-seeker features, in a Feast store on DuckDB.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train_app = typer.Typer(help="Train the generator, stage by stage.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The girl.yaml to use.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set sampling.n=4. Repeatable.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON here ('-' for stdout).")]
+DEFAULT_CONFIG = Path("girl.yaml")
+
+
+def main() -> None:
+    """Console entry point: our own errors become one line and exit code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("FEAST_USAGE", "False")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except GirlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _version(show: bool) -> None:
+    if show:
+        from girl_features import __version__
+
+        typer.echo(f"girl-features {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the Feast repo and girl.yaml go.")],
+    project: Annotated[str, typer.Option(help="Feast project: a-z, 0-9 and _.")] = "girl",
+    force: Annotated[bool, typer.Option(help="Overwrite files that differ.")] = False,
+) -> None:
+    """Write a girl.yaml and a Feast repo that `feast apply` takes as it stands."""
+    from girl_features.init_repo import init_repo
+
+    written = init_repo(folder, store_dir=folder / ".girl" / "store", project=project, force=force)
+    for path in written:
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: point `tables:` in {folder / 'girl.yaml'} at your data, then `girl check`")
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where the three tables go.")],
+    seekers: Annotated[int, typer.Option(min=1, help="How many job seekers.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Write a simulated market: seekers, jobs and recruiters' decisions, with a known truth planted in it."""
+    from girl_features.progress import Progress
+    from girl_features.sample import write_sample
+
+    with Progress("sample", seekers, "seekers") as progress:
+        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.advance)
+    result = summary._asdict()
+    _emit(result, json_file, lambda: _print_mapping(f"Simulated market in {folder}", result))
+
+
+@app.command()
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    strict: Annotated[bool, typer.Option(help="Fail if any row is rejected.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Validate the tables, list what is rejected and why, and show the time windows."""
+    from girl_features.pipeline import open_tables, windows_of
+    from girl_features.splits import summarize
+
+    resolved = _load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
+    with open_tables(resolved) as tables:
+        report = tables.report
+        windows = summarize(tables, windows_of(resolved, tables))
+    result = {"tables": report.to_dict(), "windows": windows.to_dict()}
+    _emit(result, json_file, lambda: _print_check(report, windows))
+    if report.n_rejected:
+        raise typer.Exit(1)
+
+
+@train_app.command("sft")
+def train_sft_command(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    force: Annotated[bool, typer.Option(help="Train again even if these inputs were trained before.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Stage 1: fine-tune the generator on matched CV-JD pairs of the SFT window (TRL's SFTTrainer)."""
+    from girl_features.config import write_resolved
+    from girl_features.errors import require
+    from girl_features.generator.checkpoint import read_record
+    from girl_features.pipeline import open_tables, windows_of
+
+    resolved = _load(config, set_values)
+    train_sft = require("girl_features.trainers.sft", "train").train_sft
+    with open_tables(resolved) as tables:
+        folder = train_sft(tables, windows_of(resolved, tables), resolved, force=force)
+    write_resolved(resolved, folder / "girl.yaml")
+    record = read_record(folder)
+    result = {"folder": str(folder), **record.model_dump(mode="json")}
+    shown = {"folder": str(folder), "pairs": record.n_pairs, "trained until": record.trained_until, **record.metrics}
+    _emit(result, json_file, lambda: _print_mapping("Generator, stage SFT", shown))
+
+
+@app.command()
+def materialize(
+    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+) -> None:
+    """Generate, encode and store what is missing, then publish it to Feast's online store."""
+    from girl_features.pipeline import run_materialize
+
+    resolved = _load(config, set_values)
+    with _stop_on_signal(f"girl materialize --config {config}") as stop:
+        report = run_materialize(resolved, should_stop=lambda: stop.signal is not None)
+    _emit(vars(report), json_file, lambda: _print_mapping("Materialized", vars(report)))
+    if report.stopped:
+        raise typer.Exit(128 + (stop.signal or signal.SIGINT))
+    if report.n_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def contracts(
+    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+) -> None:
+    """List the feature contracts in the store, oldest first."""
+    from girl_features.store.parts import PartsStore
+
+    held = PartsStore(_load(config, set_values).store_dir).contracts()
+    rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in held.items()]
+    _emit(rows, json_file, lambda: [typer.echo(f"{r['contract']}  {r['generator']}  n={r['sampling']['n']}  "
+                                               f"trained until {r['trained_until']}") for r in rows])
+
+
+@app.command()
+def join(
+    pairs: Annotated[Path, typer.Argument(help="Parquet of job_seeker_id, job_id, decided_at; other columns kept.")],
+    out: Annotated[Path, typer.Argument(help="Parquet to write: the same rows with the girl_* columns beside them.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")] = None,
+    reduction: Annotated[
+        Path | None, typer.Option(help="Folder of the fitted reduction; fitted on these pairs if it is not there yet.")
+    ] = None,
+    as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
+) -> None:
+    """Join generated-JD features to a ranker's training table, point in time."""
+    from girl_features.join import join_plain_columns
+
+    summary = join_plain_columns(
+        _load(config, set_values), pairs, out, contract=contract, reduction=reduction, as_served=as_served,
+        columns=_plain_columns(),
+    )
+    _print_mapping(f"Wrote {out}", summary)
+
+
+@app.command()
+def lookup(
+    seekers: Annotated[list[str], typer.Argument(help="Job seeker ids.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Look seekers up in the online store, as a ranking service would."""
+    from girl_features.lookup import FeatureClient
+    from girl_features.store.parts import PartsStore
+
+    resolved = _load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    found = store.contract(contract) if contract else store.newest_contract()
+    vectors = FeatureClient(resolved.feast_repo, found.fingerprint).job_seekers(seekers)
+    rows = [
+        {"job_seeker_id": seeker, "has_generated_jd": bool(has), "generated_jd_vector": vector.tolist()}
+        for seeker, has, vector in zip(seekers, vectors.has_generated_jd, vectors.vectors, strict=True)
+    ]
+
+    def show() -> None:
+        for row in rows:
+            state = "generated JD" if row["has_generated_jd"] else "none: unknown seeker or not materialized yet"
+            head = " ".join(f"{x:+.3f}" for x in row["generated_jd_vector"][:6])
+            typer.echo(f"{row['job_seeker_id']}  {state}  [{head} ...]")
+
+    _emit(rows, json_file, show)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    json_file: JsonOption = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
+) -> None:
+    """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
+    from girl_features.evaluation.report import print_comparison
+    from girl_features.evaluation.run import run_evaluate, write_page
+
+    resolved = _load(config, set_values)
+    outcome = run_evaluate(resolved, _make_ranker())
+    if markdown is not None:
+        write_page(markdown, outcome, resolved, command=f"girl evaluate --config {config}")
+    _emit(outcome.comparison.to_json(), json_file, lambda: print_comparison(outcome.comparison))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo lives; kept, so you can look around.")] = Path(
+        "girl-demo"
+    ),
+    quick: Annotated[bool, typer.Option(help="A smaller market and generator: under a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of market, training and sampling.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """The whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
+    from girl_features.demo import run_demo
+    from girl_features.errors import require
+
+    train_sft = require("girl_features.trainers.sft", "train").train_sft
+    result = run_demo(folder, quick=quick, seed=seed, train_sft=train_sft, make_ranker=_make_ranker())
+    _emit(result.to_json(), json_file, result.show)
+
+
+class _Stop:
+    signal: int | None = None
+
+
+@contextmanager
+def _stop_on_signal(resume: str) -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM ask for a stop after the chunk; a second one ends at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        signal.signal(number, signal.SIG_DFL)
+        print(f"stopping after this chunk; resume with: {resume} (again to stop at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _load(config: Path, overrides: list[str] | None) -> GirlConfig:
+    from girl_features.config import load_config
+
+    return load_config(config, overrides)
+
+
+def _make_ranker() -> Callable[..., Any]:
+    from girl_features.errors import require
+
+    make_ranker: Callable[..., Any] = require("girl_features.integrations.registry", "rank").make_ranker
+    return make_ranker
+
+
+def _plain_columns() -> Any:
+    from girl_features.errors import require
+
+    return require("girl_features.integrations.plain_columns", "rank")
+
+
+def _emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
+    """Show the result to people, or write it as JSON to a file (and show it) or to stdout (alone)."""
+    text = json.dumps(result, indent=1, default=str)
+    if json_file is not None and str(json_file) == "-":
+        typer.echo(text)
+        return
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(text + "\n", encoding="utf-8")
+    show()
+
+
+def _print_mapping(title: str, values: dict[str, Any]) -> None:
+    typer.echo(title)
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        typer.echo(f"  {name.ljust(width)}  {shown}")
+
+
+def _print_check(report: Any, windows: Any) -> None:
+    from girl_features.check_report import print_check
+
+    print_check(report, windows)

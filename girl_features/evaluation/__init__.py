@@ -1,0 +1,1 @@
+"""How well a ranker does with and without the generated JD: metrics, intervals, tables."""

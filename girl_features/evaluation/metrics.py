@@ -1,0 +1,149 @@
+"""AUC, LogLoss and calibration of predicted match probabilities, in numpy alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from girl_features.errors import ShapeError, UndefinedMetricError
+
+CLIP = 1e-7  # log_loss moves probabilities this far from 0 and 1, so that one pair costs at most 16.1 nats
+
+
+class CalibrationCurve(NamedTuple):
+    """Predicted against observed rate of matches in b bins of about equally many pairs, lowest bin first."""
+
+    mean_probability: np.ndarray  # (b,) float64
+    match_rate: np.ndarray  # (b,) float64
+    n: np.ndarray  # (b,) int64: pairs in the bin
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Chance that a random match scores above a random mismatch, a tie counting one half (Mann-Whitney).
+
+    Args:
+        labels: (n,) bool, or numbers 0 and 1.
+        scores: (n,) finite numbers; only their order matters.
+
+    Raises:
+        ShapeError: the two do not line up.
+        UndefinedMetricError: only one class among the labels, or a score that is not finite.
+    """
+    matched, scores = checked(labels, scores)
+    return float(weighted_auc(matched, scores, np.ones((len(matched), 1)))[0])
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(r,) AUCs, each as if row i were there `weights[i, r]` times. O(n log n + n r).
+
+    Args:
+        labels: (n,) bool, with both classes.
+        scores: (n,) finite numbers.
+        weights: (n, r) counts, at least one match and one mismatch above zero in every column.
+
+    Raises:
+        UndefinedMetricError: a column of weights leaves only one class.
+    """
+    positives, negatives = np.flatnonzero(labels), np.flatnonzero(~labels)
+    negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+    n_below = np.searchsorted(scores[negatives], scores[positives], side="left")
+    n_up_to = np.searchsorted(scores[negatives], scores[positives], side="right")  # ties included
+    cumulated = np.zeros((len(negatives) + 1, weights.shape[1]))
+    np.cumsum(weights[negatives], axis=0, out=cumulated[1:])
+    positive_weights = weights[positives]  # (n_positives, r)
+    wins = (positive_weights * (cumulated[n_below] + cumulated[n_up_to])).sum(axis=0) / 2
+    n_comparisons = positive_weights.sum(axis=0) * cumulated[-1]
+    if not (n_comparisons > 0).all():
+        raise UndefinedMetricError(
+            f"AUC compares matches with mismatches, but these {len(labels)} pairs ({positives.size} matches) "
+            f"lack one of the two, at least as weighted; evaluate on more pairs"
+        )
+    return np.asarray(wins / n_comparisons)
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(n,) cost in nats of each pair: -log of the probability given to what happened, clipped by CLIP.
+
+    Raises:
+        ShapeError: the two do not line up.
+        UndefinedMetricError: a probability outside 0 to 1, or not finite.
+    """
+    matched, probabilities = checked_probabilities(labels, probabilities)
+    given_to_truth = np.where(matched, probabilities, 1 - probabilities)
+    return np.asarray(-np.log(np.clip(given_to_truth, CLIP, 1 - CLIP)))
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of `log_losses`, in nats; same arguments and errors."""
+    return float(log_losses(labels, probabilities).mean())
+
+
+def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean squared difference of probability and label; same errors as `log_losses`."""
+    matched, probabilities = checked_probabilities(labels, probabilities)
+    return float(np.mean((probabilities - matched) ** 2))
+
+
+def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = 10) -> CalibrationCurve:
+    """Mean probability and match rate in at most `n_bins` bins of about equally many pairs.
+
+    Equal probabilities always share a bin, so the curve does not depend on the order of the rows; with many
+    ties there are fewer bins.
+
+    Raises:
+        ShapeError: labels and probabilities do not line up.
+        UndefinedMetricError: a probability outside 0 to 1, or `n_bins` below 1.
+    """
+    matched, probabilities = checked_probabilities(labels, probabilities)
+    if n_bins < 1:
+        raise UndefinedMetricError(f"n_bins is {n_bins}; a calibration curve needs at least one bin")
+    order = np.argsort(probabilities, kind="stable")
+    probabilities, matched = probabilities[order], matched[order]
+    equal_cuts = np.arange(n_bins) * len(probabilities) // n_bins
+    starts = np.unique(np.searchsorted(probabilities, probabilities[equal_cuts], side="left"))
+    n = np.diff(np.append(starts, len(probabilities)))
+    return CalibrationCurve(
+        np.add.reduceat(probabilities, starts) / n, np.add.reduceat(matched.astype(float), starts) / n, n
+    )
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = 10) -> float:
+    """Mean over pairs of |mean probability - match rate| of their bin; see `calibration_curve`."""
+    curve = calibration_curve(labels, probabilities, n_bins)
+    return float(np.average(np.abs(curve.mean_probability - curve.match_rate), weights=curve.n))
+
+
+def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) bool labels and (n,) float64 scores.
+
+    Raises:
+        ShapeError: not one-dimensional, empty, or of different lengths.
+        UndefinedMetricError: a label other than 0 and 1, or a score that is not finite.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape or not labels.size:
+        raise ShapeError(
+            f"labels have shape {labels.shape} and scores {scores.shape}; wanted one score for each of n > 0 labels"
+        )
+    if not np.isin(labels, (0, 1)).all():
+        raise UndefinedMetricError(f"labels must be 0 or 1, found {labels[~np.isin(labels, (0, 1))][0]!r}")
+    n_bad = int((~np.isfinite(scores)).sum())
+    if n_bad:
+        raise UndefinedMetricError(f"{n_bad} of {len(scores)} scores are not finite numbers; check the ranker")
+    return labels.astype(bool), scores
+
+
+def checked_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`checked`, and every probability from 0 to 1.
+
+    Raises:
+        ShapeError, UndefinedMetricError: as `checked`; UndefinedMetricError also outside 0 to 1.
+    """
+    matched, probabilities = checked(labels, probabilities)
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise UndefinedMetricError(
+            f"found scores from {probabilities.min():.3g} to {probabilities.max():.3g} where probabilities "
+            f"from 0 to 1 are wanted; calibrate the ranker's scores first"
+        )
+    return matched, probabilities

@@ -1,0 +1,172 @@
+"""Seekers x jobs -> PairFeatures, offline and point in time: what was known before each decision."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from girl_features.contract import FeatureContract
+from girl_features.errors import DataError, InvalidVectorError, LeakageError, StoreError
+from girl_features.ranker import PairFeatures
+from girl_features.schema import (
+    CV_KNOWN_AT,
+    CV_VECTOR,
+    DECIDED_AT,
+    EVENT_TIMESTAMP,
+    GENERATED_JD_KNOWN_AT,
+    GENERATED_JD_VECTOR,
+    JD_KNOWN_AT,
+    JD_VECTOR,
+    JOB_ID,
+    JOB_SEEKER_ID,
+    Tier,
+)
+from girl_features.store.names import ViewNames
+from girl_features.store.repo import contract_service, join_key, open_repo
+from girl_features.store.rows import check_vectors, vectors_of
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+STRICTLY_BEFORE = timedelta(microseconds=0)  # Feast joins what was known at or before a time
+N_IDS_NAMED = 5
+_ROW = "girl_pair_row"  # Feast returns the rows in any order
+
+
+def join_pairs(
+    repo: Path, contract: FeatureContract, decisions: pl.DataFrame, *, as_served: bool = False
+) -> PairFeatures:
+    """Features of n (job seeker, job) pairs as known strictly before each decision, in the order given.
+
+    Args:
+        repo: the Feast repo, applied and holding `contract`.
+        contract: whose vectors to join.
+        decisions: columns job_seeker_id, job_id (strings) and decided_at (UTC); others are ignored.
+        as_served: use only rows that had also been *created* by then. This is what an online store could have
+            answered, for audits; it leaves out every backfilled vector.
+
+    Returns:
+        (n, d) vectors; where no generated JD was known, zeros and Tier.PRIOR.
+    Raises:
+        LeakageError: a decision earlier than the end of the generator's training data.
+        StoreError: a CV or JD vector is missing, or the repo cannot be read.
+        UnknownContractError: the repo has not been applied with this contract.
+        InvalidVectorError: a stored vector is NaN, infinite, all zero or of the wrong dimension.
+        DataError: `decisions` lacks a column, or has nulls or another type there.
+    """
+    decisions = _checked_decisions(decisions)
+    _check_trained_before(contract, decisions[DECIDED_AT])
+    store = open_repo(repo)
+    service = contract_service(store, contract.fingerprint)
+    if decisions.is_empty():
+        nothing = np.zeros((0, contract.encoder.dimension), np.float32)
+        return PairFeatures(nothing, nothing, nothing, np.zeros(0, np.int8), contract.fingerprint)
+    rows = _entity_rows(store, contract, decisions).to_pandas()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis on DuckDB 1.5
+        job = store.get_historical_features(rows, service, filter_by_created_timestamp=as_served)
+        joined = job.to_arrow().sort_by(_ROW)
+    assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
+    _check_known_before(joined, decisions[DECIDED_AT])
+    for column, key in ((CV_VECTOR, JOB_SEEKER_ID), (JD_VECTOR, JOB_ID)):
+        _check_present(joined[column], decisions[key], column, as_served)
+    dimension = contract.encoder.dimension
+    has_generated = np.asarray(joined[GENERATED_JD_VECTOR].is_valid())
+    return PairFeatures(
+        cv=_vectors(joined[CV_VECTOR], dimension, decisions[JOB_SEEKER_ID], CV_VECTOR),
+        jd=_vectors(joined[JD_VECTOR], dimension, decisions[JOB_ID], JD_VECTOR),
+        generated_jd=_vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR),
+        tier=np.where(has_generated, Tier.GENERATED, Tier.PRIOR).astype(np.int8),
+        contract=contract.fingerprint,
+    )
+
+
+def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
+    """The three columns, times in UTC microseconds rounded down, so that nothing later slips in."""
+    wanted = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
+    if missing := [name for name in wanted if name not in decisions.columns]:
+        raise DataError(f"decisions lack the columns {missing}; they have {decisions.columns}")
+    decisions = decisions.select(wanted)
+    for name in (JOB_SEEKER_ID, JOB_ID):
+        if decisions.schema[name] != pl.String:
+            raise DataError(f"{name} should be strings, found {decisions.schema[name]}")
+    kind = decisions.schema[DECIDED_AT]
+    if not isinstance(kind, pl.Datetime) or kind.time_zone is None:
+        raise DataError(f"{DECIDED_AT} should be a time with a zone (UTC), found {kind}")
+    for name, n_null in zip(wanted, decisions.null_count().row(0), strict=True):
+        if n_null:
+            raise DataError(f"{name} has {n_null} nulls; leave those decisions out")
+    return decisions.with_columns(pl.col(DECIDED_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
+
+
+def _check_trained_before(contract: FeatureContract, decided_at: pl.Series) -> None:
+    early = decided_at.filter(decided_at < contract.trained_until)
+    if early.len():
+        raise LeakageError(
+            f"{early.len()} of {decided_at.len()} decisions, the first of {_day(early.min())}, were made before "
+            f"{_day(contract.trained_until)}, when the training data of generator {contract.fingerprint!r} ended: "
+            f"it may have learned from them. Leave them out, or train a generator on earlier windows "
+            f"(`windows:` in girl.yaml) and materialize it"
+        )
+
+
+def _entity_rows(store: FeatureStore, contract: FeatureContract, decisions: pl.DataFrame) -> pl.DataFrame:
+    names = ViewNames.of(contract)
+    return decisions.select(
+        pl.col(JOB_SEEKER_ID).alias(join_key(store, names.cv)),
+        pl.col(JOB_ID).alias(join_key(store, names.jd)),
+        (pl.col(DECIDED_AT) - STRICTLY_BEFORE).alias(EVENT_TIMESTAMP),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(_ROW),
+    )
+
+
+def _check_known_before(joined: pa.Table, decided_at: pl.Series) -> None:
+    """A second look at what the offline store really handed over, whatever class that is."""
+    for column in (CV_KNOWN_AT, JD_KNOWN_AT, GENERATED_JD_KNOWN_AT):
+        known_at = pl.Series(joined[column]).dt.cast_time_unit("us")
+        late = (known_at >= decided_at).fill_null(False).arg_true()
+        if late.len():
+            row = late[0]
+            raise LeakageError(
+                f"{late.len()} joined rows have a {column} at or after their decision, the first "
+                f"{known_at[row]} for a decision of {decided_at[row]}; this is a fault of the offline store: "
+                f"check `offline_store` in feature_store.yaml and report it"
+            )
+
+
+def _check_present(column: pa.ChunkedArray, ids: pl.Series, name: str, as_served: bool) -> None:
+    missing = ids.filter(pl.Series(np.asarray(column.is_null())))
+    if missing.len():
+        names = missing.unique(maintain_order=True)
+        served = " (as_served counts only what had been created by then)" if as_served else ""
+        raise StoreError(
+            f"{missing.len()} of {ids.len()} decisions have no {name} known before them{served}: "
+            f"{', '.join(map(repr, names.head(N_IDS_NAMED)))}"
+            f"{f' and {names.len() - N_IDS_NAMED} more ids' if names.len() > N_IDS_NAMED else ''}; "
+            f"run `girl materialize`, and `girl check` for decisions without a CV or job"
+        )
+
+
+def _vectors(column: pa.ChunkedArray, dimension: int, ids: pl.Series, name: str) -> np.ndarray:
+    """(n, d) float32 of a list column, zeros where it is null."""
+    present = np.asarray(column.is_valid())
+    vectors = np.zeros((len(column), dimension), np.float32)
+    kept = column.drop_null()
+    if len(kept):
+        try:
+            check_vectors(kept, dimension, pa.chunked_array([ids.filter(pl.Series(present)).to_arrow()]), name)
+        except InvalidVectorError as error:
+            raise InvalidVectorError(f"in the feature store: {error}") from error
+        vectors[present] = vectors_of(kept, dimension)
+    return vectors
+
+
+def _day(time: object) -> str:
+    assert isinstance(time, datetime)
+    return time.astimezone(UTC).isoformat(sep=" ", timespec="minutes")

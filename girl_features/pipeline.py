@@ -1,0 +1,183 @@
+"""The steps of the product as functions of one config: what the commands call, and what Python users can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from girl_features.config import GirlConfig, write_resolved
+from girl_features.contract import FeatureContract, SamplingContract
+from girl_features.data import Tables, load_tables
+from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
+from girl_features.errors import CheckpointError, LeakageError
+from girl_features.generator import Generator
+from girl_features.generator.checkpoint import (
+    RECORD_NAME,
+    GeneratorRecord,
+    read_record,
+    trained_generators,
+    weights_hash,
+)
+from girl_features.materialize import MaterializeReport, materialize
+from girl_features.splits import Windows, cut_windows
+from girl_features.store.parts import PartsStore
+
+
+class OpenGenerator(NamedTuple):
+    """A generator ready to write, and the contract its vectors will carry."""
+
+    generator: Generator
+    contract: FeatureContract
+
+
+def open_tables(config: GirlConfig) -> Tables:
+    """Read and check the three tables of `config`; close what comes back."""
+    skew = timedelta(minutes=config.clock_skew_minutes)
+    return load_tables(config.tables, now=datetime.now(UTC), clock_skew=skew, strict=config.strict)
+
+
+def open_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
+    """The sentence encoder of `config`."""
+    return SentenceTransformerEncoder(
+        config.encoder.name, batch_size=config.encoder.batch_size, dtype=config.encoder.dtype
+    )
+
+
+def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    """Folder and record of the generator to use: `generator.checkpoint`, else the newest trained one.
+
+    Without either, an untuned `generator.base` is used, if `generator.trained_until` says what it may know.
+
+    Raises:
+        CheckpointError: there is none, or its weights do not match its record.
+    """
+    settings = config.generator
+    if settings.checkpoint is not None:
+        return settings.checkpoint, read_record(settings.checkpoint)
+    trained = trained_generators(config.generators_dir)
+    if trained:
+        return trained[0], read_record(trained[0])
+    if settings.base == "tiny":
+        raise CheckpointError(f"no trained generator in {config.generators_dir}; run `girl train sft` first")
+    return _untuned(config)
+
+
+def contract_of(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:
+    """The contract of vectors made by the recorded generator with the config's sampling and `encoder`."""
+    sampling = config.sampling
+    return FeatureContract(
+        generator=Path(record.base).name,
+        weights_sha256=record.weights_sha256,
+        adapter_sha256=record.adapter_sha256,
+        trained_until=record.trained_until,
+        prompt_version=record.prompt_version,
+        max_cv_tokens=record.max_cv_tokens,
+        sampling=SamplingContract(**sampling.model_dump()),
+        encoder=encoder.contract,
+    )
+
+
+def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
+    """Load the generator to use, with its contract."""
+    from girl_features.generator.transformers_engine import TransformersGenerator
+
+    folder, record = find_generator(config)
+    generator = TransformersGenerator(
+        folder,
+        max_cv_tokens=record.max_cv_tokens,
+        max_new_tokens=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
+        batch_size=config.generator.batch_size,
+    )
+    return OpenGenerator(generator, contract_of(config, record, encoder))
+
+
+def run_materialize(config: GirlConfig, *, should_stop: Callable[[], bool] = lambda: False) -> MaterializeReport:
+    """The whole batch job: store up to date, Feast repo applied, online store published."""
+    encoder = open_encoder(config)
+    opened = open_generator(config, encoder)
+    store = PartsStore(config.store_dir)
+    with open_tables(config) as tables:
+        report = materialize(
+            tables,
+            opened.generator,
+            encoder,
+            opened.contract,
+            store,
+            chunk_size=config.chunk_size,
+            should_stop=should_stop,
+        )
+    write_resolved(config, config.workspace / "runs" / f"materialize-{_stamp()}.yaml")
+    if not report.stopped:
+        publish_contract(config, store, opened.contract)
+    return report
+
+
+def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureContract) -> None:
+    """Apply the Feast repo (written first where there is none) and publish the contract's newest rows."""
+    from girl_features.init_repo import write_repo
+    from girl_features.store.online import publish
+    from girl_features.store.repo import apply_repo
+
+    if not (config.feast_repo / "feature_store.yaml").is_file():
+        write_repo(config.feast_repo, config.store_dir, config.name)
+    apply_repo(config.feast_repo)
+    if config.feast.online:
+        publish(config.feast_repo, store, contract)
+
+
+def check_no_leakage(windows: Windows, record: GeneratorRecord) -> None:
+    """Raise LeakageError when the generator has seen decisions of the ranking windows."""
+    if record.trained_until > windows.rl_end:
+        raise LeakageError(
+            f"the generator has seen data until {record.trained_until.isoformat()}, but ranking labels begin at "
+            f"{windows.rl_end.isoformat()}; train a generator on the earlier windows with `girl train sft`, or "
+            f"move `windows.rl_end`"
+        )
+
+
+def windows_of(config: GirlConfig, tables: Tables) -> Windows:
+    """The time windows of `config` on these tables."""
+    return cut_windows(tables, config.windows)
+
+
+def _untuned(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    from transformers import AutoTokenizer
+
+    from girl_features.prompts import template_for
+
+    settings = config.generator
+    if settings.trained_until is None:
+        raise CheckpointError(
+            f"{settings.base!r} carries no {RECORD_NAME}, so what it has seen is unknown: set "
+            f"`generator.trained_until` to its knowledge cut-off, or tune it with `girl train sft`"
+        )
+    folder = Path(settings.base)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(settings.base, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return folder, GeneratorRecord(
+        stage="untuned",
+        base=settings.base,
+        prompt_version=template_for(tokenizer).version,
+        max_cv_tokens=settings.max_cv_tokens,
+        trained_until=settings.trained_until,
+        n_pairs=0,
+        inputs_sha256="",
+        weights_sha256=weights_hash(folder),
+        adapter_sha256=None,
+        created_at=datetime.now(UTC),
+        settings={},
+        metrics={},
+        versions={"transformers": version("transformers")},
+    )
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")

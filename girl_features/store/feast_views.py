@@ -1,0 +1,162 @@
+"""Feast objects over the parts store: one set of views and one FeatureService for each contract.
+
+In a Feast repo of your own, one line in one definitions file adds them:
+
+    globals().update(girl_feature_views("/path/to/workspace/store"))
+
+Two contracts never share a column: the fingerprint is in the name of every view. Feast's own view versions
+would not do, as they ignore what changed behind an equal schema.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.types import Array, Float32, Int64, String, UnixTimestamp
+
+from girl_features.contract import EncoderContract, FeatureContract
+from girl_features.errors import ConfigError, StoreError
+from girl_features.schema import (
+    CREATED_TIMESTAMP,
+    CV_HASH,
+    EVENT_TIMESTAMP,
+    GENERATED_JDS,
+    JOB_ID,
+    JOB_SEEKER_ID,
+    N_GENERATED,
+)
+from girl_features.store import rows
+from girl_features.store.names import ViewNames, service_name
+from girl_features.store.parts import PartsStore
+
+FOREVER = timedelta(0)  # no time to live: a CV counts until its seeker writes a new one
+
+
+def girl_feature_views(
+    store_dir: str | os.PathLike[str] | None,
+    contracts: Sequence[str] | None = None,
+    *,
+    job_seeker: Entity | None = None,
+    job: Entity | None = None,
+) -> dict[str, object]:
+    """Feast objects by name, for the `globals()` of a definitions file.
+
+    Entities `job_seeker` and `job`; for each encoder `cv_vectors_<fp>` and `jd_vectors_<fp>`; for each contract
+    `generated_jd_vectors_<fp>`, the texts apart in `generated_jds_<fp>`, and the FeatureService `girl_<fp>` with
+    the three kinds of vector. A store without contracts gives the entities alone.
+
+    Args:
+        store_dir: folder of the parts store (`workspace/store`); None for no store yet.
+        contracts: fingerprints to show; all of the store's if left out.
+        job_seeker: your repo's own entity to use in place of ours; its ids must be those of the CV table.
+        job: the same for jobs.
+
+    Raises:
+        UnknownContractError: a fingerprint the store does not hold.
+        ConfigError: an entity whose ids are not strings.
+        StoreError: no such folder (an unmounted disk must not look like a store without contracts: `feast apply`
+            would drop every view), or a damaged contract file.
+    """
+    objects: dict[str, object] = {}
+    if job_seeker is None:
+        job_seeker = Entity(name="job_seeker", join_keys=[JOB_SEEKER_ID], value_type=ValueType.STRING)
+        objects["job_seeker"] = job_seeker
+    if job is None:
+        job = Entity(name="job", join_keys=[JOB_ID], value_type=ValueType.STRING)
+        objects["job"] = job
+    for entity in (job_seeker, job):
+        _check_entity(entity)
+    if store_dir is None:
+        return objects
+    store = PartsStore(Path(store_dir))
+    if not store.root.is_dir():
+        raise StoreError(f"no store at {store.root}; check the path, or run `girl materialize` to begin one")
+    chosen = store.contracts().values() if contracts is None else [store.contract(c) for c in contracts]
+    for contract in chosen:
+        _add_contract(objects, store, contract, job_seeker, job)
+    return objects
+
+
+def _add_contract(
+    objects: dict[str, object], store: PartsStore, contract: FeatureContract, job_seeker: Entity, job: Entity
+) -> None:
+    names = ViewNames.of(contract)
+    encoder = contract.encoder
+    if names.cv not in objects:  # two contracts may share an encoder
+        tags = _encoder_tags(encoder)
+        for view, name, entity in ((rows.CV_VECTORS, names.cv, job_seeker), (rows.JD_VECTORS, names.jd, job)):
+            source = _source(store, view, encoder.fingerprint, entity, tags)
+            objects[name] = _view(name, source, entity, _vector_fields(view, encoder), tags)
+    tags = _contract_tags(contract)
+    source = _source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
+    vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
+    text_fields = [Field(name=GENERATED_JDS, dtype=Array(String)), Field(name=CV_HASH, dtype=String)]
+    objects[names.generated] = _view(names.generated, source, job_seeker, vector_fields, tags)
+    objects[names.texts] = _view(names.texts, source, job_seeker, text_fields, tags)
+    objects[service_name(contract.fingerprint)] = FeatureService(
+        name=service_name(contract.fingerprint),
+        features=[view for view in map(objects.get, names[:3]) if isinstance(view, FeatureView)],
+        description="Vectors of CVs, jobs and generated job descriptions, all of one contract",
+        tags=tags,
+    )
+
+
+def _source(store: PartsStore, view: str, fingerprint: str, entity: Entity, tags: dict[str, str]) -> FileSource:
+    key = rows.VIEWS[view].key
+    return FileSource(
+        name=f"girl_{view}_{fingerprint}_parts",
+        path=str(store.view_dir(view, fingerprint)),
+        file_format=ParquetFormat(),
+        timestamp_field=EVENT_TIMESTAMP,
+        created_timestamp_column=CREATED_TIMESTAMP,
+        field_mapping={} if entity.join_key == key else {key: entity.join_key},
+        tags=tags,
+    )
+
+
+def _view(name: str, source: FileSource, entity: Entity, fields: list[Field], tags: dict[str, str]) -> FeatureView:
+    key = Field(name=entity.join_key, dtype=String)
+    return FeatureView(
+        name=name, entities=[entity], schema=[key, *fields], source=source, ttl=FOREVER, online=True, tags=tags
+    )
+
+
+def _vector_fields(view: str, encoder: EncoderContract) -> list[Field]:
+    spec = rows.VIEWS[view]
+    assert spec.vector is not None and spec.known_at is not None
+    # Feast checks the length of an online write only where vector_index is set too
+    vector = Field(
+        name=spec.vector,
+        dtype=Array(Float32),
+        vector_index=True,
+        vector_length=encoder.dimension,
+        vector_search_metric="cosine",
+    )
+    return [vector, Field(name=spec.known_at, dtype=UnixTimestamp)]
+
+
+def _encoder_tags(encoder: EncoderContract) -> dict[str, str]:
+    return {"encoder": encoder.name, "encoder_contract": encoder.fingerprint}
+
+
+def _contract_tags(contract: FeatureContract) -> dict[str, str]:
+    return {
+        **_encoder_tags(contract.encoder),
+        "contract": contract.fingerprint,
+        "generator": contract.generator,
+        "prompt_version": contract.prompt_version,
+        "trained_until": contract.trained_until.isoformat(),
+    }
+
+
+def _check_entity(entity: Entity) -> None:
+    if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
+        raise ConfigError(
+            f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
+            f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
+        )

@@ -1,0 +1,96 @@
+"""Files that appear whole or not at all, and the lock that keeps writers apart."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from girl_features.errors import StoreError, StoreLockedError
+
+TEMPORARY_PREFIX = ".tmp-"  # hidden and without .parquet, so that no reader's glob takes one for data
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Raises:
+        StoreError: disk full or any other I/O error; names the path and the bytes wanted. Nothing is left.
+    """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {path} ({len(data):,} bytes wanted): {error.strerror or error}; "
+            f"free some space or mend the disk, then run the same command again: it resumes"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold `path` for the length of the block; the kernel lets go when the holder dies, however it dies.
+
+    Raises:
+        StoreLockedError: another process, or another block of this one, holds it; says who and since when.
+        StoreError: the lock file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot open the lock {path}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreLockedError(
+                f"{path.parent} is being written by {_holder(path)}; "
+                f"wait for that run to end, or stop it, and run the same command again"
+            ) from error
+        file.truncate(0)
+        json.dump(
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            file,
+        )
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "a process that has not yet written its name"  # it holds the lock but is still starting

@@ -1,0 +1,214 @@
+"""PartsStore: immutable Parquet parts and the contracts that made them.
+
+    <root>/contracts/<fingerprint>.json
+    <root>/<view>/<fingerprint>/part-<UTC time>-<random>.parquet
+    <root>/<view>/<fingerprint>/schema.parquet    no rows: lets Feast read a view before its first part
+    <root>/published/<target>.json                what Feast's online store already holds (store/online.py)
+    <root>/.lock                                  held by the one run that writes
+
+The fingerprint of `cv_vectors` and `jd_vectors` is the encoder's, that of `generated_jds` and `failures` the
+whole contract's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureContract
+from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
+from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, write_whole
+from girl_features.store.rows import (
+    CV_VECTORS,
+    GENERATED_JDS,
+    JD_VECTORS,
+    VIEWS,
+    ViewSpec,
+    checked,
+    stored_schema,
+)
+
+_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
+_GLOB_CHARACTERS = frozenset("*?[]{}")
+
+
+class PartsStore:
+    """The feature tables on disk. Any number may read; writing goes on under `lock()`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().resolve()
+        if found := _GLOB_CHARACTERS.intersection(str(self.root)):
+            raise StoreError(
+                f"the store's path {str(self.root)!r} holds {sorted(found)}, which DuckDB would read as a "
+                f"pattern; choose another workspace"
+            )
+
+    def view_dir(self, view: str, fingerprint: str) -> Path:
+        """Folder of one view's parts under one contract; it may not exist yet.
+
+        Raises:
+            StoreError: no such view, or `fingerprint` is not twelve hex digits.
+        """
+        _spec(view)
+        if not _FINGERPRINT.fullmatch(fingerprint):
+            raise StoreError(f"{fingerprint!r} is not a fingerprint: {FINGERPRINT_LENGTH} hex digits are wanted")
+        return self.root / view / fingerprint
+
+    def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path:
+        """Commit `table` as one new part: after return it survives a crash, before it nothing shows.
+
+        Raises:
+            UnknownContractError: `save_contract` has not seen this fingerprint.
+            StoreError: the table does not fit the view, or the disk does not take it.
+            InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
+        """
+        folder = self.view_dir(view, fingerprint)
+        dimension = self._encoder(view, fingerprint).dimension
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        path = folder / f"part-{stamp}-{uuid4().hex[:8]}.parquet"
+        _write_parquet(path, checked(table, _spec(view), fingerprint, dimension))
+        return path
+
+    def part_paths(self, view: str, fingerprint: str) -> list[Path]:
+        """Paths of the committed parts, oldest first."""
+        return sorted(self.view_dir(view, fingerprint).glob("part-*.parquet"))
+
+    def scan(self, view: str, fingerprint: str) -> str | None:
+        """All rows as a DuckDB table expression for a FROM clause, or None where there is no part yet."""
+        if not self.part_paths(view, fingerprint):
+            return None
+        pattern = str(self.view_dir(view, fingerprint) / "part-*.parquet").replace("'", "''")
+        return f"read_parquet('{pattern}')"
+
+    def clean_temporaries(self) -> int:
+        """Delete what killed writers left behind, and say how many files; only under `lock()`."""
+        stale = [path for path in self.root.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+        for path in stale:
+            path.unlink()
+        return len(stale)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the store for writing, for the length of a `with` block.
+
+        Raises:
+            StoreLockedError: another run holds it; says which process, on which host, since when.
+        """
+        return exclusive_lock(self.root / ".lock")
+
+    def save_contract(self, contract: FeatureContract) -> None:
+        """Make `contract` known, and its views readable, before its first row. A second time does nothing."""
+        path = self._contract_path(contract.fingerprint)
+        if path.exists():
+            return
+        for view, fingerprint in contract_parts(contract):
+            empty = self.view_dir(view, fingerprint) / "schema.parquet"
+            if not empty.exists():
+                _write_parquet(empty, stored_schema(VIEWS[view]).empty_table())
+        envelope = {
+            "saved_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "contract": contract.model_dump(mode="json"),
+        }
+        write_whole(path, json.dumps(envelope, indent=2).encode())
+
+    def remove_contract(self, fingerprint: str) -> None:
+        """Forget a contract: the next `feast apply` drops its views. Its parts stay, for saving it again.
+
+        Raises:
+            UnknownContractError: no such contract.
+        """
+        self._contract_path(self.contract(fingerprint).fingerprint).unlink()
+
+    def contracts(self) -> dict[str, FeatureContract]:
+        """Every contract by its fingerprint, in the order they were first saved.
+
+        Raises:
+            StoreError: a contract file is unreadable or was altered.
+        """
+        saved = sorted(self._saved_contracts(), key=lambda pair: pair[0])
+        return {contract.fingerprint: contract for _, contract in saved}
+
+    def contract(self, fingerprint: str) -> FeatureContract:
+        """The contract with this fingerprint; its first digits will do.
+
+        Raises:
+            UnknownContractError: none fits, or several do (AmbiguousContractError).
+        """
+        contracts = self.contracts()
+        matches = [known for known in contracts if fingerprint and known.startswith(fingerprint)]
+        if not matches:
+            raise UnknownContractError(fingerprint, list(contracts), str(self.root))
+        if len(matches) > 1:
+            raise AmbiguousContractError(fingerprint, matches)
+        return contracts[matches[0]]
+
+    def newest_contract(self) -> FeatureContract:
+        """The contract saved last.
+
+        Raises:
+            UnknownContractError: the store has none.
+        """
+        contracts = self.contracts()
+        if not contracts:
+            raise UnknownContractError("the newest", [], str(self.root))
+        return contracts[next(reversed(contracts))]
+
+    def _contract_path(self, fingerprint: str) -> Path:
+        return self.root / "contracts" / f"{fingerprint}.json"
+
+    def _saved_contracts(self) -> Iterator[tuple[datetime, FeatureContract]]:
+        for path in sorted((self.root / "contracts").glob("*.json")):
+            try:
+                envelope = json.loads(path.read_text(encoding="utf-8"))
+                contract = FeatureContract.model_validate(envelope["contract"])
+                saved_at = datetime.fromisoformat(envelope["saved_at"])
+            except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+                raise StoreError(
+                    f"{path} is not a contract ({error}); restore it from a backup, or delete it and run "
+                    f"`girl materialize` to write it again"
+                ) from error
+            if contract.fingerprint != path.stem:
+                raise StoreError(
+                    f"{path} holds the contract {contract.fingerprint!r}: the file was renamed or altered; "
+                    f"restore it from a backup, or delete it and run `girl materialize` to write it again"
+                )
+            yield saved_at, contract
+
+    def _encoder(self, view: str, fingerprint: str) -> EncoderContract:
+        contracts = self.contracts()
+        for contract in contracts.values():
+            if (view, fingerprint) in contract_parts(contract):
+                return contract.encoder
+        raise UnknownContractError(fingerprint, list(contracts), str(self.root))
+
+
+def contract_parts(contract: FeatureContract) -> list[tuple[str, str]]:
+    """The (view, fingerprint) folders that hold what one contract made, failures last."""
+    encoder = contract.encoder.fingerprint
+    whole = contract.fingerprint
+    return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), ("failures", whole)]
+
+
+def _spec(view: str) -> ViewSpec:
+    if view not in VIEWS:
+        raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
+    return VIEWS[view]
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    plain = [field.name for field in table.schema if not pa.types.is_floating(_item_type(field.type))]
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=plain)
+    write_whole(path, memoryview(buffer.getvalue()))
+
+
+def _item_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_list(kind) else kind

@@ -1,0 +1,105 @@
+"""Open a Feast repo, and `feast apply` one from within this process."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from girl_features.errors import StoreError, UnknownContractError
+from girl_features.store.names import service_name
+
+if TYPE_CHECKING:
+    from feast import FeatureService, FeatureStore
+
+
+def open_repo(repo: Path) -> FeatureStore:
+    """Feast's FeatureStore for the folder `repo`.
+
+    Raises:
+        StoreError: no feature_store.yaml there, or one that Feast does not accept.
+    """
+    repo = repo.expanduser().resolve()
+    if not (repo / "feature_store.yaml").is_file():
+        raise StoreError(f"no feature_store.yaml in {repo}; `girl init {repo}` writes one")
+    from feast import FeatureStore
+    from feast.repo_config import FeastConfigError
+
+    try:
+        return FeatureStore(repo_path=str(repo))
+    except (FeastConfigError, yaml.YAMLError) as error:
+        raise StoreError(f"Feast does not accept {repo / 'feature_store.yaml'}: {error}") from error
+
+
+def contract_service(store: FeatureStore, fingerprint: str) -> FeatureService:
+    """The FeatureService of one contract.
+
+    Raises:
+        UnknownContractError: the registry has no such service; names those it has.
+    """
+    services = {service.name: service for service in store.list_feature_services()}
+    if service_name(fingerprint) in services:
+        return services[service_name(fingerprint)]
+    known = [name.removeprefix(service_name("")) for name in services if name.startswith(service_name(""))]
+    raise UnknownContractError(fingerprint, sorted(known), f"registry of {store.repo_path}")
+
+
+def join_key(store: FeatureStore, view: str) -> str:
+    """Name of the id column that the Feast view `view` joins on."""
+    return str(store.get_feature_view(view).join_keys[0])
+
+
+def apply_repo(repo: Path) -> None:
+    """What `feast apply` does in the folder `repo`, quietly; again and for other repos too.
+
+    Not for use beside other threads: while it runs, the working directory and `sys.path` are the repo's.
+
+    Raises:
+        StoreError: no Feast repo there, or Feast refused it; with what Feast printed.
+    """
+    config = open_repo(repo).config
+    repo = repo.expanduser().resolve()
+    from feast.repo_operations import apply_total, get_repo_files
+
+    printed = io.StringIO()
+    modules = {_module_name(path, repo) for path in get_repo_files(repo)}
+    with _as_feast_runs(repo, modules), redirect_stdout(printed), redirect_stderr(printed):
+        try:
+            apply_total(config, repo, skip_source_validation=True)
+        except SystemExit as error:  # how Feast ends on a bad project or definitions file
+            raise StoreError(f"`feast apply` refused {repo}: {printed.getvalue().strip()}") from error
+
+
+def _module_name(path: Path, repo: Path) -> str:
+    return ".".join(path.relative_to(repo).with_suffix("").parts)
+
+
+@contextmanager
+def _as_feast_runs(repo: Path, modules: set[str]) -> Iterator[None]:
+    """Work in `repo` with its modules importable by bare name and freshly read; put all back afterwards.
+
+    Two repos have a `girl_definitions.py` each, and one repo's changes when a contract is added, so a
+    definitions module must never be taken from, nor stay in, `sys.modules`.
+    """
+    folder, path, no_bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
+    names = modules | {name.partition(".")[0] for name in modules}
+    hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    try:
+        os.chdir(repo)
+        sys.path.insert(0, str(repo))
+        importlib.invalidate_caches()
+        yield
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+        sys.path[:] = path
+        sys.dont_write_bytecode = no_bytecode
+        os.chdir(folder)

@@ -1,0 +1,90 @@
+"""Small real implementations of the protocols, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.ranker import PairFeatures, check_labels
+from girl_features.schema import Encoded, GeneratedText
+
+
+class HashingEncoder:
+    """A bag of hashed words: texts that share words have similar vectors."""
+
+    def __init__(self, dimension: int = 8, max_words: int = 256) -> None:
+        self.contract = EncoderContract(
+            name="hashing",
+            weights_sha256="0" * 64,
+            max_tokens=max_words,
+            pooling="mean",
+            normalized=True,
+            dtype="float32",
+            dimension=dimension,
+        )
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        vectors = np.zeros((len(texts), self.contract.dimension), np.float32)
+        for row, text in enumerate(texts):
+            for word in text.split()[: self.contract.max_tokens] or [""]:
+                digest = hashlib.sha256(word.lower().encode()).digest()
+                vectors[row, digest[0] % self.contract.dimension] += 1 if digest[1] % 2 else -1
+            if not vectors[row].any():
+                vectors[row, 0] = 1
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        long = np.array([len(text.split()) > self.contract.max_tokens for text in texts], bool)
+        return Encoded(vectors, long)
+
+
+class TemplateGenerator:
+    """Writes a JD out of the CV's words and the seed; CVs named in `script` get those texts instead, in turn."""
+
+    def __init__(self, script: dict[str, list[str]] | None = None) -> None:
+        self.script = {cv: list(texts) for cv, texts in (script or {}).items()}
+        self.calls: list[tuple[str, int]] = []
+
+    def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
+        return [[self._one(cv, seed) for seed in own] for cv, own in zip(cvs, seeds, strict=True)]
+
+    def _one(self, cv: str, seed: int) -> GeneratedText:
+        self.calls.append((cv, seed))
+        scripted = self.script.get(cv)
+        text = scripted.pop(0) if scripted else f"wanted: somebody with {cv} (draw {seed})"
+        return GeneratedText(text, "stop", len(cv.split()), len(text.split()), False)
+
+
+def feature_contract(
+    trained_until: str = "2020-01-01T00:00:00+00:00", n: int = 1, dimension: int = 8, seed: int = 0
+) -> FeatureContract:
+    """A contract for the fakes above."""
+    return FeatureContract.model_validate(
+        {
+            "generator": "template",
+            "weights_sha256": "1" * 64,
+            "adapter_sha256": None,
+            "trained_until": trained_until,
+            "prompt_version": "tiny-1",
+            "max_cv_tokens": 64,
+            "sampling": SamplingContract(n=n, temperature=0.7, top_p=0.95, max_new_tokens=32, seed=seed).model_dump(),
+            "encoder": HashingEncoder(dimension).contract.model_dump(),
+        }
+    )
+
+
+class ColumnRanker:
+    """A Ranker of one number a pair: the first of j' (`enhanced`) or of the CV vector (`base`), made a probability."""
+
+    def __init__(self, form: str, noise: float = 0.0, seed: int = 0) -> None:
+        self._form, self._noise, self._rng = form, noise, np.random.default_rng(seed)
+
+    def fit(
+        self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
+    ) -> None:
+        check_labels(features, labels)
+
+    def score(self, features: PairFeatures) -> np.ndarray:
+        column = (features.generated_jd if self._form == "enhanced" else features.cv)[:, 0].astype(np.float64)
+        return np.asarray(1 / (1 + np.exp(-column - self._rng.normal(0, self._noise, len(column)))))
