@@ -96,7 +96,7 @@ def sample(
     from girl_features.sample import write_sample
 
     with Progress("sample", seekers, "seekers") as progress:
-        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.advance)
+        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach)
     result = summary._asdict()
     _emit(result, json_file, lambda: _print_mapping(f"Simulated market in {folder}", result))
 
@@ -110,6 +110,7 @@ def check(
 ) -> None:
     """Validate the tables, list what is rejected and why, and show the time windows."""
     from girl_features.pipeline import open_tables, windows_of
+    from girl_features.show import print_check
     from girl_features.splits import summarize
 
     resolved = _load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
@@ -117,7 +118,7 @@ def check(
         report = tables.report
         windows = summarize(tables, windows_of(resolved, tables))
     result = {"tables": report.to_dict(), "windows": windows.to_dict()}
-    _emit(result, json_file, lambda: _print_check(report, windows))
+    _emit(result, json_file, lambda: print_check(report, windows))
     if report.n_rejected:
         raise typer.Exit(1)
 
@@ -172,8 +173,14 @@ def contracts(
 
     held = PartsStore(_load(config, set_values).store_dir).contracts()
     rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in held.items()]
-    _emit(rows, json_file, lambda: [typer.echo(f"{r['contract']}  {r['generator']}  n={r['sampling']['n']}  "
-                                               f"trained until {r['trained_until']}") for r in rows])
+    _emit(
+        rows,
+        json_file,
+        lambda: [
+            typer.echo(f"{r['contract']}  {r['generator']}  n={r['sampling']['n']}  trained until {r['trained_until']}")
+            for r in rows
+        ],
+    )
 
 
 @app.command()
@@ -192,7 +199,12 @@ def join(
     from girl_features.join import join_plain_columns
 
     summary = join_plain_columns(
-        _load(config, set_values), pairs, out, contract=contract, reduction=reduction, as_served=as_served,
+        _load(config, set_values),
+        pairs,
+        out,
+        contract=contract,
+        reduction=reduction,
+        as_served=as_served,
         columns=_plain_columns(),
     )
     _print_mapping(f"Wrote {out}", summary)
@@ -323,9 +335,3 @@ def _print_mapping(title: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         typer.echo(f"  {name.ljust(width)}  {shown}")
-
-
-def _print_check(report: Any, windows: Any) -> None:
-    from girl_features.check_report import print_check
-
-    print_check(report, windows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,13 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"  # names become folders and Feast proje
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_utc(value: datetime | None) -> datetime | None:
+    """The same moment in UTC; a time without a zone is read as UTC."""
+    if value is None:
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class TableConfig(_Model):
@@ -64,9 +72,7 @@ class WindowsConfig(_Model):
     @field_validator("sft_end", "reward_end", "rl_end", "train_end", "valid_end")
     @classmethod
     def _utc(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return _as_utc(value)
 
     @model_validator(mode="after")
     def _check(self) -> WindowsConfig:
@@ -111,6 +117,11 @@ class GeneratorConfig(_Model):
     max_cv_tokens: int = Field(320, ge=8, description="the CV's first tokens kept in the prompt")
     tiny: TinyConfig = TinyConfig()
     batch_size: int = Field(32, ge=1)
+
+    @field_validator("trained_until")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        return _as_utc(value)
 
 
 class SFTConfig(_Model):
@@ -229,9 +240,9 @@ def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     def table(t: TableConfig) -> TableConfig:
         update: dict[str, Any] = {}
         if t.path is not None:
-            update["path"] = str(base / Path(t.path).expanduser())
+            update["path"] = os.path.normpath(base / Path(t.path).expanduser())  # may be a glob: no resolve()
         if t.database is not None:
-            update["database"] = str(base / Path(t.database).expanduser())
+            update["database"] = str((base / Path(t.database).expanduser()).resolve())
         return t.model_copy(update=update)
 
     def model_name(name: str) -> str:

@@ -34,7 +34,7 @@ from girl_features.store.rows import check_vectors, vectors_of
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-STRICTLY_BEFORE = timedelta(microseconds=0)  # Feast joins what was known at or before a time
+STRICTLY_BEFORE = timedelta(microseconds=1)  # Feast joins what was known at or before a time
 N_IDS_NAMED = 5
 _ROW = "girl_pair_row"  # Feast returns the rows in any order
 
@@ -70,7 +70,7 @@ def join_pairs(
     rows = _entity_rows(store, contract, decisions).to_pandas()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis on DuckDB 1.5
-        job = store.get_historical_features(rows, service, filter_by_created_timestamp=as_served)
+        job = store.get_historical_features(rows, service, filter_by_created_timestamp=False)
         joined = job.to_arrow().sort_by(_ROW)
     assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
     _check_known_before(joined, decisions[DECIDED_AT])

@@ -50,6 +50,10 @@ class Progress:
             left = (self._total - self._done) / rate if rate else 0.0
             self._line(f"{rate:.1f} {self._unit}/s, {left:.0f} s left")
 
+    def reach(self, n_done: int) -> None:
+        """Note that `n_done` units are done in all."""
+        self.advance(n_done - self._done)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

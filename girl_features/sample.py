@@ -18,12 +18,12 @@ What is planted:
 - **Decisions.** `true_fit` weighs specialism, skills, rung and place into a fit in [0, 1]; the match is one draw
   with probability logistic(SHARPNESS * (fit - THRESHOLD)), which is all the noise there is: the law itself is
   exact, and `oracle.parquet` holds its value. A decision is about one of the 120 newest postings: a promising one
-  (35 %), a near miss (10 % the seeker's own line of work, 20 % the right specialism whatever the rung and place),
-  or any (35 %). No pair is decided on twice.
+  (30 %), a near miss (10 % the seeker's own line of work, 20 % the right specialism whatever the rung and place),
+  or any (40 %). No pair is decided on twice.
 - **Time.** Three years before `end`. Seekers have one to five CV versions, as years pass, skills are gained and
-  towns change; decisions follow the newest CV strictly before them. A match changes nothing in a seeker's later
-  CVs. A quarter of the seekers first appear in the last tenth of the span. Activity is skewed: many seekers have
-  one or two decisions, a few up to thirty.
+  towns change (one version in seven was saved again unchanged); decisions follow the newest CV strictly before
+  them. A match changes nothing in a seeker's later CVs. A quarter of the seekers first appear in the last tenth of
+  the span. Activity is skewed: many seekers have one or two decisions, a few up to thirty.
 - **Noise.** Layouts vary, with filler on both sides; three CVs in ten and a quarter of the JDs name another
   trade's skill that carries no weight.
 

@@ -27,7 +27,7 @@ CARRIES_TO = np.array([[s.name for s in SPECIALISMS].index(s.carries_to) for s i
 
 # recruiters' weights: a fit in [0, 1] becomes log-odds SHARPNESS * (fit - THRESHOLD)
 SPECIALISM_WEIGHT, SKILLS_WEIGHT, RUNG_WEIGHT, PLACE_WEIGHT = 0.45, 0.20, 0.17, 0.18
-SHARPNESS = 11.0  # the noise: the best of fits still fails one time in ten
+SHARPNESS = 10.0  # the noise: the best of fits still fails one time in eight
 THRESHOLD = 0.80
 
 
@@ -253,7 +253,7 @@ def _newest_before(versions: Versions, seeker: np.ndarray, decided_at: np.ndarra
 
 
 def _choose(rng: np.random.Generator, people: People, offered: Jobs, fit: np.ndarray) -> np.ndarray:
-    """Column of the job each decision is about: a promising one (35 %), a near miss (30 %), any (35 %).
+    """Column of the job each decision is about: a promising one (30 %), a near miss (30 %), any (40 %).
 
     Near misses are jobs in the seeker's own line of work (10 %) and jobs of the right specialism whatever their rung
     and place (20 %). Draws are weighted by exp(score), as a race of exponentials.
@@ -261,6 +261,6 @@ def _choose(rng: np.random.Generator, people: People, offered: Jobs, fit: np.nda
     n = len(fit)
     own = offered.specialism == people.specialism[:, None]
     right = offered.specialism == CARRIES_TO[people.specialism][:, None]
-    kind = rng.choice(4, n, p=(0.35, 0.10, 0.20, 0.35))[:, None]
+    kind = rng.choice(4, n, p=(0.30, 0.10, 0.20, 0.40))[:, None]
     score = np.select([kind == 0, kind == 1, kind == 2], [14.0 * fit, 6.0 * own, 6.0 * right])
     return np.asarray(np.argmin(rng.standard_exponential(fit.shape) * np.exp(-score), axis=1))

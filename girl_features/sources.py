@@ -175,8 +175,10 @@ def _query_relation(table: str, query: str) -> str:
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise DataError(f"`tables.{table}.query` should be one SELECT; found {shown(query)!r}")
-    body = statements[0].query.strip().rstrip(";")
-    return f"(SELECT *, NULL::VARCHAR AS {FILE_COLUMN} FROM ({body}\n))"
+    text = query.encode()
+    starts = (start for start, _ in duckdb.tokenize(query))  # in bytes; quoted text and comments are no tokens
+    end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
+    return f"(SELECT *, NULL::VARCHAR AS {FILE_COLUMN} FROM ({text[:end].decode()}\n))"
 
 
 def _csv_relation(table: str, files: list[str]) -> str:
@@ -202,14 +204,15 @@ def _csv_header(table: str, name: str) -> list[str]:
     problem = f"table {table}: {name!r} should be UTF-8 CSV with a header line of column names"
     try:
         raw = gzip.open(name) if name.lower().endswith(".gz") else Path(name).open("rb")  # noqa: SIM115
-        with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             start = file.read(_HEADER_CHARS)
         delimiter = "\t" if name.lower().endswith(_TSV) else ","
         header = next(csv.reader(io.StringIO(start, newline=""), delimiter=delimiter), [])
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, csv.Error) as error:
         raise DataError(f"{problem}; {type(error).__name__} while reading it") from None
-    if not header or "\0" in start or len(set(header)) < len(header) or "" in header:
-        raise DataError(f"{problem}, each named once; found {shown(','.join(header)) or 'none'}")
+    line = ",".join(header)
+    if not header or "" in header or len(set(header)) < len(header) or re.search("[\0\ud800-\udfff]", line):
+        raise DataError(f"{problem}, each named once; found {shown(line) or 'none'}")
     return header
 
 

@@ -81,6 +81,13 @@ def test_a_planted_better_feature_is_better():
     assert result.auc_gain == pytest.approx(true_auc(2.0) - true_auc(0.5), abs=0.06)
 
 
+def test_a_gain_in_log_loss_is_the_row_less_base():
+    comparison = compare(planted_pairs(np.random.default_rng(0), base=0.5, enhanced=2.0))
+    result, base = cell(comparison), cell(comparison, row="base")
+    assert result.logloss_gain == pytest.approx(result.logloss - base.logloss)
+    assert result.logloss_gain_low < result.logloss_gain < result.logloss_gain_high
+
+
 def test_a_planted_worse_feature_is_worse():
     result = cell(compare(planted_pairs(np.random.default_rng(0), base=2.0, enhanced=0.5)))
     assert result.verdict == "worse" and result.auc_gain_high < 0
@@ -142,6 +149,19 @@ def test_resampled_metrics_equal_metrics_of_the_repeated_rows():
         rows = np.concatenate([np.flatnonzero(test.seeker_ids == s) for s in np.repeat(names, drawn)])
         assert aucs[r] == pytest.approx(np.mean([auc(test.labels[rows], one[rows]) for one in scores]))
         assert losses[r] == pytest.approx(np.mean([log_loss(test.labels[rows], one[rows]) for one in scores]))
+
+
+def test_many_resamples_are_measured_in_portions_of_the_same_values():
+    test = planted_pairs(np.random.default_rng(2), n_seekers=1000)  # 5,000 rows: 400 resamples a portion
+    resamples = resample_seekers(test.labels, test.seeker_ids, 450, seed=4)
+    scores = test.features.cv[:, :1].T
+    last = resamples._replace(counts=resamples.counts[-60:])
+    assert (resampled_auc(test.labels, scores, resamples)[-60:] == resampled_auc(test.labels, scores, last)).all()
+
+
+def test_the_percentile_interval_by_hand():
+    # of 0, 1, ... 1000, 2.5 % lie below 25 and 2.5 % above 975
+    assert percentile_interval(np.arange(1001.0)) == pytest.approx((25, 975))
 
 
 def test_resamples_without_both_classes_are_drawn_again_and_counted():

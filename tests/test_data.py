@@ -189,9 +189,8 @@ def test_a_bytes_column_keeps_what_is_utf8_and_names_what_is_not(tmp_path: Path)
         assert all("no known type" in detail for detail in details[len(FILES) :])
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.randoms(use_true_random=False))
-def test_random_bytes_are_rejected(tmp_path: Path, random: Random) -> None:
+def test_random_bytes_are_rejected(tmp_path: Path) -> None:
+    random = Random(0)
     jds = [random.randbytes(random.randint(400, 4000)).decode("latin-1") for _ in range(50)]
     rows = add("jobs", *((f"n{i}", jd, day(0)) for i, jd in enumerate(jds)))
     with load(write_tables(tmp_path, rows)) as tables:
@@ -460,6 +459,7 @@ BAD_FILES = [
     ("a.csv", HEADER.encode() + b"s1,secret\n", "Line: 2, Expected Number of Columns: 3 Found: 2"),
     ("a.csv", HEADER.encode() + b's1,"secret,2020-01-01\n', "Line: 2, Value with unterminated quote"),
     ("a.csv", "é".encode("utf-16"), "UTF-8 CSV with a header"),
+    ("a.csv", b"caf\xe9,cv\n", "UTF-8 CSV with a header"),
     ("a.csv.gz", b"", None),
     ("a.parquet", b"", "cannot read '.*a.parquet': .*write it again"),
     ("a.parquet", b"PAR1 no parquet at all", "cannot read '.*a.parquet': .*write it again"),

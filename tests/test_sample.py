@@ -38,8 +38,8 @@ from girl_features.sample_market import (
 
 TABLES = ("job_seekers", "jobs", "interactions")
 STOP_WORDS = frozenset(
-    "a all an and at before by each for from how i in into is it me my not of off on out per round than that the"
-    " them there they those to up we what when where who with you your".split()
+    {"a", "at", "before", "by", "each", "for", "how", "in", "into", "is", "it", "me", "my", "not", "of", "on"}
+    | {"out", "per", "that", "the", "them", "to", "up", "what", "when", "who", "with"}
 )
 
 
@@ -244,7 +244,9 @@ def test_texts_are_short_varied_and_of_a_compact_language(market):
     assert cv_words.min() >= 50 and cv_words.max() <= 150
     assert jd_words.min() >= 45 and jd_words.max() <= 110
     assert len(content_words(*cvs, *jds)) < 1300
-    assert cvs.n_unique() > 0.98 * len(cvs)
+    first_cvs = read(folder, "job_seekers").unique(schema.JOB_SEEKER_ID, keep="first")[schema.CV]
+    assert first_cvs.is_unique().all()
+    assert 0.8 * len(cvs) < cvs.n_unique() < 0.95 * len(cvs)  # some versions were saved again unchanged
     assert jds.n_unique() > 0.98 * len(jds)
 
 
@@ -301,8 +303,8 @@ def test_true_fit_by_hand():
 
 
 def test_match_probability_by_hand():
-    # logistic(11 * (0.9 - 0.8)) = 1 / (1 + e^-1.1) = 0.75026
-    assert match_probability(np.array([THRESHOLD, 0.9])) == pytest.approx([0.5, 0.75026], abs=1e-5)
+    # logistic(10 * (0.9 - 0.8)) = 1 / (1 + 1/e) = 0.73106
+    assert match_probability(np.array([THRESHOLD, 0.9])) == pytest.approx([0.5, 0.73106], abs=1e-5)
 
 
 def test_staying_in_a_trade_costs_no_rung():
@@ -336,9 +338,9 @@ def test_decisions_are_draws_of_the_stated_probability(market):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_fifth_to_a_third_of_the_decisions_match(seed):
+def test_between_20_and_30_percent_of_the_decisions_match(seed):
     decisions = [simulate_block(seed, block).decisions for block in range(2)]
-    assert 0.20 < np.concatenate([d.matched for d in decisions]).mean() < 0.33
+    assert 0.20 < np.concatenate([d.matched for d in decisions]).mean() < 0.30
 
 
 def test_matches_follow_the_transfer_and_not_the_own_trade():

@@ -1,0 +1,179 @@
+"""`girl demo`: every step of the product on a small simulated market, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from girl_features.config import GirlConfig, load_config
+from girl_features.contract import FeatureContract
+from girl_features.data import Tables
+from girl_features.evaluation.compare import Comparison
+from girl_features.evaluation.report import print_comparison
+from girl_features.evaluation.run import run_evaluate
+from girl_features.lookup import FeatureClient
+from girl_features.pipeline import open_tables, run_materialize, windows_of
+from girl_features.progress import Progress
+from girl_features.ranker import Ranker
+from girl_features.sample import write_sample
+from girl_features.splits import Windows
+from girl_features.store.parts import PartsStore
+
+N_LOOKUPS = 50
+N_NEAREST = 3
+
+FULL: dict[str, Any] = {
+    "seekers": 1200,
+    "config": {
+        "generator": {"max_cv_tokens": 160, "tiny": {"vocab_size": 2048, "hidden_size": 128, "n_heads": 4}},
+        "sft": {"epochs": 4, "max_jd_tokens": 128},
+        "sampling": {"max_new_tokens": 128},
+        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 500},
+    },
+}
+QUICK: dict[str, Any] = {
+    "seekers": 160,
+    "config": {
+        "generator": {
+            "max_cv_tokens": 96,
+            "tiny": {"vocab_size": 1024, "hidden_size": 64, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
+        },
+        "sft": {"epochs": 2, "max_jd_tokens": 64},
+        "sampling": {"max_new_tokens": 48},
+        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 200},
+    },
+}
+
+
+class Example(NamedTuple):
+    """One seeker of the test window."""
+
+    job_seeker_id: str
+    cv: str
+    generated_jd: str
+    nearest: list[tuple[float, str]]  # cosine to the generated JD, and the JD of a real (simulated) job
+
+
+class DemoResult(NamedTuple):
+    """What the demo found."""
+
+    folder: Path
+    comparison: Comparison
+    example: Example
+    lookup_p50_ms: float  # milliseconds for one seeker, median
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The rows of `girl evaluate`, with the example and the lookup beside them."""
+        result = dict(self.comparison.to_json())
+        result["simulation"] = True
+        result["example"] = self.example._asdict()
+        result["lookup_p50_ms"] = self.lookup_p50_ms
+        result["seconds"] = self.seconds
+        return result
+
+    def show(self) -> None:
+        """Print the table, the example, the lookup and the next three commands."""
+        console = Console()
+        print_comparison(self.comparison, simulation=True)
+        example = self.example
+        console.print(Panel(Text(example.cv), title=f"CV of {example.job_seeker_id}", title_align="left"))
+        console.print(Panel(Text(example.generated_jd), title="its generated JD", title_align="left"))
+        for cosine, jd in example.nearest:
+            title = f"a job near the generated JD, cosine {cosine:.2f}"
+            console.print(Panel(Text(_first_words(jd)), title=title, title_align="left"))
+        console.print(
+            f"Online lookup of one seeker: {self.lookup_p50_ms:.2f} ms (median of {N_LOOKUPS}, in process, SQLite). "
+            f"All of it took {self.seconds:.0f} s."
+        )
+        config = shlex.quote(str(self.folder / "girl.yaml"))
+        console.print("\nNext:")
+        for command, why in (
+            (f"girl lookup {example.job_seeker_id} --config {config}", "the vector a ranking service would get"),
+            (f"girl materialize --config {config}", "again: nothing is generated twice"),
+            ("girl init my-girl", "a girl.yaml and a Feast repo for tables of your own"),
+        ):
+            console.print(Text(f"  {command}", style="bold"))
+            console.print(Text(f"      {why}"))
+
+
+def run_demo(
+    folder: Path,
+    *,
+    quick: bool,
+    seed: int,
+    train_sft: Callable[[Tables, Windows, GirlConfig], Path],
+    make_ranker: Callable[[str, str, int], Ranker],
+) -> DemoResult:
+    """Simulate a market in `folder`, train, materialize, evaluate and look up; what a folder has is reused."""
+    started = time.monotonic()
+    config = _prepare(folder, QUICK if quick else FULL, seed)
+    with open_tables(config) as tables:
+        train_sft(tables, windows_of(config, tables), config)
+    run_materialize(config)
+    outcome = run_evaluate(config, make_ranker)
+    (contract,) = outcome.contracts.values()
+    with open_tables(config) as tables:
+        example = _example(tables, PartsStore(config.store_dir), contract)
+    client = FeatureClient(config.feast_repo, contract.fingerprint)
+    latency = _median_lookup_ms(client, example.job_seeker_id)
+    return DemoResult(folder, outcome.comparison, example, latency, time.monotonic() - started)
+
+
+def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:
+    data = folder / "data"
+    if not (data / "interactions.parquet").is_file():
+        with Progress("simulate", size["seekers"], "seekers") as progress:
+            write_sample(data, n_seekers=size["seekers"], seed=seed, progress=progress.reach)
+    raw = {
+        "name": "demo",
+        "workspace": ".girl",
+        "tables": {name: {"path": f"data/{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
+        **size["config"],
+    }
+    raw["sft"] = {**raw["sft"], "seed": seed}
+    raw["sampling"] = {**raw["sampling"], "seed": seed}
+    path = folder / "girl.yaml"
+    path.write_text("# A simulated market; `girl demo` wrote this.\n" + yaml.safe_dump(raw, sort_keys=False))
+    return load_config(path)
+
+
+def _example(tables: Tables, store: PartsStore, contract: FeatureContract) -> Example:
+    relation = store.scan("generated_jds", contract.fingerprint)
+    assert relation is not None
+    seeker, cv, jds, vector = tables.connection.execute(
+        f"""SELECT job_seeker_id, cv, generated_jds, generated_jd_vector FROM {relation} AS made
+        JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
+        ORDER BY updated_at DESC, job_seeker_id LIMIT 1"""
+    ).fetchall()[0]
+    jobs = store.scan("jd_vectors", contract.encoder.fingerprint)
+    nearest = tables.connection.execute(
+        f"""SELECT list_cosine_similarity(jd_vector, $vector::FLOAT[]) AS cosine, jd
+        FROM {jobs} JOIN jobs USING (job_id) ORDER BY cosine DESC, job_id LIMIT {N_NEAREST}""",
+        {"vector": vector},
+    ).fetchall()
+    return Example(seeker, cv, jds[0], [(float(cosine), jd) for cosine, jd in nearest])
+
+
+def _median_lookup_ms(client: FeatureClient, job_seeker_id: str) -> float:
+    client.job_seekers([job_seeker_id])  # the first call opens the database
+    times = []
+    for _ in range(N_LOOKUPS):
+        before = time.perf_counter()
+        client.job_seekers([job_seeker_id])
+        times.append(time.perf_counter() - before)
+    return float(np.median(times) * 1000)
+
+
+def _first_words(text: str, n: int = 40) -> str:
+    words = text.split()
+    return " ".join(words[:n]) + (" ..." if len(words) > n else "")

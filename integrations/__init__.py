@@ -1,0 +1,1 @@
+"""Thin adapters between PairFeatures and rankers: torch two-towers, LightGBM, plain columns for any other."""

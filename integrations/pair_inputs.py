@@ -1,0 +1,172 @@
+"""PairFeatures -> the numeric columns a ranker reads: blocks of columns by name, standardised, gaps imputed.
+
+Base rows never see a generated JD: `visible` takes it away before anything else looks. In enhanced rows, a pair
+without one (Tier.PRIOR) has every column drawn from j' at that column's training mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
+from girl_features.evaluation.reference import cosine
+from girl_features.ranker import PairFeatures, check_labels
+
+Row = Literal["base", "enhanced"]
+
+MAX_ENTRY = 1e6  # encoders give about 1; far below where float32 products overflow
+MAX_STANDARD_DEVIATIONS = 10.0  # standardised columns are clipped here, so that no score runs away
+ROWS_AT_ONCE = 4096  # rows whose columns are held at a time
+
+Block = Callable[[PairFeatures], np.ndarray]
+
+_PAIR_BLOCKS: dict[str, Block] = {
+    "cv": lambda f: f.cv,
+    "jd": lambda f: f.jd,
+    "cv_times_jd": lambda f: f.cv * f.jd,
+    "cos_cv_jd": lambda f: cosine(f.cv, f.jd)[:, None],
+    "has_generated_jd": lambda f: f.has_generated_jd[:, None],
+}
+_GENERATED_BLOCKS: dict[str, Block] = {
+    "generated_jd": lambda f: f.generated_jd,
+    "generated_jd_times_jd": lambda f: f.generated_jd * f.jd,
+    "cos_generated_jd_jd": lambda f: cosine(f.generated_jd, f.jd)[:, None],
+    "cos_cv_generated_jd": lambda f: cosine(f.cv, f.generated_jd)[:, None],
+}
+
+
+class ColumnScaler(NamedTuple):
+    """Training mean and spread of p columns."""
+
+    mean: np.ndarray  # (p,) float32
+    inverse_std: np.ndarray  # (p,) float32, 0 for a column that never varied in training
+
+
+def visible(features: PairFeatures, row: Row) -> PairFeatures:
+    """The features a row may look at: for `base`, with (n, 0) generated vectors and the tier blanked."""
+    if row == "enhanced":
+        return features
+    n = features.n_pairs
+    return features._replace(generated_jd=np.zeros((n, 0), np.float32), tier=np.zeros(n, np.int8))
+
+
+def check_features(features: PairFeatures, row: Row) -> None:
+    """Check the arrays `row` reads.
+
+    Raises:
+        ShapeError: they do not line up.
+        InvalidVectorError: a vector is NaN, infinite, runaway or all zero; the message names its row.
+    """
+    shape = features.cv.shape
+    if len(shape) != 2 or features.jd.shape != shape:
+        raise ShapeError(f"cv vectors are {shape}, jd vectors {features.jd.shape}; wanted (n, d) for both")
+    every_row = np.ones(len(features.cv), bool)
+    _check_vectors("cv", features.cv, every_row)
+    _check_vectors("jd", features.jd, every_row)
+    if row == "base":
+        return
+    if features.generated_jd.shape != shape or features.tier.shape != shape[:1]:
+        raise ShapeError(
+            f"generated_jd vectors are {features.generated_jd.shape} and tiers {features.tier.shape}, "
+            f"but cv vectors {shape}"
+        )
+    _check_vectors("generated_jd", features.generated_jd, features.has_generated_jd)
+
+
+def check_training_parts(
+    features: PairFeatures, labels: np.ndarray, valid: PairFeatures, valid_labels: np.ndarray, row: Row
+) -> None:
+    """Check both parts a ranker is fitted on.
+
+    Raises:
+        ShapeError: a part is empty, of one class, or its arrays do not line up.
+        InvalidVectorError: a bad vector, or parts of different dimensions.
+        ContractMismatchError: the parts are of different contracts.
+    """
+    for name, part, part_labels in (("training", features, labels), ("valid", valid, valid_labels)):
+        if part.n_pairs == 0:
+            raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
+        try:
+            check_labels(part, part_labels)
+        except ShapeError as error:
+            raise ShapeError(f"{name} part: {error}") from error
+        check_features(part, row)
+    check_scored(valid, features.contract, features.cv.shape[1])
+
+
+def check_scored(features: PairFeatures, contract: str, dimension: int) -> None:
+    """Check that `features` are what a ranker was trained on.
+
+    The whole fingerprint counts for base rows too. They would stand another generator, but a fingerprint does not
+    tell which part of a contract changed, and another encoder would give scores that mean nothing.
+
+    Raises:
+        ContractMismatchError: another contract.
+        InvalidVectorError: another dimension.
+    """
+    if features.contract != contract:
+        raise ContractMismatchError(features.contract, contract)
+    if features.cv.shape[1] != dimension:
+        raise InvalidVectorError(
+            f"vectors of {features.cv.shape[1]} dimensions in contract {contract!r}, whose ranker was trained on "
+            f"{dimension}; materialize them again"
+        )
+
+
+def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
+    """(n, p) float32: the named blocks side by side. Rows without a generated JD hold no sense in its blocks."""
+    parts = [({**_PAIR_BLOCKS, **_GENERATED_BLOCKS}[name])(features) for name in blocks]
+    return np.concatenate([np.zeros((features.n_pairs, 0)), *parts], axis=1).astype(np.float32)
+
+
+def from_generated(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
+    """(p,) bool: which columns of `blocks` are drawn from the generated JD."""
+    widths = [1 if name.startswith(("cos_", "has_")) else dimension for name in blocks]
+    return np.repeat(np.array([name in _GENERATED_BLOCKS for name in blocks], bool), widths)
+
+
+def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
+    """Mean and spread of each column; of columns from j', over the pairs that have one."""
+    generated = from_generated(blocks, features.cv.shape[1])
+    total, squares, n = (np.zeros(len(generated)) for _ in range(3))
+    for part in _parts(features):
+        values = columns(part, blocks).astype(np.float64)
+        known = ~generated | part.has_generated_jd[:, None]  # (n, p)
+        total += np.where(known, values, 0).sum(axis=0)
+        squares += np.where(known, values**2, 0).sum(axis=0)
+        n += known.sum(axis=0)
+    mean = total / np.maximum(n, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(n, 1) - mean**2, 0))
+    varies = std > 1e-6 * np.maximum(np.abs(mean), 1e-6)
+    inverse_std = np.divide(1, std, out=np.zeros_like(std), where=varies)
+    return ColumnScaler(mean.astype(np.float32), inverse_std.astype(np.float32))
+
+
+def scaled_columns(features: PairFeatures, blocks: tuple[str, ...], scaler: ColumnScaler) -> np.ndarray:
+    """(n, p) float32 standardised columns; 0, the training mean, where a pair has no generated JD."""
+    scaled = (columns(features, blocks) - scaler.mean) * scaler.inverse_std
+    generated = from_generated(blocks, features.cv.shape[1])
+    scaled[~features.has_generated_jd[:, None] & generated] = 0
+    return np.clip(scaled, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS)
+
+
+def _parts(features: PairFeatures) -> Iterator[PairFeatures]:
+    for start in range(0, features.n_pairs, ROWS_AT_ONCE):
+        yield features.take(np.arange(start, min(start + ROWS_AT_ONCE, features.n_pairs)))
+
+
+def _check_vectors(name: str, vectors: np.ndarray, wanted: np.ndarray) -> None:
+    if vectors.shape[1] == 0:
+        raise ShapeError(f"{name} vectors have no dimensions")
+    largest = np.abs(vectors).max(axis=1)  # NaN where any entry is NaN
+    bad = wanted & ~((largest > 0) & (largest <= MAX_ENTRY))
+    if bad.any():
+        row = int(bad.argmax())
+        found = "all zero" if largest[row] == 0 else f"NaN, infinite or runaway (largest entry {largest[row]:g})"
+        raise InvalidVectorError(
+            f"the {name} vector of row {row} is {found}, and so are {int(bad.sum()) - 1} other rows bad; "
+            f"leave those pairs out or materialize them again"
+        )
