@@ -173,14 +173,16 @@ def contracts(
 
     held = PartsStore(_load(config, set_values).store_dir).contracts()
     rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in held.items()]
-    _emit(
-        rows,
-        json_file,
-        lambda: [
-            typer.echo(f"{r['contract']}  {r['generator']}  n={r['sampling']['n']}  trained until {r['trained_until']}")
-            for r in rows
-        ],
-    )
+
+    def show() -> None:
+        for fingerprint, contract in held.items():
+            drawn = f"n={contract.sampling.n}, temperature {contract.sampling.temperature:g}"
+            typer.echo(
+                f"{fingerprint}  {contract.generator}, {drawn}, {contract.encoder.name}, "
+                f"trained until {contract.trained_until:%Y-%m-%d}"
+            )
+
+    _emit(rows, json_file, show)
 
 
 @app.command()
@@ -191,23 +193,28 @@ def join(
     set_values: SetOption = None,
     contract: Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")] = None,
     reduction: Annotated[
-        Path | None, typer.Option(help="Folder of the fitted reduction; fitted on these pairs if it is not there yet.")
+        Path | None,
+        typer.Option(help="Folder of the fitted projection; fitted on these rows if it is not there: training first."),
     ] = None,
     as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Join generated-JD features to a ranker's training table, point in time."""
-    from girl_features.join import join_plain_columns
+    from girl_features.errors import require
+    from girl_features.store.parts import PartsStore
 
-    summary = join_plain_columns(
-        _load(config, set_values),
+    resolved = _load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    found = store.contract(contract) if contract else store.newest_contract()
+    summary = require("girl_features.integrations.join_table", "rank").join_table(
         pairs,
         out,
-        contract=contract,
-        reduction=reduction,
+        repo=resolved.feast_repo,
+        contract=found,
+        reduction=reduction or resolved.workspace / "reductions" / found.fingerprint,
         as_served=as_served,
-        columns=_plain_columns(),
     )
-    _print_mapping(f"Wrote {out}", summary)
+    _emit(summary._asdict(), json_file, lambda: _print_mapping(f"Wrote {out}", summary._asdict()))
 
 
 @app.command()
@@ -309,12 +316,6 @@ def _make_ranker() -> Callable[..., Any]:
 
     make_ranker: Callable[..., Any] = require("girl_features.integrations.registry", "rank").make_ranker
     return make_ranker
-
-
-def _plain_columns() -> Any:
-    from girl_features.errors import require
-
-    return require("girl_features.integrations.plain_columns", "rank")
 
 
 def _emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:

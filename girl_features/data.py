@@ -245,7 +245,7 @@ def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:
         "is_changed": ("normalised_text", f"{text} lost control characters or became Unicode NFC"),
         "is_blank": ("blank_cv", f"{text} is blank: nothing can be generated for it"),
     }
-    sums = ", ".join(f"count_if(flags.{flag})" for flag in FLAGS)
+    sums = ", ".join(f"count(*) FILTER (flags.{flag})" for flag in FLAGS)
     counts = connection.execute(f"SELECT {sums} FROM {table}").fetchone()
     assert counts is not None
     return [Note(table, *messages[flag], n) for flag, n in zip(FLAGS, counts, strict=True) if n]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -111,9 +111,8 @@ class SentenceTransformerEncoder:
         return truncated
 
 
-def _pooling(model: Any) -> str:
-    for module in model:
-        mode = getattr(module, "pooling_mode", None)
-        if mode is not None:
-            return str(mode) if mode in {"mean", "cls"} else "other"
-    return "other"
+def _pooling(model: Any) -> Literal["mean", "cls", "other"]:
+    modes = {getattr(module, "pooling_mode", None) for module in model} - {None}
+    if modes == {"mean"}:
+        return "mean"
+    return "cls" if modes == {"cls"} else "other"

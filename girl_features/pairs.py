@@ -70,7 +70,7 @@ def join_pairs(
     rows = _entity_rows(store, contract, decisions).to_pandas()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis on DuckDB 1.5
-        job = store.get_historical_features(rows, service, filter_by_created_timestamp=False)
+        job = store.get_historical_features(rows, service, filter_by_created_timestamp=as_served)
         joined = job.to_arrow().sort_by(_ROW)
     assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
     _check_known_before(joined, decisions[DECIDED_AT])

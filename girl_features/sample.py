@@ -38,7 +38,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -136,21 +136,16 @@ def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str,
     versions, decisions = market.versions, market.decisions
     job_ids = np.array([f"j{i:09d}" for i in range(block * BLOCK_JOBS, (block + 1) * BLOCK_JOBS)], object)
     ids = np.array([f"s{i:09d}" for i in range(block * BLOCK_SEEKERS, (block + 1) * BLOCK_SEEKERS)], object)
-    pair_and_time = [ids[decisions.seeker], job_ids[decisions.job], _times(start, decisions.decided_at)]
-    columns = {
-        "job_seekers": [
-            ids[versions.seeker],
-            cv_texts(versions, seeker_styles),
-            _times(start, versions.updated_at),
-        ],
-        "jobs": [job_ids, jd_texts(market.jobs, job_styles), _times(start, market.posted_at)],
-        "interactions": [*pair_and_time[:2], decisions.matched, pair_and_time[2]],
-        "oracle": [*pair_and_time, decisions.probability],
+    seeker, job = ids[decisions.seeker], job_ids[decisions.job]
+    decided_at = _times(start, decisions.decided_at)
+    cvs, jds = cv_texts(versions, seeker_styles), jd_texts(market.jobs, job_styles)
+    columns: dict[str, list[Any]] = {
+        "job_seekers": [ids[versions.seeker], cvs, _times(start, versions.updated_at)],
+        "jobs": [job_ids, jds, _times(start, market.posted_at)],
+        "interactions": [seeker, job, decisions.matched, decided_at],
+        "oracle": [seeker, job, decided_at, decisions.probability],
     }
-    return {name: pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns[name], SCHEMAS[name], strict=True)],
-        schema=SCHEMAS[name],
-    ) for name in SCHEMAS}  # fmt: skip
+    return {name: pa.table(columns[name], schema=SCHEMAS[name]) for name in SCHEMAS}
 
 
 def _write_tables(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from girl_features.sample_market import CITIES, REMOTE, SPECIALISMS, Jobs, Versions
@@ -96,7 +98,21 @@ JD_OFFER = (
     "Background verification is part of the recruitment procedure.",
 )
 
+CV_LAYOUTS = (
+    "I am a {title} from {town}, {time} {place}, {standing}. My days: {listed}. {before} {life} {move}",
+    "WORK\n{title}, {place}, {time}\n{bullets}\nSo far: {standing}.\nEARLIER\n{before}\nHOME\n{town}. {move}\n"
+    "ME\n{life}",
+    "{title} | {town} | {time}\n{life}\nWhere: {place}, {standing}.\nWhat I do well: {listed}.\n{move}\n{before}",
+    "Living in {town}. {move} {before} Now {time} {place} as a {title}, {standing}. I am good at {listed}. {life}",
+)
+JD_LAYOUTS = (
+    "{title}\n{employer} {duties} {needs} {offer} {site}",
+    "{title}\n{employer}\nResponsibilities:\n{bullets}\nProfile: {needs}\n{offer}\n{site}",
+    "{title}\n{offer}\n{duties}\n{needs}\n{employer} {site}",
+)
+
 N_DRAWS = 24  # random numbers one text may use
+_N_TRADE_SKILLS = 6
 _ALL_SKILLS: tuple[Skill, ...] = tuple(skill for s in SPECIALISMS for skill in s.skills)
 
 
@@ -110,109 +126,86 @@ def cv_texts(versions: Versions, styles: np.ndarray) -> list[str]:
     """
     states = (column.tolist() for column in (versions.seeker, versions.years, *versions.people))
     rows = styles.tolist()
-    return [_cv(rows[seeker], *state) for seeker, *state in zip(*states, strict=True)]
+    return [_cv(iter(rows[seeker]), *state) for seeker, *state in zip(*states, strict=True)]
 
 
 def jd_texts(jobs: Jobs, styles: np.ndarray) -> list[str]:
     """The JD of each of m jobs, worded by the rows of `styles`, (m, N_DRAWS) non-negative integers."""
     states = zip(styles.tolist(), *(column.tolist() for column in jobs), strict=True)
-    return [_jd(*state) for state in states]
+    return [_jd(iter(style), *state) for style, *state in states]
 
 
-def _pick(options: tuple[str, ...], draw: int) -> str:
-    return options[draw % len(options)]
+def _cv(draws: Iterator[int], years: int, specialism: int, rung: int, city: int, can_move: bool, skills: int) -> str:
+    layout = _pick(CV_LAYOUTS, draws)
+    trade = TRADES[specialism // 2]
+    said: list[str] = []
+    for skill, draw in _worded(specialism, skills, draws):
+        both, one = draw % 3 == 0, skill.cv[draw // 3 % 2]
+        said += skill.cv if both else [one]
+    before = _several(CV_BEFORE, 2, draws)
+    is_distracted, once, stray = next(draws) % 10 < 3, _pick(CV_ONCE, draws), _stray_skill(specialism, draws)
+    if is_distracted:
+        before += " " + once.format(stray.cv[0])
+    return layout.format(
+        title=_pick(SPECIALISMS[specialism].cv_titles, draws),
+        town=CITIES[city],
+        time="under a year" if years == 0 else "one year" if years == 1 else f"{years} years",
+        place=_pick(trade.cv_workplaces, draws),
+        standing=_pick(CV_RUNGS[rung], draws),
+        listed=_and(said),
+        bullets="\n".join(f"- {phrase}" for phrase in said),
+        before=before,
+        life=_several(CV_LIFE, 3, draws),
+        move=_pick(CV_MOVE[can_move], draws),
+    )
 
 
-def _several(options: tuple[str, ...], n: int, first: int, step: int) -> str:
-    """n different options, every `step`-th from number `first` on; as many options as a prime, so none repeats."""
-    step = 1 + step % (len(options) - 1)
+def _jd(draws: Iterator[int], specialism: int, rung: int, city: int, skills: int) -> str:
+    layout = _pick(JD_LAYOUTS, draws)
+    is_remote = city == REMOTE
+    town = "remote" if is_remote else CITIES[city]
+    workplace = _pick(TRADES[specialism // 2].jd_workplaces, draws)
+    named: list[str] = []
+    for skill, draw in _worded(specialism, skills, draws):
+        named += skill.jd if draw % 2 == 0 else skill.jd[::-1]
+    needs = _pick(JD_RUNG_NEEDS[rung], draws)
+    is_distracted, plus, stray = next(draws) % 4 == 0, _pick(JD_PLUS, draws), _stray_skill(specialism, draws)
+    if is_distracted:
+        needs += " " + plus.format(stray.jd[0])
+    return layout.format(
+        title=f"{JD_RUNGS[rung]} {_pick(SPECIALISMS[specialism].jd_titles, draws)}, {town}",
+        employer=_pick(JD_REMOTE_EMPLOYER if is_remote else JD_EMPLOYER, draws).format(workplace, town),
+        duties=_pick(JD_DUTIES, draws).format(_and(named)),
+        bullets="\n".join(f"- {phrase}" for phrase in named),
+        needs=needs,
+        offer=_several(JD_OFFER, 3, draws),
+        site=_pick(JD_SITES[is_remote], draws).format(town),
+    )
+
+
+def _pick(options: tuple[str, ...], draws: Iterator[int]) -> str:
+    return options[next(draws) % len(options)]
+
+
+def _several(options: tuple[str, ...], n: int, draws: Iterator[int]) -> str:
+    """n different options: every so-many-th from some first on; as many options as a prime, so none repeats."""
+    first, step = next(draws), 1 + next(draws) % (len(options) - 1)
     return " ".join(options[(first + k * step) % len(options)] for k in range(n))
 
 
-def _skills(specialism: int, mask: int) -> list[Skill]:
-    """Skills of a mask: bits 0-2 of the specialism, bits 3-5 of the trade's other one."""
-    return [
-        SPECIALISMS[specialism if bit < 3 else specialism ^ 1].skills[bit % 3] for bit in range(6) if mask >> bit & 1
-    ]
+def _worded(specialism: int, mask: int, draws: Iterator[int]) -> list[tuple[Skill, int]]:
+    """Skills of a mask (bits 0-2 of the specialism, 3-5 of the trade's other one), each with its own draw."""
+    skills = SPECIALISMS[specialism].skills + SPECIALISMS[specialism ^ 1].skills
+    wording = [next(draws) for _ in skills]  # one for each skill, held or not: a new skill rewords no old one
+    return [(skill, wording[bit]) for bit, skill in enumerate(skills) if mask >> bit & 1]
+
+
+def _stray_skill(specialism: int, draws: Iterator[int]) -> Skill:
+    """Some skill of another trade: a distractor, which counts for nothing."""
+    after_trade = (specialism // 2 + 1) * _N_TRADE_SKILLS
+    others = len(_ALL_SKILLS) - _N_TRADE_SKILLS
+    return _ALL_SKILLS[(after_trade + next(draws) % others) % len(_ALL_SKILLS)]
 
 
 def _and(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
-
-
-def _cv(draws: list[int], years: int, specialism: int, rung: int, city: int, can_move: bool, skills: int) -> str:
-    trade = TRADES[specialism // 2]
-    title = _pick(SPECIALISMS[specialism].cv_titles, draws[1])
-    place = _pick(trade.cv_workplaces, draws[2])
-    time = "under a year" if years == 0 else "one year" if years == 1 else f"{years} years"
-    standing = _pick(CV_RUNGS[rung], draws[3])
-    said = [
-        phrase
-        for k, skill in enumerate(_skills(specialism, skills))
-        for phrase in (skill.cv if draws[4 + k] % 3 == 0 else (_pick(skill.cv, draws[4 + k]),))
-    ]
-    move = _pick(CV_MOVE[can_move], draws[10])
-    before = _several(CV_BEFORE, 2, draws[11], draws[18])
-    life = _several(CV_LIFE, 3, draws[12], draws[13])
-    once = ""
-    if draws[14] % 10 < 3:  # a distractor: another trade's skill that carries no weight
-        once = " " + _pick(CV_ONCE, draws[15]).format(_pick(_ALL_SKILLS[draws[16] % 72].cv, draws[17]))
-    town = CITIES[city]
-    layout = draws[0] % 4
-    if layout == 0:
-        return (
-            f"I am a {title} from {town}, {time} {place}, {standing}. My days: {_and(said)}. "
-            f"{before}{once} {life} {move}"
-        )
-    if layout == 1:
-        lines = "\n".join(f"- {phrase}" for phrase in said)
-        return (
-            f"WORK\n{title}, {place}, {time}\n{lines}\n{_sentence(standing)}\n"
-            f"EARLIER\n{before}{once}\nHOME\n{town}. {move}\nME\n{life}"
-        )
-    if layout == 2:
-        return (
-            f"{title} | {town} | {time}\n{life}\nWhere: {place}, {standing}.\n"
-            f"What I do well: {'; '.join(said)}.\n{move}\n{before}{once}"
-        )
-    return (
-        f"Living in {town}. {move} {before} Now {time} {place} as a {title}, {standing}. "
-        f"I am good at {_and(said)}.{once} {life}"
-    )
-
-
-def _jd(draws: list[int], specialism: int, rung: int, city: int, skills: int) -> str:
-    trade = TRADES[specialism // 2]
-    word = JD_RUNGS[rung]
-    job = _pick(SPECIALISMS[specialism].jd_titles, draws[1])
-    workplace = _pick(trade.jd_workplaces, draws[2])
-    if city == REMOTE:
-        title = f"{word} {job} (remote)"
-        employer = _pick(JD_REMOTE_EMPLOYER, draws[3]).format(workplace)
-    else:
-        title = f"{word} {job}, {CITIES[city]}"
-        employer = _pick(JD_EMPLOYER, draws[3]).format(workplace, CITIES[city])
-    wanted = _skills(specialism, skills)
-    named = [phrase for k, skill in enumerate(wanted) for phrase in _both(skill.jd, draws[4 + k])]
-    duties = _pick(JD_DUTIES, draws[8]).format(_and(named))
-    needs = _pick(JD_RUNG_NEEDS[rung], draws[9])
-    site = JD_SITES[city == REMOTE][draws[16] % 2].format(CITIES[city % len(CITIES)])
-    offer = _several(JD_OFFER, 3, draws[10], draws[11])
-    plus = ""
-    if draws[12] % 4 == 0:  # a distractor: nobody is turned down for it
-        plus = " " + _pick(JD_PLUS, draws[13]).format(_pick(_ALL_SKILLS[draws[14] % 72].jd, draws[15]))
-    layout = draws[0] % 3
-    if layout == 0:
-        return f"{title}\n{employer} {duties} {needs}{plus} {offer} {site}"
-    if layout == 1:
-        bullets = "\n".join(f"- {phrase}" for phrase in named)
-        return f"{title}\n{employer}\nResponsibilities:\n{bullets}\nProfile: {needs}{plus}\n{offer}\n{site}"
-    return f"{title}\n{offer}\n{duties}\n{needs}{plus}\n{employer} {site}"
-
-
-def _both(phrasings: tuple[str, str], draw: int) -> tuple[str, str]:
-    return phrasings if draw % 2 == 0 else (phrasings[1], phrasings[0])

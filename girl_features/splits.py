@@ -244,7 +244,7 @@ def _summarize(tables: Tables, windows: Windows, window: str) -> WindowSummary:
         f"""
         WITH ranked AS (SELECT job_seeker_id FROM interactions
                         WHERE decided_at >= $train_start AND decided_at < $train_end)
-        SELECT count(*), count_if(matched), count(DISTINCT job_seeker_id), count_if(is_cold),
+        SELECT count(*), count(*) FILTER (matched), count(DISTINCT job_seeker_id), count(*) FILTER (is_cold),
                count(DISTINCT job_seeker_id) FILTER (is_cold)
         FROM (SELECT *, {cold} AS is_cold FROM ({_DECISIONS}))
         """,

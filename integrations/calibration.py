@@ -27,11 +27,13 @@ class Calibration(NamedTuple):
 def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     """Platt scaling of (n,) finite scores on (n,) bool labels of both classes; the slope is always positive.
 
-    Platt's own prior counts are added as two rows, one of each class, at the mean score: with few labels, or with
-    scores that part the classes, probabilities stay away from 0 and 1.
+    The targets are Platt's (1999), (n_matched + 1) / (n_matched + 2) and 1 / (n_mismatched + 2), so that a few
+    labels, or scores that part the classes, do not push probabilities to 0 and 1.
     """
-    middle = scores.astype(np.float64).mean()
-    return Calibration(*platt_scale(np.append(scores, [middle, middle]), np.append(labels, [False, True])))
+    n_matched = int(labels.sum())
+    matched_target, mismatched_target = (n_matched + 1) / (n_matched + 2), 1 / (len(labels) - n_matched + 2)
+    targets = np.where(labels, matched_target, mismatched_target)
+    return Calibration(*platt_scale(scores.astype(np.float64), targets))
 
 
 def fit_logistic(columns: np.ndarray, labels: np.ndarray, ridge: float = 1.0) -> np.ndarray:

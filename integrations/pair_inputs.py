@@ -21,20 +21,23 @@ MAX_ENTRY = 1e6  # encoders give about 1; far below where float32 products overf
 MAX_STANDARD_DEVIATIONS = 10.0  # standardised columns are clipped here, so that no score runs away
 ROWS_AT_ONCE = 4096  # rows whose columns are held at a time
 
-Block = Callable[[PairFeatures], np.ndarray]
 
-_PAIR_BLOCKS: dict[str, Block] = {
-    "cv": lambda f: f.cv,
-    "jd": lambda f: f.jd,
-    "cv_times_jd": lambda f: f.cv * f.jd,
-    "cos_cv_jd": lambda f: cosine(f.cv, f.jd)[:, None],
-    "has_generated_jd": lambda f: f.has_generated_jd[:, None],
-}
-_GENERATED_BLOCKS: dict[str, Block] = {
-    "generated_jd": lambda f: f.generated_jd,
-    "generated_jd_times_jd": lambda f: f.generated_jd * f.jd,
-    "cos_generated_jd_jd": lambda f: cosine(f.generated_jd, f.jd)[:, None],
-    "cos_cv_generated_jd": lambda f: cosine(f.cv, f.generated_jd)[:, None],
+class _Block(NamedTuple):
+    values: Callable[[PairFeatures], np.ndarray]  # (n, d), or (n, 1) where `is_single`
+    is_generated: bool  # drawn from j', so without meaning where there is none
+    is_single: bool
+
+
+_BLOCKS: dict[str, _Block] = {
+    "cv": _Block(lambda f: f.cv, False, False),
+    "jd": _Block(lambda f: f.jd, False, False),
+    "generated_jd": _Block(lambda f: f.generated_jd, True, False),
+    "cv_times_jd": _Block(lambda f: f.cv * f.jd, False, False),
+    "generated_jd_times_jd": _Block(lambda f: f.generated_jd * f.jd, True, False),
+    "cos_cv_jd": _Block(lambda f: cosine(f.cv, f.jd)[:, None], False, True),
+    "cos_generated_jd_jd": _Block(lambda f: cosine(f.generated_jd, f.jd)[:, None], True, True),
+    "cos_cv_generated_jd": _Block(lambda f: cosine(f.cv, f.generated_jd)[:, None], True, True),
+    "has_generated_jd": _Block(lambda f: f.has_generated_jd[:, None], False, True),
 }
 
 
@@ -118,14 +121,20 @@ def check_scored(features: PairFeatures, contract: str, dimension: int) -> None:
 
 def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
     """(n, p) float32: the named blocks side by side. Rows without a generated JD hold no sense in its blocks."""
-    parts = [({**_PAIR_BLOCKS, **_GENERATED_BLOCKS}[name])(features) for name in blocks]
+    parts = [_BLOCKS[name].values(features) for name in blocks]
     return np.concatenate([np.zeros((features.n_pairs, 0)), *parts], axis=1).astype(np.float32)
 
 
 def from_generated(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
     """(p,) bool: which columns of `blocks` are drawn from the generated JD."""
-    widths = [1 if name.startswith(("cos_", "has_")) else dimension for name in blocks]
-    return np.repeat(np.array([name in _GENERATED_BLOCKS for name in blocks], bool), widths)
+    chosen = [_BLOCKS[name] for name in blocks]
+    widths = [1 if block.is_single else dimension for block in chosen]
+    return np.repeat(np.array([block.is_generated for block in chosen], bool), widths)
+
+
+def columns_width(blocks: tuple[str, ...], dimension: int) -> int:
+    """p: how many columns `blocks` make of d-dimensional vectors."""
+    return len(from_generated(blocks, dimension))
 
 
 def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
@@ -150,7 +159,7 @@ def scaled_columns(features: PairFeatures, blocks: tuple[str, ...], scaler: Colu
     scaled = (columns(features, blocks) - scaler.mean) * scaler.inverse_std
     generated = from_generated(blocks, features.cv.shape[1])
     scaled[~features.has_generated_jd[:, None] & generated] = 0
-    return np.clip(scaled, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS)
+    return np.asarray(np.clip(scaled, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS))
 
 
 def _parts(features: PairFeatures) -> Iterator[PairFeatures]:
@@ -167,6 +176,6 @@ def _check_vectors(name: str, vectors: np.ndarray, wanted: np.ndarray) -> None:
         row = int(bad.argmax())
         found = "all zero" if largest[row] == 0 else f"NaN, infinite or runaway (largest entry {largest[row]:g})"
         raise InvalidVectorError(
-            f"the {name} vector of row {row} is {found}, and so are {int(bad.sum()) - 1} other rows bad; "
+            f"{int(bad.sum())} bad {name} vectors: the first, of row {row}, is {found}; "
             f"leave those pairs out or materialize them again"
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import DataError, StoreError, StoreLockedError, UnknownContractError
@@ -145,7 +145,7 @@ def test_an_older_row_that_arrives_later_does_not_win(market: Market, names: Ite
 version = st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))  # which id, event day, created day
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=[Phase.reuse, Phase.generate])  # each example takes Feast a while
 @given(
     rows=st.lists(version, min_size=1, max_size=8, unique=True),
     part_of=st.lists(st.integers(0, 2), min_size=8, max_size=8),

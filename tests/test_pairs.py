@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import DataError, InvalidVectorError, LeakageError, StoreError, UnknownContractError
@@ -89,7 +89,7 @@ def newest_before(rows: list[Row], name: str, decided_at: datetime, as_served: b
     return None if best is None else best.vector
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, phases=[Phase.reuse, Phase.generate])  # each example takes Feast a while
 @given(
     cvs=versions(SEEKERS, 10.0),
     jds=versions(JOBS, 20.0),

@@ -13,6 +13,10 @@ import polars as pl
 from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
+from girl_features.evaluation.machine import machine_description
+from girl_features.evaluation.plots import plot_gains
+from girl_features.evaluation.report import write_markdown
+from girl_features.generator.checkpoint import GeneratorRecord
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_encoder, open_tables, windows_of
 from girl_features.progress import Progress
@@ -62,6 +66,45 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         )
     _save(config, comparison)
     return Outcome(comparison, windows, {row: contract}, rows)
+
+
+def write_page(path: Path, outcome: Outcome, config: GirlConfig, *, command: str, simulation: bool = False) -> None:
+    """Write the results page, with its picture beside it, for `outcome`."""
+    plot = path.with_suffix(".png")
+    plot_gains(outcome.comparison, plot, simulation)
+    ends = {
+        name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC" for name, end in outcome.windows._asdict().items()
+    }
+    encoder = next(iter(outcome.contracts.values())).encoder
+    write_markdown(
+        path,
+        outcome.comparison,
+        command=command,
+        machine=machine_description(),
+        date=datetime.now(UTC).date(),
+        windows=ends,
+        contracts={row: _described(contract) for row, contract in outcome.contracts.items()},
+        notes=[
+            f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens.",
+            *_record_notes(find_generator(config)[1]),
+        ],
+        simulation=simulation,
+        plot=plot.name,
+    )
+
+
+def _described(contract: FeatureContract) -> str:
+    sampling = contract.sampling
+    return (
+        f"{contract.fingerprint}: {contract.generator}, weights {contract.weights_sha256[:12]}, prompt "
+        f"{contract.prompt_version}, {sampling.n} JD(s) a CV at temperature {sampling.temperature:g} and top_p "
+        f"{sampling.top_p:g}, trained until {contract.trained_until:%Y-%m-%d}"
+    )
+
+
+def _record_notes(record: GeneratorRecord) -> list[str]:
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    return [f"Generator, stage {record.stage}: {record.n_pairs} pairs; {figures}."] if figures else []
 
 
 def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:

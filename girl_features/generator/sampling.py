@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessor
 
 
-class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+class SeededSampling(LogitsProcessor):
     """Draws each row's next token with the row's own random numbers and leaves only that token possible.
 
     Used with greedy decoding, which then takes the drawn token. A row uses one uniform number a step and

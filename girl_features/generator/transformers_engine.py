@@ -57,7 +57,7 @@ class TransformersGenerator:
         self._top_p = top_p
         self._batch_size = batch_size
         # a fresh config, so that no repetition penalty or top_k of the model's own bends the sampling
-        self._model.generation_config = GenerationConfig(
+        self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=self._tokenizer.eos_token_id,

@@ -1,0 +1,123 @@
+"""Generated-JD features as plain columns, for a ranker of any other make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from girl_features.errors import ConfigError, ShapeError
+from girl_features.evaluation.reference import cosine
+from girl_features.integrations.pair_inputs import check_features, check_scored
+from girl_features.integrations.pca import PCA, fit_pca
+from girl_features.integrations.ranker_files import (
+    ReductionManifest,
+    hashes,
+    read_arrays,
+    read_manifest,
+    write_arrays,
+    write_manifest,
+)
+from girl_features.ranker import PairFeatures
+from girl_features.schema import Tier
+
+ARRAYS = "reduction.safetensors"
+
+COS_CV_JD = "girl_cos_cv_jd"
+COS_GENERATED_JD_JD = "girl_cos_generated_jd_jd"
+COS_CV_GENERATED_JD = "girl_cos_cv_generated_jd"
+HAS_GENERATED_JD = "girl_has_generated_jd"
+TIER = "girl_tier"
+
+
+class PlainReduction(NamedTuple):
+    """What turns generated-JD vectors of one contract into k columns."""
+
+    pca: PCA
+    contract: str  # fingerprint of the FeatureContract it was fitted on
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays (safetensors) and manifest (JSON) to `folder`, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
+        n_components, dimension = self.pca.components.shape
+        manifest = ReductionManifest(
+            contract=self.contract,
+            dimension=dimension,
+            n_components=n_components,
+            sha256=hashes(folder, (ARRAYS,)),
+        )
+        write_manifest(folder, manifest)
+
+    @classmethod
+    def load(cls, folder: Path) -> PlainReduction:
+        """The reduction that `save` wrote to `folder`.
+
+        Raises:
+            CheckpointError: absent, incomplete, altered, or not of this format.
+        """
+        manifest = read_manifest(folder, ReductionManifest, (ARRAYS,))
+        shapes = {"mean": (manifest.dimension,), "components": (manifest.n_components, manifest.dimension)}
+        arrays = read_arrays(folder / ARRAYS, shapes)
+        return cls(PCA(arrays["mean"], arrays["components"]), manifest.contract)
+
+
+def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
+    """Principal components of the generated-JD vectors. Give the training part alone, or the test part leaks.
+
+    Args:
+        features: n pairs; those without a generated JD are left out.
+        n_components: columns wanted; as many as the vectors have dimensions at most.
+
+    Raises:
+        ConfigError: `n_components` is not positive.
+        ShapeError: no pair has a generated JD, or arrays do not line up.
+        InvalidVectorError: a NaN, infinite or all-zero vector.
+    """
+    if n_components < 1:
+        raise ConfigError(f"n_components should be at least 1, found {n_components}")
+    check_features(features, "enhanced")
+    vectors = features.generated_jd[features.has_generated_jd]
+    if not len(vectors):
+        raise ShapeError(
+            f"none of {features.n_pairs} pairs has a generated JD; run `girl materialize`, or join later decisions"
+        )
+    return PlainReduction(fit_pca(vectors, n_components), features.contract)
+
+
+def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataFrame:
+    """One row a pair, in order: three cosines, `girl_generated_jd_pca_00` ..., `girl_has_generated_jd`, `girl_tier`.
+
+    Floats are Float64. Where a pair has no generated JD, whatever is drawn from it is null; `girl_tier` is the
+    name of the Tier.
+
+    Raises:
+        ContractMismatchError: the features are of another contract than the reduction.
+        InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector, its row named.
+        ShapeError: arrays do not line up.
+    """
+    check_features(features, "enhanced")
+    check_scored(features, reduction.contract, reduction.pca.components.shape[1])
+    has_generated = features.has_generated_jd
+    components = reduction.pca.project(features.generated_jd).astype(np.float64)
+    frame = pl.DataFrame(
+        {
+            COS_CV_JD: cosine(features.cv, features.jd),
+            COS_GENERATED_JD_JD: _known(cosine(features.generated_jd, features.jd), has_generated),
+            COS_CV_GENERATED_JD: _known(cosine(features.cv, features.generated_jd), has_generated),
+        }
+    )
+    return frame.with_columns(
+        *(
+            _known(column, has_generated).alias(f"girl_generated_jd_pca_{i:02d}")
+            for i, column in enumerate(components.T)
+        ),
+        pl.Series(HAS_GENERATED_JD, has_generated, pl.Boolean),
+        pl.Series(TIER, [Tier(tier).name for tier in features.tier], pl.String),
+    )
+
+
+def _known(values: np.ndarray, known: np.ndarray) -> pl.Series:
+    return pl.Series(np.where(known, values, np.nan), dtype=pl.Float64).fill_nan(None)

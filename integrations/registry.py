@@ -1,0 +1,75 @@
+"""Rankers by name. A ranker's own module, and its heavy packages, are imported when one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from girl_features.errors import CheckpointError, ConfigError
+from girl_features.integrations.pair_inputs import Row
+from girl_features.integrations.ranker_files import RankerManifest, parse_manifest
+from girl_features.ranker import Ranker
+
+
+class SavedRanker(Ranker, Protocol):
+    """A Ranker that can be written to a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write it, its contract and its calibration to `folder`."""
+        ...
+
+
+class _Family(Protocol):
+    """A class of rankers."""
+
+    def __call__(self, predictor: str, row: Row, seed: int) -> SavedRanker: ...
+
+    def load(self, folder: Path) -> SavedRanker: ...
+
+
+def _two_tower() -> _Family:
+    from girl_features.integrations.two_tower import TwoTowerRanker
+
+    return TwoTowerRanker
+
+
+def _lightgbm() -> _Family:
+    from girl_features.integrations.lightgbm_ranker import LightGBMRanker
+
+    return LightGBMRanker
+
+
+RANKERS: dict[str, Callable[[], _Family]] = {
+    "mlp": _two_tower,
+    "mlp-plain": _two_tower,
+    "dot": _two_tower,
+    "dot-plain": _two_tower,
+    "lightgbm": _lightgbm,
+    "lightgbm-plain": _lightgbm,
+}
+
+
+def make_ranker(predictor: str, row: Row, seed: int) -> SavedRanker:
+    """A fresh ranker: `base` never looks at the generated JD, `enhanced` does.
+
+    Raises:
+        ConfigError: no such predictor or row.
+        MissingExtraError: torch, safetensors or lightgbm is not installed.
+    """
+    if predictor not in RANKERS:
+        raise ConfigError(f"no predictor {predictor!r}; known are: {', '.join(RANKERS)}")
+    return RANKERS[predictor]()(predictor, row, seed)
+
+
+def load_ranker(folder: Path) -> SavedRanker:
+    """The ranker saved to `folder`, of whatever predictor.
+
+    Raises:
+        CheckpointError: absent, incomplete, altered, or of a format or predictor this version does not know.
+        MissingExtraError: torch, safetensors or lightgbm is not installed.
+    """
+    predictor = parse_manifest(folder, RankerManifest).predictor
+    if predictor not in RANKERS:
+        raise CheckpointError(f"{folder} holds a {predictor!r} ranker; this version knows: {', '.join(RANKERS)}")
+    return RANKERS[predictor]().load(folder)
