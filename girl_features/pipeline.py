@@ -125,7 +125,8 @@ def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureCon
 
     if not (config.feast_repo / "feature_store.yaml").is_file():
         write_repo(config.feast_repo, config.store_dir, config.name)
-    apply_repo(config.feast_repo)
+    with store.lock():  # the registry has no lock of its own
+        apply_repo(config.feast_repo)
     if config.feast.online:
         publish(config.feast_repo, store, contract)
 

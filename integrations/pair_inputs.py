@@ -1,7 +1,7 @@
 """PairFeatures -> the numeric columns a ranker reads: blocks of columns by name, standardised, gaps imputed.
 
 Base rows never see a generated JD: `visible` takes it away before anything else looks. In enhanced rows, a pair
-without one (Tier.PRIOR) has every column drawn from j' at that column's training mean.
+without one (Tier.PRIOR) has every column drawn from j' at that column's training mean; see also fallback.py.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.integrations.pair_inputs import Row
+from girl_features.ranker import Ranker
 
 MANIFEST = "manifest.json"
 
@@ -20,7 +21,7 @@ class _Manifest(BaseModel):
 
     version: Literal[1] = 1
     contract: str  # fingerprint of the FeatureContract trained on
-    dimension: int  # of its vectors
+    dimension: int = Field(ge=1, le=65536)  # of its vectors
     sha256: dict[str, str]  # of each other file, by name
 
 
@@ -35,14 +36,29 @@ class RankerManifest(_Manifest):
     intercept: float
 
 
+class FallbackManifest(_Manifest):
+    """An enhanced ranker and its base twin, a folder each; `sha256` is of their manifests."""
+
+    format: Literal["girl-features ranker with fallback"] = "girl-features ranker with fallback"
+    predictor: str
+
+
 class ReductionManifest(_Manifest):
     """What plain columns were reduced with."""
 
     format: Literal["girl-features plain columns"] = "girl-features plain columns"
-    n_components: int
+    n_components: int = Field(ge=1, le=65536)
 
 
-AnyManifest = TypeVar("AnyManifest", RankerManifest, ReductionManifest)
+AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest)
+
+
+class SavedRanker(Ranker, Protocol):
+    """A Ranker that can be written to a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write it, its contract and its calibration to `folder`."""
+        ...
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -50,7 +66,7 @@ def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: sha256_of_files([folder / name]) for name in names}
 
 
-def write_manifest(folder: Path, manifest: RankerManifest | ReductionManifest) -> None:
+def write_manifest(folder: Path, manifest: AnyManifest) -> None:
     """Write the manifest, last and at once: a folder without one, or with an older one, is refused by `load`."""
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -7,17 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from girl_features.errors import CheckpointError, ConfigError
+from girl_features.integrations.fallback import FallbackRanker
 from girl_features.integrations.pair_inputs import Row
-from girl_features.integrations.ranker_files import RankerManifest, parse_manifest
-from girl_features.ranker import Ranker
-
-
-class SavedRanker(Ranker, Protocol):
-    """A Ranker that can be written to a folder."""
-
-    def save(self, folder: Path) -> None:
-        """Write it, its contract and its calibration to `folder`."""
-        ...
+from girl_features.integrations.ranker_files import RankerManifest, SavedRanker, parse_manifest
 
 
 class _Family(Protocol):
@@ -50,8 +42,13 @@ RANKERS: dict[str, Callable[[], _Family]] = {
 }
 
 
+WITH_FALLBACK = ("mlp", "dot", "lightgbm")  # the paper's plain forms impute the mean of j' and no more
+
+
 def make_ranker(predictor: str, row: Row, seed: int) -> SavedRanker:
     """A fresh ranker: `base` never looks at the generated JD, `enhanced` does.
+
+    Enhanced rows of WITH_FALLBACK come with a base twin for the pairs that have no generated JD.
 
     Raises:
         ConfigError: no such predictor or row.
@@ -59,7 +56,11 @@ def make_ranker(predictor: str, row: Row, seed: int) -> SavedRanker:
     """
     if predictor not in RANKERS:
         raise ConfigError(f"no predictor {predictor!r}; known are: {', '.join(RANKERS)}")
-    return RANKERS[predictor]()(predictor, row, seed)
+    family = RANKERS[predictor]()
+    ranker = family(predictor, row, seed)
+    if row == "enhanced" and predictor in WITH_FALLBACK:
+        return FallbackRanker(ranker, family(predictor, "base", seed))
+    return ranker
 
 
 def load_ranker(folder: Path) -> SavedRanker:
@@ -69,6 +70,12 @@ def load_ranker(folder: Path) -> SavedRanker:
         CheckpointError: absent, incomplete, altered, or of a format or predictor this version does not know.
         MissingExtraError: torch, safetensors or lightgbm is not installed.
     """
+    if (folder / "enhanced").is_dir():
+        return FallbackRanker.load(folder, _load_one)
+    return _load_one(folder)
+
+
+def _load_one(folder: Path) -> SavedRanker:
     predictor = parse_manifest(folder, RankerManifest).predictor
     if predictor not in RANKERS:
         raise CheckpointError(f"{folder} holds a {predictor!r} ranker; this version knows: {', '.join(RANKERS)}")

@@ -20,8 +20,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before any Hugging Fac
 
 import polars as pl
 import torch
-from datasets import Dataset
-from transformers import TrainerCallback
+from datasets import Dataset, disable_progress_bars
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
@@ -160,6 +160,7 @@ def _trainer(
     steps_dir: Path,
     label: str = "sft",
 ) -> SFTTrainer:
+    disable_progress_bars()  # the dataset library's; ours counts steps
     gpu = torch.cuda.is_available()
     arguments = TRLConfig(
         output_dir=str(steps_dir),
@@ -188,7 +189,7 @@ def _trainer(
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
@@ -197,6 +198,8 @@ def _trainer(
         peft_config=_lora(settings) if settings.tuning == "lora" and label == "sft" else None,
         callbacks=[_ProgressCallback(label)],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
+    return trainer
 
 
 def _lora(settings: SFTConfig) -> Any:

@@ -1,0 +1,157 @@
+"""Stage 1 on a handful of pairs: what the loss counts, what is cut, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from girl_features.config import GirlConfig
+from girl_features.errors import CheckpointError, EmptyWindowError
+from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
+from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
+from girl_features.prompts import TINY
+from girl_features.splits import Windows
+from girl_features.trainers.sft import tokenize_pairs, train_sft, window_texts
+from girl_features.trainers.tiny import train_tokenizer
+from tests.input_tables import day, load, write_tables
+
+TRADES = ("cook", "nurse", "driver", "welder")
+SETTINGS = {
+    "generator": {
+        "max_cv_tokens": 24,
+        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 1},
+    },
+    "sft": {"epochs": 2, "max_jd_tokens": 16, "batch_size": 4, "holdout": 0.2},
+    "sampling": {"max_new_tokens": 16},
+}
+WINDOWS = Windows(*(day(100 + i) for i in range(5)))
+
+
+def _rows() -> dict[str, list[tuple[object, ...]]]:
+    seekers = [(f"s{i}", f"I was a {TRADES[i % 4]} for {i} years", day(i)) for i in range(20)]
+    jobs = [(f"j{i}", f"Wanted: senior {TRADES[i % 4]}. Shifts.", day(i)) for i in range(20)]
+    decisions = [(f"s{i}", f"j{i}", True, day(i + 1)) for i in range(20)]
+    late = [("late", "the future cv", day(200))], [("jlate", "the future jd", day(200))], [("late", "jlate", True, day(201))]
+    return {
+        "job_seekers": [*seekers, *late[0]],
+        "jobs": [*jobs, *late[1]],
+        "interactions": [*decisions, *late[2]],
+    }
+
+
+def _config(workspace: Path, **changes: object) -> GirlConfig:
+    tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
+    return GirlConfig.model_validate({"workspace": workspace, "tables": tables, **SETTINGS, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("sft")
+    config = _config(folder / "workspace")
+    with load(write_tables(folder, _rows())) as tables:
+        return train_sft(tables, WINDOWS, config), config, folder
+
+
+def test_the_loss_counts_the_jd_and_its_end_token_only() -> None:
+    tokenizer = train_tokenizer(["abc def ghi. jkl mno. "] * 9, 300)
+    pairs = pl.DataFrame({"cv": ["abc def"], "jd": ["ghi. jkl"]})
+    (row,) = tokenize_pairs(tokenizer, TINY, pairs, max_cv_tokens=9, max_jd_tokens=9).rows
+    counted = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
+    assert tokenizer.decode(counted[:-1]) == "ghi. jkl"
+    assert counted[-1] == tokenizer.eos_token_id
+    conditioned = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if not m]
+    assert tokenizer.decode(conditioned) == "<|cv|>abc def<|jd|>"
+
+
+def test_what_is_cut_is_counted_and_a_cut_jd_ends_with_a_sentence() -> None:
+    tokenizer = train_tokenizer(["x"], 300)  # no merges: one token a byte
+    pairs = pl.DataFrame({"cv": ["c" * 20, "c"], "jd": ["One two. Three. Four five six", "short"]})
+    result = tokenize_pairs(tokenizer, TINY, pairs, max_cv_tokens=10, max_jd_tokens=20)
+    assert (result.n_cv_truncated, result.n_jd_truncated) == (1, 1)
+    jd = [i for i, m in zip(result.rows[0]["input_ids"], result.rows[0]["completion_mask"], strict=True) if m]
+    assert tokenizer.decode(jd[:-1]) == "One two. Three."
+    assert jd[-1] == tokenizer.eos_token_id
+
+
+def test_training_leaves_a_whole_generator_with_its_record(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, _ = trained
+    record = read_record(folder)
+    assert (record.stage, record.base, record.prompt_version, record.n_pairs) == ("sft", "tiny", "tiny-1", 20)
+    assert record.trained_until == WINDOWS.sft_end
+    assert record.metrics["heldout_perplexity"] > 1
+    assert trained_generators(config.generators_dir) == [folder]
+    assert not list(config.generators_dir.glob(".sft-*")), "work folders are gone"
+    assert not [p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    generator = TransformersGenerator(folder, max_cv_tokens=24, max_new_tokens=8, temperature=0.7, top_p=0.9)
+    assert len(generator.generate(["I was a cook"], [[1, 2]])[0]) == 2
+
+
+def test_the_same_inputs_are_not_trained_twice_and_other_settings_are(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, data = trained
+    before = (folder / RECORD_NAME).stat().st_mtime_ns
+    with load(write_tables(data, _rows())) as tables:
+        assert train_sft(tables, WINDOWS, config) == folder
+        assert (folder / RECORD_NAME).stat().st_mtime_ns == before
+        other = train_sft(tables, WINDOWS, _config(config.workspace, sft={**SETTINGS["sft"], "seed": 1}))
+    assert other != folder
+    assert trained_generators(config.generators_dir)[0] == other, "newest first"
+
+
+def test_training_is_reproducible(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    with load(write_tables(tmp_path, _rows())) as tables:
+        again = train_sft(tables, WINDOWS, _config(tmp_path / "workspace"))
+    assert read_record(again).weights_sha256 == read_record(folder).weights_sha256
+
+
+def test_nothing_after_the_window_reaches_tokenizer_or_pretraining(tmp_path: Path) -> None:
+    with load(write_tables(tmp_path, _rows())) as tables:
+        texts = window_texts(tables, WINDOWS)
+    assert texts.height == 40
+    assert not texts["text"].str.contains("future").any()
+
+
+def test_lora_keeps_the_base_and_saves_the_adapter_alone(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    base, _, _ = trained
+    changes = {
+        "generator": {"base": str(base), "max_cv_tokens": 24},
+        "sft": {**SETTINGS["sft"], "tuning": "lora", "lora_rank": 2},
+    }
+    with load(write_tables(tmp_path, _rows())) as tables:
+        folder = train_sft(tables, WINDOWS, _config(tmp_path / "workspace", **changes))
+    record = read_record(folder)
+    assert record.adapter_sha256 is not None
+    assert record.weights_sha256 == read_record(base).weights_sha256
+    assert not (folder / "model.safetensors").exists()
+    tuned, _ = load_causal_lm(folder)
+    plain, _ = load_causal_lm(base)
+    changed = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), plain.parameters(), strict=True)]
+    assert any(changed), "the adapter is merged in"
+
+
+def test_altered_weights_and_records_are_refused(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="altered or cut short"):
+        read_record(folder)
+    (folder / RECORD_NAME).write_text(json.dumps({"stage": "sft"}))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_record(folder)
+    (folder / RECORD_NAME).unlink()
+    with pytest.raises(CheckpointError, match="girl train sft"):
+        read_record(folder)
+
+
+def test_an_empty_window_is_named(tmp_path: Path) -> None:
+    with load(write_tables(tmp_path, _rows())) as tables, pytest.raises(EmptyWindowError, match="sft"):
+        train_sft(tables, Windows(*(day(0) for _ in range(5))), _config(tmp_path / "workspace"))
