@@ -95,7 +95,7 @@ class TinyConfig(_Model):
     hidden_size: int = Field(192, ge=16)
     n_layers: int = Field(4, ge=1)
     n_heads: int = Field(6, ge=1)
-    pretrain_epochs: float = Field(4, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
+    pretrain_epochs: float = Field(2, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
     pretrain_learning_rate: float = Field(2e-3, gt=0)
 
     @model_validator(mode="after")
@@ -129,7 +129,7 @@ class SFTConfig(_Model):
 
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
-    epochs: float = Field(6, gt=0)
+    epochs: float = Field(4, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
     batch_size: int = Field(16, ge=1)
     gradient_accumulation: int = Field(1, ge=1)

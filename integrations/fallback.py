@@ -1,8 +1,8 @@
 """An enhanced ranker with its base twin: pairs without a generated JD get the base row's score.
 
 A generated JD says much of what its CV says, so an enhanced ranker may give the CV's own cosine little weight, or a
-negative one. With j' at its training mean it would then rank such pairs badly, at worst backwards. The twin is
-trained beside it on the same pairs. Both are calibrated, so their scores can stand in one list.
+negative one. With j' at its training mean it would then rank such pairs badly, at worst backwards. So a twin
+trained without any j' answers for them. Both are calibrated, so their scores can stand in one list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from girl_features.errors import CheckpointError
-from girl_features.integrations.pair_inputs import check_features
+from girl_features.integrations.pair_inputs import check_features, check_training_parts
 from girl_features.integrations.ranker_files import (
     MANIFEST,
     FallbackManifest,
@@ -39,8 +39,12 @@ class FallbackRanker:
     def fit(
         self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
     ) -> None:
-        """Train both on all pairs. Errors as the two."""
-        self.enhanced.fit(features, labels, valid_features, valid_labels)
+        """Train `base` on all pairs and `enhanced` on those with a generated JD. Errors as the two.
+
+        Where these are too few to hold both classes, `enhanced` is trained on all.
+        """
+        check_training_parts(features, labels, valid_features, valid_labels, "enhanced")
+        self.enhanced.fit(*_generated_only(features, labels), *_generated_only(valid_features, valid_labels))
         self.base.fit(features, labels, valid_features, valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
@@ -81,3 +85,11 @@ class FallbackRanker:
                     f"wanted {manifest.predictor!r} {half!r} of {manifest.contract!r}; save the ranker again"
                 )
         return cls(load_half(folder / "enhanced"), load_half(folder / "base"))
+
+
+def _generated_only(features: PairFeatures, labels: np.ndarray) -> tuple[PairFeatures, np.ndarray]:
+    has_generated = features.has_generated_jd
+    kept = labels[has_generated]
+    if kept.all() or not kept.any():
+        return features, labels
+    return features.take(has_generated), kept

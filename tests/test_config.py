@@ -48,7 +48,9 @@ def test_the_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
 
 
 def test_window_ends_without_a_zone_are_utc(tmp_path: Path) -> None:
-    ends = "\n".join(f"  {name}_end: 2020-0{i}-01" for i, name in enumerate(("sft", "reward", "rl", "train", "valid"), 1))
+    ends = "\n".join(
+        f"  {name}_end: 2020-0{i}-01" for i, name in enumerate(("sft", "reward", "rl", "train", "valid"), 1)
+    )
     config = load_config(_write(tmp_path, TABLES + f"windows:\n{ends}\n"))
     assert config.windows.sft_end == datetime(2020, 1, 1, tzinfo=UTC)
 

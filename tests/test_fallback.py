@@ -54,6 +54,17 @@ def test_pairs_without_a_generated_jd_get_the_base_score(predictor: str) -> None
     assert auc(test.labels[~absent], scores[~absent]) > auc(test.labels[~absent], base_scores[~absent])
 
 
+@pytest.mark.parametrize("predictor", WITH_FALLBACK)
+def test_pairs_without_a_generated_jd_do_not_blur_the_enhanced_half(predictor: str) -> None:
+    train, valid, test = misleading(600, 0, 0.6), misleading(300, 1, 0.6), misleading(200, 2, 1.0)
+    whole = fitted(predictor, "enhanced", train, valid)
+    train, valid = (
+        Labelled(part.features.take(has := part.features.has_generated_jd), part.labels[has]) for part in (train, valid)
+    )
+    alone = fitted(predictor, "enhanced", train, valid)
+    np.testing.assert_array_equal(whole.score(test.features), alone.score(test.features))
+
+
 def test_the_papers_plain_forms_have_no_twin() -> None:
     for predictor in ("mlp-plain", "dot-plain", "lightgbm-plain"):
         assert not isinstance(make_ranker(predictor, "enhanced", 0), FallbackRanker)

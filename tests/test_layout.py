@@ -54,7 +54,9 @@ def test_no_module_is_named_after_a_package_it_uses() -> None:
             assert path.stem not in HEAVY | {"polars", "duckdb", "pyarrow", "numpy"}, path
 
 
-@pytest.mark.parametrize("module", ["girl_features", "girl_features.cli", "girl_features.ranker", "girl_features.contract"])
+@pytest.mark.parametrize(
+    "module", ["girl_features", "girl_features.cli", "girl_features.ranker", "girl_features.contract"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -125,9 +125,7 @@ def test_samples_are_stored_each_and_pooled_by_mean(tmp_path: Path) -> None:
     contract = feature_contract(TRAINED_UNTIL.isoformat(), n=3)
     store = PartsStore(tmp_path / "store")
     _run(tmp_path, store, [("a", "cook", day(11))], contract=contract)
-    ((texts, vector, n),) = _rows(
-        store, "generated_jds", "generated_jds, generated_jd_vector, n_generated", contract
-    )
+    ((texts, vector, n),) = _rows(store, "generated_jds", "generated_jds, generated_jd_vector, n_generated", contract)
     assert n == len(texts) == len(set(texts)) == 3
     np.testing.assert_allclose(vector, HashingEncoder().encode(texts).vectors.mean(0), atol=1e-6)
 

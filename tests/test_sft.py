@@ -35,7 +35,11 @@ def _rows() -> dict[str, list[tuple[object, ...]]]:
     seekers = [(f"s{i}", f"I was a {TRADES[i % 4]} for {i} years", day(i)) for i in range(20)]
     jobs = [(f"j{i}", f"Wanted: senior {TRADES[i % 4]}. Shifts.", day(i)) for i in range(20)]
     decisions = [(f"s{i}", f"j{i}", True, day(i + 1)) for i in range(20)]
-    late = [("late", "the future cv", day(200))], [("jlate", "the future jd", day(200))], [("late", "jlate", True, day(201))]
+    late = (
+        [("late", "the future cv", day(200))],
+        [("jlate", "the future jd", day(200))],
+        [("late", "jlate", True, day(201))],
+    )
     return {
         "job_seekers": [*seekers, *late[0]],
         "jobs": [*jobs, *late[1]],

@@ -121,7 +121,7 @@ def _base_model(tables: Tables, windows: Windows, config: GirlConfig, work: Path
     max_tokens = config.generator.max_cv_tokens + max(sft.max_jd_tokens, config.sampling.max_new_tokens) + 8
     model = new_decoder(tokenizer, shape, max_tokens, sft.seed)
     if shape.pretrain_epochs:
-        rows = [_plain_row(tokenizer, *row, max_tokens) for row in texts.select("marker", "text").iter_rows()]
+        rows = [_plain_row(tokenizer, *row, config.generator.max_cv_tokens) for row in texts.select("marker", "text").iter_rows()]
         settings = sft.model_copy(
             update={"epochs": shape.pretrain_epochs, "learning_rate": shape.pretrain_learning_rate}
         )

@@ -1,0 +1,97 @@
+"""The wheel: one top-level name, and it works in an environment that has nothing else of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"  # a copy, so that no build folder is left in the checkout
+    tracked = (
+        subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .split("\0")
+    )
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+    """A fresh environment with the wheel alone; what it depends on is borrowed from this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    subprocess.run(
+        [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True
+    )
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    # a path in a .pth file is searched last, and the .pth files in it (our editable install) are not read
+    (site_packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder
+
+
+def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"girl_features"}
+    for part in (
+        "py.typed",
+        "trainers/sft.py",
+        "integrations/two_tower.py",
+        "feature_repo/feature_store.yaml",
+        "feature_repo/girl_definitions.py",
+        "feature_repo/.feastignore",
+    ):
+        assert f"girl_features/{part}" in names
+
+
+def test_every_python_file_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for part in ("girl_features", "trainers", "integrations", "feature_repo"):
+        for path in (ROOT / part).rglob("*.py"):
+            inner = path.relative_to(ROOT if part == "girl_features" else ROOT).as_posix()
+            assert (inner if part == "girl_features" else f"girl_features/{inner}") in names
+
+
+def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Path) -> None:
+    python = environment / "bin" / "python"
+    where = subprocess.run(
+        [python, "-c", "import girl_features; print(girl_features.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert str(environment) in where
+    girl = environment / "bin" / "girl"
+    shown = subprocess.run([girl, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "materialize" in shown.stdout
+    demo = subprocess.run(
+        [girl, "demo", "--quick", "--json", "demo.json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert demo.returncode == 0, demo.stderr
+    assert (tmp_path / "demo.json").is_file()
