@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, about releases we do not allow yet
     try:
         app()
     except GirlError as error:
@@ -88,7 +90,8 @@ def init(
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where the three tables go.")],
     seekers: Annotated[int, typer.Option(min=1, help="How many job seekers.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything drawn.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace tables of these names in the folder.")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Write a simulated market: seekers, jobs and recruiters' decisions, with a known truth planted in it."""
@@ -96,7 +99,7 @@ def sample(
     from girl_features.sample import write_sample
 
     with Progress("sample", seekers, "seekers") as progress:
-        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach)
+        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach, overwrite=overwrite)
     result = summary._asdict()
     _emit(result, json_file, lambda: _print_mapping(f"Simulated market in {folder}", result))
 

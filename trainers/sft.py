@@ -22,8 +22,8 @@ import polars as pl
 import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig as TRLConfig
-from trl import SFTTrainer
+from trl.trainer.sft_config import SFTConfig as TRLConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from girl_features.config import GirlConfig, SFTConfig
 from girl_features.data import Tables
@@ -121,7 +121,10 @@ def _base_model(tables: Tables, windows: Windows, config: GirlConfig, work: Path
     max_tokens = config.generator.max_cv_tokens + max(sft.max_jd_tokens, config.sampling.max_new_tokens) + 8
     model = new_decoder(tokenizer, shape, max_tokens, sft.seed)
     if shape.pretrain_epochs:
-        rows = [_plain_row(tokenizer, *row, config.generator.max_cv_tokens) for row in texts.select("marker", "text").iter_rows()]
+        limit = config.generator.max_cv_tokens
+        rows = [
+            _plain_row(tokenizer, marker, text, limit) for marker, text in texts.select("marker", "text").iter_rows()
+        ]
         settings = sft.model_copy(
             update={"epochs": shape.pretrain_epochs, "learning_rate": shape.pretrain_learning_rate}
         )
@@ -210,7 +213,7 @@ def _lora(settings: SFTConfig) -> Any:
     )
 
 
-class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class _ProgressCallback(TrainerCallback):
     """Steps on our progress line instead of the trainer's."""
 
     def __init__(self, label: str) -> None:
