@@ -1,13 +1,15 @@
 """What the store still lacks, worked out in DuckDB: one plan table per kind of row, read back in chunks.
 
 Which CV versions get a row: the newest one known when the generator's training ended (`trained_until`),
-and every later one. Older versions are the right answer for no decision the feature may be used on.
+and every later one. Older versions are the right answer for no decision the feature may be used on. A
+decision made at that very instant needs the CV before it, though it has no generated JD yet: so for the vectors
+of CVs the instant before counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from girl_features.contract import FeatureContract
@@ -39,13 +41,12 @@ def plan_generation(tables: Tables, contract: FeatureContract, store: PartsStore
 
 
 def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore) -> int:
-    """Fill `cv_vector_plan` with the CV versions that have no vector of the contract's encoder."""
+    """Fill `cv_vector_plan` with the CV versions that have no vector of the contract's encoder.
+
+    Blank CVs get one too (of the empty text), so that every decision has its CV's vector.
+    """
     connection = tables.connection
-    _wanted_cvs(connection, "cv_vector_plan", contract.trained_until)
-    connection.execute(
-        """DELETE FROM cv_vector_plan WHERE (job_seeker_id, updated_at) IN
-        (SELECT job_seeker_id, updated_at FROM job_seekers WHERE trim(cv) = '')"""
-    )
+    _wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
     if (relation := store.scan("cv_vectors", contract.encoder.fingerprint)) is not None:
         connection.execute(
             f"""DELETE FROM cv_vector_plan WHERE (job_seeker_id, updated_at, cv_hash) IN

@@ -80,6 +80,7 @@ def test_a_second_run_generates_nothing_and_a_changed_cv_only_itself(tmp_path: P
     first = _run(tmp_path, store, seekers)
     assert (first.n_generated, first.n_failed) == (2, 1)
     assert _rows(store, "failures", "job_seeker_id, status") == [("c", "no_cv")]
+    assert first.n_cv_vectors == 3, "a blank CV has a vector, so its decisions can be scored"
 
     generator = TemplateGenerator()
     again = _run(tmp_path, store, seekers, generator=generator)
@@ -162,9 +163,13 @@ def test_every_feature_a_label_may_use_is_there_and_is_the_newest(versions, trai
         store = PartsStore(folder / "store")
         _run(folder, store, [(s, f"cv of day {d}", day(d)) for s, d in sorted(versions)], contract=contract)
         rows = _rows(store, "generated_jds", "job_seeker_id, event_timestamp, updated_at", contract)
+        cv_rows = _rows(store, "cv_vectors", "job_seeker_id, event_timestamp", contract)
     assert len(rows) == len({row[:2] for row in rows}), "no two rows of a seeker share an event time"
     for seeker in "abc":
         for decided in range(trained_day, 22):
+            before = [day(d) for s, d in versions if s == seeker and d < decided]  # decided at that very instant
+            cvs = [row[1] for row in cv_rows if row[0] == seeker and row[1] < day(decided)]
+            assert max(cvs, default=None) == max(before, default=None)
             instant = day(decided) + timedelta(hours=1)
             known = [day(d) for s, d in versions if s == seeker and day(d) < instant]
             found = [row for row in rows if row[0] == seeker and row[1] < instant]

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from transformers import TrainerCallback, TrainerState
 
 from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError, EmptyWindowError
@@ -110,6 +111,37 @@ def test_training_is_reproducible(trained, tmp_path: Path) -> None:  # type: ign
     with load(write_tables(tmp_path, _rows())) as tables:
         again = train_sft(tables, WINDOWS, _config(tmp_path / "workspace"))
     assert read_record(again).weights_sha256 == read_record(folder).weights_sha256
+
+
+class _InterruptAfter(TrainerCallback):
+    """Ctrl-C at a given step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder, _, _ = trained
+    config = _config(tmp_path / "workspace")
+    with load(write_tables(tmp_path, _rows())) as tables:
+        with pytest.raises(KeyboardInterrupt):  # 4 steps an epoch: one into the second
+            train_sft(tables, WINDOWS, config, callbacks=[_InterruptAfter(5)])
+        assert trained_generators(config.generators_dir) == [], "an unfinished generator is not offered"
+        steps = _StepCounter()
+        again = train_sft(tables, WINDOWS, config, callbacks=[steps])
+    assert steps.n < 8, "whole epochs are not repeated"
+    assert read_record(again).weights_sha256 == read_record(folder).weights_sha256
+
+
+class _StepCounter(TrainerCallback):
+    n = 0
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.n += 1
 
 
 def test_nothing_after_the_window_reaches_tokenizer_or_pretraining(tmp_path: Path) -> None:

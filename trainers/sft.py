@@ -70,8 +70,24 @@ def tokenize_pairs(
     return TokenizedPairs(rows, n_cv_truncated, n_jd_truncated)
 
 
-def train_sft(tables: Tables, windows: Windows, config: GirlConfig, *, force: bool = False) -> Path:
+def train_sft(
+    tables: Tables,
+    windows: Windows,
+    config: GirlConfig,
+    *,
+    force: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
     """Train the stage-1 generator and return its folder; the same inputs a second time return the first's.
+
+    A run that was interrupted goes on from its last whole epoch when it is started again.
+
+    Args:
+        tables: the clean input tables.
+        windows: of which the first holds the matched pairs.
+        config: its `generator` and `sft` sections say how.
+        force: train even where these inputs were trained before.
+        callbacks: further ones for the SFTTrainer.
 
     Raises:
         EmptyWindowError: the SFT window holds no matched pair.
@@ -90,6 +106,8 @@ def train_sft(tables: Tables, windows: Windows, config: GirlConfig, *, force: bo
     tokenized = tokenize_pairs(tokenizer, template, train, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
     evaluation = tokenize_pairs(tokenizer, template, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
     trainer = _trainer(model, tokenizer, tokenized.rows, evaluation.rows, config.sft, work / "steps")
+    for callback in callbacks:
+        trainer.add_callback(callback)
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(work / "steps"))
     metrics = {
         "train_loss": float(result.training_loss),

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from girl_features.errors import StoreError, StoreLockedError
+from girl_features.store.failpoints import failpoint
 
 TEMPORARY_PREFIX = ".tmp-"  # hidden and without .parquet, so that no reader's glob takes one for data
 
@@ -29,10 +31,15 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(data)
+            half = len(data) // 2
+            file.write(data[:half])
+            failpoint("file.half_written")
+            file.write(data[half:])
             file.flush()
             os.fsync(file.fileno())
+        failpoint("file.before_rename")
         temporary.rename(path)
+        failpoint("file.renamed")
         fsync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -86,6 +93,44 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         )
         file.flush()
         yield
+
+
+@contextmanager
+def waiting_lock(path: Path, *, exclusive: bool, timeout: float = 30.0) -> Iterator[None]:
+    """Hold `path` for the block, shared or alone, waiting up to `timeout` seconds for others to let go.
+
+    On a file system that cannot be written, where nothing is swapped either, reading goes on without a lock.
+
+    Raises:
+        StoreLockedError: others held it for all that time.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+    except OSError as error:
+        if exclusive:
+            raise StoreError(f"cannot open the lock {path}: {error.strerror or error}") from error
+        yield
+        return
+    try:
+        _flock(descriptor, path, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, path: Path, kind: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise StoreLockedError(
+                    f"{path} was held by others for {timeout:g} s; wait for the readers and writers of "
+                    f"{path.parent} to end, then run the same command again"
+                ) from error
+            time.sleep(0.01)
 
 
 def _holder(path: Path) -> str:

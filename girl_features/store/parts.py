@@ -1,7 +1,7 @@
 """PartsStore: immutable Parquet parts and the contracts that made them.
 
     <root>/contracts/<fingerprint>.json
-    <root>/<view>/<fingerprint>/part-<UTC time>-<random>.parquet
+    <root>/<view>/<fingerprint>/part-<UTC time>-<random>-<checksum>.parquet
     <root>/<view>/<fingerprint>/schema.parquet    no rows: lets Feast read a view before its first part
     <root>/published/<target>.json                what Feast's online store already holds (store/online.py)
     <root>/.lock                                  held by the one run that writes
@@ -18,15 +18,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureContract
 from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
 from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, write_whole
+from girl_features.store.part_files import commit_part, parquet_bytes, part_files
 from girl_features.store.rows import (
     CV_VECTORS,
     GENERATED_JDS,
@@ -73,21 +72,17 @@ class PartsStore:
         """
         folder = self.view_dir(view, fingerprint)
         dimension = self._encoder(view, fingerprint).dimension
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        path = folder / f"part-{stamp}-{uuid4().hex[:8]}.parquet"
-        _write_parquet(path, checked(table, _spec(view), fingerprint, dimension))
-        return path
+        return commit_part(folder, checked(table, _spec(view), fingerprint, dimension))
 
     def part_paths(self, view: str, fingerprint: str) -> list[Path]:
         """Paths of the committed parts, oldest first."""
-        return sorted(self.view_dir(view, fingerprint).glob("part-*.parquet"))
+        return [path for path in part_files(self.view_dir(view, fingerprint)) if path.name.startswith("part-")]
 
     def scan(self, view: str, fingerprint: str) -> str | None:
         """All rows as a DuckDB table expression for a FROM clause, or None where there is no part yet."""
-        if not self.part_paths(view, fingerprint):
-            return None
-        pattern = str(self.view_dir(view, fingerprint) / "part-*.parquet").replace("'", "''")
-        return f"read_parquet('{pattern}')"
+        paths = self.part_paths(view, fingerprint)
+        quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
+        return f"read_parquet([{', '.join(quoted)}])" if quoted else None
 
     def clean_temporaries(self) -> int:
         """Delete what killed writers left behind, and say how many files; only under `lock()`."""
@@ -112,7 +107,7 @@ class PartsStore:
         for view, fingerprint in contract_parts(contract):
             empty = self.view_dir(view, fingerprint) / "schema.parquet"
             if not empty.exists():
-                _write_parquet(empty, stored_schema(VIEWS[view]).empty_table())
+                write_whole(empty, parquet_bytes(stored_schema(VIEWS[view]).empty_table()))
         envelope = {
             "saved_at": datetime.now(UTC).isoformat(timespec="microseconds"),
             "contract": contract.model_dump(mode="json"),
@@ -201,14 +196,3 @@ def _spec(view: str) -> ViewSpec:
     if view not in VIEWS:
         raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
     return VIEWS[view]
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    plain = [field.name for field in table.schema if not pa.types.is_floating(_item_type(field.type))]
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=plain)
-    write_whole(path, memoryview(buffer.getvalue()))
-
-
-def _item_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_list(kind) else kind
