@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,8 +92,31 @@ def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Pat
     girl = environment / "bin" / "girl"
     shown = subprocess.run([girl, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "materialize" in shown.stdout
-    demo = subprocess.run(
-        [girl, "demo", "--quick", "--json", "demo.json"], cwd=tmp_path, capture_output=True, text=True
-    )
+    run = {"cwd": tmp_path, "capture_output": True, "text": True}
+    demo = subprocess.run([girl, "demo", "--quick", "--json", "demo.json"], **run)
     assert demo.returncode == 0, demo.stderr
-    assert (tmp_path / "demo.json").is_file()
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert {row["predictor"] for row in result["rows"]} >= {"mlp", "dot", "lightgbm"}
+    assert {row["row"] for row in result["rows"]} >= {"base", "girl-sft"}
+    assert {row["slice"] for row in result["rows"]} == {"all", "cold"}
+    assert result["simulation"] is True
+
+    config = ["--config", "girl-demo/girl.yaml"]
+    again = subprocess.run([girl, "materialize", *config, "--json", "-"], **run)
+    assert again.returncode == 0, again.stderr
+    report = json.loads(again.stdout)
+    assert (report["n_planned"], report["n_cv_vectors"], report["n_jd_vectors"]) == (0, 0, 0), "nothing twice"
+
+    seeker = result["example"]["job_seeker_id"]
+    found = subprocess.run([girl, "lookup", seeker, "nobody", *config, "--json", "-"], **run)
+    assert found.returncode == 0, found.stderr
+    assert [row["has_generated_jd"] for row in json.loads(found.stdout)] == [True, False]
+
+    decisions = pl.read_parquet(tmp_path / "girl-demo" / "data" / "interactions.parquet")
+    late = decisions.sort("decided_at").tail(20).sample(20, shuffle=True, seed=0)
+    late.write_parquet(tmp_path / "pairs.parquet")
+    joined = subprocess.run([girl, "join", "pairs.parquet", "with_girl.parquet", *config], **run)
+    assert joined.returncode == 0, joined.stderr
+    table = pl.read_parquet(tmp_path / "with_girl.parquet")
+    assert table.select(late.columns).equals(late), "the same rows in the same order"
+    assert "girl_cos_generated_jd_jd" in table.columns

@@ -1,0 +1,90 @@
+"""The steps as functions of a config: which generator is used, and that nothing leaks into ranking labels."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from girl_features.config import GirlConfig, TinyConfig
+from girl_features.errors import CheckpointError, LeakageError
+from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
+from girl_features.pipeline import check_no_leakage, contract_of, find_generator
+from girl_features.splits import Windows
+from girl_features.trainers.tiny import new_decoder, train_tokenizer
+from tests.fakes import HashingEncoder
+from tests.input_tables import day
+
+WINDOWS = Windows(day(10), day(20), day(30), day(40), day(50))
+
+
+def _config(workspace: Path, **generator: object) -> GirlConfig:
+    tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
+    return GirlConfig.model_validate({"workspace": workspace, "tables": tables, "generator": generator})
+
+
+def _generator(folder: Path, seed: int = 0, stage: str = "sft", trained_until: datetime = WINDOWS.sft_end) -> Path:
+    tokenizer = train_tokenizer(["some text"], 300)
+    shape = TinyConfig(vocab_size=300, hidden_size=16, n_layers=1, n_heads=2)
+    new_decoder(tokenizer, shape, 32, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_record(
+        folder,
+        GeneratorRecord(
+            stage=stage,
+            base="tiny",
+            prompt_version="tiny-1",
+            max_cv_tokens=8,
+            trained_until=trained_until,
+            n_pairs=1,
+            inputs_sha256="0",
+            weights_sha256=weights_hash(folder),
+            adapter_sha256=None,
+            created_at=datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=seed),
+            settings={},
+            metrics={},
+            versions={},
+        ),
+    )
+    return folder
+
+
+def _record(trained_until: datetime, folder: Path) -> GeneratorRecord:
+    return find_generator(_config(folder, checkpoint=_generator(folder / "g", trained_until=trained_until)))[1]
+
+
+def test_the_newest_generator_is_used_unless_one_is_named(tmp_path: Path) -> None:
+    old = _generator(tmp_path / "generators" / "sft-old", seed=1)
+    new = _generator(tmp_path / "generators" / "sft-new", seed=2)
+    _generator(tmp_path / "generators" / ".sft-unfinished", seed=3)
+    assert find_generator(_config(tmp_path))[0] == new
+    assert find_generator(_config(tmp_path, checkpoint=old))[0] == old
+
+
+def test_an_untuned_base_needs_a_knowledge_cutoff(tmp_path: Path) -> None:
+    base = _generator(tmp_path / "base")
+    (base / "girl_generator.json").unlink()
+    with pytest.raises(CheckpointError, match=r"set `generator\.trained_until`"):
+        find_generator(_config(tmp_path, base=str(base)))
+    folder, record = find_generator(_config(tmp_path, base=str(base), trained_until="2020-06-01"))
+    assert folder == base
+    assert (record.stage, record.trained_until) == ("untuned", datetime(2020, 6, 1, tzinfo=UTC))
+
+
+def test_a_generator_that_saw_ranking_labels_is_refused(tmp_path: Path) -> None:
+    check_no_leakage(WINDOWS, _record(WINDOWS.rl_end, tmp_path))
+    late = _record(WINDOWS.rl_end + timedelta(microseconds=1), tmp_path)
+    with pytest.raises(LeakageError, match="ranking labels begin at"):
+        check_no_leakage(WINDOWS, late)
+
+
+def test_two_trainings_are_two_contracts(tmp_path: Path) -> None:
+    config, encoder = _config(tmp_path), HashingEncoder()
+    records = [
+        find_generator(_config(tmp_path, checkpoint=_generator(tmp_path / name, seed=seed)))[1]
+        for name, seed in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    prints = [contract_of(config, record, encoder).fingerprint for record in records]
+    assert prints[0] != prints[1]
+    assert prints[0] == prints[2], "the same weights from the same windows make the same features"
