@@ -55,5 +55,5 @@ def test_a_folder_without_safetensors_and_an_unknown_name_are_refused(tmp_path: 
     with pytest.raises(CheckpointError, match=r"no \.safetensors"):
         SentenceTransformerEncoder(str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match="set `encoder.name` to a local folder"):
+    with pytest.raises(CheckpointError, match=r"set `encoder\.name` to a local folder"):
         find_encoder_folder("no-such-model-anywhere")
