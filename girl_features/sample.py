@@ -29,7 +29,8 @@ What is planted:
 
 Seekers come in blocks of 512, each a small labour market of its own, drawn from (seed, block) alone and dropped once
 written: memory does not grow with `n_seekers`, and a seeker's rows depend on the seed alone, not on how many others
-were asked for. Jobs are written for whole blocks.
+were asked for. A last block that is not full has only the jobs
+its decisions are about.
 """
 
 from __future__ import annotations
@@ -127,7 +128,10 @@ def write_sample(
 
 
 def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str, pa.Table]:
-    """The four tables of one block with its first `n_seekers` seekers; `start` in microseconds since 1970, UTC."""
+    """The four tables of one block with its first `n_seekers` seekers; `start` in microseconds since 1970, UTC.
+
+    A block that is not full has only the jobs its seekers' decisions are about.
+    """
     market = simulate_block(seed, block)
     rng = np.random.default_rng((seed, block, _TEXT_STREAM))
     job_styles = rng.integers(0, 1 << 30, (BLOCK_JOBS, N_DRAWS))
@@ -145,7 +149,10 @@ def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str,
         "interactions": [seeker, job, decisions.matched, decided_at],
         "oracle": [seeker, job, decided_at, decisions.probability],
     }
-    return {name: pa.table(columns[name], schema=SCHEMAS[name]) for name in SCHEMAS}
+    tables = {name: pa.table(columns[name], schema=SCHEMAS[name]) for name in SCHEMAS}
+    if n_seekers < BLOCK_SEEKERS:
+        tables["jobs"] = tables["jobs"].take(np.unique(decisions.job))
+    return tables
 
 
 def _write_tables(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -131,7 +132,8 @@ class TwoTowerRanker:
         features, valid_features = visible(features, self.row), visible(valid_features, self.row)
         form, dimension = self._form, features.cv.shape[1]
         scalers = tuple(fit_scaler(features, blocks) for blocks in form.parts)
-        with torch.random.fork_rng(devices=[]):  # weights and dropout draw from torch's global generator
+        # weights and dropout draw from torch's global generator
+        with _one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = _build(form, dimension, self.settings.dropout)
             fitted = _Fitted(network, scalers, Calibration(1.0, 0.0), features.contract, dimension)
@@ -226,11 +228,22 @@ class TwoTowerRanker:
     def _logits(self, fitted: _Fitted, features: PairFeatures) -> np.ndarray:
         fitted.network.eval()
         logits = [np.zeros(0)]
-        with torch.no_grad():
+        with _one_thread(), torch.no_grad():
             for rows in _batches(np.arange(features.n_pairs), ROWS_AT_ONCE):
                 batch = _inputs(self._form, fitted.scalers, features.take(rows))
                 logits.append(fitted.network(batch).numpy().astype(np.float64))
         return np.concatenate(logits)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """These networks gain nothing from threads, and on a busy machine their many small steps wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _build(form: Form, dimension: int, dropout: float) -> nn.Module:
