@@ -139,6 +139,48 @@ class SFTConfig(_Model):
     max_steps: int = Field(-1, description="stop after so many steps; -1 for all epochs")
 
 
+class RewardConfig(_Model):
+    """Stage 2: the reward model, on matched and mismatched JDs of one CV."""
+
+    base: str | None = Field(None, description="a model by path or name; default: the SFT generator's trunk")
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(16, ge=1)
+    epochs: float = Field(2, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    batch_size: int = Field(16, ge=1, description="pairs a step")
+    max_jd_tokens: int = Field(192, ge=8)
+    holdout: float = Field(0.15, gt=0, lt=0.5, description="share of seekers kept to measure accuracy")
+    seed: int = 0
+
+
+class PPOConfig(_Model):
+    """Stage 3: PPO from recruiter feedback (GIRL, Algorithm 1; docs/adr/0009 on where it departs)."""
+
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: int = Field(16, ge=1)
+    iterations: int = Field(60, ge=1, description="rounds of sampling and learning")
+    batch_size: int = Field(64, ge=2, description="CVs sampled an iteration")
+    minibatch_size: int = Field(16, ge=1)
+    epochs: int = Field(2, ge=1, description="passes over one iteration's samples")
+    learning_rate: float = Field(5e-5, gt=0)
+    critic_learning_rate: float = Field(3e-4, gt=0)
+    clip: float = Field(0.2, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    kl_weight: float = Field(0.05, ge=0, description="lambda, reward a nat")
+    kl_penalty: Literal["k1", "k3", "paper_kl"] = "k1"
+    ratio: Literal["behaviour", "frozen"] = "behaviour"
+    advantage: Literal["whitened", "plain"] = "whitened"
+    target_kl: float | None = Field(5.0, gt=0, description="nats a JD that lambda is adapted towards; null: fixed")
+    stop_kl: float = Field(10.0, gt=0, description="nats a JD at which the run stops")
+    critic_warmup: int = Field(2, ge=0, description="first iterations that train the critic alone")
+    temperature: float = Field(1.0, gt=0, description="of sampling in training; log-probabilities are taken at it")
+    unfinished_penalty: float = Field(1.0, ge=0, description="off the score of a JD without an end token")
+    defect_penalty: float = Field(1.0, ge=0, description="off the score of an empty or looping JD")
+    evaluate_every: int = Field(5, ge=1, description="iterations between evaluations and checkpoints")
+    holdout: float = Field(0.1, gt=0, lt=0.5, description="share of seekers whose CVs choose the checkpoint")
+    seed: int = 0
+
+
 class SamplingConfig(_Model):
     """How JDs are drawn."""
 
@@ -183,6 +225,8 @@ class GirlConfig(_Model):
     windows: WindowsConfig = WindowsConfig()
     generator: GeneratorConfig = GeneratorConfig()
     sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
     sampling: SamplingConfig = SamplingConfig()
     encoder: EncoderConfig = EncoderConfig()
     chunk_size: int = Field(256, ge=1, description="CVs generated, encoded and written at a time")
@@ -203,6 +247,11 @@ class GirlConfig(_Model):
     def generators_dir(self) -> Path:
         """Where trained generators lie, one folder each."""
         return self.workspace / "generators"
+
+    @property
+    def rewards_dir(self) -> Path:
+        """Where trained reward models lie, one folder each."""
+        return self.workspace / "rewards"
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
@@ -261,6 +310,8 @@ def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
         }
     )
     encoder = config.encoder.model_copy(update={"name": model_name(config.encoder.name)})
+    reward_base = config.reward.base
+    reward = config.reward.model_copy(update={"base": model_name(reward_base) if reward_base else None})
     feast = config.feast.model_copy(update={"repo": absolute(config.feast.repo)})
     return config.model_copy(
         update={
@@ -268,6 +319,7 @@ def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
             "tables": tables,
             "generator": generator,
             "encoder": encoder,
+            "reward": reward,
             "feast": feast,
         }
     )

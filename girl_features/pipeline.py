@@ -17,6 +17,7 @@ from girl_features.generator import Generator
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
     GeneratorRecord,
+    base_folder,
     read_record,
     trained_generators,
     weights_hash,
@@ -157,11 +158,7 @@ def _untuned(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
             f"{settings.base!r} carries no {RECORD_NAME}, so what it has seen is unknown: set "
             f"`generator.trained_until` to its knowledge cut-off, or tune it with `girl train sft`"
         )
-    folder = Path(settings.base)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(settings.base, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    folder = base_folder(settings.base)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return folder, GeneratorRecord(
         stage="untuned",

@@ -30,6 +30,7 @@ from girl_features.data import Tables
 from girl_features.generator.checkpoint import (
     GeneratorRecord,
     adapter_hash,
+    base_folder,
     is_adapter,
     read_record,
     trained_generators,
@@ -93,7 +94,8 @@ def train_sft(
         EmptyWindowError: the SFT window holds no matched pair.
     """
     pairs = sft_pairs(tables, windows)
-    inputs = _inputs_hash(pairs, windows, config)
+    texts = window_texts(tables, windows) if config.generator.base == "tiny" else None
+    inputs = _inputs_hash(pairs, texts, windows, config)
     for folder in trained_generators(config.generators_dir):
         if not force and read_record(folder).inputs_sha256 == inputs:
             return folder
@@ -101,7 +103,7 @@ def train_sft(
     work = config.generators_dir / f".sft-{inputs[:12]}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 
-    model, tokenizer = _base_model(tables, windows, config, work)
+    model, tokenizer = _base_model(texts, config, work)
     template = template_for(tokenizer)
     tokenized = tokenize_pairs(tokenizer, template, train, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
     evaluation = tokenize_pairs(tokenizer, template, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
@@ -118,7 +120,24 @@ def train_sft(
     if evaluation.rows:
         loss = float(trainer.evaluate()["eval_loss"])
         metrics |= {"heldout_loss": loss, "heldout_perplexity": float(torch.tensor(loss).exp())}
-    _save(trainer, tokenizer, work / "model", template, pairs.height, inputs, windows.sft_end, metrics, config)
+    _save_model(trainer, tokenizer, work / "model")
+    write_record(
+        work / "model",
+        GeneratorRecord(
+            stage="sft",
+            base=config.generator.base,
+            prompt_version=template.version,
+            max_cv_tokens=config.generator.max_cv_tokens,
+            trained_until=windows.sft_end,
+            n_pairs=pairs.height,
+            inputs_sha256=inputs,
+            **_weight_hashes(work / "model", config.generator.base),
+            created_at=datetime.now(UTC),
+            settings=config.sft.model_dump(mode="json"),
+            metrics=metrics,
+            versions={name: version(name) for name in ("torch", "transformers", "trl")},
+        ),
+    )
     final = config.generators_dir / f"sft-{inputs[:12]}"
     if final.exists():
         shutil.rmtree(final)
@@ -127,14 +146,13 @@ def train_sft(
     return final
 
 
-def _base_model(tables: Tables, windows: Windows, config: GirlConfig, work: Path) -> tuple[Any, Any]:
-    if config.generator.base != "tiny":
+def _base_model(texts: pl.DataFrame | None, config: GirlConfig, work: Path) -> tuple[Any, Any]:
+    if texts is None:
         return load_causal_lm(config.generator.base)
     done = work / "pretrained"
     if done.is_dir():  # an interrupted run got past this part
         return load_causal_lm(done)
     shape, sft = config.generator.tiny, config.sft
-    texts = window_texts(tables, windows)
     tokenizer = train_tokenizer(texts["text"], shape.vocab_size)
     max_tokens = config.generator.max_cv_tokens + max(sft.max_jd_tokens, config.sampling.max_new_tokens) + 8
     model = new_decoder(tokenizer, shape, max_tokens, sft.seed)
@@ -251,54 +269,31 @@ class _ProgressCallback(TrainerCallback):
         self._progress.__exit__(None, None, None)
 
 
-def _save(
-    trainer: SFTTrainer,
-    tokenizer: Any,
-    folder: Path,
-    template: PromptTemplate,
-    n_pairs: int,
-    inputs: str,
-    trained_until: datetime,
-    metrics: dict[str, float],
-    config: GirlConfig,
-) -> None:
-    if folder.exists():
+def _save_model(trainer: SFTTrainer, tokenizer: Any, folder: Path) -> None:
+    if folder.exists():  # of a run that was killed while saving
         shutil.rmtree(folder)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(folder)
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    adapter = adapter_hash(folder) if is_adapter(folder) else None
-    weights = weights_hash(Path(config.generator.base)) if adapter else weights_hash(folder)
-    write_record(
-        folder,
-        GeneratorRecord(
-            stage="sft",
-            base=config.generator.base,
-            prompt_version=template.version,
-            max_cv_tokens=config.generator.max_cv_tokens,
-            trained_until=trained_until,
-            n_pairs=n_pairs,
-            inputs_sha256=inputs,
-            weights_sha256=weights,
-            adapter_sha256=adapter,
-            created_at=datetime.now(UTC),
-            settings=config.sft.model_dump(mode="json"),
-            metrics=metrics,
-            versions={name: version(name) for name in ("torch", "transformers", "trl")},
-        ),
-    )
 
 
-def _inputs_hash(pairs: pl.DataFrame, windows: Windows, config: GirlConfig) -> str:
+def _weight_hashes(folder: Path, base: str) -> dict[str, str | None]:
+    if is_adapter(folder):
+        return {"weights_sha256": weights_hash(base_folder(base)), "adapter_sha256": adapter_hash(folder)}
+    return {"weights_sha256": weights_hash(folder), "adapter_sha256": None}
+
+
+def _inputs_hash(pairs: pl.DataFrame, texts: pl.DataFrame | None, windows: Windows, config: GirlConfig) -> str:
     settings = {
         "sft": config.sft.model_dump(mode="json"),
         "base": config.generator.base,
-        "tiny": config.generator.tiny.model_dump(mode="json") if config.generator.base == "tiny" else None,
+        "tiny": None if texts is None else config.generator.tiny.model_dump(mode="json"),
         "max_cv_tokens": config.generator.max_cv_tokens,
         "sft_end": windows.sft_end.isoformat(),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for row in pairs.select("job_seeker_id", "job_id", "cv", "jd").iter_rows():
+        digest.update(hashlib.sha256("\0".join(row).encode()).digest())
+    for row in () if texts is None else texts.iter_rows():
         digest.update(hashlib.sha256("\0".join(row).encode()).digest())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""A trained generator on disk: a Hugging Face folder (safetensors) plus `girl_generator.json`, its record."""
+"""A trained generator or reward model on disk: a Hugging Face folder (safetensors) plus a JSON file, its record."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from girl_features.contract import sha256_of_files
-from girl_features.errors import CheckpointError
+from girl_features.errors import CheckpointError, require
 
 RECORD_NAME = "girl_generator.json"
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # no pickle is even fetched
+REWARD_RECORD_NAME = "girl_reward_model.json"
+_COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}
 
 
 class GeneratorRecord(BaseModel):
-    """Where a generator came from and what it has seen."""
+    """Where a generator or a reward model came from and what it has seen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stage: str  # "sft"
+    stage: str  # "sft", "reward", "ppo", or "untuned"
     base: str  # "tiny", or the path or name of the model that was tuned
     prompt_version: str
     max_cv_tokens: int
     trained_until: datetime  # exclusive end of the last window seen, UTC
-    n_pairs: int
+    n_pairs: int  # CVs, where the stage is "ppo"
     inputs_sha256: str  # over training data and settings: the same inputs need no second training
     weights_sha256: str
     adapter_sha256: str | None
@@ -32,6 +35,26 @@ class GeneratorRecord(BaseModel):
     settings: dict[str, object]
     metrics: dict[str, float]
     versions: dict[str, str]
+    parents: dict[str, str] = {}  # stage -> hash of the weights this one was made from
+    notes: tuple[str, ...] = ()  # what a reader of the metrics has to know
+
+
+def base_folder(name: str | Path) -> Path:
+    """The folder of a base model: `name` where it is one, else its snapshot from the hub or the hub's cache.
+
+    Raises:
+        CheckpointError: it is neither a folder nor to be had.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    hub = require("huggingface_hub", "generate")
+    try:
+        return Path(hub.snapshot_download(str(name), allow_patterns=list(_MODEL_FILES)))
+    except Exception as error:  # the hub client raises a dozen unrelated types for "not reachable"
+        raise CheckpointError(
+            f"base model {str(name)!r} is no folder and the hub did not give it ({type(error).__name__}); "
+            f"set `generator.base` to a local folder, or to `tiny`"
+        ) from error
 
 
 def weights_hash(folder: Path) -> str:
@@ -65,19 +88,19 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def read_record(folder: Path) -> GeneratorRecord:
-    """The record of a trained generator, after checking that the weights are those it was written for.
+def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord:
+    """The record of a trained model, after checking that the weights are those it was written for.
 
     Raises:
         CheckpointError: no record, an unreadable one, or weights that have changed since.
     """
-    path = folder / RECORD_NAME
+    path, command = folder / record_name, _COMMANDS[record_name]
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {RECORD_NAME}; train with `girl train sft`, or give its folder")
+        raise CheckpointError(f"{folder} has no {record_name}; train with `{command}`, or give its folder")
     try:
         record = GeneratorRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); train again with `girl train sft`") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); train again with `{command}`") from error
     if is_adapter(folder):
         found, wanted = adapter_hash(folder), record.adapter_sha256
     else:
@@ -85,25 +108,40 @@ def read_record(folder: Path) -> GeneratorRecord:
     if found != wanted:
         raise CheckpointError(
             f"the weights in {folder} hash to {found[:12]}, but their record says {str(wanted)[:12]}: they were "
-            f"altered or cut short; delete the folder and run `girl train sft`"
+            f"altered or cut short; delete the folder and run `{command}`"
         )
     return record
 
 
-def write_record(folder: Path, record: GeneratorRecord) -> None:
-    """Write `girl_generator.json` into `folder`."""
+def write_record(folder: Path, record: GeneratorRecord, record_name: str = RECORD_NAME) -> None:
+    """Write the record into `folder`."""
     text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True)
-    (folder / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
+    (folder / record_name).write_text(text + "\n", encoding="utf-8")
 
 
-def trained_generators(generators_dir: Path) -> list[Path]:
-    """Folders of complete generators, newest first; unfinished runs lie in hidden folders and do not count."""
-    folders = [p.parent for p in generators_dir.glob(f"[!.]*/{RECORD_NAME}")]
-    return sorted(folders, key=lambda f: (_created_at(f), f.name), reverse=True)
+def trained_generators(generators_dir: Path, stage: str | None = None) -> list[Path]:
+    """Folders of complete generators, newest first; unfinished runs lie in hidden folders and do not count.
+
+    Args:
+        generators_dir: where they lie.
+        stage: only those of this stage.
+    """
+    folders = _trained(generators_dir, RECORD_NAME)
+    return [f for f in folders if stage is None or _field(f / RECORD_NAME, "stage") == stage]
 
 
-def _created_at(folder: Path) -> str:
+def trained_reward_models(rewards_dir: Path) -> list[Path]:
+    """Folders of complete reward models, newest first."""
+    return _trained(rewards_dir, REWARD_RECORD_NAME)
+
+
+def _trained(parent: Path, record_name: str) -> list[Path]:
+    folders = [p.parent for p in parent.glob(f"[!.]*/{record_name}")]
+    return sorted(folders, key=lambda f: (_field(f / record_name, "created_at"), f.name), reverse=True)
+
+
+def _field(path: Path, name: str) -> str:
     try:
-        return str(json.loads((folder / RECORD_NAME).read_text(encoding="utf-8")).get("created_at", ""))
+        return str(json.loads(path.read_text(encoding="utf-8")).get(name, ""))
     except ValueError:
         return ""  # unreadable: read_record says so when it is asked for

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
 from girl_features.errors import ShapeError, require
-from girl_features.generator.checkpoint import is_adapter
+from girl_features.generator.checkpoint import base_folder, is_adapter
 from girl_features.generator.sampling import SeededSampling
 from girl_features.prompts import PromptIds, encode_prompt, template_for
 from girl_features.schema import GeneratedText
@@ -20,15 +20,19 @@ def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
     """Model and tokenizer of a causal LM by path or name; safetensors only, no remote code.
 
     A LoRA folder loads its base and merges the adapter into it.
+
+    Raises:
+        CheckpointError: no such folder, and the hub does not give it.
     """
-    if is_adapter(Path(name)):
+    folder = base_folder(name)
+    if is_adapter(folder):
         peft = require("peft", "generate")
-        base = peft.PeftConfig.from_pretrained(str(name)).base_model_name_or_path
-        model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, use_safetensors=True)
-        model = peft.PeftModel.from_pretrained(model, str(name)).merge_and_unload()
+        base = base_folder(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+        model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
+        model = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     else:
-        model = AutoModelForCausalLM.from_pretrained(str(name), trust_remote_code=False, use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(str(folder), trust_remote_code=False, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # only masked positions hold it when generating
     return model, tokenizer

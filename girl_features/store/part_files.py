@@ -46,7 +46,7 @@ def commit_part(folder: Path, table: pa.Table) -> Path:
     data = parquet_bytes(table)
     failpoint("part.encoded")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    path = folder / f"part-{stamp}-{uuid4().hex[:8]}-{_digest(data)}.parquet"
+    path = folder / f"part-{stamp}-{uuid4().hex[:8]}-{checksum(data)}.parquet"
     write_whole(path, data)
     failpoint("part.committed")
     return path
@@ -134,7 +134,8 @@ def quarantined(folder: Path) -> list[Path]:
     return sorted((folder / QUARANTINE).glob("*.damaged"))
 
 
-def _digest(data: memoryview) -> str:
+def checksum(data: memoryview) -> str:
+    """What the name of a part with these bytes says of them."""
     return hashlib.sha256(data).hexdigest()[:_CHECKSUM_LENGTH]
 
 

@@ -24,8 +24,10 @@ from pydantic import ValidationError
 
 from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureContract
 from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
-from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, write_whole
-from girl_features.store.part_files import commit_part, parquet_bytes, part_files
+from girl_features.schema import JOB_SEEKER_ID
+from girl_features.store.compaction import compact, erase_rows
+from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
+from girl_features.store.part_files import LOCK, commit_part, parquet_bytes, part_files
 from girl_features.store.rows import (
     CV_VECTORS,
     GENERATED_JDS,
@@ -35,6 +37,7 @@ from girl_features.store.rows import (
     checked,
     stored_schema,
 )
+from girl_features.store.tombstones import Tombstones
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _GLOB_CHARACTERS = frozenset("*?[]{}")
@@ -72,7 +75,10 @@ class PartsStore:
         """
         folder = self.view_dir(view, fingerprint)
         dimension = self._encoder(view, fingerprint).dimension
-        return commit_part(folder, checked(table, _spec(view), fingerprint, dimension))
+        table = checked(table, _spec(view), fingerprint, dimension)
+        folder.mkdir(parents=True, exist_ok=True)
+        with waiting_lock(folder / LOCK, exclusive=False):  # not while an erasure goes on
+            return commit_part(folder, Tombstones.of(folder).without_erased(table))
 
     def part_paths(self, view: str, fingerprint: str) -> list[Path]:
         """Paths of the committed parts, oldest first."""
@@ -83,6 +89,22 @@ class PartsStore:
         paths = self.part_paths(view, fingerprint)
         quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
         return f"read_parquet([{', '.join(quoted)}])" if quoted else None
+
+    def compact(self, view: str, fingerprint: str) -> int:
+        """Merge small parts while readers go on, and say how many files fewer there are; only under `lock()`."""
+        return compact(self.view_dir(view, fingerprint)) if self.part_paths(view, fingerprint) else 0
+
+    def erase(self, job_seeker_id: str) -> int:
+        """Remove every row of the job seeker, under every contract, and keep later writes from bringing one back.
+
+        Only under `lock()`. What is online is another matter: `store.erasing.erase` does both.
+
+        Returns:
+            The number of rows that were removed.
+        """
+        views = [view for view, spec in VIEWS.items() if spec.key == JOB_SEEKER_ID]
+        folders = [folder for view in views for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
+        return erase_rows(self.root, folders, JOB_SEEKER_ID, job_seeker_id)
 
     def clean_temporaries(self) -> int:
         """Delete what killed writers left behind, and say how many files; only under `lock()`."""

@@ -1,0 +1,99 @@
+"""RewardModel: how well a JD suits a CV, as one number (GIRL, section IV-B), from a language model with a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from girl_features.errors import ShapeError
+from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
+from girl_features.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
+
+
+class RewardModel(Protocol):
+    """Scores pairs of CV and JD; higher is a better fit. Only differences between JDs of one CV have a meaning."""
+
+    def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
+        """(n,) float32 for n pairs.
+
+        Raises:
+            ShapeError: `cvs` and `jds` differ in length.
+        """
+        ...
+
+
+class PairIds(NamedTuple):
+    """A CV and a JD as the reward model reads them: prompt, JD, end token."""
+
+    ids: list[int]
+    cv_truncated: bool
+    jd_truncated: bool
+
+
+def encode_pair(
+    tokenizer: Any, template: PromptTemplate, cv: str, jd: str, max_cv_tokens: int, max_jd_tokens: int
+) -> PairIds:
+    """Token ids of a pair, CV and JD cut to their first tokens. With `jd` blank this is what the critic sees."""
+    prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
+    jd_ids = plain_text_ids(tokenizer, jd) if jd else []
+    ids = [*prompt.ids, *jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
+    return PairIds(ids, prompt.cv_truncated, len(jd_ids) > max_jd_tokens)
+
+
+def sequence_scores(model: Any, rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:
+    """(n,) scores of n token sequences, each read off its last token, which the attention mask finds."""
+    device = next(model.parameters()).device
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad_token_id] * (width - len(row))] for row in rows], device=device)  # (n, t)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (n, t, h)
+    scores: torch.Tensor = model.score(hidden[torch.arange(len(rows), device=device), lengths - 1])  # (n, 1)
+    return scores.squeeze(-1).float()
+
+
+def load_scorer(folder: Path) -> tuple[Any, Any]:
+    """Model with its scalar head, and tokenizer, of a saved reward model; safetensors only, no remote code."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(folder), trust_remote_code=False, use_safetensors=True
+    )
+    return model.eval(), AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+
+
+class TransformersRewardModel:
+    """The trained reward model in `folder`."""
+
+    def __init__(self, folder: Path, batch_size: int = 64) -> None:
+        self.record = read_record(folder, REWARD_RECORD_NAME)
+        self.model, self.tokenizer = load_scorer(folder)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._template = template_for(self.tokenizer)
+        self._max_jd_tokens = int(str(self.record.settings["max_jd_tokens"]))
+        self._batch_size = batch_size
+
+    def encode(self, cv: str, jd: str) -> PairIds:
+        """The pair as token ids."""
+        return encode_pair(self.tokenizer, self._template, cv, jd, self.record.max_cv_tokens, self._max_jd_tokens)
+
+    @torch.inference_mode()
+    def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
+        """(n,) float32 for n pairs.
+
+        Raises:
+            ShapeError: `cvs` and `jds` differ in length.
+        """
+        if len(cvs) != len(jds):
+            raise ShapeError(f"{len(cvs)} CVs came with {len(jds)} JDs")
+        rows = [self.encode(cv, jd).ids for cv, jd in zip(cvs, jds, strict=True)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # batches pad little
+        scores = np.zeros(len(rows), np.float32)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            found = sequence_scores(self.model, [rows[i] for i in batch], self.tokenizer.pad_token_id)
+            scores[batch] = found.cpu().numpy()
+        return scores

@@ -1,0 +1,79 @@
+"""Who was erased: a small file for each id, by its SHA-256, so that no late write or restored backup brings it back.
+
+    <root>/.tombstones/<column>-<sha256 of the id>.json
+
+A tombstone in a folder holds for the parts of that folder and of its subfolders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from girl_features.store.files import fsync_folder, write_whole
+
+FOLDER = ".tombstones"
+_NAME = re.compile(r"(.+)-([0-9a-f]{64})\.json")
+_LEVELS = 3  # a part's own folder, the view's and the store's
+
+
+class Tombstones(NamedTuple):
+    """Hashes of erased ids by the column they stand in."""
+
+    hashes: dict[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Tombstones:
+        """Those that hold for the parts in `folder`."""
+        found: dict[str, set[str]] = {}
+        for place in [folder, *folder.parents][:_LEVELS]:
+            for path in (place / FOLDER).glob("*.json"):
+                if matched := _NAME.fullmatch(path.name):
+                    found.setdefault(matched[1], set()).add(matched[2])
+        return cls({column: frozenset(own) for column, own in found.items()})
+
+    def condition(self, columns: list[str]) -> str:
+        """SQL that is true for rows of nobody who was erased."""
+        terms = []
+        for column in columns:
+            if hashes := self.hashes.get(column):
+                listed = ", ".join(f"'{digest}'" for digest in sorted(hashes))
+                name = '"' + column.replace('"', '""') + '"'
+                terms.append(f"sha256(CAST({name} AS VARCHAR)) NOT IN ({listed})")
+        return " AND ".join(terms) or "true"
+
+    def without_erased(self, table: pa.Table) -> pa.Table:
+        """`table` without rows of those who were erased."""
+        for column, hashes in self.hashes.items():
+            if column in table.column_names:
+                keep = [value is None or id_hash(str(value)) not in hashes for value in table[column].to_pylist()]
+                table = table.filter(pa.array(keep, pa.bool_()))
+        return table
+
+
+def id_hash(name: str) -> str:
+    """SHA-256 of an id, which is what a tombstone keeps of it."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def raise_tombstone(root: Path, column: str, name: str) -> Path:
+    """Mark the id `name` in `column` as erased under `root`; a second time does nothing."""
+    path = root / FOLDER / f"{column}-{id_hash(name)}.json"
+    if not path.exists():
+        write_whole(path, json.dumps({"erased_at": datetime.now(UTC).isoformat()}).encode())
+        fsync_folder(root)
+    return path
+
+
+def lift_tombstone(root: Path, column: str, name: str) -> bool:
+    """Let rows of the id in again (somebody came back); whether there was a tombstone."""
+    path = root / FOLDER / f"{column}-{id_hash(name)}.json"
+    existed = path.exists()
+    path.unlink(missing_ok=True)
+    return existed
