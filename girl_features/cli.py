@@ -36,6 +36,18 @@ app.add_typer(train_app, name="train")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The girl.yaml to use.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set sampling.n=4. Repeatable.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON here ('-' for stdout).")]
+ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained before.")]
+ResumeOption = Annotated[bool, typer.Option(help="Go on from the checkpoint of an interrupted PPO run, or start anew.")]
+PaperOption = Annotated[
+    bool, typer.Option("--paper-literal", help="PPO as the paper prints it, which tends to blow up: see docs/adr/0009.")
+]
+PAPER_LITERAL = ("ppo.kl_penalty=paper_kl", "ppo.ratio=frozen", "ppo.advantage=plain", "ppo.target_kl=null")
+_STAGES = {"sft": "Generator, stage SFT", "reward": "Reward model", "ppo": "Generator, stage PPO"}
+_STAGE_MODULES = {
+    "sft": "girl_features.trainers.sft",
+    "reward": "girl_features.trainers.reward",
+    "ppo": "girl_features.trainers.rl",
+}
 DEFAULT_CONFIG = Path("girl.yaml")
 
 
@@ -131,24 +143,86 @@ def check(
 def train_sft_command(
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
-    force: Annotated[bool, typer.Option(help="Train again even if these inputs were trained before.")] = False,
+    force: ForceOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Stage 1: fine-tune the generator on matched CV-JD pairs of the SFT window (TRL's SFTTrainer)."""
+    _train(config, set_values, ("sft",), force, json_file)
+
+
+@train_app.command("reward")
+def train_reward_command(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    force: ForceOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Stage 2: train the reward model on matched and mismatched JDs of the reward window (TRL's RewardTrainer)."""
+    _train(config, set_values, ("reward",), force, json_file)
+
+
+@train_app.command("ppo")
+def train_ppo_command(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    force: ForceOption = False,
+    resume: ResumeOption = True,
+    paper_literal: PaperOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Stage 3: PPO from recruiter feedback on the CVs of the RL window, against the frozen reward model."""
+    _train(config, [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])], ("ppo",), force, json_file, resume)
+
+
+@train_app.command("all")
+def train_all_command(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    force: ForceOption = False,
+    resume: ResumeOption = True,
+    paper_literal: PaperOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """The three stages one after the other; what these inputs were trained for before is taken as it is."""
+    overrides = [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])]
+    _train(config, overrides, ("sft", "reward", "ppo"), force, json_file, resume)
+
+
+def _train(
+    config: Path,
+    overrides: list[str] | None,
+    stages: tuple[str, ...],
+    force: bool,
+    json_file: Path | None,
+    resume: bool = True,
+) -> None:
+    """Train the given stages; the result of one stage as JSON, or stage -> result where there are several."""
     from girl_features.config import write_resolved
     from girl_features.errors import require
-    from girl_features.generator.checkpoint import read_record
+    from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
     from girl_features.pipeline import open_tables, windows_of
 
-    resolved = _load(config, set_values)
-    train_sft = require("girl_features.trainers.sft", "train").train_sft
+    resolved = _load(config, overrides)
+    trained: dict[str, tuple[Path, GeneratorRecord]] = {}
     with open_tables(resolved) as tables:
-        folder = train_sft(tables, windows_of(resolved, tables), resolved, force=force)
-    write_resolved(resolved, folder / "girl.yaml")
-    record = read_record(folder)
-    result = {"folder": str(folder), **record.model_dump(mode="json")}
-    shown = {"folder": str(folder), "pairs": record.n_pairs, "trained until": record.trained_until, **record.metrics}
-    _emit(result, json_file, lambda: _print_mapping("Generator, stage SFT", shown))
+        windows = windows_of(resolved, tables)
+        for stage in stages:
+            arguments = {"resume": resume} if stage == "ppo" else {}
+            train = getattr(require(_STAGE_MODULES[stage], "train"), f"train_{stage}")
+            folder = train(tables, windows, resolved, force=force, **arguments)
+            write_resolved(resolved, folder / "girl.yaml")
+            name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
+            trained[stage] = (folder, read_record(folder, name))
+
+    def show() -> None:
+        for stage, (folder, record) in trained.items():
+            shown = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
+            _print_mapping(_STAGES[stage], {**shown, **record.metrics})
+            for note in record.notes:
+                typer.echo(f"  {note}")
+
+    results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
+    _emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
 
 
 @app.command()
@@ -249,6 +323,76 @@ def lookup(
             typer.echo(f"{row['job_seeker_id']}  {state}  [{head} ...]")
 
     _emit(rows, json_file, show)
+
+
+@app.command()
+def verify(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Compare so many ids of each view; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the online store with the parts, row by row, and say in one line whether they agree."""
+    from girl_features.store.verify import verify
+
+    report = verify(_load(config, set_values).feast_repo, sample=sample, seed=seed)
+    _emit(report.to_json(), json_file, lambda: typer.echo(report.verdict))
+    if not report.agrees:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    mend: Annotated[bool, typer.Option(help="Mend what can be mended, not only name it.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Find what crashes and bad disks left behind: cut registries, damaged parts, stale files, dead locks."""
+    from girl_features.store.doctor import examine
+    from girl_features.store.parts import PartsStore
+
+    resolved = _load(config, set_values)
+    repo = resolved.feast_repo if (resolved.feast_repo / "feature_store.yaml").is_file() else None
+    findings = examine(repo, PartsStore(resolved.store_dir), mend_all=mend)
+
+    def show() -> None:
+        for found in findings:
+            typer.echo(f"{found.path}: {found.problem}; {'done: ' if found.mended and mend else ''}{found.remedy}")
+        left = sum(not found.mended for found in findings)
+        typer.echo(f"{len(findings)} findings, {left} to be mended" if findings else "nothing is wrong")
+
+    _emit([found._asdict() for found in findings], json_file, show)
+    if any(not found.mended for found in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None) -> None:
+    """Merge the store's small parts; readers may go on meanwhile."""
+    from girl_features.store.parts import PartsStore
+
+    store = PartsStore(_load(config, set_values).store_dir)
+    with store.lock():
+        result = {"files_fewer": store.compact_all()}
+    _emit(result, json_file, lambda: _print_mapping("Compacted", result))
+
+
+@app.command()
+def erase(
+    seeker: Annotated[str, typer.Argument(help="Job seeker id.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Forget one job seeker, offline and online, and keep later runs from bringing the rows back."""
+    from girl_features.store.erasing import erase
+    from girl_features.store.parts import PartsStore
+
+    resolved = _load(config, set_values)
+    result = erase(resolved.feast_repo, PartsStore(resolved.store_dir), seeker)._asdict()
+    _emit(result, json_file, lambda: _print_mapping("Erased", result))
 
 
 @app.command()

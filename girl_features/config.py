@@ -111,6 +111,7 @@ class GeneratorConfig(_Model):
     base: str = Field("tiny", description="`tiny`, or a Hugging Face causal LM by path or name")
     engine: Literal["transformers"] = "transformers"
     checkpoint: Path | None = Field(None, description="a trained generator; default: the newest in workspace")
+    stage: Literal["sft", "ppo"] | None = Field(None, description="the newest of this stage, where there are several")
     trained_until: datetime | None = Field(
         None, description="knowledge cut-off of an untuned base, used where there is no training record"
     )

@@ -14,7 +14,8 @@ GirlError
 ├── UndefinedMetricError      a metric has no value on these labels and scores
 ├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
 ├── StoreError                the feature store cannot be read or written
-│   └── StoreLockedError      another run is writing to it
+│   ├── StoreLockedError      another run is writing to it
+│   └── DeadlineError         the online store took longer than it may
 └── MissingExtraError         an optional dependency of ours is not installed
 """
 
@@ -103,6 +104,10 @@ class StoreError(GirlError):
 
 class StoreLockedError(StoreError):
     """Another run is writing to the store."""
+
+
+class DeadlineError(StoreError):
+    """The online store took longer to answer than `read_deadline_ms` allows."""
 
 
 class MissingExtraError(GirlError):

@@ -50,7 +50,8 @@ def open_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
 def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     """Folder and record of the generator to use: `generator.checkpoint`, else the newest trained one.
 
-    Without either, an untuned `generator.base` is used, if `generator.trained_until` says what it may know.
+    `generator.stage` narrows that to one stage. Without either, an untuned `generator.base` is used, if
+    `generator.trained_until` says what it may know.
 
     Raises:
         CheckpointError: there is none, or its weights do not match its record.
@@ -58,9 +59,14 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     settings = config.generator
     if settings.checkpoint is not None:
         return settings.checkpoint, read_record(settings.checkpoint)
-    trained = trained_generators(config.generators_dir)
+    trained = trained_generators(config.generators_dir, settings.stage)
     if trained:
         return trained[0], read_record(trained[0])
+    if settings.stage is not None:
+        raise CheckpointError(
+            f"no trained generator of stage {settings.stage} in {config.generators_dir}; "
+            f"run `girl train {settings.stage}` first"
+        )
     if settings.base == "tiny":
         raise CheckpointError(f"no trained generator in {config.generators_dir}; run `girl train sft` first")
     return _untuned(config)

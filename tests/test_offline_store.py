@@ -205,12 +205,6 @@ def test_a_mapped_join_key(tmp_path: Path, which: str) -> None:
     assert history_of(store, entity_rows(("b", 3)))[0]["count"] == 5
 
 
-def test_trap_1_concurrent_appends_are_in_test_store_crash() -> None:
-    from tests import test_store_crash
-
-    assert test_store_crash.test_concurrent_writers_lose_nothing
-
-
 def test_trap_2_history_keeps_the_entity_rows_order(stores: dict[str, FeatureStore]) -> None:
     write_parts(parts_of(stores), [row(f"s{i}", 0, 0, i + 1) for i in range(500)])
     asked = [(f"s{(i * 7919) % 700}", 1.0) for i in range(2000)]

@@ -12,11 +12,12 @@ import polars as pl
 
 from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
+from girl_features.encoder import TextEncoder
 from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
-from girl_features.generator.checkpoint import GeneratorRecord
+from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_encoder, open_tables, windows_of
 from girl_features.progress import Progress
@@ -33,27 +34,35 @@ class Outcome(NamedTuple):
     windows: Windows
     contracts: dict[str, FeatureContract]  # row name -> contract
     parts: dict[str, RankingParts]  # row name -> what its rankers saw
+    records: dict[str, GeneratorRecord]  # row name -> how its generator was trained
+
+
+ROW_OF_STAGE = {"sft": "girl-sft", "ppo": "girl"}  # as the paper names them
 
 
 def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker]) -> Outcome:
     """Train every predictor of the config with and without the generated JD, and compare them.
 
+    The newest generator of each stage has a row, where its features are in the store; with `generator.checkpoint`
+    or `generator.stage` set, only that generator.
+
     Raises:
         UnknownContractError: the generator in use has not been materialized yet.
-        LeakageError: the generator has seen decisions of the ranking windows.
+        LeakageError: a generator has seen decisions of the ranking windows.
     """
-    _, record = find_generator(config)
-    contract = contract_of(config, record, open_encoder(config))
-    PartsStore(config.store_dir).contract(contract.fingerprint)
+    chosen = materialized_generators(config, open_encoder(config))
     with open_tables(config) as tables:
         windows = windows_of(config, tables)
-        check_no_leakage(windows, record)
+        for _, record in chosen.values():
+            check_no_leakage(windows, record)
         split = ranking_split(tables, windows)
-    parts = RankingParts(*(_labelled(config, contract, decisions) for decisions in split))
-    row = f"girl-{record.stage}"
-    rows = {"base": parts, row: parts}
+    rows = {
+        row: RankingParts(*(_labelled(config, contract, decisions) for decisions in split))
+        for row, (contract, _) in chosen.items()
+    }
+    rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD: any contract will do
     settings = config.evaluate
-    fits = (2 * len(settings.predictors)) * len(settings.seeds)
+    fits = len(rows) * len(settings.predictors) * len(settings.seeds)
     with Progress("rankers", fits, "fits") as progress:
         comparison = compare_rows(
             config.name,
@@ -65,7 +74,33 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             progress=progress.advance,
         )
     _save(config, comparison)
-    return Outcome(comparison, windows, {row: contract}, rows)
+    records = {row: record for row, (_, record) in chosen.items()}
+    return Outcome(comparison, windows, {row: contract for row, (contract, _) in chosen.items()}, rows, records)
+
+
+def materialized_generators(
+    config: GirlConfig, encoder: TextEncoder
+) -> dict[str, tuple[FeatureContract, GeneratorRecord]]:
+    """Row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`.
+
+    Raises:
+        UnknownContractError: the generator in use has not been materialized yet.
+    """
+    store = PartsStore(config.store_dir)
+    _, record = find_generator(config)
+    contract = contract_of(config, record, encoder)
+    store.contract(contract.fingerprint)
+    found = {record.stage: (contract, record)}
+    if config.generator.checkpoint is None and config.generator.stage is None:
+        for stage in ROW_OF_STAGE:
+            trained = trained_generators(config.generators_dir, stage)
+            if stage not in found and trained:
+                other = read_record(trained[0])
+                contract = contract_of(config, other, encoder)
+                if contract.fingerprint in store.contracts():
+                    found[stage] = (contract, other)
+    order = [*ROW_OF_STAGE, *(stage for stage in found if stage not in ROW_OF_STAGE)]
+    return {ROW_OF_STAGE.get(stage, f"girl-{stage}"): found[stage] for stage in order if stage in found}
 
 
 def write_page(path: Path, outcome: Outcome, config: GirlConfig, *, command: str, simulation: bool = False) -> None:
@@ -86,7 +121,7 @@ def write_page(path: Path, outcome: Outcome, config: GirlConfig, *, command: str
         contracts={row: _described(contract) for row, contract in outcome.contracts.items()},
         notes=[
             f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens.",
-            *_record_notes(find_generator(config)[1]),
+            *(note for record in outcome.records.values() for note in _record_notes(record)),
         ],
         simulation=simulation,
         plot=plot.name,
@@ -104,7 +139,8 @@ def _described(contract: FeatureContract) -> str:
 
 def _record_notes(record: GeneratorRecord) -> list[str]:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    return [f"Generator, stage {record.stage}: {record.n_pairs} pairs; {figures}."] if figures else []
+    trained_on = f"{record.n_pairs} {'CVs' if record.stage == 'ppo' else 'pairs'}"
+    return [f"Generator, stage {record.stage}: {trained_on}; {figures}.", *record.notes] if figures else []
 
 
 def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:

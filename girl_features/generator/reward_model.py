@@ -1,4 +1,4 @@
-"""RewardModel: how well a JD suits a CV, as one number (GIRL, section IV-B), from a language model with a linear head."""
+"""RewardModel: how well a JD suits a CV, as one number (GIRL, section IV-B): a language model with a linear head."""
 
 from __future__ import annotations
 

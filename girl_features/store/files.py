@@ -92,7 +92,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             file,
         )
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a name that is left here is that of a holder who died
 
 
 @contextmanager

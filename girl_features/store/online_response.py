@@ -11,7 +11,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 from feast.value_type import ValueType
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
 from girl_features.store.packed import BOOL, DOUBLE, FLOAT, INT32, INT64, VECTOR, Chunk, Rows, to_value
 
@@ -70,7 +70,7 @@ class Column(NamedTuple):
                 values[row] = value
         return values
 
-    def statuses(self) -> list[int]:
+    def statuses(self) -> list[Any]:
         """PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
         statuses = np.where(self.found, np.where(self.expired, EXPIRED, NULL_VALUE), NOT_FOUND)
         for chunk in self.chunks:
@@ -131,7 +131,7 @@ class PackedResponse(OnlineResponse):
         return self._columns[feature].statuses()
 
     @property
-    def proto(self) -> GetOnlineFeaturesResponse:
+    def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]
         """The whole response in protobuf, as Feast's servers send it."""
         if self._proto is None:
             self._proto = GetOnlineFeaturesResponse(results=[])

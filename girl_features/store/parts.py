@@ -94,6 +94,11 @@ class PartsStore:
         """Merge small parts while readers go on, and say how many files fewer there are; only under `lock()`."""
         return compact(self.view_dir(view, fingerprint)) if self.part_paths(view, fingerprint) else 0
 
+    def compact_all(self) -> int:
+        """`compact` every view of every contract, those that were removed too."""
+        folders = [folder for view in VIEWS for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
+        return sum(self.compact(folder.parent.name, folder.name) for folder in folders)
+
     def erase(self, job_seeker_id: str) -> int:
         """Remove every row of the job seeker, under every contract, and keep later writes from bringing one back.
 

@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from girl_features.errors import StoreError, UnknownContractError
+from girl_features.store.files import write_whole
 from girl_features.store.names import service_name
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
+    from feast.repo_config import RepoConfig
+
+BACKUP_SUFFIX = ".backup"
 
 
 def open_repo(repo: Path) -> FeatureStore:
@@ -75,6 +79,17 @@ def apply_repo(repo: Path) -> None:
             apply_total(config, repo, skip_source_validation=True)
         except SystemExit as error:  # how Feast ends on a bad project or definitions file
             raise StoreError(f"`feast apply` refused {repo}: {printed.getvalue().strip()}") from error
+    registry = registry_path(config)
+    if registry is not None and registry.is_file():  # what `girl doctor` restores
+        write_whole(registry.with_name(registry.name + BACKUP_SUFFIX), registry.read_bytes())
+
+
+def registry_path(config: RepoConfig) -> Path | None:
+    """The registry's file; None where it is a database or in a bucket."""
+    path = str(config.registry.path)
+    if config.registry.registry_type != "file" or "://" in path:
+        return None
+    return Path(config.repo_path or ".", path)
 
 
 def _module_name(path: Path, repo: Path) -> str:

@@ -1,0 +1,143 @@
+"""Packed online store in one SQLite file, for a service on the same host.
+
+online_store:
+  type: girl_features.store.online_sqlite.PackedSqliteOnlineStore
+  path: data/online.db
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from feast.entity import Entity
+from feast.feature_view import FeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import StrictStr
+
+from girl_features.store.failpoints import failpoint
+from girl_features.store.online_base import PackedOnlineStore, view_id
+from girl_features.store.packed_rows import PackedRow
+
+N_KEYS_A_READ = 1_000
+_NO_CREATED = -(1 << 63)
+
+
+class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):
+    """`online_store:` of feature_store.yaml."""
+
+    type: StrictStr = "girl_features.store.online_sqlite.PackedSqliteOnlineStore"
+    path: StrictStr = "data/online.db"
+    """ Of the SQLite file; a relative one counts from the repo. """
+    busy_timeout_seconds: float = 30.0
+    """ How long a writer waits for another one. """
+
+
+class PackedSqliteOnlineStore(PackedOnlineStore):
+    """One table a view, one row an entity; any number of processes may read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        connection, table = self._connection(config), _table(config, view)
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(keys), N_KEYS_A_READ):
+            part = keys[start : start + N_KEYS_A_READ]
+            marks = ",".join("?" * len(part))
+            try:
+                found.update(
+                    connection.execute(f"SELECT entity_key, data FROM {table} WHERE entity_key IN ({marks})", part)
+                )
+            except sqlite3.OperationalError:
+                if self._has_table(config, view):
+                    raise
+        return list(map(found.get, keys))
+
+    def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
+        connection, table = self._connection(config), _table(config, view)
+        values = [(row.key, row.event, _NO_CREATED if row.created is None else row.created, row.data) for row in rows]
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            connection.execute(_SCHEMA.format(table=table))
+            connection.executemany(
+                f"INSERT INTO {table} (entity_key, event, created, data) VALUES (?, ?, ?, ?) "
+                f"ON CONFLICT (entity_key) DO UPDATE SET event = excluded.event, created = excluded.created, "
+                f"data = excluded.data WHERE (excluded.event, excluded.created) >= (event, created)",
+                values,
+            )
+            failpoint("online.before_commit")
+        failpoint("online.committed")
+
+    def _remove(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
+        if not self._has_table(config, view):
+            return 0
+        with self._connection(config) as connection:
+            before = connection.total_changes
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany(f"DELETE FROM {_table(config, view)} WHERE entity_key = ?", [(key,) for key in keys])
+            n_rows = connection.total_changes - before
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the deleted bytes leave the log too
+        return n_rows
+
+    def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
+        """Keys of all rows of a view, for verifying."""
+        if self._has_table(config, view):
+            for (key,) in self._connection(config).execute(f"SELECT entity_key FROM {_table(config, view)}"):
+                yield key
+
+    def _create(self, config: RepoConfig, view: FeatureView) -> None:
+        with self._connection(config) as connection:
+            connection.execute(_SCHEMA.format(table=_table(config, view)))
+
+    def _drop(self, config: RepoConfig, view: FeatureView) -> None:
+        with self._connection(config) as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {_table(config, view)}")
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Remove the file with everything in it."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+        path = _path(config)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+    def _has_table(self, config: RepoConfig, view: FeatureView) -> bool:
+        name = f"packed_{view_id(config, view)}"
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._connection(config).execute(query, (name,)).fetchone() is not None
+
+    def _connection(self, config: RepoConfig) -> sqlite3.Connection:
+        """This thread's connection; a new one after a fork or where the file was replaced by another repo's."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and self._local.opened == (os.getpid(), config.repo_path, config.online_store.path):
+            return connection
+        path = _path(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=config.online_store.busy_timeout_seconds, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged row survives a power cut
+        connection.execute("PRAGMA mmap_size = 268435456")
+        self._local.connection = connection
+        self._local.opened = (os.getpid(), config.repo_path, config.online_store.path)
+        return connection
+
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB PRIMARY KEY, event INTEGER NOT NULL, "
+    "created INTEGER NOT NULL, data BLOB NOT NULL)"
+)
+
+
+def _path(config: RepoConfig) -> Path:
+    return Path(config.repo_path or ".", config.online_store.path)
+
+
+def _table(config: RepoConfig, view: FeatureView) -> str:
+    return '"packed_' + view_id(config, view).replace('"', '""') + '"'

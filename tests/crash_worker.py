@@ -1,0 +1,115 @@
+"""Does store work in children that are killed: started once, as importing Feast takes seconds, and forks for each job.
+
+Reads one JSON request a line from stdin, answers one a line. A child writes `acks.txt`: what it was told is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from feast import FeatureStore
+
+from girl_features.store.compaction import compact, erase_rows
+from girl_features.store.failpoints import VARIABLE
+from girl_features.store.packed_rows import PackedRow
+from girl_features.store.part_files import commit_part
+from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
+
+ENGINE_ROWS = 25_000
+
+
+class Child:
+    """One forked worker."""
+
+    def __init__(self, folder: Path, number: int, store: FeatureStore | None) -> None:
+        self.folder, self.number, self.store = folder, number, store
+        self.acks = os.open(folder / "acks.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def ack(self, *words: str) -> None:
+        os.write(self.acks, "".join(f"{word}\n" for word in words).encode())
+
+    def append(self, round_number: int) -> None:
+        ids = [f"{self.number}.{round_number}.{i}" for i in range(20)]
+        commit_part(self.folder / "parts", pa.table({"id": ids}))
+        self.ack(*ids)
+
+    def compact(self, round_number: int) -> None:
+        self.append(round_number)
+        if round_number % 3 == 2:
+            compact(self.folder / "parts")
+
+    def erase(self, round_number: int) -> None:
+        self.append(round_number)
+        gone = f"{self.number}.{round_number}.7"
+        erase_rows(self.folder, [self.folder / "parts"], "id", gone)
+        self.ack(f"-{gone}")
+
+    def online(self, round_number: int) -> None:
+        assert self.store is not None
+        view, online = self.store.get_feature_view("facts"), self.store._get_provider().online_store
+        keys = [f"{self.number}.{round_number}.{i}" for i in range(50)]
+        online._write(self.store.config, view, [PackedRow(key.encode(), 1, 1, key.encode()) for key in keys])
+        self.ack(*(f"online {key}" for key in keys))
+
+    def engine(self, round_number: int) -> None:
+        assert self.store is not None
+        with redirect_stdout(sys.stderr):  # stdout is for answers
+            self.store.materialize(DAY - timedelta(days=1), DAY + timedelta(days=1))
+        self.ack("materialized")
+
+
+def run(folder: Path, number: int, store: FeatureStore | None, request: dict[str, Any]) -> None:
+    child = Child(folder, number, store)
+    for round_number in range(request["rounds"]):
+        if request["failpoint"] and round_number >= request["after"]:
+            os.environ[VARIABLE] = request["failpoint"]
+        getattr(child, request["job"])(round_number)
+
+
+def fork(folder: Path, number: int, store: FeatureStore | None, request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(folder, number, store, request)
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def main(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    write_parts(folder / "facts", [row(f"s{i}", 0, 0, i % 7 + 1) for i in range(ENGINE_ROWS)])
+    store = open_store(
+        folder / "repo", [feature_view(folder / "facts")], offline=OUR_OFFLINE, online=OUR_SQLITE, engine=OUR_ENGINE
+    )
+    number = 0
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pids = []
+        for _ in range(request["n"]):
+            number += 1
+            pids.append(fork(folder, number, store, request))
+        if request["delay"] is not None:
+            time.sleep(request["delay"])
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+        killed = sum(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL for status in statuses)
+        failed = sum(os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0 for status in statuses)
+        print(json.dumps({"killed": killed, "failed": failed}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

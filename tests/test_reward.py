@@ -1,0 +1,177 @@
+"""Stage 2 on a market of four trades: what is learned, cut, saved, measured and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from girl_features.config import GirlConfig
+from girl_features.errors import CheckpointError, EmptyWindowError, ShapeError
+from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, trained_reward_models
+from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
+from girl_features.prompts import TINY
+from girl_features.splits import Windows
+from girl_features.trainers.reward import length_notes, measure, tokenize_preferences, train_reward
+from girl_features.trainers.sft import train_sft
+from girl_features.trainers.tiny import train_tokenizer
+from tests.input_tables import day, load, write_tables
+
+TRADES = ("cook", "nurse", "driver", "welder")
+WINDOWS = Windows(day(100), day(200), day(300), day(400), day(500))
+SETTINGS = {
+    "generator": {
+        "max_cv_tokens": 24,
+        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
+    },
+    "sft": {"epochs": 1, "max_jd_tokens": 16, "batch_size": 8},
+    "reward": {"epochs": 15, "learning_rate": 2e-3, "max_jd_tokens": 16, "batch_size": 8, "holdout": 0.25},
+    "sampling": {"max_new_tokens": 12},
+    "ppo": {
+        "iterations": 4,
+        "batch_size": 8,
+        "minibatch_size": 4,
+        "evaluate_every": 2,
+        "critic_warmup": 1,
+        "holdout": 0.25,
+    },
+}
+
+
+def market(n_seekers: int = 48) -> dict[str, list[tuple[object, ...]]]:
+    """Seekers of four trades, in the SFT, reward and RL windows in turn; each matches the job of their own trade."""
+    seekers, decisions = [], []
+    jobs = [(f"j{i}", f"Wanted: a {trade}. Shifts.", day(0)) for i, trade in enumerate(TRADES)]
+    for i in range(n_seekers):
+        at, own = 5 + 100 * (i % 3), (i // 3) % 4
+        seekers.append((f"s{i:03}", f"I am a {TRADES[own]} of {i} years", day(at)))
+        decisions.append((f"s{i:03}", f"j{own}", True, day(at + 1)))
+        decisions += [(f"s{i:03}", f"j{j}", False, day(at + 2)) for j in range(4) if j != own]
+    return {"job_seekers": seekers, "jobs": jobs, "interactions": decisions}
+
+
+def config_for(workspace: Path, **changes: dict[str, object]) -> GirlConfig:
+    tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
+    merged = {name: {**section, **changes.get(name, {})} for name, section in SETTINGS.items()}
+    return GirlConfig.model_validate({"workspace": workspace, "tables": tables, **merged})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("reward")
+    config = config_for(folder / "workspace")
+    with load(write_tables(folder, market(240))) as tables:
+        train_sft(tables, WINDOWS, config)
+        return train_reward(tables, WINDOWS, config), config, folder
+
+
+def test_it_tells_the_matched_trade_for_seekers_it_has_not_seen(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, _ = trained
+    record = read_record(folder, REWARD_RECORD_NAME)
+    assert (record.stage, record.trained_until) == ("reward", WINDOWS.reward_end)
+    assert record.metrics["pair_accuracy"] > 0.8
+    assert record.metrics["auc"] > 0.8
+    assert record.metrics["n_heldout_seekers"] > 1
+    assert record.metrics["reload_difference"] < 1e-4
+    assert trained_reward_models(config.rewards_dir) == [folder]
+    assert (folder / "curves.png").is_file()
+    assert pl.read_parquet(folder / "metrics.parquet")["loss"].drop_nulls().len() > 1
+
+
+def test_the_same_inputs_are_not_trained_twice(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, data = trained
+    before = (folder / REWARD_RECORD_NAME).stat().st_mtime_ns
+    with load(write_tables(data, market(240))) as tables:
+        assert train_reward(tables, WINDOWS, config) == folder
+    assert (folder / REWARD_RECORD_NAME).stat().st_mtime_ns == before
+
+
+def test_lora_saves_the_head_too(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    _, config, data = trained
+    lora = config_for(config.workspace, reward={"tuning": "lora", "lora_rank": 4, "learning_rate": 2e-2})
+    with load(write_tables(data, market(240))) as tables:
+        folder = train_reward(tables, WINDOWS, lora)
+    record = read_record(folder, REWARD_RECORD_NAME)
+    assert record.metrics["reload_difference"] < 1e-4
+    assert record.metrics["pair_accuracy"] > 0.6
+    assert not (folder / "adapter_config.json").exists(), "merged: the folder stands alone"
+
+
+def test_scores_do_not_depend_on_the_batch_or_on_padding(trained) -> None:  # type: ignore[no-untyped-def]
+    folder = trained[0]
+    cvs = ["I am a cook", "I am a nurse of 9 years, and before that a driver", "x"]
+    jds = ["Wanted: a cook.", "", "Wanted: a driver. Shifts."]
+    together = TransformersRewardModel(folder).score(cvs, jds)
+    alone = np.concatenate(
+        [TransformersRewardModel(folder, batch_size=1).score([c], [j]) for c, j in zip(cvs, jds, strict=True)]
+    )
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    with pytest.raises(ShapeError, match="3 CVs came with 1 JDs"):
+        TransformersRewardModel(folder).score(cvs, jds[:1])
+
+
+def test_the_head_reads_the_end_token_as_the_trainer_did(trained) -> None:  # type: ignore[no-untyped-def]
+    model = TransformersRewardModel(trained[0])
+    rows = [model.encode(cv, "Wanted: a cook.").ids for cv in ("I am a cook", "I am")]
+    assert all(row[-1] == model.tokenizer.eos_token_id for row in rows)
+    width = max(map(len, rows))
+    pad = model.tokenizer.pad_token_id
+    assert pad != model.tokenizer.eos_token_id
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    with torch.no_grad():
+        theirs = model.model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, 0]
+        ours = sequence_scores(model.model, rows, pad)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_long_rows_are_cut_and_counted_not_dropped() -> None:
+    tokenizer = train_tokenizer(["x"], 300)  # no merges: one token a byte
+    pairs = pl.DataFrame({"cv": ["c" * 20, "c"], "chosen": ["a" * 30, "a"], "rejected": ["b" * 40, "b" * 9]})
+    result = tokenize_preferences(tokenizer, pairs, max_cv_tokens=10, max_jd_tokens=8)
+    assert (len(result.rows), result.n_cv_truncated, result.n_jd_truncated) == (2, 1, 3)
+    assert [len(ids) for row in result.rows for ids in row.values()] == [21, 21, 5, 12]  # 2 markers, CV, JD, end
+    assert all(ids[-1] == tokenizer.eos_token_id for row in result.rows for ids in row.values())
+
+
+def test_a_blank_jd_is_the_prompt_and_the_end_token() -> None:
+    tokenizer = train_tokenizer(["x"], 300)
+    assert tokenizer.decode(encode_pair(tokenizer, TINY, "abc", "", 9, 9).ids) == "<|cv|>abc<|jd|><|end|>"
+
+
+class _WordCounter:
+    """A RewardModel that loves long JDs and nothing else."""
+
+    def score(self, cvs, jds):  # type: ignore[no-untyped-def]
+        return np.array([len(jd.split()) / 10 for jd in jds], np.float32)
+
+
+def test_a_reward_model_that_loves_length_is_reported_as_such() -> None:
+    rng = np.random.default_rng(0)
+    pairs = pl.DataFrame(
+        {
+            "job_seeker_id": [f"s{i}" for i in range(40)],
+            "cv": ["cv"] * 40,
+            "chosen": [" ".join(["w"] * n) for n in rng.integers(20, 60, 40)],
+            "rejected": [" ".join(["w"] * n) for n in rng.integers(1, 40, 40)],
+        }
+    )
+    metrics = measure(_WordCounter(), pairs)  # type: ignore[arg-type]
+    assert metrics["length_correlation"] == pytest.approx(1, abs=1e-6)
+    assert metrics["length_slope"] == pytest.approx(10, abs=1e-4)  # a tenth a word
+    assert metrics["pair_accuracy"] == metrics["longer_is_matched"] > 0.7
+    first, second = length_notes(metrics)
+    assert "loves long JDs" in first
+    assert "length alone" in second
+    assert length_notes({**metrics, "length_correlation": 0.1, "longer_is_matched": 0.5}) == ()
+
+
+def test_without_pairs_or_generator_the_next_step_is_named(tmp_path: Path) -> None:
+    with load(write_tables(tmp_path, market(12))) as tables:
+        with pytest.raises(CheckpointError, match="run `girl train sft` first"):
+            train_reward(tables, WINDOWS, config_for(tmp_path / "none"))
+        with pytest.raises(EmptyWindowError, match=r"windows\.reward_end"):
+            train_reward(tables, Windows(*(day(1000) for _ in range(5))), config_for(tmp_path / "none"))

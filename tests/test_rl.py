@@ -1,0 +1,135 @@
+"""Stage 3 from tables to a generator folder, on the market of tests/test_reward.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from girl_features.errors import CheckpointError, EmptyWindowError
+from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
+from girl_features.generator.transformers_engine import TransformersGenerator
+from girl_features.pipeline import find_generator
+from girl_features.splits import Windows
+from girl_features.trainers.feedback import text_signs
+from girl_features.trainers.reward import train_reward
+from girl_features.trainers.rl import train_ppo
+from girl_features.trainers.sft import train_sft
+from tests.input_tables import day, load, write_tables
+from tests.test_reward import WINDOWS, config_for, market
+
+FAST = {"reward": {"epochs": 1}}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):  # type: ignore[no-untyped-def]
+    """A workspace with stages 1 and 2."""
+    folder = tmp_path_factory.mktemp("rl")
+    config = config_for(folder / "workspace", **FAST)
+    with load(write_tables(folder, market(120))) as tables:
+        train_sft(tables, WINDOWS, config)
+        train_reward(tables, WINDOWS, config)
+    return config.workspace, folder
+
+
+@pytest.fixture(scope="module")
+def trained(prepared):  # type: ignore[no-untyped-def]
+    workspace, folder = prepared
+    config = config_for(workspace, **FAST)
+    with load(write_tables(folder, market(120))) as tables:
+        return train_ppo(tables, WINDOWS, config), config, folder
+
+
+def test_it_leaves_a_whole_generator_that_the_pipeline_takes(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, _ = trained
+    found, record = find_generator(config)
+    assert found == folder
+    assert (record.stage, record.trained_until, record.base) == ("ppo", WINDOWS.rl_end, "tiny")
+    (sft,) = trained_generators(config.generators_dir, stage="sft")
+    assert record.parents["sft"] == read_record(sft).weights_sha256 != record.weights_sha256
+    assert record.metrics["best_iteration"] in (2.0, 4.0)
+    assert record.metrics["reward_gain"] == pytest.approx(record.metrics["score"] - record.metrics["sft_score"])
+    generator = TransformersGenerator(folder, max_cv_tokens=24, max_new_tokens=8, temperature=0.7, top_p=0.9)
+    assert len(generator.generate(["I am a cook"], [[1, 2]])[0]) == 2
+    assert not list(config.generators_dir.glob(".ppo-*")), "work folders are gone"
+
+
+def test_metrics_have_one_row_an_iteration_and_a_picture(trained) -> None:  # type: ignore[no-untyped-def]
+    folder = trained[0]
+    metrics = pl.read_parquet(folder / "metrics.parquet")
+    assert metrics["iteration"].to_list() == [0, 1, 2, 3]
+    assert metrics["actor_loss"].null_count() == 1, "the first iteration warms the critic up"
+    assert {"kl", "words", "unfinished", "defective", "distinct_2", "explained_variance"} <= set(metrics.columns)
+    assert pl.read_parquet(folder / "evaluations.parquet")["iteration"].to_list() == [0, 2, 4]
+    assert (folder / "curves.png").is_file()
+
+
+def test_the_same_inputs_are_not_trained_twice(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, data = trained
+    before = (folder / RECORD_NAME).stat().st_mtime_ns
+    with load(write_tables(data, market(120))) as tables:
+        assert train_ppo(tables, WINDOWS, config) == folder
+    assert (folder / RECORD_NAME).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(prepared, tuning: str) -> None:  # type: ignore[no-untyped-def]
+    workspace, data = prepared
+    config = config_for(workspace, **FAST, ppo={"tuning": tuning, "lora_rank": 2, "learning_rate": 2e-4, "seed": 7})
+
+    class _KilledError(Exception):
+        pass
+
+    def kill(iteration: int, row: dict[str, float]) -> None:
+        if iteration == 3:
+            raise _KilledError
+
+    with load(write_tables(data, market(120))) as tables:
+        with pytest.raises(_KilledError):
+            train_ppo(tables, WINDOWS, config, after_iteration=kill)
+        resumed = train_ppo(tables, WINDOWS, config)
+        metrics = pl.read_parquet(resumed / "metrics.parquet")
+        weights = read_record(resumed).weights_sha256
+        whole = train_ppo(tables, WINDOWS, config, force=True)
+    assert read_record(whole).weights_sha256 == weights
+    assert metrics.equals(pl.read_parquet(whole / "metrics.parquet"))
+    assert not (whole / "adapter_config.json").exists(), "merged: the folder stands alone"
+
+
+def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "workspace", **FAST)
+    with load(write_tables(tmp_path, market(24))) as tables:
+        with pytest.raises(CheckpointError, match="run `girl train sft` first"):
+            train_ppo(tables, WINDOWS, config)
+        train_sft(tables, WINDOWS, config)
+        with pytest.raises(CheckpointError, match="run `girl train reward` first"):
+            train_ppo(tables, WINDOWS, config)
+
+
+def test_a_reward_model_of_another_generator_is_refused(prepared) -> None:  # type: ignore[no-untyped-def]
+    workspace, data = prepared
+    import shutil
+
+    other = data / "other"
+    shutil.copytree(workspace, other)
+    config = config_for(other, **FAST, sft={"seed": 5})
+    with load(write_tables(data, market(120))) as tables:
+        train_sft(tables, WINDOWS, config)
+        with pytest.raises(CheckpointError, match="run `girl train reward` again"):
+            train_ppo(tables, WINDOWS, config)
+
+
+def test_an_rl_window_without_new_seekers_is_named(prepared) -> None:  # type: ignore[no-untyped-def]
+    workspace, data = prepared
+    with load(write_tables(data, market(120))) as tables, pytest.raises(EmptyWindowError, match="rl_share"):
+        train_ppo(tables, Windows(*WINDOWS[:2], day(201), day(400), day(500)), config_for(workspace, **FAST))
+
+
+def test_signs_of_gaming_by_hand() -> None:
+    # bigrams: (a b) (b a) (a b) and (x y): 3 distinct of 4; "a b a b a b" has runs abab baba abab: 2 of 3 distinct
+    assert text_signs(["a b a b", "x y"]) == {"words": 3.0, "distinct_2": 3 / 4, "repetition": 0.0}
+    assert text_signs(["a b a b a b"])["repetition"] == pytest.approx(1 / 3)
+    assert text_signs([""]) == {"words": 0.0, "distinct_2": 0.0, "repetition": 0.0}
+    assert np.isfinite(list(text_signs(["one"]).values())).all()
