@@ -132,7 +132,7 @@ class SFTConfig(_Model):
     lora_rank: int = Field(16, ge=1)
     epochs: float = Field(4, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     max_jd_tokens: int = Field(192, ge=8)
     holdout: float = Field(0.05, ge=0, lt=0.5, description="share of seekers kept for perplexity")
@@ -186,10 +186,17 @@ class SamplingConfig(_Model):
     """How JDs are drawn."""
 
     n: int = Field(1, ge=1, le=64, description="JDs a CV")
+    best_of: int | None = Field(None, ge=2, le=256, description="JDs drawn, of which the reward model keeps the best n")
     temperature: float = Field(0.7, ge=0, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
     max_new_tokens: int = Field(160, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _more_than_kept(self) -> SamplingConfig:
+        if self.best_of is not None and self.best_of <= self.n:
+            raise ValueError(f"best_of is {self.best_of}, but n = {self.n} of them are kept; draw more than that")
+        return self
 
 
 class EncoderConfig(_Model):

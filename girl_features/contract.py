@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from girl_features.errors import CheckpointError
 
@@ -37,6 +37,14 @@ class SamplingContract(_Fingerprinted):
     top_p: float
     max_new_tokens: int
     seed: int
+    best_of: int | None = None  # drawn a CV, of which a reward model keeps the best n
+    reward_sha256: str | None = None  # weights of that reward model
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave best-of-N out where it is not used: contracts older than it keep their fingerprint."""
+        values: dict[str, object] = handler(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class EncoderContract(_Fingerprinted):
@@ -63,10 +71,11 @@ class FeatureContract(_Fingerprinted):
     sampling: SamplingContract
     encoder: EncoderContract
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
+    pipeline_version: Literal[1] = 1  # raised when cleaning, retries or the rules for defects change what is stored
 
 
 def sha256_of_files(paths: list[Path]) -> str:
-    """Hex SHA-256 over the names and bytes of `paths`, in name order.
+    """Hex SHA-256 over the names and bytes of `paths`, in path order.
 
     Raises:
         CheckpointError: `paths` is empty.
@@ -74,7 +83,7 @@ def sha256_of_files(paths: list[Path]) -> str:
     if not paths:
         raise CheckpointError("no weight files to hash: expected at least one .safetensors file")
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name):
+    for path in sorted(paths):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             for block in iter(lambda f=file: f.read(1 << 20), b""):  # type: ignore[misc]

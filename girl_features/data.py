@@ -201,19 +201,23 @@ _UNRESOLVED = f"""
     SELECT bad_rowid, reason, CASE reason
         WHEN 'no_seeker' THEN 'no usable row of job_seekers has this {JOB_SEEKER_ID}'
         WHEN 'no_job' THEN 'no usable row of jobs has this {JOB_ID}'
+        WHEN 'no_earlier_jd' THEN 'the job was posted again at ' || {POSTED_AT}::VARCHAR
+             || '; what it said at {DECIDED_AT} ' || {DECIDED_AT}::VARCHAR || ' is not known'
         ELSE 'the first CV is of ' || first_updated_at::VARCHAR || ', not before {DECIDED_AT} '
              || {DECIDED_AT}::VARCHAR
         END AS detail
     FROM (
-        SELECT interactions.rowid AS bad_rowid, first_updated_at, {DECIDED_AT}, CASE
+        SELECT interactions.rowid AS bad_rowid, first_updated_at, {DECIDED_AT}, {POSTED_AT}, CASE
             WHEN first_updated_at IS NULL THEN 'no_seeker'
             WHEN posted.{JOB_ID} IS NULL THEN 'no_job'
             WHEN {DECIDED_AT} <= first_updated_at THEN 'no_earlier_cv'
+            WHEN {DECIDED_AT} <= {POSTED_AT} AND left({JOB_ID}, 100) IN (SELECT id FROM rejections
+                WHERE table_name = 'jobs' AND reason = 'duplicate') THEN 'no_earlier_jd'
             END AS reason
         FROM interactions
         LEFT JOIN (SELECT {JOB_SEEKER_ID}, min({UPDATED_AT}) AS first_updated_at FROM job_seekers GROUP BY 1)
             USING ({JOB_SEEKER_ID})
-        LEFT JOIN (SELECT {JOB_ID} FROM jobs) posted USING ({JOB_ID})
+        LEFT JOIN (SELECT {JOB_ID}, {POSTED_AT} FROM jobs) posted USING ({JOB_ID})
         WHERE interactions.rowid NOT IN
             (SELECT source_rowid FROM rejections WHERE table_name = 'interactions')
     )
@@ -252,19 +256,24 @@ def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:
 
 
 def _set_known_at(connection: duckdb.DuckDBPyConnection) -> list[Note]:
-    """Lower a job's `known_at`, set to `posted_at` so far, to its first decision where that came earlier."""
+    """Lower a job's `known_at`, set to `posted_at` so far, to just before its first decision where that is no later.
+
+    The text of a job that was posted again is left at its own time: it may have been written after the decision.
+    """
     n_early = connection.execute(
-        f"SELECT count(*) FROM interactions JOIN jobs USING ({JOB_ID}) WHERE {DECIDED_AT} < {POSTED_AT}"
+        f"SELECT count(*) FROM interactions JOIN jobs USING ({JOB_ID}) WHERE {DECIDED_AT} <= {POSTED_AT}"
     ).fetchone()
     connection.execute(
         f"""
-        UPDATE jobs SET {KNOWN_AT} = first_decided_at
+        UPDATE jobs SET {KNOWN_AT} = first_decided_at - INTERVAL 1 MICROSECOND
         FROM (SELECT {JOB_ID}, min({DECIDED_AT}) AS first_decided_at FROM interactions GROUP BY 1) AS decided
-        WHERE jobs.{JOB_ID} = decided.{JOB_ID} AND first_decided_at < jobs.{POSTED_AT}
+        WHERE jobs.{JOB_ID} = decided.{JOB_ID} AND first_decided_at <= jobs.{POSTED_AT}
         """
     )
     assert n_early is not None
-    message = f"{DECIDED_AT} is before the job's {POSTED_AT}; such a job counts as known from its first decision"
+    message = (
+        f"{DECIDED_AT} is not after the job's {POSTED_AT}; such a job counts as known just before it was decided on"
+    )
     return [Note("interactions", "decided_before_posted", message, n_early[0])] if n_early[0] else []
 
 

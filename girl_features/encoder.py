@@ -63,8 +63,7 @@ class SentenceTransformerEncoder:
         sentence_transformers = require("sentence_transformers", "generate")
         torch = require("torch", "generate")
         folder = find_encoder_folder(name)
-        weights = list(folder.glob("*.safetensors"))
-        if not weights:
+        if not list(folder.glob("*.safetensors")):
             raise CheckpointError(f"encoder folder {str(folder)!r} holds no .safetensors weights")
         self._model: Any = sentence_transformers.SentenceTransformer(
             str(folder),
@@ -76,7 +75,7 @@ class SentenceTransformerEncoder:
         self._batch_size = batch_size
         self._contract = EncoderContract(
             name=Path(name).name,
-            weights_sha256=sha256_of_files(weights),
+            weights_sha256=_files_hash(folder),
             max_tokens=int(self._model.max_seq_length),
             pooling=_pooling(self._model),
             normalized=True,
@@ -109,6 +108,12 @@ class SentenceTransformerEncoder:
             encoded = tokenizer([texts[i] for i in long], truncation=False, padding=False, verbose=False)
             truncated[long] = [len(ids) > limit for ids in encoded["input_ids"]]
         return truncated
+
+
+def _files_hash(folder: Path) -> str:
+    """SHA-256 of the encoder's weights, tokenizer and modules, those in sub-folders too."""
+    loaded = [path for pattern in ("*.safetensors", "*.json", "*.txt", "*.model") for path in folder.rglob(pattern)]
+    return sha256_of_files(loaded)
 
 
 def _pooling(model: Any) -> Literal["mean", "cls", "other"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,9 @@ class FeatureClient:
             view = self._store.get_feature_view(projection.name)
             for field in view.features:
                 self._views[field.name] = _View(view.name, str(view.join_keys[0]), field.vector_length)
+                if field.name == GENERATED_JD_VECTOR:
+                    trained_until = datetime.fromisoformat(view.tags["trained_until"])
+                    self._trained_until = np.datetime64(trained_until.astimezone(UTC).replace(tzinfo=None), "s")
         self.dimension = self._views[CV_VECTOR].vector_length
 
     def job_seekers(self, ids: Sequence[str]) -> SeekerVectors:
@@ -73,7 +77,11 @@ class FeatureClient:
         found = self._read(ids, [GENERATED_JD_VECTOR, GENERATED_JD_KNOWN_AT, CV_VECTOR, CV_KNOWN_AT])
         vectors, has_generated_jd = self._vectors(found[GENERATED_JD_VECTOR], ids)
         cv_vectors, has_cv = self._vectors(found[CV_VECTOR], ids)
-        return SeekerVectors(vectors, has_generated_jd, _times(found[GENERATED_JD_KNOWN_AT]), cv_vectors, has_cv)
+        known_at = _times(found[GENERATED_JD_KNOWN_AT])
+        # a CV that is blank, or whose generation failed, has none: the JD of the CV before it is not its own
+        stale = has_cv & (known_at != np.maximum(_times(found[CV_KNOWN_AT]), self._trained_until))
+        vectors[stale], known_at[stale] = 0, np.datetime64("NaT")
+        return SeekerVectors(vectors, has_generated_jd & ~stale, known_at, cv_vectors, has_cv)
 
     def jobs(self, ids: Sequence[str]) -> JobVectors:
         """JD vectors of `ids`, which may repeat; misses by `has_jd`. Errors of `job_seekers`."""

@@ -19,7 +19,7 @@ from girl_features.contract import FeatureContract, sampling_seed
 from girl_features.data import Tables
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ContractMismatchError
-from girl_features.generator import Generator
+from girl_features.generator import Generator, RewardModel
 from girl_features.generator.retry import GeneratedChunk, generate_chunk
 from girl_features.plans import (
     JobVersion,
@@ -62,6 +62,7 @@ def materialize(
     chunk_size: int,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     should_stop: Callable[[], bool] = lambda: False,
+    reward_model: RewardModel | None = None,
 ) -> MaterializeReport:
     """Bring the store up to date for `contract`; a second run generates nothing.
 
@@ -69,6 +70,7 @@ def materialize(
         chunk_size: CVs generated, encoded and committed together.
         now: clock of `created_timestamp`.
         should_stop: asked between chunks; True ends the run with what is committed.
+        reward_model: keeps the best JDs, where the contract's sampling asks for best-of-N.
 
     Raises:
         ContractMismatchError: the encoder is not the one the contract names.
@@ -80,7 +82,7 @@ def materialize(
     with store.lock():
         store.clean_temporaries()
         store.save_contract(contract)
-        run = _Run(tables, generator, encoder, contract, store, chunk_size, now, should_stop)
+        run = _Run(tables, generator, encoder, contract, store, chunk_size, now, should_stop, reward_model)
         run.encode_cvs()
         run.encode_jds()
         run.generate()
@@ -104,6 +106,7 @@ class _Run:
     chunk_size: int
     now: Callable[[], datetime]
     should_stop: Callable[[], bool]
+    reward_model: RewardModel | None
     report: MaterializeReport = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ class _Run:
             for versions in planned_cvs(self.tables, "generation_plan", self.chunk_size):
                 if self._stop():
                     return
-                self._commit(versions, generate_chunk(self.generator, versions, self.contract))
+                self._commit(versions, generate_chunk(self.generator, versions, self.contract, self.reward_model))
                 progress.advance(len(versions))
 
     def encode_cvs(self) -> None:

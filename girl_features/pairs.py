@@ -52,7 +52,7 @@ def join_pairs(
             answered, for audits; it leaves out every backfilled vector.
 
     Returns:
-        (n, d) vectors; where no generated JD was known, zeros and Tier.PRIOR.
+        (n, d) vectors; where the CV had no generated JD of its own, zeros and Tier.PRIOR.
     Raises:
         LeakageError: a decision earlier than the end of the generator's training data.
         StoreError: a CV or JD vector is missing, or the repo cannot be read.
@@ -77,11 +77,12 @@ def join_pairs(
     for column, key in ((CV_VECTOR, JOB_SEEKER_ID), (JD_VECTOR, JOB_ID)):
         _check_present(joined[column], decisions[key], column, as_served)
     dimension = contract.encoder.dimension
-    has_generated = np.asarray(joined[GENERATED_JD_VECTOR].is_valid())
+    has_generated = _is_of_the_joined_cv(joined, contract)
+    generated = _vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR)
     return PairFeatures(
         cv=_vectors(joined[CV_VECTOR], dimension, decisions[JOB_SEEKER_ID], CV_VECTOR),
         jd=_vectors(joined[JD_VECTOR], dimension, decisions[JOB_ID], JD_VECTOR),
-        generated_jd=_vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR),
+        generated_jd=np.where(has_generated[:, None], generated, np.float32(0)),
         tier=np.where(has_generated, Tier.GENERATED, Tier.PRIOR).astype(np.int8),
         contract=contract.fingerprint,
     )
@@ -124,6 +125,16 @@ def _entity_rows(store: FeatureStore, contract: FeatureContract, decisions: pl.D
         (pl.col(DECIDED_AT) - STRICTLY_BEFORE).alias(EVENT_TIMESTAMP),
         pl.int_range(pl.len(), dtype=pl.Int64).alias(_ROW),
     )
+
+
+def _is_of_the_joined_cv(joined: pa.Table, contract: FeatureContract) -> np.ndarray:
+    """(n,) bool: there is a generated JD, and it was made from the CV version joined beside it.
+
+    A newer CV that is blank, or whose generation failed, has none: the JD of the CV before it is not its own.
+    """
+    of_cv, made_from = pl.Series(joined[CV_KNOWN_AT]), pl.Series(joined[GENERATED_JD_KNOWN_AT])
+    wanted = of_cv.clip(lower_bound=contract.trained_until)  # what materialize gave that version
+    return (made_from == wanted).fill_null(False).to_numpy()
 
 
 def _check_known_before(joined: pa.Table, decided_at: pl.Series) -> None:

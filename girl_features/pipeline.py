@@ -13,13 +13,15 @@ from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.data import Tables, load_tables
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
 from girl_features.errors import CheckpointError, LeakageError
-from girl_features.generator import Generator
+from girl_features.generator import Generator, RewardModel
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
+    REWARD_RECORD_NAME,
     GeneratorRecord,
     base_folder,
     read_record,
     trained_generators,
+    trained_reward_models,
     weights_hash,
 )
 from girl_features.materialize import MaterializeReport, materialize
@@ -32,6 +34,7 @@ class OpenGenerator(NamedTuple):
 
     generator: Generator
     contract: FeatureContract
+    reward_model: RewardModel | None  # where `sampling.best_of` is set
 
 
 def open_tables(config: GirlConfig) -> Tables:
@@ -72,17 +75,37 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     return _untuned(config)
 
 
+def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    """Folder and record of the newest reward model.
+
+    Raises:
+        CheckpointError: there is none, or its weights do not match its record.
+    """
+    trained = trained_reward_models(config.rewards_dir)
+    if not trained:
+        raise CheckpointError(f"no reward model in {config.rewards_dir}; run `girl train reward` first")
+    return trained[0], read_record(trained[0], REWARD_RECORD_NAME)
+
+
 def contract_of(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:
-    """The contract of vectors made by the recorded generator with the config's sampling and `encoder`."""
-    sampling = config.sampling
+    """The contract of vectors made by the recorded generator with the config's sampling and `encoder`.
+
+    With `sampling.best_of` the reward model is part of it, and the vectors know what that one has seen too.
+    """
+    sampling = SamplingContract(**config.sampling.model_dump())
+    trained_until = record.trained_until
+    if sampling.best_of is not None:
+        _, reward = find_reward_model(config)
+        sampling = sampling.model_copy(update={"reward_sha256": reward.weights_sha256})
+        trained_until = max(trained_until, reward.trained_until)
     return FeatureContract(
         generator=Path(record.base).name,
         weights_sha256=record.weights_sha256,
         adapter_sha256=record.adapter_sha256,
-        trained_until=record.trained_until,
+        trained_until=trained_until,
         prompt_version=record.prompt_version,
         max_cv_tokens=record.max_cv_tokens,
-        sampling=SamplingContract(**sampling.model_dump()),
+        sampling=sampling,
         encoder=encoder.contract,
     )
 
@@ -100,7 +123,17 @@ def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
         top_p=config.sampling.top_p,
         batch_size=config.generator.batch_size,
     )
-    return OpenGenerator(generator, contract_of(config, record, encoder))
+    if generator.prompt_version != record.prompt_version:
+        raise CheckpointError(
+            f"{folder} was trained on prompt {record.prompt_version!r}, but this version writes "
+            f"{generator.prompt_version!r}; train again with `girl train sft`"
+        )
+    reward_model = None
+    if config.sampling.best_of is not None:
+        from girl_features.generator.reward_model import TransformersRewardModel
+
+        reward_model = TransformersRewardModel(find_reward_model(config)[0])
+    return OpenGenerator(generator, contract_of(config, record, encoder), reward_model)
 
 
 def run_materialize(config: GirlConfig, *, should_stop: Callable[[], bool] = lambda: False) -> MaterializeReport:
@@ -117,6 +150,7 @@ def run_materialize(config: GirlConfig, *, should_stop: Callable[[], bool] = lam
             store,
             chunk_size=config.chunk_size,
             should_stop=should_stop,
+            reward_model=opened.reward_model,
         )
     write_resolved(config, config.workspace / "runs" / f"materialize-{_stamp()}.yaml")
     if not report.stopped:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from girl_features.contract import text_hash
+
 CV_TOKEN = "<|cv|>"
 JD_TOKEN = "<|jd|>"
 
@@ -22,9 +24,14 @@ _CV_MARK = "\x02CV\x03"  # stands for the CV while a chat template is rendered; 
 class PromptTemplate(NamedTuple):
     """The fixed text around the CV."""
 
-    version: str
+    name: str
     before_cv: str
     after_cv: str
+
+    @property
+    def version(self) -> str:
+        """Name and eight hex digits of the text: a chat template is the tokenizer's, and may differ under one name."""
+        return f"{self.name}:{text_hash(self.before_cv + chr(0) + self.after_cv)[:8]}"
 
 
 TINY = PromptTemplate("tiny-1", CV_TOKEN, JD_TOKEN)

@@ -37,6 +37,18 @@ def test_every_part_changes_the_fingerprint(change: dict[str, object]) -> None:
     assert other.fingerprint != contract.fingerprint
 
 
+def test_best_of_n_is_part_of_the_contract_only_where_it_is_used() -> None:
+    contract = feature_contract()
+    assert "best_of" not in contract.model_dump_json()
+    drawn = contract.sampling.model_copy(update={"best_of": 8, "reward_sha256": "4" * 64})
+    other = contract.model_copy(update={"sampling": drawn})
+    assert FeatureContract.model_validate_json(other.model_dump_json()) == other
+    prints = {c.fingerprint for c in (contract, other)}
+    for change in ({"best_of": 9}, {"reward_sha256": "5" * 64}):
+        prints.add(other.model_copy(update={"sampling": drawn.model_copy(update=change)}).fingerprint)
+    assert len(prints) == 4
+
+
 def test_a_part_we_do_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="Extra inputs"):
         FeatureContract.model_validate({**feature_contract().model_dump(mode="json"), "mood": "good"})

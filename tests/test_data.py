@@ -395,18 +395,32 @@ def test_rejections_are_listed_up_to_a_bound_and_all_counted(tmp_path: Path) -> 
         assert tables.connection.execute("SELECT count(*) FROM rejections").fetchone() == (n + 1,)
 
 
-def test_known_at_is_the_first_decision_where_that_comes_before_the_posting(tmp_path: Path) -> None:
+def test_known_at_is_just_before_the_first_decision_where_that_is_no_later_than_the_posting(tmp_path: Path) -> None:
     rows = {
-        "jobs": [("j1", "jd", day(8)), ("j2", "jd", day(2))],
-        "interactions": [("s1", "j1", True, day(5)), ("s1", "j1", False, day(4)), ("s1", "j2", False, day(15))],
+        "jobs": [("j1", "jd", day(8)), ("j2", "jd", day(2)), ("j3", "jd", day(15))],
+        "interactions": [
+            ("s1", "j1", True, day(5)),
+            ("s1", "j1", False, day(4)),
+            ("s1", "j2", False, day(15)),
+            ("s1", "j3", False, day(15)),  # decided at the very instant of the posting
+        ],
     }
     with load(write_tables(tmp_path, rows)) as tables:
-        assert [row[3] for row in rows_of(tables, "jobs")] == [day(4), day(2)]
+        moment = timedelta(microseconds=1)
+        assert [row[3] for row in rows_of(tables, "jobs")] == [day(4) - moment, day(2), day(15) - moment]
         (note,) = tables.report.notes
-        assert (note.code, note.n_rows) == ("decided_before_posted", 2)
+        assert (note.code, note.n_rows) == ("decided_before_posted", 3)
 
 
-# --- where tables come from ---
+def test_a_job_posted_again_is_not_known_before_its_new_text_was(tmp_path: Path) -> None:
+    rows = {
+        "jobs": [("j1", "as it was", day(1)), ("j1", "written after the outcome", day(9))],
+        "interactions": [("s1", "j1", True, day(5)), ("s1", "j1", False, day(10))],
+    }
+    with load(write_tables(tmp_path, rows)) as tables:
+        assert [row[1:] for row in rows_of(tables, "jobs")] == [("written after the outcome", day(9), day(9))]
+        assert [row[3] for row in rows_of(tables, "interactions")] == [day(10)]
+        assert tables.report.tables["interactions"].rejected == {"no_earlier_jd": 1}
 
 
 def csv_config(tmp_path: Path, seekers: str | bytes, name: str = "job_seekers.csv") -> TablesConfig:

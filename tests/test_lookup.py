@@ -73,7 +73,7 @@ def row(name: str, value: float, day: int = 0, created: int = 0) -> Row:
 
 def test_what_is_published_can_be_looked_up(market: Market, names: Iterator[str]) -> None:
     seeker, job = next(names), next(names)
-    write_rows(market.store, CONTRACT, [row(seeker, 1.0)], [row(job, 2.0)], [row(seeker, 3.0, day=1)])
+    write_rows(market.store, CONTRACT, [row(seeker, 1.0, day=1)], [row(job, 2.0)], [row(seeker, 3.0, day=1)])
     market.publish()
     client = FeatureClient(market.repo, CONTRACT.fingerprint)
     found = client.job_seekers([seeker])
@@ -85,6 +85,16 @@ def test_what_is_published_can_be_looked_up(market: Market, names: Iterator[str]
     assert jobs.has_jd.tolist() == [True, False]
     texts = open_repo(market.repo).get_online_features([f"{VIEWS.texts}:generated_jds"], [{"job_seeker_id": seeker}])
     assert texts.to_dict()["generated_jds"] == [[f"a job for {seeker}"]]
+
+
+def test_a_newer_cv_without_a_generated_jd_does_not_keep_the_old_one(market: Market, names: Iterator[str]) -> None:
+    seeker = next(names)
+    write_rows(market.store, CONTRACT, [row(seeker, 1.0), row(seeker, 2.0, day=1)], [], [row(seeker, 3.0)])
+    market.publish()
+    found = FeatureClient(market.repo, CONTRACT.fingerprint).job_seekers([seeker])
+    assert (found.has_cv.tolist(), found.has_generated_jd.tolist()) == ([True], [False])
+    assert found.vectors.tolist() == [[0.0, 0.0]]
+    assert np.isnat(found.event_timestamps).all()
 
 
 def test_order_is_kept_ids_may_repeat_and_misses_are_answers(market: Market, names: Iterator[str]) -> None:

@@ -10,13 +10,16 @@ import pytest
 
 from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
+from girl_features.generator.retry import generate_chunk
 from girl_features.generator.transformers_engine import TransformersGenerator
-from girl_features.pipeline import find_generator
+from girl_features.pipeline import contract_of, find_generator, find_reward_model, open_generator
+from girl_features.schema import CVVersion
 from girl_features.splits import Windows
 from girl_features.trainers.feedback import text_signs
 from girl_features.trainers.reward import train_reward
 from girl_features.trainers.rl import train_ppo
 from girl_features.trainers.sft import train_sft
+from tests.fakes import HashingEncoder
 from tests.input_tables import day, load, write_tables
 from tests.test_reward import WINDOWS, config_for, market
 
@@ -54,6 +57,22 @@ def test_it_leaves_a_whole_generator_that_the_pipeline_takes(trained) -> None:  
     generator = TransformersGenerator(folder, max_cv_tokens=24, max_new_tokens=8, temperature=0.7, top_p=0.9)
     assert len(generator.generate(["I am a cook"], [[1, 2]])[0]) == 2
     assert not list(config.generators_dir.glob(".ppo-*")), "work folders are gone"
+
+
+def test_best_of_n_knows_what_its_reward_model_has_seen(prepared) -> None:  # type: ignore[no-untyped-def]
+    workspace, _ = prepared
+    plain, best = (
+        config_for(workspace, generator={"stage": "sft"}, sampling=sampling)
+        for sampling in ({}, {"n": 1, "best_of": 4})
+    )
+    encoder = HashingEncoder()
+    contracts = [contract_of(config, find_generator(config)[1], encoder) for config in (plain, best)]
+    assert [c.trained_until for c in contracts] == [WINDOWS.sft_end, WINDOWS.reward_end]
+    assert contracts[1].sampling.reward_sha256 == find_reward_model(best)[1].weights_sha256
+    opened = open_generator(best, encoder)
+    version = CVVersion("s1", "I am a cook of 3 years", day(0), "0" * 16)
+    chunk = generate_chunk(opened.generator, [version], opened.contract, opened.reward_model)
+    assert len(chunk.texts[0]) == (chunk.failures == [None])
 
 
 def test_metrics_have_one_row_an_iteration_and_a_picture(trained) -> None:  # type: ignore[no-untyped-def]

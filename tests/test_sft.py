@@ -85,7 +85,7 @@ def test_what_is_cut_is_counted_and_a_cut_jd_ends_with_a_sentence() -> None:
 def test_training_leaves_a_whole_generator_with_its_record(trained) -> None:  # type: ignore[no-untyped-def]
     folder, config, _ = trained
     record = read_record(folder)
-    assert (record.stage, record.base, record.prompt_version, record.n_pairs) == ("sft", "tiny", "tiny-1", 20)
+    assert (record.stage, record.base, record.prompt_version, record.n_pairs) == ("sft", "tiny", TINY.version, 20)
     assert record.trained_until == WINDOWS.sft_end
     assert record.metrics["heldout_perplexity"] > 1
     assert trained_generators(config.generators_dir) == [folder]

@@ -23,16 +23,15 @@ from girl_features.config import GirlConfig, PPOConfig
 from girl_features.data import Tables
 from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.generator.checkpoint import (
-    REWARD_RECORD_NAME,
     GeneratorRecord,
     read_record,
     trained_generators,
-    trained_reward_models,
     weights_hash,
     write_record,
 )
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.pipeline import find_reward_model
 from girl_features.splits import Windows, rl_cvs
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.curves import write_curves
@@ -148,17 +147,14 @@ def train_ppo(
 
 def _reward_model_of(config: GirlConfig, sft: GeneratorRecord) -> tuple[Path, GeneratorRecord]:
     """The newest reward model; it has to come from the SFT generator in use, if it comes from one."""
-    trained = trained_reward_models(config.rewards_dir)
-    if not trained:
-        raise CheckpointError(f"no reward model in {config.rewards_dir}; run `girl train reward` first")
-    record = read_record(trained[0], REWARD_RECORD_NAME)
+    folder, record = find_reward_model(config)
     parent = record.parents.get("sft", sft.adapter_sha256 or sft.weights_sha256)
     if parent != (sft.adapter_sha256 or sft.weights_sha256):
         raise CheckpointError(
-            f"the reward model {trained[0].name} was made from another SFT generator ({parent[:12]}) than the newest "
+            f"the reward model {folder.name} was made from another SFT generator ({parent[:12]}) than the newest "
             f"({(sft.adapter_sha256 or sft.weights_sha256)[:12]}); run `girl train reward` again"
         )
-    return trained[0], record
+    return folder, record
 
 
 def _models(sft_folder: Path, reward_model: TransformersRewardModel, settings: PPOConfig) -> tuple[Models, Any]:

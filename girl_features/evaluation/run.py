@@ -53,8 +53,8 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
     chosen = materialized_generators(config, open_encoder(config))
     with open_tables(config) as tables:
         windows = windows_of(config, tables)
-        for _, record in chosen.values():
-            check_no_leakage(windows, record)
+        for contract, record in chosen.values():  # the contract's end counts its reward model too
+            check_no_leakage(windows, record.model_copy(update={"trained_until": contract.trained_until}))
         split = ranking_split(tables, windows)
     rows = {
         row: RankingParts(*(_labelled(config, contract, decisions) for decisions in split))
@@ -130,10 +130,11 @@ def write_page(path: Path, outcome: Outcome, config: GirlConfig, *, command: str
 
 def _described(contract: FeatureContract) -> str:
     sampling = contract.sampling
+    best_of = f" (the best of {sampling.best_of} by a reward model)" if sampling.best_of else ""
     return (
         f"{contract.fingerprint}: {contract.generator}, weights {contract.weights_sha256[:12]}, prompt "
-        f"{contract.prompt_version}, {sampling.n} JD(s) a CV at temperature {sampling.temperature:g} and top_p "
-        f"{sampling.top_p:g}, trained until {contract.trained_until:%Y-%m-%d}"
+        f"{contract.prompt_version}, {sampling.n} JD(s) a CV{best_of} at temperature {sampling.temperature:g} "
+        f"and top_p {sampling.top_p:g}, trained until {contract.trained_until:%Y-%m-%d}"
     )
 
 

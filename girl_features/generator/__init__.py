@@ -1,9 +1,11 @@
-"""Generator protocol and its engines: CV text -> generated JDs."""
+"""Generator and RewardModel protocols, and their engines: CV text -> generated JDs, and a score for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+
+import numpy as np
 
 from girl_features.schema import GeneratedText
 
@@ -19,5 +21,17 @@ class Generator(Protocol):
 
         Raises:
             ShapeError: `cvs` and `seeds` differ in length.
+        """
+        ...
+
+
+class RewardModel(Protocol):
+    """Scores pairs of CV and JD; higher is a better fit. Only differences between JDs of one CV have a meaning."""
+
+    def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
+        """(n,) float32 for n pairs.
+
+        Raises:
+            ShapeError: `cvs` and `jds` differ in length.
         """
         ...

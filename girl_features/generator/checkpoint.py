@@ -12,8 +12,10 @@ from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 
 RECORD_NAME = "girl_generator.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # no pickle is even fetched
 REWARD_RECORD_NAME = "girl_reward_model.json"
+_NOT_LOADED = {RECORD_NAME, REWARD_RECORD_NAME}
 _COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}
 
 
@@ -58,29 +60,31 @@ def base_folder(name: str | Path) -> Path:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of the model's .safetensors files in `folder`, adapters left out.
+    """SHA-256 of everything in `folder` that the model is loaded from: weights, shape, tokenizer, chat template.
 
     Raises:
-        CheckpointError: there is none; pickled weights are named as refused.
+        CheckpointError: there are no .safetensors weights; pickled ones are named as refused.
     """
-    weights = [p for p in folder.glob("*.safetensors") if p.name != "adapter_model.safetensors"]
-    if not weights:
+    if not any(p.name != ADAPTER_WEIGHTS for p in folder.glob("*.safetensors")):
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in folder.glob(pattern))
         found = f"only {', '.join(pickled)}, which may run code when loaded" if pickled else "none"
         raise CheckpointError(f"{folder} should hold .safetensors weights, found {found}")
-    return sha256_of_files(weights)
+    return sha256_of_files(_loaded_files(folder))
 
 
 def adapter_hash(folder: Path) -> str:
-    """SHA-256 of the LoRA adapter in `folder`.
+    """SHA-256 of the LoRA adapter in `folder`, its settings and its tokenizer.
 
     Raises:
         CheckpointError: there is no adapter_model.safetensors.
     """
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has an adapter_config.json but no adapter_model.safetensors")
-    return sha256_of_files([path])
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} has an adapter_config.json but no {ADAPTER_WEIGHTS}")
+    return sha256_of_files(_loaded_files(folder))
+
+
+def _loaded_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_LOADED})
 
 
 def is_adapter(folder: Path) -> bool:

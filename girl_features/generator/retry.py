@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from girl_features.contract import FeatureContract, sampling_seed
-from girl_features.generator import Generator
+from girl_features.generator import Generator, RewardModel
 from girl_features.generator.quality import defect
 from girl_features.schema import CVVersion, GeneratedText
 
@@ -21,21 +23,40 @@ class GeneratedChunk(NamedTuple):
     n_retried: int  # JDs drawn a second time
 
 
-def generate_chunk(generator: Generator, versions: Sequence[CVVersion], contract: FeatureContract) -> GeneratedChunk:
+def generate_chunk(
+    generator: Generator,
+    versions: Sequence[CVVersion],
+    contract: FeatureContract,
+    reward_model: RewardModel | None = None,
+) -> GeneratedChunk:
     """Sample n JDs for each CV. A blank CV is not tried; a defective JD is drawn once more with another seed.
 
-    A CV keeps its good JDs and fails only where none of its n is good.
+    A CV keeps its good JDs and fails only where none of them is good. With `sampling.best_of`, so many are drawn
+    and the `reward_model` keeps its best n; a defective one is then drawn again only where fewer than n are good.
     """
+    n_kept, n_drawn = contract.sampling.n, contract.sampling.best_of or contract.sampling.n
+    assert contract.sampling.best_of is None or reward_model is not None, "the contract names a reward model"
     texts: list[list[GeneratedText]] = [[] for _ in versions]
     failures: list[str | None] = [None if v.cv.strip() else "no_cv" for v in versions]
-    first = {i: list(range(contract.sampling.n)) for i, failure in enumerate(failures) if failure is None}
+    first = {i: list(range(n_drawn)) for i, failure in enumerate(failures) if failure is None}
     defective = _draw(generator, versions, contract, first, texts, failures)
+    defective = {i: samples for i, samples in defective.items() if len(texts[i]) < n_kept}
     n_retried = sum(map(len, defective.values()))
     again = {i: [s + RETRY_SAMPLE_OFFSET for s in samples] for i, samples in defective.items()}
     _draw(generator, versions, contract, again, texts, failures)
+    if reward_model is not None:
+        texts = [_best(reward_model, v.cv, own, n_kept) for v, own in zip(versions, texts, strict=True)]
     return GeneratedChunk(
         texts, [None if own else failure for own, failure in zip(texts, failures, strict=True)], n_retried
     )
+
+
+def _best(reward_model: RewardModel, cv: str, drawn: list[GeneratedText], n: int) -> list[GeneratedText]:
+    """The n of the highest score, best first; of equal ones those drawn first."""
+    if len(drawn) <= n:
+        return drawn
+    scores = reward_model.score([cv] * len(drawn), [text.text for text in drawn])
+    return [drawn[i] for i in np.argsort(-scores, kind="stable")[:n]]
 
 
 def _draw(

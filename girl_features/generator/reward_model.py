@@ -1,10 +1,10 @@
-"""RewardModel: how well a JD suits a CV, as one number (GIRL, section IV-B): a language model with a linear head."""
+"""How well a JD suits a CV, as one number (GIRL, section IV-B), from a language model with a linear head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +13,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from girl_features.errors import ShapeError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
 from girl_features.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
-
-
-class RewardModel(Protocol):
-    """Scores pairs of CV and JD; higher is a better fit. Only differences between JDs of one CV have a meaning."""
-
-    def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
-        """(n,) float32 for n pairs.
-
-        Raises:
-            ShapeError: `cvs` and `jds` differ in length.
-        """
-        ...
 
 
 class PairIds(NamedTuple):

@@ -20,11 +20,13 @@ _LENGTHS = struct.Struct("<II")
 def single_keys(join_key: str, values: Sequence[Any], value_type: ValueType, key_version: int) -> list[bytes] | None:
     """Keys of entities with one string or int64 id each; None if the values are not all plainly that."""
     prefix = _prefix(join_key, key_version)
-    if value_type == ValueType.STRING and all(type(value) is str for value in values):
-        pack, kind = _LENGTHS.pack, int(ProtoType.STRING)
+    kinds = {*map(type, values)}
+    if value_type == ValueType.STRING and kinds <= {str}:
         encoded = [value.encode() for value in values]
-        return [prefix + pack(kind, len(data)) + data for data in encoded]
-    if value_type == ValueType.INT64 and all(type(value) is int for value in values):
+        kind = int(ProtoType.STRING)
+        heads = {length: prefix + _LENGTHS.pack(kind, length) for length in {*map(len, encoded)}}
+        return [heads[len(data)] + data for data in encoded]
+    if value_type == ValueType.INT64 and kinds <= {int}:
         head = prefix + _LENGTHS.pack(int(ProtoType.INT64), 8)
         return [head + value.to_bytes(8, "little", signed=True) for value in values]
     return None

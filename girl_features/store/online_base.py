@@ -33,6 +33,7 @@ from girl_features.store.online_response import Column, Keys, PackedResponse
 from girl_features.store.packed import Rows, unpack_rows
 from girl_features.store.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
 
+MAX_PLANS = 100
 WRITE_BATCH = 5_000  # rows a transaction or a call
 
 
@@ -49,7 +50,8 @@ class _Part(NamedTuple):
 class _Plan(NamedTuple):
     """What a request asks for, worked out once as long as Feast's registry is the same."""
 
-    context: Any
+    registry: Any  # kept, so that its id stays its own
+    registry_read_at: datetime | None
     parts: list[_Part]
     feature_types: dict[str, ValueType]
 
@@ -58,7 +60,7 @@ class PackedOnlineStore(OnlineStore):
     """An online store of packed rows; a backend reads, writes, lists and removes them by view and key."""
 
     def __init__(self) -> None:
-        self._plans: dict[int, _Plan | None] = {}
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
 
     @abstractmethod
     def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -152,7 +154,7 @@ class PackedOnlineStore(OnlineStore):
         """`online_read` of every feature, rows past their time to live too: for verifying."""
         names = [feature.name for feature in view.features]
         rows = unpack_rows(self._read(config, view, _serialized(config, entity_keys)), names)
-        return _feast_rows(rows, np.zeros(rows.n, bool), names)
+        return _feast_rows(rows, None, names)
 
     def key_bytes(self, config: RepoConfig, entity_keys: list[EntityKeyProto]) -> list[bytes]:
         """What `keys` gives for these entities."""
@@ -216,7 +218,7 @@ class PackedOnlineStore(OnlineStore):
 
     def _rows(
         self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]
-    ) -> tuple[Rows, np.ndarray]:
+    ) -> tuple[Rows, np.ndarray | None]:
         rows = unpack_rows(self._read(config, view, keys), names)
         return rows, _expired(view, rows)
 
@@ -258,11 +260,22 @@ class PackedOnlineStore(OnlineStore):
     def _plan(
         self, registry: Any, project: str, features: list[str] | FeatureService, full_feature_names: bool
     ) -> _Plan | None:
-        """The request worked out, or None if Feast's own path must take it."""
-        context = utils._get_cached_request_context(registry, project, features, full_feature_names)
-        known = self._plans.get(id(context))
-        if known is not None and known.context is context:
+        """The request worked out, or None if Feast's own path must take it.
+
+        Feast's cache of the same is one for all stores of a process and emptied whenever they take turns.
+        """
+        named = features.name if isinstance(features, FeatureService) else tuple(features)
+        asked = (id(registry), project, named, full_feature_names)
+        read_at = getattr(registry, "cached_registry_proto_created", None)
+        known = self._plans.get(asked)
+        if (
+            known is not None
+            and known.registry_read_at == read_at
+            and read_at is not None
+            and registry.is_cache_valid()
+        ):
             return known
+        context = utils._get_cached_request_context(registry, project, features, full_feature_names)
         _, on_demand, _, _, _, grouped, _, request_data, entityless = context
         plain = not on_demand and not request_data and not entityless
         if not plain or any(view.projection.join_key_map or len(view.join_keys) != 1 for view, _ in grouped):
@@ -275,10 +288,11 @@ class PackedOnlineStore(OnlineStore):
             parts.append(_Part(view, view.join_keys[0], field.dtype.to_value_type(), list(names), out))
         if any(part.join_key == DUMMY_ENTITY_ID for part in parts):
             return None
-        plan = _Plan(context, parts, self._build_feature_types(grouped))
-        if len(self._plans) > 100:
+        read_at = getattr(registry, "cached_registry_proto_created", None)
+        plan = _Plan(registry, read_at, parts, self._build_feature_types(grouped))
+        if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
-        self._plans[id(context)] = plan
+        self._plans[asked] = plan
         return plan
 
     def _key_bytes(self, config: RepoConfig, plan: _Plan, asked: dict[str, Any]) -> dict[str, list[bytes]] | None:
@@ -322,11 +336,11 @@ class PackedOnlineStore(OnlineStore):
 
 
 def _feast_rows(
-    rows: Rows, expired: np.ndarray, names: Sequence[str]
+    rows: Rows, expired: np.ndarray | None, names: Sequence[str]
 ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
     columns = {name: Column.of(rows, name, expired).values() for name in names}
     times = rows.event_times.tolist()
-    here = (rows.found & ~expired).tolist()
+    here = (rows.found if expired is None else rows.found & ~expired).tolist()
     return [
         (_utc(times[i]), {name: values[i] for name, values in columns.items()}) if here[i] else (None, None)
         for i in range(rows.n)
@@ -354,10 +368,10 @@ def _columnar(entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> dict[str
     return {name: [row[name] for row in entity_rows] for name in names}
 
 
-def _expired(view: FeatureView, rows: Rows) -> np.ndarray:
-    """(n,) bool: found, but older than the view's time to live."""
+def _expired(view: FeatureView, rows: Rows) -> np.ndarray | None:
+    """(n,) bool: found, but older than the view's time to live; None for a view without one."""
     if not view.ttl:
-        return np.zeros(rows.n, bool)
+        return None
     oldest = int((time.time() - view.ttl.total_seconds()) * 1_000_000)
     return rows.found & (rows.event_times < oldest)
 

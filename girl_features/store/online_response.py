@@ -26,13 +26,13 @@ class Column(NamedTuple):
     chunks: list[Chunk]
     event_times: np.ndarray  # (n,) int64 microseconds since 1970, 0 where nothing was found
     found: np.ndarray  # (n,) bool
-    expired: np.ndarray  # (n,) bool
+    expired: np.ndarray | None  # (n,) bool; None if no row can be
 
     @classmethod
-    def of(cls, rows: Rows, name: str, expired: np.ndarray) -> Column:
+    def of(cls, rows: Rows, name: str, expired: np.ndarray | None) -> Column:
         """The feature `name` of rows of which some are past their time to live."""
         chunks = rows.chunks[name]
-        if expired.any():
+        if expired is not None and expired.any():
             chunks = [_without(chunk, expired) for chunk in chunks]
         return cls(rows.n, chunks, rows.event_times, rows.found, expired)
 
@@ -72,7 +72,8 @@ class Column(NamedTuple):
 
     def statuses(self) -> list[Any]:
         """PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
-        statuses = np.where(self.found, np.where(self.expired, EXPIRED, NULL_VALUE), NOT_FOUND)
+        here = NULL_VALUE if self.expired is None else np.where(self.expired, EXPIRED, NULL_VALUE)
+        statuses = np.where(self.found, here, NOT_FOUND)
         for chunk in self.chunks:
             statuses[chunk.rows] = PRESENT
         return [int(status) for status in statuses]
@@ -84,7 +85,8 @@ class Column(NamedTuple):
         for chunk, rows in zip(self.chunks, position, strict=True):
             where = np.searchsorted(chunk.rows, places[rows])
             chunks.append(Chunk(rows, chunk.kind, chunk.values[where]))
-        return Column(n, chunks, self.event_times[places], self.found[places], self.expired[places])
+        expired = None if self.expired is None else self.expired[places]
+        return Column(n, chunks, self.event_times[places], self.found[places], expired)
 
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
         """In Feast's protobuf."""

@@ -148,7 +148,7 @@ def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> Rows:
     """The features `names` of n packed rows, None standing for a row that was not found."""
     n = len(rows)
     event_times = np.zeros(n, np.int64)
-    found = np.array([row is not None for row in rows], bool)
+    found = np.ones(n, bool) if None not in rows else np.array([row is not None for row in rows], bool)
     chunks: dict[str, list[Chunk]] = {name: [] for name in names}
     for places, table, entries in _alike(rows):
         big_endian = np.ascontiguousarray(table[:, 1:9]).view(">u8")[:, 0]
@@ -180,21 +180,20 @@ def to_value(kind: int, value: Any) -> ValueProto:
 
 def _alike(rows: Sequence[bytes | None]) -> list[tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]]:
     """Rows that differ in values only, together: their places, their bytes as (m, width) and their directory."""
-    present = [i for i, row in enumerate(rows) if row is not None]
-    if not present:
+    present = np.arange(len(rows)) if None not in rows else np.array([i for i, r in enumerate(rows) if r is not None])
+    if not len(present):
         return []
-    first = rows[present[0]]
+    held = rows if len(present) == len(rows) else [row for row in rows if row is not None]
+    first = held[0]
     assert first is not None
-    held = rows if len(present) == len(rows) else [rows[i] for i in present]
     width, directory_end = len(first), _HEAD_END + _ENTRY.size * _n_items(first)
-    joined = b"".join(held)  # type: ignore[arg-type]
-    if len(joined) == width * len(held):
-        table = np.frombuffer(joined, np.uint8).reshape(len(held), width)
-        same = table[:, TIMES_END:directory_end] == table[0, TIMES_END:directory_end]
-        if same.all() and (len(held) == 1 or {*map(len, held)} == {width}):  # type: ignore[arg-type]
-            return [(np.array(present), table, _entries(first))]
+    if {*map(len, held)} == {width}:  # type: ignore[arg-type]
+        table = np.frombuffer(b"".join(held), np.uint8).reshape(len(held), width)  # type: ignore[arg-type]
+        same = table[1:, TIMES_END:directory_end] == table[0, TIMES_END:directory_end]
+        if len(held) == 1 or same.all():
+            return [(present, table, _entries(first))]
     groups: dict[bytes, list[int]] = {}
-    for i in present:
+    for i in present.tolist():
         row = rows[i]
         assert row is not None
         groups.setdefault(row[TIMES_END : _HEAD_END + _ENTRY.size * _n_items(row)], []).append(i)

@@ -1,0 +1,81 @@
+"""`girl train`: the stages by hand and all together, twice, and as the paper prints it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from girl_features.cli import app
+from girl_features.config import load_config
+from girl_features.errors import UnknownContractError
+from girl_features.evaluation.run import materialized_generators
+from girl_features.pipeline import contract_of, find_generator
+from girl_features.store.parts import PartsStore
+from tests.fakes import HashingEncoder
+from tests.input_tables import write_tables
+from tests.test_reward import SETTINGS, WINDOWS, market
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("train")
+    tables = json.loads(write_tables(folder, market(120)).model_dump_json(exclude_none=True))
+    windows = {name: end.isoformat() for name, end in WINDOWS._asdict().items()}
+    sections = {**SETTINGS, "reward": {**SETTINGS["reward"], "epochs": 1}}
+    path = folder / "girl.yaml"
+    path.write_text(yaml.safe_dump({"workspace": "w", "tables": tables, "windows": windows, **sections}))
+    return path
+
+
+def _train(config: Path, *arguments: str) -> dict[str, object]:
+    result = CliRunner().invoke(app, ["train", *arguments, "--config", str(config), "--json", "-"])
+    assert result.exit_code == 0, repr(result.exception)
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+def test_all_trains_three_stages_and_a_second_time_none(config: Path) -> None:
+    first = _train(config, "all")
+    assert [first[stage]["stage"] for stage in ("sft", "reward", "ppo")] == ["sft", "reward", "ppo"]  # type: ignore[index]
+    assert _train(config, "all") == first
+    assert _train(config, "ppo") == first["ppo"]
+    assert _train(config, "reward") == first["reward"]
+    assert (Path(first["ppo"]["folder"]) / "girl.yaml").is_file()  # type: ignore[index]
+
+
+def test_the_next_command_is_named(config: Path) -> None:
+    for stage, missing in (("reward", "sft"), ("ppo", "sft")):
+        arguments = ["train", stage, "--config", str(config), "--set", "workspace=other"]
+        assert f"run `girl train {missing}` first" in str(CliRunner().invoke(app, arguments).exception)
+
+
+def test_paper_literal_sets_what_the_paper_prints(config: Path) -> None:
+    _train(config, "all")
+    record = _train(config, "ppo", "--paper-literal", "--set", "ppo.iterations=2")
+    settings = record["settings"]
+    assert {k: settings[k] for k in ("kl_penalty", "ratio", "advantage", "target_kl")} == {  # type: ignore[index]
+        "kl_penalty": "paper_kl",
+        "ratio": "frozen",
+        "advantage": "plain",
+        "target_kl": None,
+    }
+
+
+def test_each_materialized_stage_is_a_row_of_the_comparison(config: Path) -> None:
+    _train(config, "all", "--force")
+    resolved, encoder = load_config(config), HashingEncoder()
+    with pytest.raises(UnknownContractError):
+        materialized_generators(resolved, encoder)
+    store = PartsStore(resolved.store_dir)
+    store.save_contract(contract_of(resolved, find_generator(resolved)[1], encoder))
+    assert list(materialized_generators(resolved, encoder)) == ["girl"]
+    stage_1 = load_config(config, ["generator.stage=sft"])
+    store.save_contract(contract_of(stage_1, find_generator(stage_1)[1], encoder))
+    rows = materialized_generators(resolved, encoder)
+    assert list(rows) == ["girl-sft", "girl"]
+    assert [record.stage for _, record in rows.values()] == ["sft", "ppo"]
+    assert list(materialized_generators(stage_1, encoder)) == ["girl-sft"]
