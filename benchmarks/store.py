@@ -319,9 +319,12 @@ def asof(entities: pd.DataFrame, folder: Path) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("entity", pa.Table.from_pandas(entities, preserve_index=False))
+        files = f"read_parquet('{folder}/*.parquet', file_row_number = true)"
         return connection.execute(
-            f"SELECT e.*, f.vector FROM entity e ASOF LEFT JOIN read_parquet('{folder}/*.parquet') f "
-            f"ON e.seeker = f.seeker AND e.event_timestamp >= f.event_timestamp"
+            f"WITH narrow AS (SELECT seeker, event_timestamp, file_index, file_row_number FROM {files}), "
+            f"picked AS (SELECT e.*, n.file_index, n.file_row_number FROM entity e ASOF LEFT JOIN narrow n "
+            f"ON e.seeker = n.seeker AND e.event_timestamp >= n.event_timestamp) "
+            f"SELECT picked.*, f.vector FROM picked LEFT JOIN {files} f USING (file_index, file_row_number)"
         ).to_arrow_table()
 
 

@@ -4,9 +4,9 @@
 
 Everything is measured on seekers that no stage has trained on: the reward model on held-out seekers of its window, the
 generators on held-out CVs of the RL window, which also choose PPO's checkpoint: a little in its favour.
-`reward_gain_sd` is the rise of the mean score U over the SFT generator's
-samples, in their standard deviations. U is what PPO and best-of-N are given, so both look good on it;
-`similarity_margin` is not: cosine of the generated JD to a JD the seeker matched, less that to one of another seeker.
+`reward_gain_sd` is the rise of the mean score U over the SFT generator's samples, in their standard deviations. U is
+what PPO and best-of-N are given, so both look good on it; `similarity_margin` is not: cosine of the generated JD to one
+that the seeker matched, less that to those of other seekers.
 Best-of-N has KL log N - (N - 1) / N from its generator, and costs N generations for every JD that is served.
 """
 

@@ -111,7 +111,9 @@ class GeneratorConfig(_Model):
     base: str = Field("tiny", description="`tiny`, or a Hugging Face causal LM by path or name")
     engine: Literal["transformers"] = "transformers"
     checkpoint: Path | None = Field(None, description="a trained generator; default: the newest in workspace")
-    stage: Literal["sft", "ppo"] | None = Field(None, description="the newest of this stage, where there are several")
+    stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = Field(
+        None, description="the newest of this stage, where there are several"
+    )
     trained_until: datetime | None = Field(
         None, description="knowledge cut-off of an untuned base, used where there is no training record"
     )
@@ -121,7 +123,7 @@ class GeneratorConfig(_Model):
 
     @field_validator("trained_until")
     @classmethod
-    def _utc(cls, value: datetime | None) -> datetime | None:
+    def _cutoff_utc(cls, value: datetime | None) -> datetime | None:
         return _as_utc(value)
 
 
@@ -157,6 +159,9 @@ class RewardConfig(_Model):
 class PPOConfig(_Model):
     """Stage 3: PPO from recruiter feedback (GIRL, Algorithm 1; docs/adr/0009 on where it departs)."""
 
+    algo: Literal["ppo", "rloo", "grpo", "dpo"] = Field("ppo", description="all but `ppo` through TRL's trainers")
+    n_generations: int = Field(4, ge=2, description="JDs a CV that are compared with each other (rloo, grpo)")
+    dpo_beta: float = Field(0.3, gt=0)
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
     iterations: int = Field(60, ge=1, description="rounds of sampling and learning")
@@ -241,6 +246,12 @@ class GirlConfig(_Model):
     feast: FeastConfig = FeastConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @model_validator(mode="after")
+    def _tiny_is_tuned_whole(self) -> GirlConfig:
+        if self.generator.base == "tiny" and self.sft.tuning == "lora":
+            raise ValueError("`tiny` has no weights an adapter could stand on: set sft.tuning to `full`")
+        return self
+
     @property
     def store_dir(self) -> Path:
         """Where the Parquet parts lie."""
@@ -250,6 +261,12 @@ class GirlConfig(_Model):
     def feast_repo(self) -> Path:
         """Folder of feature_store.yaml."""
         return self.feast.repo or self.workspace / "feature_repo"
+
+    @property
+    def sft_settings(self) -> dict[str, object]:
+        """What shapes the stage-1 generator besides its data, as its record keeps it."""
+        tiny = self.generator.tiny.model_dump(mode="json") if self.generator.base == "tiny" else None
+        return {**self.sft.model_dump(mode="json"), "max_cv_tokens": self.generator.max_cv_tokens, "tiny": tiny}
 
     @property
     def generators_dir(self) -> Path:
@@ -349,4 +366,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {parent!r} holds a value, not a mapping")
-    node[last] = yaml.safe_load(value)
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error

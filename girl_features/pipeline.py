@@ -19,6 +19,7 @@ from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
     GeneratorRecord,
     base_folder,
+    peek_record,
     read_record,
     trained_generators,
     trained_reward_models,
@@ -51,7 +52,7 @@ def open_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
 
 
 def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
-    """Folder and record of the generator to use: `generator.checkpoint`, else the newest trained one.
+    """Folder and record of the generator to use: `generator.checkpoint`, else the newest trained as the config says.
 
     `generator.stage` narrows that to one stage. Without either, an untuned `generator.base` is used, if
     `generator.trained_until` says what it may know.
@@ -63,8 +64,14 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     if settings.checkpoint is not None:
         return settings.checkpoint, read_record(settings.checkpoint)
     trained = trained_generators(config.generators_dir, settings.stage)
-    if trained:
-        return trained[0], read_record(trained[0])
+    for folder in trained:
+        if was_trained_as(config, folder):
+            return folder, read_record(folder)
+    if trained and (settings.base == "tiny" or settings.trained_until is None):
+        raise CheckpointError(
+            f"none of the generators in {config.generators_dir} ({', '.join(f.name for f in trained)}) was trained "
+            f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
+        )
     if settings.stage is not None:
         raise CheckpointError(
             f"no trained generator of stage {settings.stage} in {config.generators_dir}; "
@@ -73,6 +80,14 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     if settings.base == "tiny":
         raise CheckpointError(f"no trained generator in {config.generators_dir}; run `girl train sft` first")
     return _untuned(config)
+
+
+def was_trained_as(config: GirlConfig, folder: Path) -> bool:
+    """Whether the generator in `folder` was made from the config's base and, at stage 1, with its settings."""
+    record = peek_record(folder)
+    if record.get("base") != config.generator.base:
+        return False
+    return record.get("stage") != "sft" or record.get("settings") == config.sft_settings
 
 
 def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:

@@ -42,7 +42,7 @@ def _generator(folder: Path, seed: int = 0, stage: str = "sft", trained_until: d
             weights_sha256=weights_hash(folder),
             adapter_sha256=None,
             created_at=datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=seed),
-            settings={},
+            settings=_config(folder).sft_settings,
             metrics={},
             versions={},
         ),
@@ -60,6 +60,17 @@ def test_the_newest_generator_is_used_unless_one_is_named(tmp_path: Path) -> Non
     _generator(tmp_path / "generators" / ".sft-unfinished", seed=3)
     assert find_generator(_config(tmp_path))[0] == new
     assert find_generator(_config(tmp_path, checkpoint=old))[0] == old
+
+
+def test_a_generator_trained_with_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    _generator(tmp_path / "generators" / "sft-old")
+    other = _config(tmp_path, tiny={"n_layers": 2})
+    with pytest.raises(CheckpointError, match=r"none of the generators .*sft-old.* was trained with these settings"):
+        find_generator(other)
+    base = _generator(tmp_path / "base")
+    (base / "girl_generator.json").unlink()
+    folder, _ = find_generator(_config(tmp_path, base=str(base), trained_until="2020-06-01"))
+    assert folder == base, "another base, named in the config, goes before what was trained from `tiny`"
 
 
 def test_an_untuned_base_needs_a_knowledge_cutoff(tmp_path: Path) -> None:

@@ -47,14 +47,18 @@ class JDTask:
         unfinished_penalty: float,
         defect_penalty: float,
     ) -> None:
-        template = template_for(tokenizer)
+        self._template, self._max_cv_tokens = template_for(tokenizer), max_cv_tokens
         self._cvs, self._tokenizer = list(cvs), tokenizer
         self._reward_model: RewardModel = reward_model
         self._unfinished_penalty, self._defect_penalty = unfinished_penalty, defect_penalty
-        prompts = [encode_prompt(tokenizer, template, cv, max_cv_tokens) for cv in cvs]
+        prompts = [encode_prompt(tokenizer, self._template, cv, max_cv_tokens) for cv in cvs]
         self.prompts = [p.ids for p in prompts]
         self.n_cv_truncated = sum(p.cv_truncated for p in prompts)
         self.critic_rows = [reward_model.encode(cv, "").ids for cv in cvs]
+
+    def prompt_of(self, cv: str) -> list[int]:
+        """Token ids of the prompt for any CV."""
+        return encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens).ids
 
     def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> Judgement:
         """Score the texts with the reward model; unfinished and defective ones cost a penalty each."""

@@ -10,7 +10,6 @@ from one has the losses of a run that was never stopped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +31,12 @@ from girl_features.trainers.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from girl_features.trainers.feedback import Judgement, Task
-from girl_features.trainers.rollouts import Rollout, Samples, log_probabilities, sample, seed_of, take
+from girl_features.trainers.feedback import Task
+from girl_features.trainers.heldout import Policies, Row, evaluate, is_sound, write
+from girl_features.trainers.rollouts import Rollout, log_probabilities, seed_of, take
 
 PENALTIES = {"k1": losses.k1, "k3": losses.k3, "paper_kl": losses.paper_kl}
 ADVANTAGES = {"plain": losses.plain_advantage, "whitened": losses.whitened_advantage}
-Row = dict[str, float]
 
 
 class Models(NamedTuple):
@@ -144,7 +143,10 @@ class PPO:
     @torch.no_grad()
     def _rollout(self, numbers: Sequence[int]) -> tuple[Rollout, Row]:
         s = self.settings
-        samples, behaviour, frozen, judged = self._write(self.task, numbers, ("train", self._iteration))
+        parts = ("train", self._iteration)
+        written = write(self._policies(), self.task, numbers, parts, s, self.max_new_tokens)
+        samples, behaviour, frozen, judged = written
+        _stop_unless_finite("log-probability", behaviour)
         mask = samples.completion_mask
         scores = torch.tensor(judged.scores - judged.penalties, device=mask.device)
         kl = losses.k3(behaviour, frozen, mask).mean().item()
@@ -166,30 +168,6 @@ class PPO:
         if kl > s.stop_kl:
             raise _StopTraining(f"KL of {kl:.3g} nats a JD, above ppo.stop_kl {s.stop_kl:g},")
         return Rollout(samples, behaviour, frozen, scores, rewards, values, advantages), row
-
-    def _write(
-        self, task: Task, numbers: Sequence[int], seed_parts: tuple[int | str, ...]
-    ) -> tuple[Samples, Tensor, Tensor, Judgement]:
-        """One JD for each numbered CV, its log-probabilities under actor and frozen generator, and its judgement."""
-        s = self.settings
-        seeds = [seed_of(s.seed, *seed_parts, i, number) for i, number in enumerate(numbers)]
-        samples = sample(
-            self._actor,
-            [task.prompts[i] for i in numbers],
-            seeds,
-            max_new_tokens=self.max_new_tokens,
-            temperature=s.temperature,
-        )
-        behaviour = self._logprobs_in_chunks(self._actor, samples)
-        _stop_unless_finite("log-probability", behaviour)
-        if self.models.frozen is not None:
-            frozen = self._logprobs_in_chunks(self.models.frozen, samples)
-        else:
-            with self._accelerator.unwrap_model(self._actor).disable_adapter():
-                frozen = self._logprobs_in_chunks(self._actor, samples)
-        lengths = samples.completion_mask.sum(-1).long().tolist()
-        completions = [ids[:length] for ids, length in zip(samples.completion_ids.tolist(), lengths, strict=True)]
-        return samples, behaviour, frozen, task.judge(numbers, completions)
 
     def _learn_actor(self, rollout: Rollout, rows: Tensor) -> Row:
         """One step on the clipped surrogate; the ratio is to the policy that sampled, or the paper's (eq. 6)."""
@@ -219,60 +197,24 @@ class PPO:
         optimizer.step()
         return float(norm)
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
-        """Write for the held-out CVs, with the same seeds each time, and keep the weights if they are the best yet.
-
-        Best is the highest objective, mean score less penalties, among those within the limits of `_is_sound`.
-        """
-        numbers = list(range(len(self.held_out.prompts)))
-        signs: dict[str, float] = {}
-        scores, objectives, kls = [], [], []
-        for chunk in _chunks(numbers, self.settings.batch_size):
-            samples, behaviour, frozen, judged = self._write(self.held_out, chunk, ("held out",))
-            kls.append(losses.k3(behaviour, frozen, samples.completion_mask).cpu())
-            scores.append(torch.tensor(judged.scores))
-            objectives.append(torch.tensor(judged.scores - judged.penalties))
-            for name, value in judged.signs.items():
-                signs[name] = signs.get(name, 0.0) + value * len(chunk) / len(numbers)
-        score = torch.cat(scores)
-        row = {
-            "iteration": float(self._iteration),
-            "score": score.mean().item(),
-            "score_sd": score.std(correction=0).item(),
-            "objective": torch.cat(objectives).mean().item(),
-            "kl": torch.cat(kls).mean().item(),
-            **signs,
-        }
+        """Write for the held-out CVs, and keep the weights where their objective is the best of the sound ones."""
+        found = evaluate(self._policies(), self.held_out, self.settings, self.max_new_tokens, _stop_unless_finite)
+        row = {"iteration": float(self._iteration), **found}
         self.evaluations.append(row)
+        sound = is_sound(row, self.evaluations[0], self.settings.stop_kl, len(self.held_out.prompts))
         is_best = self._best is None or row["objective"] > self._best["objective"]
-        if self._iteration > 0 and is_best and self._is_sound(row):
+        if self._iteration > 0 and sound and is_best:
             self._best = row
             self._best_tensors = {name: p.detach().cpu().clone() for name, p in _trained(self._actor).items()}
 
-    def _is_sound(self, row: Row) -> bool:
-        """Whether a rise of the score is not paid for with KL, broken, longer or more repetitive JDs."""
-        start = self.evaluations[0]
-        slack = 0.05 + 0.5 / math.sqrt(len(self.held_out.prompts))  # a share's standard error is at most the second
-        return (
-            math.isfinite(row["objective"])
-            and row["kl"] <= self.settings.stop_kl
-            and row["defective"] <= start["defective"] + slack
-            and row["unfinished"] <= start["unfinished"] + slack
-            and 0.6 * start["words"] <= row["words"] <= 1.4 * start["words"]
-            and row["repetition"] <= start["repetition"] + slack
-            and row["distinct_2"] >= 0.7 * start["distinct_2"]
-        )
+    def _policies(self) -> Policies:
+        return Policies(self._actor, self.models.frozen)
 
     def _values(self, numbers: Sequence[int]) -> Tensor:
         """(b,) V(C): the critic reads the CV with a blank JD."""
         rows = [self.task.critic_rows[i] for i in numbers]
         return sequence_scores(self._critic, rows, self.models.critic_pad_token_id)
-
-    def _logprobs_in_chunks(self, model: Any, samples: Samples) -> Tensor:
-        every = torch.arange(len(samples.finished))
-        chunks = every.split(self.settings.minibatch_size)
-        return torch.cat([log_probabilities(model, take(samples, rows), self.settings.temperature) for rows in chunks])
 
     def _numbers(self, iteration: int) -> list[int]:
         """The CVs of an iteration: all of them in a drawn order, then in another, and so on."""

@@ -27,13 +27,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from girl_features.config import GirlConfig, SFTConfig
 from girl_features.data import Tables
+from girl_features.errors import ConfigError
 from girl_features.generator.checkpoint import (
+    RECORD_NAME,
     GeneratorRecord,
     adapter_hash,
     base_folder,
     is_adapter,
     read_record,
-    trained_generators,
     weights_hash,
     write_record,
 )
@@ -96,9 +97,11 @@ def train_sft(
     pairs = sft_pairs(tables, windows)
     texts = window_texts(tables, windows) if config.generator.base == "tiny" else None
     inputs = _inputs_hash(pairs, texts, windows, config)
-    for folder in trained_generators(config.generators_dir):
-        if not force and read_record(folder).inputs_sha256 == inputs:
-            return folder
+    final = config.generators_dir / f"sft-{inputs[:12]}"
+    if final.is_dir() and not force:
+        read_record(final)  # checks the weights
+        return final
+    _base_knows_until(config, windows)  # asked before anything is trained
     train, held_out = _hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
     work = config.generators_dir / f".sft-{inputs[:12]}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
@@ -128,22 +131,36 @@ def train_sft(
             base=config.generator.base,
             prompt_version=template.version,
             max_cv_tokens=config.generator.max_cv_tokens,
-            trained_until=windows.sft_end,
+            trained_until=max(windows.sft_end, _base_knows_until(config, windows)),
             n_pairs=pairs.height,
             inputs_sha256=inputs,
             **_weight_hashes(work / "model", config.generator.base),
             created_at=datetime.now(UTC),
-            settings=config.sft.model_dump(mode="json"),
+            settings=config.sft_settings,
             metrics=metrics,
             versions={name: version(name) for name in ("torch", "transformers", "trl")},
         ),
     )
-    final = config.generators_dir / f"sft-{inputs[:12]}"
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(work / "replaced")
     (work / "model").rename(final)
     shutil.rmtree(work)
     return final
+
+
+def _base_knows_until(config: GirlConfig, windows: Windows) -> datetime:
+    """The latest time the base itself may know of; `tiny` knows nothing before it is trained."""
+    if config.generator.base == "tiny":
+        return windows.sft_end
+    if config.generator.trained_until is not None:
+        return config.generator.trained_until
+    folder = base_folder(config.generator.base)
+    if (folder / RECORD_NAME).is_file():
+        return read_record(folder).trained_until
+    raise ConfigError(
+        f"{config.generator.base!r} may know what happened after the SFT window: set `generator.trained_until` to its "
+        f"knowledge cut-off. Its features are then used for no label before that"
+    )
 
 
 def _base_model(texts: pl.DataFrame | None, config: GirlConfig, work: Path) -> tuple[Any, Any]:
@@ -284,10 +301,8 @@ def _weight_hashes(folder: Path, base: str) -> dict[str, str | None]:
 
 def _inputs_hash(pairs: pl.DataFrame, texts: pl.DataFrame | None, windows: Windows, config: GirlConfig) -> str:
     settings = {
-        "sft": config.sft.model_dump(mode="json"),
+        **config.sft_settings,
         "base": config.generator.base,
-        "tiny": None if texts is None else config.generator.tiny.model_dump(mode="json"),
-        "max_cv_tokens": config.generator.max_cv_tokens,
         "sft_end": windows.sft_end.isoformat(),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

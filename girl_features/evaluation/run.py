@@ -19,7 +19,15 @@ from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_encoder, open_tables, windows_of
+from girl_features.pipeline import (
+    check_no_leakage,
+    contract_of,
+    find_generator,
+    open_encoder,
+    open_tables,
+    was_trained_as,
+    windows_of,
+)
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
@@ -93,7 +101,7 @@ def materialized_generators(
     found = {record.stage: (contract, record)}
     if config.generator.checkpoint is None and config.generator.stage is None:
         for stage in ROW_OF_STAGE:
-            trained = trained_generators(config.generators_dir, stage)
+            trained = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
             if stage not in found and trained:
                 other = read_record(trained[0])
                 contract = contract_of(config, other, encoder)

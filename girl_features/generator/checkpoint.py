@@ -144,8 +144,18 @@ def _trained(parent: Path, record_name: str) -> list[Path]:
     return sorted(folders, key=lambda f: (_field(f / record_name, "created_at"), f.name), reverse=True)
 
 
+def peek_record(folder: Path) -> dict[str, object]:
+    """The fields of a generator's record, its weights not checked; none where it cannot be read."""
+    return _fields(folder / RECORD_NAME)
+
+
 def _field(path: Path, name: str) -> str:
+    return str(_fields(path).get(name, ""))
+
+
+def _fields(path: Path) -> dict[str, object]:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get(name, ""))
-    except ValueError:
-        return ""  # unreadable: read_record says so when it is asked for
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # read_record says so when it is asked for
+    return fields if isinstance(fields, dict) else {}
