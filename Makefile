@@ -1,7 +1,6 @@
 # The same verbs for people and CI. Each does its own set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-DATA ?= ../shared/data
 
 .PHONY: help setup test lint types check demo careers clean
 
@@ -34,7 +33,7 @@ types: setup  ## mypy --strict on the package, laid out as the wheel nests it
 
 check: lint types test  ## What CI runs
 
-careers: setup  ## The whole path on real CVs (DATA=folder): writes docs/results/careers.md
+careers: setup  ## The whole path on real CVs (benchmarks/careers.yaml): writes docs/results/careers.md
 	$(BIN)/girl train sft --config benchmarks/careers.yaml
 	$(BIN)/girl materialize --config benchmarks/careers.yaml || test $$? -eq 1
 	$(BIN)/girl evaluate --config benchmarks/careers.yaml --json .girl/careers.json --markdown docs/results/careers.md

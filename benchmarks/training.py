@@ -1,4 +1,4 @@
-"""What each training stage of the generator gives on the sample market, with best-of-N beside PPO.
+"""What each training stage of the generator gives on the sample market, with best-of-N beside PPO, RLOO, GRPO and DPO.
 
     python benchmarks/training.py --json docs/results/training.json     # three seeds; --quick: one, and smaller
 
@@ -32,6 +32,7 @@ import torch
 
 from girl_features.config import GirlConfig
 from girl_features.data import Tables
+from girl_features.errors import CheckpointError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
@@ -45,6 +46,7 @@ from girl_features.trainers.rl import train_ppo
 from girl_features.trainers.rollouts import sample, seed_of, use_plain_sampling
 from girl_features.trainers.sft import train_sft
 
+ALGOS = ("ppo", "rloo", "grpo", "dpo")
 BEST_OF = 8
 QUICK = {"seekers": 1500, "seeds": [0], "hidden": 64, "iterations": 20}
 FULL = {"seekers": 6000, "seeds": [0, 1, 2], "hidden": 128, "iterations": 60}
@@ -145,25 +147,35 @@ def run_seed(size: dict[str, Any], seed: int, folder: Path) -> dict[tuple[str, s
     with open_tables(config) as tables:
         windows = windows_of(config, tables)
         sft, reward = train_sft(tables, windows, config), train_reward(tables, windows, config)
-        ppo = train_ppo(tables, windows, config)
+        tuned = {algo: folder for algo in ALGOS if (folder := _tuned(tables, windows, config, algo)) is not None}
         _, held_out = hold_out_seekers(rl_cvs(tables, windows), config.ppo.holdout, config.ppo.seed)
         matched = matched_jds(tables, windows, held_out["job_seeker_id"].to_list())
     encoder, reward_model, cvs = open_encoder(config), TransformersRewardModel(reward), held_out["cv"].to_list()
     drawn = write(sft, cvs, reward_model, config, BEST_OF)
     one = Written([own[:1] for own in drawn.texts], drawn.scores[:, :1], drawn.finished[:, :1], drawn.seconds / BEST_OF)
-    tuned = write(ppo, cvs, reward_model, config, 1)
     rows = {
         "sft": figures(one, drawn, encoder, matched),
         f"best_of_{BEST_OF}": figures(best(drawn), drawn, encoder, matched),
-        "ppo": figures(tuned, drawn, encoder, matched),
     }
+    for algo, generator in tuned.items():
+        rows[algo] = figures(write(generator, cvs, reward_model, config, 1), drawn, encoder, matched)
+        rows[algo] |= _some(read_record(generator).metrics, "kl_per_sequence", "best_iteration", "train_seconds")
+        rows[algo] |= {"n_heldout_cvs": float(len(cvs))}
     rows["sft"] |= _some(read_record(sft).metrics, "heldout_perplexity", "train_seconds")
-    rows["ppo"] |= _some(read_record(ppo).metrics, "kl_per_sequence", "best_iteration", "train_seconds")
     rows[f"best_of_{BEST_OF}"]["kl_per_sequence"] = math.log(BEST_OF) - (BEST_OF - 1) / BEST_OF
     names = ("pair_accuracy", "auc", "ece", "length_correlation", "longer_is_matched", "n_heldout_pairs")
     rows["reward"] = _some(read_record(reward, REWARD_RECORD_NAME).metrics, *names, "train_seconds")
-    rows["ppo"]["n_heldout_cvs"] = float(len(cvs))
     return {(stage, metric): value for stage, own in rows.items() for metric, value in own.items()}
+
+
+def _tuned(tables: Tables, windows: Windows, config: GirlConfig, algo: str) -> Path | None:
+    """The folder of a stage-3 generator; None, said on stderr, where none of its evaluations was within the limits."""
+    own = config.model_copy(update={"ppo": config.ppo.model_copy(update={"algo": algo})})
+    try:
+        return train_ppo(tables, windows, own)
+    except CheckpointError as error:
+        print(f"{algo}: {error}", file=sys.stderr)
+        return None
 
 
 def _some(metrics: dict[str, float], *names: str) -> dict[str, float]:
@@ -183,11 +195,12 @@ def main() -> None:
             print(f"seed {seed}", file=sys.stderr)
             by_seed[seed] = run_seed(size, seed, Path(folder))
     rows = []
-    for stage, metric in next(iter(by_seed.values())):
+    for stage, metric in dict.fromkeys(key for found in by_seed.values() for key in found):
         values = [found[stage, metric] for found in by_seed.values() if (stage, metric) in found]
         row = {"data": "sample market (simulation)", "stage": stage, "metric": metric}
         rows.append({**row, "value": statistics.fmean(values), "seed": "mean"})
-        rows += [{**row, "value": found[stage, metric], "seed": seed} for seed, found in by_seed.items()]
+        own = {seed: found[stage, metric] for seed, found in by_seed.items() if (stage, metric) in found}
+        rows += [{**row, "value": value, "seed": seed} for seed, value in own.items()]
     table = pl.DataFrame([row for row in rows if row["seed"] == "mean"]).pivot("stage", index="metric", values="value")
     with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=3):
         print(table)

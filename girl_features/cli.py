@@ -168,10 +168,14 @@ def train_ppo_command(
     force: ForceOption = False,
     resume: ResumeOption = True,
     paper_literal: PaperOption = False,
+    algo: Annotated[str | None, typer.Option(help="ppo, or by TRL's trainers: rloo, grpo, dpo.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Stage 3: PPO from recruiter feedback on the CVs of the RL window, against the frozen reward model."""
-    _train(config, [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])], ("ppo",), force, json_file, resume)
+    overrides = [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])]
+    if algo is not None:
+        overrides.append(f"ppo.algo={algo}")
+    _train(config, overrides, ("ppo",), force, json_file, resume)
 
 
 @train_app.command("all")
@@ -217,7 +221,7 @@ def _train(
     def show() -> None:
         for stage, (folder, record) in trained.items():
             shown = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
-            _print_mapping(_STAGES[stage], {**shown, **record.metrics})
+            _print_mapping(f"{_STAGES[stage]} ({record.stage})", {**shown, **record.metrics})
             for note in record.notes:
                 typer.echo(f"  {note}")
 
@@ -236,8 +240,8 @@ def materialize(
     with _stop_on_signal(f"girl materialize --config {config}") as stop:
         report = run_materialize(resolved, should_stop=lambda: stop.signal is not None)
     _emit(vars(report), json_file, lambda: _print_mapping("Materialized", vars(report)))
-    if report.stopped:
-        raise typer.Exit(128 + (stop.signal or signal.SIGINT))
+    if stop.signal is not None:
+        raise typer.Exit(128 + stop.signal)
     if report.n_failed:
         raise typer.Exit(1)
 
@@ -272,8 +276,11 @@ def join(
     contract: Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")] = None,
     reduction: Annotated[
         Path | None,
-        typer.Option(help="Folder of the fitted projection; fitted on these rows if it is not there: training first."),
+        typer.Option(help="Folder of the fitted projection; default: in the workspace, by contract."),
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
+    ] = False,
     as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -290,6 +297,7 @@ def join(
         repo=resolved.feast_repo,
         contract=found,
         reduction=reduction or resolved.workspace / "reductions" / found.fingerprint,
+        fit=fit,
         as_served=as_served,
     )
     _emit(summary._asdict(), json_file, lambda: _print_mapping(f"Wrote {out}", summary._asdict()))

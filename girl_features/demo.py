@@ -32,7 +32,7 @@ N_LOOKUPS = 50
 N_NEAREST = 3
 
 FULL: dict[str, Any] = {
-    "seekers": 1200,
+    "seekers": 1000,
     "config": {
         "generator": {"max_cv_tokens": 160, "tiny": {"vocab_size": 2048, "hidden_size": 128, "n_heads": 4}},
         "sft": {"epochs": 4, "max_jd_tokens": 128},
@@ -130,20 +130,22 @@ def run_demo(
 
 
 def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:
-    data = folder / "data"
+    data = folder / f"market-{size['seekers']}-{seed}"
     if not (data / "interactions.parquet").is_file():
         with Progress("simulate", size["seekers"], "seekers") as progress:
             write_sample(data, n_seekers=size["seekers"], seed=seed, progress=progress.reach)
     raw = {
         "name": "demo",
         "workspace": ".girl",
-        "tables": {name: {"path": f"data/{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
+        "tables": {name: {"path": f"{data.name}/{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
         **size["config"],
     }
     raw["sft"] = {**raw["sft"], "seed": seed}
     raw["sampling"] = {**raw["sampling"], "seed": seed}
     path = folder / "girl.yaml"
-    path.write_text("# A simulated market; `girl demo` wrote this.\n" + yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(
+        "# A simulated market; `girl demo` writes this anew each time.\n" + yaml.safe_dump(raw, sort_keys=False)
+    )
     return load_config(path)
 
 

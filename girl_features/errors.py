@@ -15,6 +15,7 @@ GirlError
 ├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
 ├── StoreError                the feature store cannot be read or written
 │   ├── StoreLockedError      another run is writing to it
+│   ├── MissingVectorsError   pairs whose CV or JD vector was not known by then
 │   └── DeadlineError         the online store took longer than it may
 └── MissingExtraError         an optional dependency of ours is not installed
 """
@@ -100,6 +101,14 @@ class CheckpointError(GirlError):
 
 class StoreError(GirlError):
     """The feature store cannot be read or written."""
+
+
+class MissingVectorsError(StoreError):
+    """Pairs whose CV or JD vector is not in the store, or was not known before their decision."""
+
+    def __init__(self, message: str, rows: list[int]) -> None:
+        super().__init__(message)
+        self.rows = rows  # of the decisions asked for
 
 
 class StoreLockedError(StoreError):

@@ -9,7 +9,8 @@ from pathlib import Path
 from girl_features.config import NAME_PATTERN
 from girl_features.errors import ConfigError, StoreError
 
-TEMPLATE_FILES = ("feature_store.yaml", "girl_definitions.py", ".feastignore", ".gitignore")
+DEFINITIONS = "girl_definitions.py"
+TEMPLATE_FILES = ("feature_store.yaml", DEFINITIONS, ".feastignore", ".gitignore")
 
 GIRL_YAML = """\
 # What `girl` works on. Paths are relative to this file; `girl check` says what it finds.
@@ -23,11 +24,11 @@ tables:
   # Other column names than those below are mapped, ours on the left:
   #   columns: {{job_seeker_id: user_id, cv: resume_text}}
   job_seekers:    # job_seeker_id, cv, updated_at: one row for each version of a CV
-    path: data/job_seekers.parquet
+    path: tables/job_seekers.parquet
   jobs:           # job_id, jd, posted_at
-    path: data/jobs.parquet
+    path: tables/jobs.parquet
   interactions:   # job_seeker_id, job_id, matched, decided_at
-    path: data/interactions.parquet
+    path: tables/interactions.parquet
 
 # Time windows, one after the other: SFT, reward, RL, ranking train, valid, test. Cut by shares of the decisions:
 # windows: {{sft_share: 0.4, reward_share: 0.1, rl_share: 0.05, train_share: 0.27, valid_share: 0.06}}

@@ -41,7 +41,8 @@ class MaterializeReport:
     contract: str
     n_planned: int = 0
     n_generated: int = 0
-    n_failed: int = 0
+    n_no_cv: int = 0  # blank: not tried
+    n_failed: int = 0  # tried twice, and no JD was fit to store
     n_retried: int = 0  # JDs drawn a second time
     n_cv_truncated: int = 0  # CVs longer than the generator reads
     n_unfinished: int = 0  # JDs cut at max_new_tokens
@@ -156,7 +157,9 @@ class _Run:
             self.store.write_part("generated_jds", self.contract.fingerprint, self._rows(versions, chunk, good))
         texts = [text for i in good for text in chunk.texts[i]]
         self.report.n_generated += len(good)
-        self.report.n_failed += len(bad)
+        n_no_cv = sum(chunk.failures[i] == "no_cv" for i in bad)
+        self.report.n_no_cv += n_no_cv
+        self.report.n_failed += len(bad) - n_no_cv
         self.report.n_retried += chunk.n_retried
         self.report.n_cv_truncated += sum(chunk.texts[i][0].cv_truncated for i in good)
         self.report.n_unfinished += sum(text.finish_reason == "length" for text in texts)

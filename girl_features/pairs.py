@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from girl_features.contract import FeatureContract
-from girl_features.errors import DataError, InvalidVectorError, LeakageError, StoreError
+from girl_features.errors import DataError, InvalidVectorError, LeakageError, MissingVectorsError
 from girl_features.ranker import PairFeatures
 from girl_features.schema import (
     CV_KNOWN_AT,
@@ -55,7 +55,8 @@ def join_pairs(
         (n, d) vectors; where the CV had no generated JD of its own, zeros and Tier.PRIOR.
     Raises:
         LeakageError: a decision earlier than the end of the generator's training data.
-        StoreError: a CV or JD vector is missing, or the repo cannot be read.
+        MissingVectorsError: a CV or JD vector is missing; names the rows.
+        StoreError: the repo cannot be read.
         UnknownContractError: the repo has not been applied with this contract.
         InvalidVectorError: a stored vector is NaN, infinite, all zero or of the wrong dimension.
         DataError: `decisions` lacks a column, or has nulls or another type there.
@@ -74,8 +75,7 @@ def join_pairs(
         joined = job.to_arrow().sort_by(_ROW)
     assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
     _check_known_before(joined, decisions[DECIDED_AT])
-    for column, key in ((CV_VECTOR, JOB_SEEKER_ID), (JD_VECTOR, JOB_ID)):
-        _check_present(joined[column], decisions[key], column, as_served)
+    _check_present(joined, decisions, as_served)
     dimension = contract.encoder.dimension
     has_generated = _is_of_the_joined_cv(joined, contract)
     generated = _vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR)
@@ -151,16 +151,23 @@ def _check_known_before(joined: pa.Table, decided_at: pl.Series) -> None:
             )
 
 
-def _check_present(column: pa.ChunkedArray, ids: pl.Series, name: str, as_served: bool) -> None:
-    missing = ids.filter(pl.Series(np.asarray(column.is_null())))
-    if missing.len():
-        names = missing.unique(maintain_order=True)
+def _check_present(joined: pa.Table, decisions: pl.DataFrame, as_served: bool) -> None:
+    problems, rows = [], set()
+    for column, key in ((CV_VECTOR, JOB_SEEKER_ID), (JD_VECTOR, JOB_ID)):
+        absent = np.flatnonzero(joined[column].is_null())
+        if len(absent):
+            rows.update(absent.tolist())
+            names = decisions[key][absent].unique(maintain_order=True)
+            more = f" and {names.len() - N_IDS_NAMED} more ids" if names.len() > N_IDS_NAMED else ""
+            problems.append(
+                f"{len(absent)} of {decisions.height} decisions have no {column} known before them: "
+                f"{', '.join(map(repr, names.head(N_IDS_NAMED)))}{more}"
+            )
+    if problems:
         served = " (as_served counts only what had been created by then)" if as_served else ""
-        raise StoreError(
-            f"{missing.len()} of {ids.len()} decisions have no {name} known before them{served}: "
-            f"{', '.join(map(repr, names.head(N_IDS_NAMED)))}"
-            f"{f' and {names.len() - N_IDS_NAMED} more ids' if names.len() > N_IDS_NAMED else ''}; "
-            f"run `girl materialize`, and `girl check` for decisions without a CV or job"
+        raise MissingVectorsError(
+            f"{'; '.join(problems)}{served}; run `girl materialize`, and `girl check` for decisions without CV or job",
+            sorted(rows),
         )
 
 

@@ -12,7 +12,7 @@ from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.data import Tables, load_tables
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
-from girl_features.errors import CheckpointError, LeakageError
+from girl_features.errors import CheckpointError, ConfigError, LeakageError, StoreError, UnknownContractError
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -26,6 +26,7 @@ from girl_features.generator.checkpoint import (
     weights_hash,
 )
 from girl_features.materialize import MaterializeReport, materialize
+from girl_features.progress import Progress
 from girl_features.splits import Windows, cut_windows
 from girl_features.store.parts import PartsStore
 
@@ -174,17 +175,44 @@ def run_materialize(config: GirlConfig, *, should_stop: Callable[[], bool] = lam
 
 
 def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureContract) -> None:
-    """Apply the Feast repo (written first where there is none) and publish the contract's newest rows."""
-    from girl_features.init_repo import write_repo
-    from girl_features.store.online import publish
-    from girl_features.store.repo import apply_repo
+    """Make the contract known to the Feast repo, if it is not yet, and publish the contract's newest rows.
 
-    if not (config.feast_repo / "feature_store.yaml").is_file():
-        write_repo(config.feast_repo, config.store_dir, config.name)
-    with store.lock():  # the registry has no lock of its own
-        apply_repo(config.feast_repo)
+    A repo in the workspace, or one that `girl init` wrote, is applied here. Any other is its owner's to apply.
+
+    Raises:
+        ConfigError: `feast.repo` names a folder without a Feast repo.
+        StoreError: a repo that is not ours does not know the contract yet.
+    """
+    from girl_features.store.online import publish
+
+    _apply_where_new(config, store, contract)
     if config.feast.online:
-        publish(config.feast_repo, store, contract)
+        with Progress("publish", 0, "rows") as progress:
+            publish(config.feast_repo, store, contract, progress=progress.advance)
+
+
+def _apply_where_new(config: GirlConfig, store: PartsStore, contract: FeatureContract) -> None:
+    from girl_features.init_repo import DEFINITIONS, write_repo
+    from girl_features.store.repo import apply_repo, contract_service, open_repo
+
+    repo = config.feast_repo
+    if not (repo / "feature_store.yaml").is_file():
+        if config.feast.repo is not None:
+            raise ConfigError(
+                f"`feast.repo` names {repo}, which has no feature_store.yaml; `girl init {repo}` writes one"
+            )
+        write_repo(repo, config.store_dir, config.name)
+    with store.lock():  # the registry has no lock of its own
+        try:
+            contract_service(open_repo(repo), contract.fingerprint)
+        except UnknownContractError:
+            if not (repo / DEFINITIONS).is_file():
+                raise StoreError(
+                    f"the Feast repo {repo} does not know contract {contract.fingerprint!r} yet: run `feast apply` "
+                    f"there (with girl_feature_views({str(config.store_dir)!r}) in a definitions file), then "
+                    f"`girl materialize` again; nothing is generated twice"
+                ) from None
+            apply_repo(repo)
 
 
 def check_no_leakage(windows: Windows, record: GeneratorRecord) -> None:

@@ -11,7 +11,7 @@ LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts `unit`s done out of `total`; use as a context manager and call `advance`."""
+    """Counts `unit`s done out of `total` (0: not known); use as a context manager and call `advance`."""
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
@@ -35,7 +35,7 @@ class Progress:
             )
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task(self._label, total=self._total, rate="")
+            self._task = self._bar.add_task(self._label, total=self._total or None, rate="")
         return self
 
     def advance(self, n: int = 1) -> None:
@@ -47,8 +47,8 @@ class Progress:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f} {self._unit}/s")
         elif now - self._last_line >= LINE_INTERVAL_S:
             self._last_line = now
-            left = (self._total - self._done) / rate if rate else 0.0
-            self._line(f"{rate:.1f} {self._unit}/s, {left:.0f} s left")
+            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+            self._line(f"{rate:.1f} {self._unit}/s{left}")
 
     def reach(self, n_done: int) -> None:
         """Note that `n_done` units are done in all."""
@@ -59,8 +59,9 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._total and kind is None:
+        elif self._done and kind is None:
             self._line(f"{time.monotonic() - self._started:.1f} s")
 
     def _line(self, tail: str) -> None:
-        print(f"{self._label}: {self._done}/{self._total} {self._unit}, {tail}", file=sys.stderr, flush=True)
+        of = f"/{self._total}" if self._total else ""
+        print(f"{self._label}: {self._done}{of} {self._unit}, {tail}", file=sys.stderr, flush=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from girl_features.contract import FeatureContract
-from girl_features.errors import ConfigError, DataError
+from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
 from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns
 from girl_features.pairs import join_pairs
+from girl_features.ranker import PairFeatures
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 
 N_COMPONENTS = 16
+MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
+_ROW = "girl_row"
 _KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
 
 
@@ -22,40 +26,90 @@ class JoinSummary(NamedTuple):
 
     n_rows: int
     n_with_generated_jd: int
+    n_before_training_ended: int  # decided before `trained_until`: their columns are null
+    n_without_vectors: int  # CV or job not in the store by then: their columns are null
     contract: str
     columns: list[str]
-    reduction: str  # folder of the fitted projection: give it again for validation, test and serving rows
+    reduction: str  # folder of the fitted projection
 
 
 def join_table(
-    pairs: Path, out: Path, *, repo: Path, contract: FeatureContract, reduction: Path, as_served: bool = False
+    pairs: Path,
+    out: Path,
+    *,
+    repo: Path,
+    contract: FeatureContract,
+    reduction: Path,
+    fit: bool = False,
+    as_served: bool = False,
 ) -> JoinSummary:
     """Write the rows of `pairs` (Parquet), in their order, with the `girl_*` columns, to `out`.
 
-    The projection of the generated-JD vectors is fitted on these rows and saved to the folder `reduction`,
-    unless that folder is there already: then it is used as it is. So join the training rows first.
+    Args:
+        pairs: job_seeker_id, job_id, decided_at; other columns are kept.
+        out: Parquet to write.
+        repo: the Feast repo.
+        contract: whose features.
+        reduction: folder of the projection of the generated-JD vectors.
+        fit: fit the projection on these rows and keep it in `reduction`: for the training rows, once.
+        as_served: only what was already written at decision time.
 
     Raises:
         DataError: `pairs` cannot be read or lacks a key column, or already has a `girl_*` one.
-        ConfigError: `out` is `pairs`.
-        LeakageError: rows decided before the generator's training ended.
+        ConfigError: `out` is `pairs`; or the projection is to be fitted but is there, or is not there yet.
+        ShapeError: too few rows with a generated JD to fit on.
     """
     if out.resolve() == pairs.resolve():
-        raise ConfigError(f"{out} would overwrite the table it is joined to; give another --out")
+        raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
+    if fit == reduction.is_dir():
+        raise ConfigError(
+            f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction"
+            if fit
+            else f"no fitted projection in {reduction}; join your training rows first, with --fit"
+        )
     table = _read(pairs)
-    features = join_pairs(repo, contract, table.select(_KEYS), as_served=as_served)
-    if reduction.is_dir():
-        fitted = PlainReduction.load(reduction)
-    else:
-        fitted = fit_reduction(features, N_COMPONENTS)
-        fitted.save(reduction)
+    rows, features = _joinable(table, repo, contract, as_served)
+    fitted = _fit(features) if fit else PlainReduction.load(reduction)
     columns = plain_columns(features, fitted)
     if clash := sorted(set(columns.columns) & set(table.columns)):
         raise DataError(f"{pairs} already has {', '.join(clash)}; drop them, then join again")
+    if fit:
+        fitted.save(reduction)
     out.parent.mkdir(parents=True, exist_ok=True)
-    pl.concat([table, columns], how="horizontal").write_parquet(out)
-    n_with = int(features.has_generated_jd.sum())
-    return JoinSummary(table.height, n_with, contract.fingerprint, columns.columns, str(reduction))
+    placed = columns.with_columns(pl.Series(_ROW, rows, pl.UInt32))
+    table.with_row_index(_ROW).join(placed, on=_ROW, how="left", maintain_order="left").drop(_ROW).write_parquet(out)
+    n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
+    return JoinSummary(
+        n_rows=table.height,
+        n_with_generated_jd=int(features.has_generated_jd.sum()),
+        n_before_training_ended=n_early,
+        n_without_vectors=table.height - n_early - len(rows),
+        contract=contract.fingerprint,
+        columns=columns.columns,
+        reduction=str(reduction),
+    )
+
+
+def _joinable(
+    table: pl.DataFrame, repo: Path, contract: FeatureContract, as_served: bool
+) -> tuple[np.ndarray, PairFeatures]:
+    """The rows that can have features, and those; the others are left to be null."""
+    rows = np.flatnonzero(table[DECIDED_AT] >= contract.trained_until)
+    keys = table.select(_KEYS)
+    try:
+        return rows, join_pairs(repo, contract, keys[rows], as_served=as_served)
+    except MissingVectorsError as error:
+        rows = np.delete(rows, error.rows)
+    return rows, join_pairs(repo, contract, keys[rows], as_served=as_served)
+
+
+def _fit(features: PairFeatures) -> PlainReduction:
+    n = int(features.has_generated_jd.sum())
+    if n < MIN_ROWS_TO_FIT:
+        raise ShapeError(
+            f"{n} rows with a generated JD are too few to fit {N_COMPONENTS} columns; {MIN_ROWS_TO_FIT} will do"
+        )
+    return fit_reduction(features, N_COMPONENTS)
 
 
 def _read(pairs: Path) -> pl.DataFrame:

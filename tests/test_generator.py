@@ -10,7 +10,7 @@ import torch
 from girl_features.config import TinyConfig
 from girl_features.errors import CheckpointError, ShapeError
 from girl_features.generator.checkpoint import weights_hash
-from girl_features.generator.quality import defect
+from girl_features.generator.quality import clean, defect
 from girl_features.generator.retry import RETRY_SAMPLE_OFFSET, generate_chunk
 from girl_features.generator.sampling import SeededSampling
 from girl_features.generator.transformers_engine import TransformersGenerator
@@ -127,6 +127,13 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 )
 def test_defects(text: str, reason: str | None) -> None:
     assert defect(text) == reason
+
+
+def test_control_characters_and_broken_bytes_are_not_stored() -> None:
+    assert (
+        clean(" cafe\u0301\x1b[31m\x00 \ufffdchef\tna\u00efve\n\U0001f373 ")
+        == "caf\u00e9[31m chef\tna\u00efve\n\U0001f373"
+    )
 
 
 def _version(cv: str) -> CVVersion:

@@ -78,7 +78,7 @@ def test_a_second_run_generates_nothing_and_a_changed_cv_only_itself(tmp_path: P
     store = PartsStore(tmp_path / "store")
     seekers = [("a", "cook", day(11)), ("b", "nurse", day(12)), ("c", "  ", day(13))]
     first = _run(tmp_path, store, seekers)
-    assert (first.n_generated, first.n_failed) == (2, 1)
+    assert (first.n_generated, first.n_no_cv, first.n_failed) == (2, 1, 0)
     assert _rows(store, "failures", "job_seeker_id, status") == [("c", "no_cv")]
     assert first.n_cv_vectors == 3, "a blank CV has a vector, so its decisions can be scored"
 

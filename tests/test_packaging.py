@@ -112,11 +112,12 @@ def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Pat
     assert found.returncode == 0, found.stderr
     assert [row["has_generated_jd"] for row in json.loads(found.stdout)] == [True, False]
 
-    decisions = pl.read_parquet(tmp_path / "girl-demo" / "data" / "interactions.parquet")
-    late = decisions.sort("decided_at").tail(20).sample(20, shuffle=True, seed=0)
+    (data,) = (tmp_path / "girl-demo").glob("market-*/interactions.parquet")
+    decisions = pl.read_parquet(data)
+    late = decisions.sample(decisions.height, shuffle=True, seed=0)
     late.write_parquet(tmp_path / "pairs.parquet")
-    joined = subprocess.run([girl, "join", "pairs.parquet", "with_girl.parquet", *config], **run)
+    joined = subprocess.run([girl, "join", "pairs.parquet", "with_girl.parquet", "--fit", *config], **run)
     assert joined.returncode == 0, joined.stderr
     table = pl.read_parquet(tmp_path / "with_girl.parquet")
     assert table.select(late.columns).equals(late), "the same rows in the same order"
-    assert "girl_cos_generated_jd_jd" in table.columns
+    assert 0 < table["girl_cos_generated_jd_jd"].null_count() < late.height, "null before the generator was trained"

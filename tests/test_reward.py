@@ -15,7 +15,7 @@ from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, 
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
 from girl_features.prompts import TINY
 from girl_features.splits import Windows
-from girl_features.trainers.reward import length_notes, measure, tokenize_preferences, train_reward
+from girl_features.trainers.reward import measure, tokenize_preferences, train_reward, warnings_about
 from girl_features.trainers.sft import train_sft
 from girl_features.trainers.tiny import train_tokenizer
 from tests.input_tables import day, load, write_tables
@@ -163,10 +163,13 @@ def test_a_reward_model_that_loves_length_is_reported_as_such() -> None:
     assert metrics["length_correlation"] == pytest.approx(1, abs=1e-6)
     assert metrics["length_slope"] == pytest.approx(10, abs=1e-4)  # a tenth a word
     assert metrics["pair_accuracy"] == metrics["longer_is_matched"] > 0.7
-    first, second = length_notes(metrics)
+    first, second = warnings_about(metrics)
     assert "loves long JDs" in first
     assert "length alone" in second
-    assert length_notes({**metrics, "length_correlation": 0.1, "longer_is_matched": 0.5}) == ()
+    fine = {**metrics, "length_correlation": 0.1, "longer_is_matched": 0.5}
+    assert warnings_about(fine) == ()
+    (chance,) = warnings_about({**fine, "pair_accuracy": 0.6, "n_heldout_seekers": 64.0})  # .6 - 1/8 < .5
+    assert "not shown to beat chance" in chance
 
 
 def test_without_pairs_or_generator_the_next_step_is_named(tmp_path: Path) -> None:

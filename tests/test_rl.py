@@ -146,6 +146,23 @@ def test_an_rl_window_without_new_seekers_is_named(prepared) -> None:  # type: i
         train_ppo(tables, Windows(*WINDOWS[:2], day(201), day(400), day(500)), config_for(workspace, **FAST))
 
 
+@pytest.mark.parametrize(("algo", "tuning"), [("rloo", "full"), ("grpo", "lora"), ("dpo", "full")])
+def test_the_alternatives_leave_a_generator_of_their_own(prepared, algo: str, tuning: str) -> None:  # type: ignore[no-untyped-def]
+    workspace, data = prepared
+    own = {"algo": algo, "tuning": tuning, "lora_rank": 2, "iterations": 2, "evaluate_every": 1, "learning_rate": 1e-4}
+    config = config_for(workspace, **FAST, ppo=own)
+    with load(write_tables(data, market(120))) as tables:
+        folder = train_ppo(tables, WINDOWS, config)
+        assert train_ppo(tables, WINDOWS, config) == folder
+    record = read_record(folder)
+    assert (record.stage, record.trained_until) == (algo, WINDOWS.rl_end)
+    (sft,) = trained_generators(workspace / "generators", stage="sft")
+    assert record.weights_sha256 != read_record(sft).weights_sha256
+    assert 0 < record.metrics["kl_per_sequence"] < 10
+    assert trained_generators(workspace / "generators", stage=algo) == [folder]
+    assert pl.read_parquet(folder / "metrics.parquet")["loss"].drop_nulls().len() >= 2
+
+
 def test_signs_of_gaming_by_hand() -> None:
     # bigrams: (a b) (b a) (a b) and (x y): 3 distinct of 4; "a b a b a b" has runs abab baba abab: 2 of 3 distinct
     assert text_signs(["a b a b", "x y"]) == {"words": 3.0, "distinct_2": 3 / 4, "repetition": 0.0}

@@ -191,6 +191,7 @@ def test_an_erasure_that_was_killed_is_finished_by_the_next(workshop: Workshop) 
 
 
 def test_a_materialization_that_was_killed_is_done_again_and_whole(workshop: Workshop) -> None:
+    workshop.empty()
     assert workshop.do("engine", "engine.batch_written", rounds=1)["killed"] == 1
     store = online_store(workshop)
     view, online = store.get_feature_view("facts"), store._get_provider().online_store

@@ -88,7 +88,8 @@ class PPO:
         self._actor, self._actor_optimizer = self._accelerator.prepare(models.actor.eval(), actor_optimizer)
         self._critic, self._critic_optimizer = self._accelerator.prepare(models.critic.eval(), critic_optimizer)
         if models.frozen is not None:
-            models.frozen.eval().requires_grad_(False).to(self._accelerator.device)
+            frozen = models.frozen.eval().requires_grad_(False)
+            self._accelerator.prepare_model(frozen, evaluation_mode=True)  # in place: the actor's own precision
         self._kl_weight = s.kl_weight
         self._iteration = 0
         self._best: Row | None = None

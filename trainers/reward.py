@@ -37,13 +37,13 @@ from girl_features.generator.checkpoint import (
     base_folder,
     is_adapter,
     read_record,
-    trained_generators,
     trained_reward_models,
     weights_hash,
     write_record,
 )
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, load_scorer, sequence_scores
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.pipeline import find_generator
 from girl_features.prompts import template_for
 from girl_features.splits import Windows, preference_pairs
 from girl_features.trainers.common import ProgressCallback, hold_out_seekers, last_checkpoint
@@ -138,22 +138,20 @@ def train_reward(tables: Tables, windows: Windows, config: GirlConfig, *, force:
     )
     write_record(work / "model", record, REWARD_RECORD_NAME)
     measured = measure(TransformersRewardModel(work / "model"), held_out)
-    record = record.model_copy(update={"metrics": metrics | measured, "notes": length_notes(measured)})
+    record = record.model_copy(update={"metrics": metrics | measured, "notes": warnings_about(measured)})
     write_record(work / "model", record, REWARD_RECORD_NAME)
     write_curves(work / "model", trainer.state.log_history, "step", [["loss"], ["accuracy"], ["margin"]])
     return _publish(work, config.rewards_dir / f"reward-{inputs[:12]}")
 
 
 def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
-    """Folder and record of the newest stage-1 generator.
+    """Folder and record of the newest stage-1 generator that was trained as the config says.
 
     Raises:
         CheckpointError: there is none.
     """
-    trained = trained_generators(config.generators_dir, stage="sft")
-    if not trained:
-        raise CheckpointError(f"no stage-1 generator in {config.generators_dir}; run `girl train sft` first")
-    return trained[0], read_record(trained[0])
+    stage_1 = config.generator.model_copy(update={"stage": "sft", "checkpoint": None})
+    return find_generator(config.model_copy(update={"generator": stage_1}))
 
 
 def measure(reward_model: TransformersRewardModel, pairs: pl.DataFrame) -> dict[str, float]:
@@ -185,9 +183,15 @@ def measure(reward_model: TransformersRewardModel, pairs: pl.DataFrame) -> dict[
     }
 
 
-def length_notes(metrics: dict[str, float]) -> tuple[str, ...]:
-    """A warning where length explains the score, or would tell the matched JD by itself."""
+def warnings_about(metrics: dict[str, float]) -> tuple[str, ...]:
+    """Warnings: accuracy that may be chance, a score that follows length, lengths that tell the matched JD."""
     notes = []
+    slack = 1 / metrics["n_heldout_seekers"] ** 0.5  # two standard errors, a seeker's pairs counted as one
+    if metrics["pair_accuracy"] - slack < 0.5:
+        notes.append(
+            f"warning: a pair accuracy of {metrics['pair_accuracy']:.2f} on {metrics['n_heldout_seekers']:.0f} "
+            f"held-out seekers is not shown to beat chance; PPO would follow noise: more pairs, or a larger base"
+        )
     if abs(metrics["length_correlation"]) > LENGTH_CORRELATION_LIMIT:
         kind = "long" if metrics["length_correlation"] > 0 else "short"
         notes.append(

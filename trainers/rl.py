@@ -1,4 +1,7 @@
-"""Stage 3 as a step of the product: its CVs and models in, a generator folder with its record out."""
+"""Stage 3 as a step of the product: its CVs and models in, a generator folder with its record out.
+
+`ppo.algo` says how: PPO, the default, or one of TRL's trainers (`alternatives.py`).
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,10 @@ import torch
 
 from girl_features.config import GirlConfig, PPOConfig
 from girl_features.data import Tables
-from girl_features.errors import CheckpointError, EmptyWindowError
+from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.generator.checkpoint import (
     GeneratorRecord,
+    is_adapter,
     read_record,
     trained_generators,
     weights_hash,
@@ -32,11 +36,13 @@ from girl_features.generator.checkpoint import (
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.pipeline import find_reward_model
-from girl_features.splits import Windows, rl_cvs
+from girl_features.splits import Windows, preference_pairs, rl_cvs
+from girl_features.trainers.alternatives import train_alternative
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.curves import write_curves
 from girl_features.trainers.feedback import JDTask
-from girl_features.trainers.ppo import PPO, Models, Outcome, Row
+from girl_features.trainers.heldout import Policies, Row
+from girl_features.trainers.ppo import PPO, Models, Outcome
 from girl_features.trainers.reward import newest_sft
 from girl_features.trainers.rollouts import use_plain_sampling
 
@@ -44,7 +50,7 @@ PANELS = (
     ("score", "reward", "value"),
     ("kl",),
     ("words",),
-    ("actor_loss",),
+    ("actor_loss", "loss"),
     ("critic_loss",),
     ("unfinished", "defective", "repetition"),
 )
@@ -78,7 +84,7 @@ def train_ppo(
     sft_folder, sft = newest_sft(config)
     reward_folder, reward = _reward_model_of(config, sft)
     inputs = _inputs_hash(cvs, windows, config, sft, reward)
-    for folder in trained_generators(config.generators_dir, stage="ppo"):
+    for folder in trained_generators(config.generators_dir, stage=config.ppo.algo):
         if not force and read_record(folder).inputs_sha256 == inputs:
             return folder
     train, held_out = hold_out_seekers(cvs, config.ppo.holdout, config.ppo.seed)
@@ -87,7 +93,8 @@ def train_ppo(
             f"the RL window has {cvs.height} CVs of seekers without earlier decisions, too few to hold out a share of "
             f"{config.ppo.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
         )
-    work = config.generators_dir / f".ppo-{inputs[:12]}"  # hidden until complete; kept to resume from
+    name = f"{config.ppo.algo}-{inputs[:12]}"
+    work = config.generators_dir / f".{name}"  # hidden until complete; kept to resume from
     if not resume or force:
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
 
@@ -105,10 +112,14 @@ def train_ppo(
         )
         for part in (train, held_out)
     ]
-    ppo = PPO(
-        models, tasks[0], tasks[1], config.ppo, config.sampling.max_new_tokens, work / "checkpoints", after_iteration
-    )
-    outcome = ppo.run()
+    limit = config.sampling.max_new_tokens
+    if config.ppo.algo == "ppo":
+        outcome = PPO(models, tasks[0], tasks[1], config.ppo, limit, work / "checkpoints", after_iteration).run()
+    else:
+        if is_adapter(sft_folder):
+            raise ConfigError(f"ppo.algo {config.ppo.algo!r} needs an SFT generator with `sft.tuning: full`")
+        policies, pairs = Policies(models.actor, models.frozen), preference_pairs(tables, windows)
+        outcome = train_alternative(policies, tokenizer, tasks[0], tasks[1], pairs, config.ppo, limit, work)
     metrics = {
         **_gains(outcome, work),
         "n_cv_truncated": float(tasks[0].n_cv_truncated),
@@ -118,7 +129,7 @@ def train_ppo(
     write_record(
         folder,
         GeneratorRecord(
-            stage="ppo",
+            stage=config.ppo.algo,
             base=sft.base,
             prompt_version=sft.prompt_version,
             max_cv_tokens=sft.max_cv_tokens,
@@ -137,7 +148,7 @@ def train_ppo(
     )
     write_curves(folder, outcome.history, "iteration", PANELS)
     pl.DataFrame(outcome.evaluations).write_parquet(folder / "evaluations.parquet")
-    final = config.generators_dir / f"ppo-{inputs[:12]}"
+    final = config.generators_dir / name
     if final.exists():
         shutil.rmtree(final)
     folder.rename(final)
@@ -207,8 +218,8 @@ def _notes(outcome: Outcome, reward: GeneratorRecord) -> tuple[str, ...]:
     best = outcome.best
     assert best is not None
     start = outcome.evaluations[0]
-    if best["words"] > 1.15 * start["words"]:
-        notes.append(f"warning: JDs grew from {start['words']:.0f} to {best['words']:.0f} words")
+    if abs(best["words"] - start["words"]) > 0.15 * start["words"]:
+        notes.append(f"warning: JDs went from {start['words']:.0f} to {best['words']:.0f} words on average")
     if best["score"] <= start["score"]:
         notes.append(f"warning: the held-out score did not rise ({start['score']:.3f} to {best['score']:.3f})")
     return (*notes, *reward.notes)

@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     records: dict[str, GeneratorRecord]  # row name -> how its generator was trained
 
 
-ROW_OF_STAGE = {"sft": "girl-sft", "ppo": "girl"}  # as the paper names them
+ROW_OF_STAGE = {stage: f"girl-{stage}" for stage in ("sft", "rloo", "grpo", "dpo")} | {"ppo": "girl"}  # GIRL's names
 
 
 def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker]) -> Outcome:

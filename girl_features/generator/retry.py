@@ -9,7 +9,7 @@ import numpy as np
 
 from girl_features.contract import FeatureContract, sampling_seed
 from girl_features.generator import Generator, RewardModel
-from girl_features.generator.quality import defect
+from girl_features.generator.quality import clean, defect
 from girl_features.schema import CVVersion, GeneratedText
 
 RETRY_SAMPLE_OFFSET = 1_000_000  # a retry draws from sample numbers no first try uses
@@ -75,9 +75,10 @@ def _draw(
     defective: dict[int, list[int]] = {}
     for (i, own), results in zip(samples.items(), drawn, strict=True):
         for sample, result in zip(own, results, strict=True):
-            reason = defect(result.text)
+            text = clean(result.text)
+            reason = defect(text)
             if reason is None:
-                texts[i].append(result)
+                texts[i].append(result._replace(text=text))
             else:
                 failures[i] = reason
                 defective.setdefault(i, []).append(sample)

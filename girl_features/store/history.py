@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from girl_features.store.tombstones import Tombstones
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 65_536
 FEW_VERSIONS = 8  # up to so many rows a key, comparing them all is faster than sorting for an ASOF join
 _MAX_LIST_VALUES = 1 << 30  # an Arrow list array counts its values in 31 bits
 _PLACE = "file_index, file_row_number"
