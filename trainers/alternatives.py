@@ -123,7 +123,8 @@ def _sampling_trainer(
 ) -> Any:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    config_class, trainer_class = (RLOOConfig, RLOOTrainer) if settings.algo == "rloo" else (GRPOConfig, GRPOTrainer)
+    config_class: Any = RLOOConfig if settings.algo == "rloo" else GRPOConfig
+    trainer_class: Any = RLOOTrainer if settings.algo == "rloo" else GRPOTrainer
     texts = [tokenizer.decode(ids) for ids in task.prompts]
     usable = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == task.prompts[i]]
     _check_usable(len(usable), len(texts))

@@ -105,5 +105,5 @@ def is_sound(row: Row, start: Row, stop_kl: float, n: int) -> bool:
 
 
 def _in_chunks(model: Any, samples: Samples, settings: PPOConfig) -> Tensor:
-    chunks = torch.arange(len(samples.finished)).split(settings.minibatch_size)
+    chunks = torch.arange(len(samples.finished)).split(settings.minibatch_size)  # type: ignore[no-untyped-call]
     return torch.cat([log_probabilities(model, take(samples, rows), settings.temperature) for rows in chunks])

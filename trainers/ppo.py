@@ -131,7 +131,8 @@ class PPO:
         totals: dict[str, list[float]] = {}
         for epoch in range(s.epochs):
             draw = torch.Generator().manual_seed(seed_of(s.seed, "order", self._iteration, epoch))
-            for rows in torch.randperm(len(numbers), generator=draw).split(s.minibatch_size):
+            shuffled = torch.randperm(len(numbers), generator=draw)
+            for rows in shuffled.split(s.minibatch_size):  # type: ignore[no-untyped-call]
                 learned = self._learn_critic([numbers[i] for i in rows.tolist()], rollout.rewards[rows])
                 if not warming_up:
                     learned |= self._learn_actor(rollout, rows)

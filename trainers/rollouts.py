@@ -90,7 +90,8 @@ def log_probabilities(model: Any, samples: Samples, temperature: float) -> Tenso
         arguments["logits_to_keep"] = t + 1
     logits = model(**arguments).logits[:, -t - 1 : -1].float() / temperature  # (b, t, v): one place before each token
     chosen = logits.gather(-1, samples.completion_ids[..., None]).squeeze(-1)
-    return (chosen - logits.logsumexp(-1)) * samples.completion_mask
+    own: Tensor = (chosen - logits.logsumexp(-1)) * samples.completion_mask
+    return own
 
 
 def _inner(model: Any) -> Any:
