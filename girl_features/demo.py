@@ -32,7 +32,7 @@ N_LOOKUPS = 50
 N_NEAREST = 3
 
 FULL: dict[str, Any] = {
-    "seekers": 1000,
+    "seekers": 800,
     "config": {
         "generator": {"max_cv_tokens": 160, "tiny": {"vocab_size": 2048, "hidden_size": 128, "n_heads": 4}},
         "sft": {"epochs": 4, "max_jd_tokens": 128},
