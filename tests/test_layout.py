@@ -35,7 +35,7 @@ def _outer_parts(path: Path) -> set[str]:
 
 def test_the_core_imports_none_of_the_outer_parts() -> None:
     for path in (ROOT / "girl_features").rglob("*.py"):
-        if path.name != "cli.py":
+        if path.parent.name != "commands":  # they are where the parts meet
             # the template of `girl init` is read as data, by name
             assert _outer_parts(path) <= ({"feature_repo"} if path.name == "init_repo.py" else set()), path
 

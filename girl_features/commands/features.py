@@ -1,0 +1,138 @@
+"""Commands that make features and hand them out: materialize, contracts, join, lookup, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from girl_features.commands.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    ContractOption,
+    JsonOption,
+    SetOption,
+    emit,
+    load,
+    print_mapping,
+    ranker_factory,
+    stop_on_signal,
+)
+
+
+def materialize(
+    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+) -> None:
+    """Generate, encode and store what is missing, then publish it to Feast's online store."""
+    from girl_features.pipeline import run_materialize
+
+    resolved = load(config, set_values)
+    with stop_on_signal(f"girl materialize --config {config}") as stop:
+        report = run_materialize(resolved, should_stop=lambda: stop.signal is not None)
+    emit(vars(report), json_file, lambda: print_mapping("Materialized", vars(report)))
+    if stop.signal is not None:
+        raise typer.Exit(128 + stop.signal)
+    if report.n_failed:
+        raise typer.Exit(1)
+
+
+def contracts(
+    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+) -> None:
+    """List the feature contracts in the store, oldest first."""
+    from girl_features.store.parts import PartsStore
+
+    held = PartsStore(load(config, set_values).store_dir).contracts()
+    rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in held.items()]
+
+    def show() -> None:
+        for fingerprint, contract in held.items():
+            drawn = f"n={contract.sampling.n}, temperature {contract.sampling.temperature:g}"
+            typer.echo(
+                f"{fingerprint}  {contract.generator}, {drawn}, {contract.encoder.name}, "
+                f"trained until {contract.trained_until:%Y-%m-%d}"
+            )
+
+    emit(rows, json_file, show)
+
+
+def join(
+    pairs: Annotated[Path, typer.Argument(help="Parquet of job_seeker_id, job_id, decided_at; other columns kept.")],
+    out: Annotated[Path, typer.Argument(help="Parquet to write: the same rows with the girl_* columns beside them.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: ContractOption = None,
+    reduction: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the fitted projection; default: in the workspace, by contract."),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
+    ] = False,
+    as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Join generated-JD features to a ranker's training table, point in time."""
+    from girl_features.errors import require
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    found = store.contract(contract) if contract else store.newest_contract()
+    summary = require("girl_features.integrations.join_table", "rank").join_table(
+        pairs,
+        out,
+        repo=resolved.feast_repo,
+        contract=found,
+        reduction=reduction or resolved.workspace / "reductions" / found.fingerprint,
+        fit=fit,
+        as_served=as_served,
+    )
+    emit(summary._asdict(), json_file, lambda: print_mapping(f"Wrote {out}", summary._asdict()))
+
+
+def lookup(
+    seekers: Annotated[list[str], typer.Argument(help="Job seeker ids.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: ContractOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Look seekers up in the online store, as a ranking service would."""
+    from girl_features.lookup import FeatureClient
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    found = store.contract(contract) if contract else store.newest_contract()
+    vectors = FeatureClient(resolved.feast_repo, found.fingerprint).job_seekers(seekers)
+    rows = [
+        {"job_seeker_id": seeker, "has_generated_jd": bool(has), "generated_jd_vector": vector.tolist()}
+        for seeker, has, vector in zip(seekers, vectors.has_generated_jd, vectors.vectors, strict=True)
+    ]
+
+    def show() -> None:
+        for row in rows:
+            state = "generated JD" if row["has_generated_jd"] else "none: unknown seeker or not materialized yet"
+            head = " ".join(f"{x:+.3f}" for x in row["generated_jd_vector"][:6])
+            typer.echo(f"{row['job_seeker_id']}  {state}  [{head} ...]")
+
+    emit(rows, json_file, show)
+
+
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    json_file: JsonOption = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
+) -> None:
+    """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
+    from girl_features.evaluation.report import print_comparison
+    from girl_features.evaluation.run import run_evaluate, write_page
+
+    resolved = load(config, set_values)
+    outcome = run_evaluate(resolved, ranker_factory())
+    if markdown is not None:
+        write_page(markdown, outcome, resolved, command=f"girl evaluate --config {config}")
+    emit(outcome.comparison.to_json(), json_file, lambda: print_comparison(outcome.comparison))

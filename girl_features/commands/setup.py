@@ -1,0 +1,88 @@
+"""Commands of the first day: init, sample, check, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from girl_features.commands.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    emit,
+    load,
+    print_mapping,
+    ranker_factory,
+)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the Feast repo and girl.yaml go.")],
+    project: Annotated[str, typer.Option(help="Feast project: a-z, 0-9 and _.")] = "girl",
+    force: Annotated[bool, typer.Option(help="Overwrite files that differ.")] = False,
+) -> None:
+    """Write a girl.yaml and a Feast repo that `feast apply` takes as it stands."""
+    from girl_features.init_repo import init_repo
+
+    written = init_repo(folder, store_dir=folder / ".girl" / "store", project=project, force=force)
+    for path in written:
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: point `tables:` in {folder / 'girl.yaml'} at your data, then `girl check`")
+
+
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where the three tables go.")],
+    seekers: Annotated[int, typer.Option(min=1, help="How many job seekers.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything drawn.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace tables of these names in the folder.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Write a simulated market: seekers, jobs and recruiters' decisions, with a known truth planted in it."""
+    from girl_features.progress import Progress
+    from girl_features.sample import write_sample
+
+    with Progress("sample", seekers, "seekers") as progress:
+        summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach, overwrite=overwrite)
+    result = summary._asdict()
+    emit(result, json_file, lambda: print_mapping(f"Simulated market in {folder}", result))
+
+
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    strict: Annotated[bool, typer.Option(help="Fail if any row is rejected.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Validate the tables, list what is rejected and why, and show the time windows."""
+    from girl_features.pipeline import open_tables, windows_of
+    from girl_features.show import print_check
+    from girl_features.splits import summarize
+
+    resolved = load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
+    with open_tables(resolved) as tables:
+        report = tables.report
+        windows = summarize(tables, windows_of(resolved, tables))
+    result = {"tables": report.to_dict(), "windows": windows.to_dict()}
+    emit(result, json_file, lambda: print_check(report, windows))
+    if report.n_rejected:
+        raise typer.Exit(1)
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where the demo lives; kept, so you can look around.")] = Path(
+        "girl-demo"
+    ),
+    quick: Annotated[bool, typer.Option(help="A smaller market and generator: under a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of market, training and sampling.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """The whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
+    from girl_features.demo import run_demo
+    from girl_features.errors import require
+
+    train_sft = require("girl_features.trainers.sft", "train").train_sft
+    result = run_demo(folder, quick=quick, seed=seed, train_sft=train_sft, make_ranker=ranker_factory())
+    emit(result.to_json(), json_file, result.show)

@@ -1,0 +1,75 @@
+"""Commands that look after the store: verify, doctor, compact, erase."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from girl_features.commands.common import DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, emit, load, print_mapping
+
+
+def verify(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Compare so many ids of each view; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the online store with the parts, row by row, and say in one line whether they agree."""
+    from girl_features.store.verify import verify
+
+    report = verify(load(config, set_values).feast_repo, sample=sample, seed=seed)
+    emit(report.to_json(), json_file, lambda: typer.echo(report.verdict))
+    if not report.agrees:
+        raise typer.Exit(1)
+
+
+def doctor(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    mend: Annotated[bool, typer.Option(help="Mend what can be mended, not only name it.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Find what crashes and bad disks left behind: cut registries, damaged parts, stale files, dead locks."""
+    from girl_features.store.doctor import examine
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    repo = resolved.feast_repo if (resolved.feast_repo / "feature_store.yaml").is_file() else None
+    findings = examine(repo, PartsStore(resolved.store_dir), mend_all=mend)
+
+    def show() -> None:
+        for found in findings:
+            typer.echo(f"{found.path}: {found.problem}; {'done: ' if found.mended and mend else ''}{found.remedy}")
+        left = sum(not found.mended for found in findings)
+        typer.echo(f"{len(findings)} findings, {left} to be mended" if findings else "nothing is wrong")
+
+    emit([found._asdict() for found in findings], json_file, show)
+    if any(not found.mended for found in findings):
+        raise typer.Exit(1)
+
+
+def compact(config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None) -> None:
+    """Merge the store's small parts; readers may go on meanwhile."""
+    from girl_features.store.parts import PartsStore
+
+    store = PartsStore(load(config, set_values).store_dir)
+    with store.lock():
+        result = {"files_fewer": store.compact_all()}
+    emit(result, json_file, lambda: print_mapping("Compacted", result))
+
+
+def erase(
+    seeker: Annotated[str, typer.Argument(help="Job seeker id.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Forget one job seeker, offline and online, and keep later runs from bringing the rows back."""
+    from girl_features.store.erasing import erase
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    result = erase(resolved.feast_repo, PartsStore(resolved.store_dir), seeker)._asdict()
+    emit(result, json_file, lambda: print_mapping("Erased", result))
