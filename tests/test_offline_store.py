@@ -213,6 +213,18 @@ def test_trap_2_history_keeps_the_entity_rows_order(stores: dict[str, FeatureSto
     assert [r["seeker"] for r in found] == [seeker for seeker, _ in asked]
 
 
+def test_many_row_groups_and_batches(stores: dict[str, FeatureStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(f"s{i % 40}", i // 40, 0, i + 1) for i in range(200)]
+    rows[17]["vector"] = [1.0]  # not picked by anybody: the others are still read as one array
+    write_parts(parts_of(stores), [])
+    for i in range(2):
+        path = parts_of(stores) / f"{i:03d}.parquet"
+        pq.write_table(rows_table(rows[i::2]), path, row_group_size=7)
+    monkeypatch.setattr(history, "GATHER_ROWS", 3)
+    entities = entity_rows(*((f"s{i % 40}", 4.0 - (i % 2)) for i in range(90) if i % 40 != 17))
+    assert history_of(stores["ours"], entities) == by_oracle(rows, entities, timedelta(0), False)
+
+
 def test_trap_3_the_created_cutoff_shuts_out_a_backfill_and_the_event_time_does_not(
     stores: dict[str, FeatureStore],
 ) -> None:

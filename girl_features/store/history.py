@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from girl_features.store.tombstones import Tombstones
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
+GATHER_ROWS = 8_192  # of vectors: some 12 MB at 384 dimensions
 FEW_VERSIONS = 8  # up to so many rows a key, comparing them all is faster than sorting for an ASOF join
 _MAX_LIST_VALUES = 1 << 30  # an Arrow list array counts its values in 31 bits
 _PLACE = "file_index, file_row_number"
@@ -163,19 +164,38 @@ def _split_columns(view: ViewSource) -> tuple[list[str], list[str]]:
 def _gather_vectors(
     connection: duckdb.DuckDBPyConnection, view: ViewSource, names: list[str], n: int
 ) -> dict[str, pa.ChunkedArray]:
-    """Columns whose vectors all have one length, each in one array of n rows; columns that are not so are left out."""
-    if not names:
-        return {}
-    query = (
-        f"SELECT row, {', '.join(map(quoted, names))} FROM {scan(view.files, places=True)} AS part "
-        f"JOIN pick USING ({_PLACE})"
-    )
+    """Columns whose vectors all have one length, each in one array of n rows; columns that are not so are left out.
+
+    Arrow reads them, a few thousand rows at a time into the same memory, as fresh pages cost more than the copy.
+    """
     scattered = {name: _Scatter(n) for name in names}
-    for batch in connection.execute(query).to_arrow_reader(BATCH_ROWS):
-        rows = batch.column(0).to_numpy(zero_copy_only=False)
-        for name, column in zip(names, batch.columns[1:], strict=True):
-            scattered[name].put(rows, column)
+    query = "SELECT row, file_index, file_row_number FROM pick ORDER BY file_index, file_row_number"
+    picked = connection.execute(query).fetchnumpy() if names else {}
+    for i, path in enumerate(view.files if names else ()):
+        start, stop = np.searchsorted(picked["file_index"], [i, i + 1])
+        rows, places = picked["row"][start:stop], picked["file_row_number"][start:stop]
+        for first, batch in _batches_with(path, names, places):
+            low, high = np.searchsorted(places, [first, first + batch.num_rows])
+            if low == high:
+                continue
+            for name, own in scattered.items():
+                column = batch.column(name) if name in batch.schema.names else None
+                own.put(rows[low:high], column, places[low:high] - first)
     return {name: own.column() for name, own in scattered.items() if own.is_regular}
+
+
+def _batches_with(path: Path, names: list[str], places: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of the row groups that hold one of the sorted `places`, each with the number of its first row."""
+    with pq.ParquetFile(path, memory_map=True) as file:
+        first = 0
+        for group in range(file.metadata.num_row_groups):
+            n_rows = file.metadata.row_group(group).num_rows
+            if np.searchsorted(places, first) < np.searchsorted(places, first + n_rows):
+                at = first
+                for batch in file.iter_batches(GATHER_ROWS, row_groups=[group], columns=names, use_threads=False):
+                    yield at, batch
+                    at += batch.num_rows
+            first += n_rows
 
 
 def _gather_in_order(
@@ -203,30 +223,28 @@ class _Scatter:
         self._vectors: np.ndarray | None = None  # (n, d) float32, once d is known
         self.is_regular = True
 
-    def put(self, rows: np.ndarray, column: pa.ListArray) -> None:
-        if not self.is_regular or not len(rows):
+    def put(self, rows: np.ndarray, column: pa.ListArray | None, places: np.ndarray) -> None:
+        """Set `rows` to the vectors at `places` of the column; gives up where they are not all of one length."""
+        if not self.is_regular:
             return
-        values = column.flatten()
-        dimension = len(values) // len(rows)
-        lengths = column.value_lengths()
-        if (
-            column.null_count
-            or values.null_count
-            or dimension == 0
-            or not (lengths.to_numpy() == dimension).all()
-            or (self._vectors is not None and self._vectors.shape[1] != dimension)
-        ):
+        vectors = None if column is None else _as_matrix(column)
+        if vectors is None and column is not None:  # perhaps those that are wanted are
+            vectors, places = _as_matrix(column.take(pa.array(places))), np.arange(len(places))
+        if vectors is None or (self._vectors is not None and self._vectors.shape[1] != vectors.shape[1]):
             self.is_regular, self._vectors = False, None
             return
         if self._vectors is None:
-            self._vectors = np.zeros((self._n, dimension), np.float32)
-        self._vectors[rows] = values.to_numpy().reshape(len(rows), dimension)
+            memory = pa.allocate_buffer(self._n * vectors.shape[1] * 4)  # of Arrow's pool, which keeps pages
+            self._vectors = np.frombuffer(memory, np.float32).reshape(self._n, vectors.shape[1])
+        self._vectors[rows] = vectors[places]
         self._found[rows] = True
 
     def column(self) -> pa.ChunkedArray:
+        """All n vectors, null where none was put."""
         kind = pa.list_(pa.float32())
-        if self._vectors is None:  # nothing was found
+        if self._vectors is None:
             return pa.chunked_array([pa.nulls(self._n, kind)])
+        self._vectors[~self._found] = 0
         dimension = self._vectors.shape[1]
         step = max(1, _MAX_LIST_VALUES // dimension)
         return pa.chunked_array([self._chunk(start, start + step) for start in range(0, self._n, step)], kind)
@@ -237,3 +255,17 @@ class _Scatter:
         offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1])
         mask = None if found.all() else pa.array(~found)
         return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)), mask=mask)
+
+
+def _as_matrix(column: pa.ListArray) -> np.ndarray | None:
+    """(m, d) float32 without a copy; None unless every entry is a list of the same d > 0 floats."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_float32(kind.value_type):
+        return None
+    values, lengths = column.flatten(), column.value_lengths()
+    if column.null_count or values.null_count or not len(column):
+        return None
+    dimension = lengths[0].as_py()
+    if not dimension or not (lengths.to_numpy() == dimension).all():
+        return None
+    return np.asarray(values.to_numpy().reshape(len(column), dimension))
