@@ -32,7 +32,13 @@ JD_VECTOR = "jd_vector"
 GENERATED_JD_VECTOR = "generated_jd_vector"
 GENERATED_JDS = "generated_jds"
 N_GENERATED = "n_generated"
-SEED = "seed"
+GENERATED_JD_DISPERSION = "generated_jd_dispersion"
+RUN = "run"
+ENGINE = "engine"
+SEEDS = "seeds"
+FINISH_REASONS = "finish_reasons"
+SECONDS = "seconds"
+N_REDACTED = "n_redacted"
 N_PROMPT_TOKENS = "n_prompt_tokens"
 N_NEW_TOKENS = "n_new_tokens"
 CV_TRUNCATED = "cv_truncated"
@@ -84,21 +90,31 @@ JD_VECTORS_SCHEMA = pa.schema(
         (JD_VECTOR, VECTOR),
     ]
 )
+# how a row came to be, in both tables that generation fills; see `docs/guide.md`, "The ledger"
+_LINEAGE = [
+    (CONTRACT, pa.string()),
+    (CV_HASH, pa.string()),
+    (RUN, pa.string()),
+    (ENGINE, pa.string()),
+    (SEEDS, pa.list_(pa.int64())),
+    (FINISH_REASONS, pa.list_(pa.string())),
+    (N_PROMPT_TOKENS, pa.int64()),
+    (N_NEW_TOKENS, pa.int64()),
+    (SECONDS, pa.float64()),
+]
 GENERATED_SCHEMA = pa.schema(
     [
         (JOB_SEEKER_ID, pa.string()),
         (EVENT_TIMESTAMP, UTC_MICROSECONDS),
         (CREATED_TIMESTAMP, UTC_MICROSECONDS),
         (UPDATED_AT, UTC_MICROSECONDS),
-        (CONTRACT, pa.string()),
-        (CV_HASH, pa.string()),
-        (SEED, pa.int64()),
+        *_LINEAGE,
         (CV_TRUNCATED, pa.bool_()),
-        (N_PROMPT_TOKENS, pa.int64()),
-        (N_NEW_TOKENS, pa.int64()),
+        (N_REDACTED, pa.int64()),
         (N_GENERATED, pa.int64()),
         (GENERATED_JDS, pa.list_(pa.string())),
         (GENERATED_JD_VECTOR, VECTOR),
+        (GENERATED_JD_DISPERSION, pa.float32()),
     ]
 )
 FAILURES_SCHEMA = pa.schema(
@@ -106,8 +122,7 @@ FAILURES_SCHEMA = pa.schema(
         (JOB_SEEKER_ID, pa.string()),
         (UPDATED_AT, UTC_MICROSECONDS),
         (CREATED_TIMESTAMP, UTC_MICROSECONDS),
-        (CONTRACT, pa.string()),
-        (CV_HASH, pa.string()),
+        *_LINEAGE,
         (STATUS, pa.string()),
     ]
 )
@@ -116,8 +131,11 @@ FAILURES_SCHEMA = pa.schema(
 class Tier(IntEnum):
     """Where a seeker's generated-JD vector came from, best first. Offline joins know the first and the last."""
 
-    GENERATED = 0
-    PRIOR = 4
+    GENERATED = 0  # in the store, of the seeker's present CV
+    STALE = 1  # in the store, but the CV has changed since
+    STUDENT = 2  # the student's guess from the CV's vector
+    NEIGHBOURS = 3  # mean of the generated vectors of the nearest stored CVs
+    PRIOR = 4  # mean of all generated vectors: says nothing of this seeker
 
 
 class PreferencePair(NamedTuple):
@@ -135,6 +153,7 @@ class CVVersion(NamedTuple):
     cv: str
     updated_at: datetime
     cv_hash: str
+    n_failures: int = 0  # times a JD of this version was given up before; each try has seeds of its own
 
 
 class GeneratedText(NamedTuple):

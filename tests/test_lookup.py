@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from girl_features.contract import FeatureContract
 from girl_features.errors import DataError, StoreError, StoreLockedError, UnknownContractError
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient
+from girl_features.schema import Tier
 from girl_features.store.ledger import Ledger
 from girl_features.store.names import ViewNames
 from girl_features.store.online import publish
@@ -40,7 +42,7 @@ class Market(NamedTuple):
 
     def generated(self, ids: list[str]) -> list[float]:
         """First entry of each seeker's online generated-JD vector, 0 for a miss."""
-        return FeatureClient(self.repo, CONTRACT.fingerprint).job_seekers(ids).vectors[:, 0].tolist()
+        return open_client(self).job_seekers(ids).vectors[:, 0].tolist()
 
     def write(self, *rows: Row) -> None:
         write_rows(self.store, CONTRACT, generated=rows)
@@ -67,6 +69,13 @@ def names() -> Iterator[str]:
     return map("seeker{}".format, itertools.count())
 
 
+def open_client(
+    market: Market, contract: FeatureContract = CONTRACT, tiers: Collection[Tier] = tuple(Tier)
+) -> FeatureClient:
+    """A client that waits as long as a busy machine takes."""
+    return FeatureClient(market.repo, contract.fingerprint, tiers=tiers, deadline_ms=60_000)
+
+
 def row(name: str, value: float, day: int = 0, created: int = 0) -> Row:
     return Row(name, DAY + timedelta(days=day), DAY + timedelta(days=created), [value, 1.0])
 
@@ -75,11 +84,13 @@ def test_what_is_published_can_be_looked_up(market: Market, names: Iterator[str]
     seeker, job = next(names), next(names)
     write_rows(market.store, CONTRACT, [row(seeker, 1.0, day=1)], [row(job, 2.0)], [row(seeker, 3.0, day=1)])
     market.publish()
-    client = FeatureClient(market.repo, CONTRACT.fingerprint)
+    client = open_client(market)
     found = client.job_seekers([seeker])
     assert (found.cv_vectors.tolist(), found.vectors.tolist()) == ([[1.0, 1.0]], [[3.0, 1.0]])
     assert (found.has_cv.tolist(), found.has_generated_jd.tolist()) == ([True], [True])
-    assert found.event_timestamps.tolist() == [datetime(2022, 3, 5, 5, 6, 7)]
+    assert (found.tiers.tolist(), found.is_stale.tolist(), found.problem) == ([Tier.GENERATED], [False], None)
+    made = (DAY + timedelta(days=1)).timestamp()
+    assert found.age == pytest.approx([datetime.now(UTC).timestamp() - made], abs=60)
     jobs = client.jobs([job, seeker])
     assert jobs.vectors.tolist() == [[2.0, 1.0], [0.0, 0.0]]
     assert jobs.has_jd.tolist() == [True, False]
@@ -87,14 +98,17 @@ def test_what_is_published_can_be_looked_up(market: Market, names: Iterator[str]
     assert texts.to_dict()["generated_jds"] == [[f"a job for {seeker}"]]
 
 
-def test_a_newer_cv_without_a_generated_jd_does_not_keep_the_old_one(market: Market, names: Iterator[str]) -> None:
+def test_a_newer_cv_without_a_generated_jd_makes_the_old_one_stale(market: Market, names: Iterator[str]) -> None:
     seeker = next(names)
     write_rows(market.store, CONTRACT, [row(seeker, 1.0), row(seeker, 2.0, day=1)], [], [row(seeker, 3.0)])
     market.publish()
-    found = FeatureClient(market.repo, CONTRACT.fingerprint).job_seekers([seeker])
-    assert (found.has_cv.tolist(), found.has_generated_jd.tolist()) == ([True], [False])
-    assert found.vectors.tolist() == [[0.0, 0.0]]
-    assert np.isnat(found.event_timestamps).all()
+    found = open_client(market).job_seekers([seeker])
+    assert (found.tiers.tolist(), found.is_stale.tolist(), found.has_cv.tolist()) == ([Tier.STALE], [True], [True])
+    assert found.vectors.tolist() == [[3.0, 1.0]]
+    without = open_client(market, tiers=[Tier.GENERATED]).job_seekers([seeker])
+    assert (without.tiers.tolist(), without.has_generated_jd.tolist()) == ([Tier.PRIOR], [False])
+    assert without.vectors.tolist() == [[0.0, 0.0]]
+    assert np.isnan(without.age).all()
 
 
 def test_order_is_kept_ids_may_repeat_and_misses_are_answers(market: Market, names: Iterator[str]) -> None:
@@ -104,11 +118,11 @@ def test_order_is_kept_ids_may_repeat_and_misses_are_answers(market: Market, nam
     rng = np.random.default_rng(3)
     odd = ["nobody", "", "\ud800", "a\0b", "'; DROP TABLE x --", "x" * 10_000, "\u202eidder"]
     asked = rng.choice([*known, *odd], 200).tolist() + odd
-    found = FeatureClient(market.repo, CONTRACT.fingerprint).job_seekers(asked)
+    found = open_client(market).job_seekers(asked)
     assert found.vectors.dtype == np.float32
     assert found.vectors[:, 0].tolist() == [known.get(name, 0.0) for name in asked]
     assert found.has_generated_jd.tolist() == [name in known for name in asked]
-    assert np.isnat(found.event_timestamps).tolist() == [name not in known for name in asked]
+    assert np.isnan(found.age).tolist() == [name not in known for name in asked]
     assert not found.has_cv.any()  # these seekers have no CV vector
 
 
@@ -121,13 +135,13 @@ def test_more_ids_than_one_read_takes(market: Market, names: Iterator[str]) -> N
 
 
 def test_no_ids_give_no_rows(market: Market) -> None:
-    client = FeatureClient(market.repo, CONTRACT.fingerprint)
+    client = open_client(market)
     assert client.job_seekers([]).vectors.shape == (0, 2)
-    assert client.jobs([]).event_timestamps.dtype == np.dtype("datetime64[s]")
+    assert client.jobs([]).vectors.shape == (0, 2)
 
 
 def test_ids_of_another_type_are_refused(market: Market) -> None:
-    client = FeatureClient(market.repo, CONTRACT.fingerprint)
+    client = open_client(market)
     with pytest.raises(DataError, match="found 7 of type int"):
         client.job_seekers(["a", 7])  # type: ignore[list-item]
     with pytest.raises(DataError, match="a list of ids"):
@@ -238,7 +252,7 @@ def test_two_contracts_never_mix(market: Market, names: Iterator[str]) -> None:
     market.publish()
     publish(market.repo, market.store, RIVAL)
     assert market.generated([seeker]) == [1.0]
-    assert FeatureClient(market.repo, RIVAL.fingerprint).job_seekers([seeker]).vectors[0, 0] == 2.0
+    assert open_client(market, RIVAL).job_seekers([seeker]).vectors[0, 0] == 2.0
 
 
 def test_a_contract_the_registry_does_not_know(market: Market) -> None:

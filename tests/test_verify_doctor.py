@@ -45,7 +45,9 @@ class Market(NamedTuple):
         return self.repo / "data" / "registry.db"
 
     def online(self, name: str) -> float:
-        return float(FeatureClient(self.repo, CONTRACT.fingerprint).job_seekers([name]).vectors[0, 0])
+        return float(
+            FeatureClient(self.repo, CONTRACT.fingerprint, deadline_ms=60_000).job_seekers([name]).vectors[0, 0]
+        )
 
 
 def new_market(folder: Path, ours: bool) -> Market:

@@ -136,6 +136,30 @@ class PackedOnlineStore(OnlineStore):
 
     # reading
 
+    def read_views(
+        self,
+        config: RepoConfig,
+        wanted: Sequence[tuple[FeatureView, Sequence[str]]],
+        ids: Sequence[str],
+        within_ms: float,
+    ) -> list[tuple[Rows, np.ndarray | None]]:
+        """Rows of string `ids` in each view with the features named, and which are expired (None: none can be).
+
+        Raises:
+            DeadlineError: the backend did not answer within so many milliseconds.
+        """
+        version = config.entity_key_serialization_version
+        keys = [(view, single_keys(view.join_keys[0], ids, ValueType.STRING, version) or []) for view, _ in wanted]
+        read = self._read_within(config, keys, within_ms)
+        rows = [unpack_rows(own, names) for own, (_, names) in zip(read, wanted, strict=True)]
+        return [(own, _expired(view, own)) for own, (view, _) in zip(rows, wanted, strict=True)]
+
+    def _read_within(
+        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
+    ) -> list[list[bytes | None]]:
+        """Packed rows of the keys of each view; a backend that may wait gives up in time."""
+        return [self._read(config, view, keys) for view, keys in wanted]
+
     def online_read(
         self,
         config: RepoConfig,

@@ -10,6 +10,7 @@ script call writes many keys.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,13 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         prefix = _prefix(config, view)
         return self._reader(config).mget([prefix + key for key in keys], config.online_store.read_deadline_ms)
+
+    def _read_within(
+        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
+    ) -> list[list[bytes | None]]:
+        names = [prefix + key for view, keys in wanted for prefix in (_prefix(config, view),) for key in keys]
+        values = iter(self._reader(config).mget(names, min(within_ms, config.online_store.read_deadline_ms)))
+        return [list(itertools.islice(values, len(keys))) for _, keys in wanted]
 
     def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
         prefix, client = _prefix(config, view), self._client(config)

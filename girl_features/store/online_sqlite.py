@@ -59,6 +59,16 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
                     raise
         return list(map(found.get, keys))
 
+    def _read_within(
+        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
+    ) -> list[list[bytes | None]]:
+        connection = self._connection(config)
+        connection.execute(f"PRAGMA busy_timeout = {max(1, int(within_ms))}")  # readers wait only after a crash
+        try:
+            return [self._read(config, view, keys) for view, keys in wanted]
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(config.online_store.busy_timeout_seconds * 1000)}")
+
     def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
         connection, table = self._connection(config), _table(config, view)
         values = [(row.key, row.event, _NO_CREATED if row.created is None else row.created, row.data) for row in rows]

@@ -94,12 +94,14 @@ def test_contracts_come_and_go(tmp_path: Path) -> None:
     assert views(repo) == set(ViewNames.of(SECOND))
     with pytest.raises(UnknownContractError):
         FeatureClient(repo, FIRST.fingerprint)
-    assert FeatureClient(repo, SECOND.fingerprint).job_seekers(["s"]).has_cv.tolist() == [True]
+    assert FeatureClient(repo, SECOND.fingerprint, deadline_ms=60_000).job_seekers(["s"]).has_cv.tolist() == [True]
 
     store.save_contract(FIRST)  # the rollout is taken up again: its rows were dropped online, its parts were not
     apply_repo(repo)
     assert publish(repo, store, FIRST).n_rows[ViewNames.of(FIRST).generated] == 1
-    assert FeatureClient(repo, FIRST.fingerprint).job_seekers(["s"]).vectors.tolist() == [[3.0, 1.0]]
+    assert FeatureClient(repo, FIRST.fingerprint, deadline_ms=60_000).job_seekers(["s"]).vectors.tolist() == [
+        [3.0, 1.0]
+    ]
 
 
 def test_two_repos_in_one_process_stay_apart(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_repo_of_the_users_own_with_another_join_key(tmp_path: Path) -> None:
     apply_repo(repo)
     assert {entity.name for entity in open_repo(repo).list_entities()} >= {"user", "job"}
     publish(repo, store, FIRST)
-    found = FeatureClient(repo, FIRST.fingerprint).job_seekers(["s", "nobody"])
+    found = FeatureClient(repo, FIRST.fingerprint, deadline_ms=60_000).job_seekers(["s", "nobody"])
     assert found.vectors.tolist() == [[3.0, 1.0], [0.0, 0.0]]
     assert join_pairs(repo, FIRST, DECISION).cv.tolist() == [[1.0, 1.0]]
     assert "features" not in sys.modules
