@@ -24,6 +24,7 @@ from girl_features.store.tombstones import Tombstones
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
 GATHER_ROWS = 8_192  # of vectors: some 12 MB at 384 dimensions
 FEW_VERSIONS = 8  # up to so many rows a key, comparing them all is faster than sorting for an ASOF join
+_READ_BYTES = 1 << 20
 _MAX_LIST_VALUES = 1 << 30  # an Arrow list array counts its values in 31 bits
 _PLACE = "file_index, file_row_number"
 
@@ -186,7 +187,7 @@ def _gather_vectors(
 
 def _batches_with(path: Path, names: list[str], places: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches of the row groups that hold one of the sorted `places`, each with the number of its first row."""
-    with pq.ParquetFile(path, memory_map=True) as file:
+    with pq.ParquetFile(path, buffer_size=_READ_BYTES) as file:  # mapped pages would count as memory
         first = 0
         for group in range(file.metadata.num_row_groups):
             n_rows = file.metadata.row_group(group).num_rows
