@@ -95,6 +95,7 @@ def _add_contract(
     tags = _contract_tags(contract)
     source = _source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
     vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
+    vector_fields.append(Field(name=CV_HASH, dtype=String))  # tells a lookup whether a CV has changed
     text_fields = [Field(name=GENERATED_JDS, dtype=Array(String)), Field(name=CV_HASH, dtype=String)]
     objects[names.generated] = _view(names.generated, source, job_seeker, vector_fields, tags)
     objects[names.texts] = _view(names.texts, source, job_seeker, text_fields, tags)

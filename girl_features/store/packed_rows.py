@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.type_map import python_values_to_proto_values
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, UnixTimestamp
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from girl_features.errors import InvalidVectorError
 from girl_features.store import packed
@@ -175,6 +176,8 @@ def _fixed(feature: Any, column: pa.ChunkedArray, table: pa.Table, view: Feature
     if feature.dtype == UnixTimestamp and pa.types.is_timestamp(column.type):
         seconds = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_numpy() // 1_000_000
         return packed.SECONDS, _bytes_of(seconds.astype("<i8"))
+    if feature.dtype == String and pa.types.is_string(column.type):
+        return _string_bytes(column)
     if feature.dtype in _FIXED:
         fits, kind, dtype = _FIXED[feature.dtype]
         if fits(column.type):
@@ -191,6 +194,15 @@ def _vector_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
         return None
     vectors = vectors_of(column, int(lengths[0]))
     return packed.VECTOR, np.ascontiguousarray(vectors, "<f4").view(np.uint8)
+
+
+def _string_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
+    data = column.combine_chunks().cast(pa.binary())
+    width = len(data[0].as_py())
+    if not width or pc.min(pc.binary_length(data)).as_py() != width or pc.max(pc.binary_length(data)).as_py() != width:
+        return None
+    joined = b"".join(data.to_pylist())
+    return packed.STRING, np.frombuffer(joined, np.uint8).reshape(len(data), width)
 
 
 def _bytes_of(values: np.ndarray) -> np.ndarray:
