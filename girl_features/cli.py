@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands import features, setup, store, train
+from girl_features.commands import features, runs, setup, store, train
 from girl_features.errors import GirlError
 
 COMMANDS = (
@@ -22,6 +22,7 @@ COMMANDS = (
     setup.check,
     features.materialize,
     features.contracts,
+    runs.history,
     features.join,
     features.lookup,
     features.evaluate,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train the generator, stage by stage.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
+app.add_typer(runs.runs_app, name="runs")
 for _name, _stage in (("sft", train.sft), ("reward", train.reward), ("ppo", train.ppo), ("all", train.all_stages)):
     train_app.command(_name)(_stage)
 for _command in COMMANDS:

@@ -194,7 +194,7 @@ class SamplingConfig(_Model):
     best_of: int | None = Field(None, ge=2, le=256, description="JDs drawn, of which the reward model keeps the best n")
     temperature: float = Field(0.7, ge=0, description="0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1)
-    max_new_tokens: int = Field(160, ge=1)
+    max_new_tokens: int = Field(192, ge=1, description="a JD cut here is not stored: at least sft.max_jd_tokens")
     seed: int = 0
 
     @model_validator(mode="after")
@@ -256,6 +256,11 @@ class GirlConfig(_Model):
     def store_dir(self) -> Path:
         """Where the Parquet parts lie."""
         return self.workspace / "store"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where the records of batch runs lie."""
+        return self.workspace / "runs"
 
     @property
     def feast_repo(self) -> Path:

@@ -71,7 +71,7 @@ class FeatureContract(_Fingerprinted):
     sampling: SamplingContract
     encoder: EncoderContract
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
-    pipeline_version: Literal[1] = 1  # raised when cleaning, retries or the rules for defects change what is stored
+    pipeline_version: Literal[1, 2] = 2  # raised when cleaning, retries or the rules for defects change what is stored
 
 
 def sha256_of_files(paths: list[Path]) -> str:

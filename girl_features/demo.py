@@ -48,7 +48,7 @@ QUICK: dict[str, Any] = {
             "tiny": {"vocab_size": 1024, "hidden_size": 64, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
         },
         "sft": {"epochs": 2, "max_jd_tokens": 64},
-        "sampling": {"max_new_tokens": 48},
+        "sampling": {"max_new_tokens": 64},
         "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 200},
     },
 }

@@ -1,37 +1,58 @@
 """The batch job: plan what is missing -> generate -> encode -> append to the store, chunk by chunk.
 
-A chunk is committed by one rename of one Parquet part that holds both texts and vectors, so a run killed
-anywhere leaves whole chunks or none, and the next run plans only what is still missing. Publishing to
+One thread generates, a chunk or two ahead; the caller's thread encodes and commits, and encodes CVs and JDs while it
+would wait. A chunk is committed by one rename of one Parquet part that holds texts, vectors and where they came from,
+so a run killed anywhere leaves whole chunks or none, and the next run plans only what is still missing. Publishing to
 Feast's online store is a step of its own (`store.online.publish`), which converges after a crash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as GeneratorType
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
-import pyarrow as pa
+import duckdb
 
-from girl_features import schema
-from girl_features.contract import FeatureContract, sampling_seed
+from girl_features.contract import FeatureContract
 from girl_features.data import Tables
 from girl_features.encoder import TextEncoder
-from girl_features.errors import ContractMismatchError
+from girl_features.errors import ContractMismatchError, StoreError
+from girl_features.feature_rows import (
+    Origin,
+    TimedChunk,
+    cv_vector_rows,
+    failure_rows,
+    generated_rows,
+    jd_vector_rows,
+    pool_samples,
+)
 from girl_features.generator import Generator, RewardModel
-from girl_features.generator.retry import GeneratedChunk, generate_chunk
+from girl_features.generator.retry import generate_chunk
 from girl_features.plans import (
-    JobVersion,
+    GenerationPlan,
     plan_cv_vectors,
     plan_generation,
     plan_jd_vectors,
     planned_cvs,
     planned_jobs,
+    set_aside_damaged,
 )
 from girl_features.progress import Progress
-from girl_features.schema import CVVersion
+from girl_features.reuse import reuse_generated
+from girl_features.schema import CVVersion, Encoded
+from girl_features.store.failpoints import failpoint
 from girl_features.store.parts import PartsStore
+from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
+
+Steps = GeneratorType[None, None, None]
+_NO_MORE = object()
+AHEAD = 2  # chunks handed to the generator before the first is committed: it never waits for the next
 
 
 @dataclass
@@ -39,17 +60,29 @@ class MaterializeReport:
     """What one run did. Counts are CV versions unless the name says otherwise."""
 
     contract: str
+    run: str
+    engine: str
+    n_new: int = 0  # of seekers without a row under the contract
+    n_changed: int = 0  # of seekers who had a row of another version
+    n_unchanged: int = 0
+    n_failed_before: int = 0  # in earlier runs
     n_planned: int = 0
     n_generated: int = 0
     n_no_cv: int = 0  # blank: not tried
     n_failed: int = 0  # tried twice, and no JD was fit to store
+    failures: dict[str, int] = field(default_factory=dict)  # of n_failed, by reason
     n_retried: int = 0  # JDs drawn a second time
     n_cv_truncated: int = 0  # CVs longer than the generator reads
-    n_unfinished: int = 0  # JDs cut at max_new_tokens
+    n_unfinished: int = 0  # JDs cut at max_new_tokens, and so not stored
+    n_redacted: int = 0  # CVs whose JDs repeated an e-mail address, phone number or link, which was blacked out
+    n_prompt_tokens: int = 0
     n_new_tokens: int = 0
     n_cv_vectors: int = 0
     n_jd_vectors: int = 0
     n_encoder_truncated: int = 0  # CVs, JDs and generated JDs longer than the encoder reads
+    n_damaged_parts: int = 0  # set aside; their rows were made again
+    seconds: float = 0.0
+    generate_seconds: float = 0.0  # the generator was at work
     stopped: bool = False  # a stop was asked for before the plan was done
 
 
@@ -61,48 +94,57 @@ def materialize(
     store: PartsStore,
     *,
     chunk_size: int,
+    run: str,
+    engine: str,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     should_stop: Callable[[], bool] = lambda: False,
     reward_model: RewardModel | None = None,
+    retry_failed: bool = False,
 ) -> MaterializeReport:
     """Bring the store up to date for `contract`; a second run generates nothing.
 
     Args:
         chunk_size: CVs generated, encoded and committed together.
+        run: id of this run, kept in every row.
+        engine: what generates, kept in every row.
         now: clock of `created_timestamp`.
-        should_stop: asked between chunks; True ends the run with what is committed.
+        should_stop: asked between chunks; True ends the run once the chunk that is being generated is committed.
         reward_model: keeps the best JDs, where the contract's sampling asks for best-of-N.
+        retry_failed: try CVs again that no earlier run found a good JD for.
 
     Raises:
         ContractMismatchError: the encoder is not the one the contract names.
         StoreLockedError: another run is writing.
-        StoreError: a part cannot be written.
+        StoreError: a part cannot be written, or DuckDB finds no room to plan in.
     """
     if encoder.contract != contract.encoder:
         raise ContractMismatchError(encoder.contract.fingerprint, contract.encoder.fingerprint)
-    with store.lock():
+    origin = Origin(contract, run, engine)
+    work = _Work(tables, generator, encoder, origin, store, chunk_size, now, should_stop, reward_model)
+    with store.lock(), _planning_errors():
         store.clean_temporaries()
         store.save_contract(contract)
-        run = _Run(tables, generator, encoder, contract, store, chunk_size, now, should_stop, reward_model)
-        run.encode_cvs()
-        run.encode_jds()
-        run.generate()
-    return run.report
+        work.execute(retry_failed)
+    return work.report
 
 
-def mean_of_samples(vectors: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """(sum(counts), d) float32 -> (len(counts), d): the mean of each CV's vectors (GIRL, section VI-E)."""
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    sums = np.add.reduceat(vectors, starts, axis=0)
-    return np.asarray(sums / np.asarray(counts, np.float32)[:, None], np.float32)
+@contextmanager
+def _planning_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StoreError(
+            f"DuckDB cannot work out what is missing ({error}); make room in the temporary folder (TMPDIR names "
+            f"another), then run the same command again: it resumes"
+        ) from error
 
 
 @dataclass
-class _Run:
+class _Work:
     tables: Tables
     generator: Generator
     encoder: TextEncoder
-    contract: FeatureContract
+    origin: Origin
     store: PartsStore
     chunk_size: int
     now: Callable[[], datetime]
@@ -111,120 +153,127 @@ class _Run:
     report: MaterializeReport = field(init=False)
 
     def __post_init__(self) -> None:
-        self.report = MaterializeReport(self.contract.fingerprint)
+        self.contract = self.origin.contract
+        self.report = MaterializeReport(self.contract.fingerprint, self.origin.run, self.origin.engine)
 
-    def generate(self) -> None:
-        self.report.n_planned = plan_generation(self.tables, self.contract, self.store)
-        with Progress("generate", self.report.n_planned, "CVs") as progress:
-            for versions in planned_cvs(self.tables, "generation_plan", self.chunk_size):
-                if self._stop():
-                    return
-                self._commit(versions, generate_chunk(self.generator, versions, self.contract, self.reward_model))
-                progress.advance(len(versions))
+    def execute(self, retry_failed: bool) -> None:
+        started = time.perf_counter()
+        self.report.n_damaged_parts = set_aside_damaged(self.contract, self.store)
+        plan = plan_generation(self.tables, self.contract, self.store, retry_failed=retry_failed)
+        plan = reuse_generated(self.tables, self.contract, self.store, plan, self.now())
+        n_cvs = plan_cv_vectors(self.tables, self.contract, self.store)
+        n_jds = plan_jd_vectors(self.tables, self.contract, self.store)
+        self._count_plan(plan)
+        failpoint("batch.planned")
+        with (
+            Progress("generate", plan.n_planned, "CVs") as generating,
+            Progress("encode", n_cvs + n_jds, "CVs and JDs", beside=generating) as encoding,
+            closing(self._encode_inputs(encoding)) as inputs,
+        ):
+            self._generate(inputs, generating)
+            for _ in inputs:  # what there was no time for so far
+                pass
+        self.report.seconds = time.perf_counter() - started
 
-    def encode_cvs(self) -> None:
-        fingerprint = self.contract.encoder.fingerprint
-        n_planned = plan_cv_vectors(self.tables, self.contract, self.store)
-        with Progress("encode CVs", n_planned, "CVs") as progress:
-            for versions in planned_cvs(self.tables, "cv_vector_plan", self.chunk_size):
-                if self._stop():
-                    return
-                self.store.write_part("cv_vectors", fingerprint, self._cv_vector_rows(versions))
-                self.report.n_cv_vectors += len(versions)
-                progress.advance(len(versions))
+    def _generate(self, inputs: Iterator[None], progress: Progress) -> None:
+        """Generate in a thread, and meanwhile commit what it has done and encode the inputs."""
+        chunks = planned_cvs(self.tables, "generation_plan", self.chunk_size, self.contract.max_cv_tokens)
+        waiting: deque[Future[TimedChunk]] = deque()
+        pool = ThreadPoolExecutor(1, "generate")
+        try:
+            with closing(chunks):
+                while True:
+                    while len(waiting) < AHEAD and not self._stop() and (versions := next(chunks, None)):
+                        waiting.append(pool.submit(self._generate_chunk, versions))
+                    if self._stop():  # what has not begun is left to the next run
+                        waiting = deque(future for future in waiting if not future.cancel())
+                    if not waiting:
+                        return
+                    while not waiting[0].done() and next(inputs, _NO_MORE) is not _NO_MORE:
+                        pass
+                    timed = waiting.popleft().result()
+                    self._commit(timed)
+                    progress.advance(len(timed.versions))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def encode_jds(self) -> None:
-        fingerprint = self.contract.encoder.fingerprint
-        n_planned = plan_jd_vectors(self.tables, self.contract, self.store)
-        with Progress("encode JDs", n_planned, "JDs") as progress:
-            for jobs in planned_jobs(self.tables, self.chunk_size):
-                if self._stop():
-                    return
-                self.store.write_part("jd_vectors", fingerprint, self._jd_vector_rows(jobs))
-                self.report.n_jd_vectors += len(jobs)
-                progress.advance(len(jobs))
+    def _generate_chunk(self, versions: Sequence[CVVersion]) -> TimedChunk:
+        started = time.perf_counter()
+        chunk = generate_chunk(self.generator, versions, self.contract, self.reward_model)
+        return TimedChunk(versions, chunk, time.perf_counter() - started)
+
+    def _encode_inputs(self, progress: Progress) -> Steps:
+        """Vectors of CVs, then of JDs: each step encodes and commits one chunk."""
+        fingerprint, n_tokens = self.contract.encoder.fingerprint, self.contract.encoder.max_tokens
+        for versions in planned_cvs(self.tables, "cv_vector_plan", self.chunk_size, n_tokens):
+            if self._stop():
+                return
+            encoded = self._encode([v.cv for v in versions])
+            rows = cv_vector_rows(versions, encoded, self.contract, self.now())
+            self.store.write_part(CV_VECTORS, fingerprint, rows)
+            failpoint("batch.cv_vectors_committed")
+            self.report.n_cv_vectors += len(versions)
+            progress.advance(len(versions))
+            yield
+        for jobs in planned_jobs(self.tables, self.chunk_size, n_tokens):
+            if self._stop():
+                return
+            encoded = self._encode([job.jd for job in jobs])
+            self.store.write_part(JD_VECTORS, fingerprint, jd_vector_rows(jobs, encoded, self.contract, self.now()))
+            failpoint("batch.jd_vectors_committed")
+            self.report.n_jd_vectors += len(jobs)
+            progress.advance(len(jobs))
+            yield
+
+    def _commit(self, timed: TimedChunk) -> None:
+        failpoint("batch.generated")
+        failures, fingerprint = timed.chunk.failures, self.contract.fingerprint
+        good = [i for i, failure in enumerate(failures) if failure is None]
+        bad = [i for i, failure in enumerate(failures) if failure is not None]
+        if bad:  # first: a crash in between costs a second generation of the good, never a lost reason
+            rows = failure_rows(timed, bad, self.origin, self.now())
+            self.store.write_part(FAILURES, fingerprint, rows)
+            failpoint("batch.failures_committed")
+        if good:
+            kept = [timed.chunk.kept[i] for i in good]
+            encoded = self._encode([draw.result.text for own in kept for draw in own])
+            pooled = pool_samples(encoded.vectors, [len(own) for own in kept])
+            failpoint("batch.encoded")
+            rows = generated_rows(timed, good, pooled, self.origin, self.now())
+            self.store.write_part(GENERATED_JDS, fingerprint, rows)
+            failpoint("batch.committed")
+        self._count(timed)
+
+    def _encode(self, texts: Sequence[str]) -> Encoded:
+        encoded = self.encoder.encode(texts)
+        self.report.n_encoder_truncated += int(encoded.truncated.sum())
+        return encoded
 
     def _stop(self) -> bool:
         self.report.stopped = self.report.stopped or self.should_stop()
         return self.report.stopped
 
-    def _commit(self, versions: Sequence[CVVersion], chunk: GeneratedChunk) -> None:
-        good = [i for i, failure in enumerate(chunk.failures) if failure is None]
-        bad = [i for i, failure in enumerate(chunk.failures) if failure is not None]
-        if bad:  # first: a crash in between costs a second generation of the good, never a lost reason
-            self.store.write_part("failures", self.contract.fingerprint, self._failure_rows(versions, chunk, bad))
-        if good:
-            self.store.write_part("generated_jds", self.contract.fingerprint, self._rows(versions, chunk, good))
-        texts = [text for i in good for text in chunk.texts[i]]
-        self.report.n_generated += len(good)
-        n_no_cv = sum(chunk.failures[i] == "no_cv" for i in bad)
-        self.report.n_no_cv += n_no_cv
-        self.report.n_failed += len(bad) - n_no_cv
-        self.report.n_retried += chunk.n_retried
-        self.report.n_cv_truncated += sum(chunk.texts[i][0].cv_truncated for i in good)
-        self.report.n_unfinished += sum(text.finish_reason == "length" for text in texts)
-        self.report.n_new_tokens += sum(text.n_new_tokens for text in texts)
+    def _count_plan(self, plan: GenerationPlan) -> None:
+        report = self.report
+        report.n_new, report.n_changed, report.n_unchanged = plan.n_new, plan.n_changed, plan.n_unchanged
+        report.n_failed_before, report.n_planned = plan.n_failed_before, plan.n_planned
 
-    def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        encoded = self.encoder.encode(texts)
-        self.report.n_encoder_truncated += int(encoded.truncated.sum())
-        return encoded.vectors
-
-    def _rows(self, versions: Sequence[CVVersion], chunk: GeneratedChunk, good: Sequence[int]) -> pa.Table:
-        texts = [[text.text for text in chunk.texts[i]] for i in good]
-        vectors = mean_of_samples(self._encode([t for own in texts for t in own]), [len(own) for own in texts])
-        firsts = [chunk.texts[i][0] for i in good]
-        rows = [versions[i] for i in good]
-        columns = {
-            schema.JOB_SEEKER_ID: [v.job_seeker_id for v in rows],
-            schema.EVENT_TIMESTAMP: [max(v.updated_at, self.contract.trained_until) for v in rows],
-            schema.CREATED_TIMESTAMP: [self.now()] * len(rows),
-            schema.UPDATED_AT: [v.updated_at for v in rows],
-            schema.CONTRACT: [self.contract.fingerprint] * len(rows),
-            schema.CV_HASH: [v.cv_hash for v in rows],
-            schema.SEED: [sampling_seed(v.cv_hash, self.contract.fingerprint, 0) for v in rows],
-            schema.CV_TRUNCATED: [text.cv_truncated for text in firsts],
-            schema.N_PROMPT_TOKENS: [text.n_prompt_tokens for text in firsts],
-            schema.N_NEW_TOKENS: [sum(t.n_new_tokens for t in chunk.texts[i]) for i in good],
-            schema.N_GENERATED: [len(own) for own in texts],
-            schema.GENERATED_JDS: texts,
-            schema.GENERATED_JD_VECTOR: list(vectors),
-        }
-        return pa.table(columns, schema=schema.GENERATED_SCHEMA)
-
-    def _failure_rows(self, versions: Sequence[CVVersion], chunk: GeneratedChunk, bad: Sequence[int]) -> pa.Table:
-        rows = [versions[i] for i in bad]
-        columns = {
-            schema.JOB_SEEKER_ID: [v.job_seeker_id for v in rows],
-            schema.UPDATED_AT: [v.updated_at for v in rows],
-            schema.CREATED_TIMESTAMP: [self.now()] * len(rows),
-            schema.CONTRACT: [self.contract.fingerprint] * len(rows),
-            schema.CV_HASH: [v.cv_hash for v in rows],
-            schema.STATUS: [chunk.failures[i] for i in bad],
-        }
-        return pa.table(columns, schema=schema.FAILURES_SCHEMA)
-
-    def _cv_vector_rows(self, versions: Sequence[CVVersion]) -> pa.Table:
-        encoded = self.encoder.encode([v.cv for v in versions])
-        self.report.n_encoder_truncated += int(encoded.truncated.sum())
-        columns = {
-            schema.JOB_SEEKER_ID: [v.job_seeker_id for v in versions],
-            schema.EVENT_TIMESTAMP: [v.updated_at for v in versions],
-            schema.CREATED_TIMESTAMP: [self.now()] * len(versions),
-            schema.CONTRACT: [self.contract.encoder.fingerprint] * len(versions),
-            schema.CV_HASH: [v.cv_hash for v in versions],
-            schema.CV_TRUNCATED: encoded.truncated.tolist(),
-            schema.CV_VECTOR: list(encoded.vectors),
-        }
-        return pa.table(columns, schema=schema.CV_VECTORS_SCHEMA)
-
-    def _jd_vector_rows(self, jobs: Sequence[JobVersion]) -> pa.Table:
-        columns = {
-            schema.JOB_ID: [job.job_id for job in jobs],
-            schema.EVENT_TIMESTAMP: [job.known_at for job in jobs],
-            schema.CREATED_TIMESTAMP: [self.now()] * len(jobs),
-            schema.CONTRACT: [self.contract.encoder.fingerprint] * len(jobs),
-            schema.JD_HASH: [job.jd_hash for job in jobs],
-            schema.JD_VECTOR: list(self._encode([job.jd for job in jobs])),
-        }
-        return pa.table(columns, schema=schema.JD_VECTORS_SCHEMA)
+    def _count(self, timed: TimedChunk) -> None:
+        report, chunk = self.report, timed.chunk
+        for failure in chunk.failures:
+            if failure is None:
+                report.n_generated += 1
+            elif failure == "no_cv":
+                report.n_no_cv += 1
+            else:
+                report.n_failed += 1
+                report.failures[failure] = report.failures.get(failure, 0) + 1
+        draws = [[*kept, *dropped] for kept, dropped in zip(chunk.kept, chunk.dropped, strict=True)]
+        report.n_retried += chunk.n_retried
+        report.n_cv_truncated += sum(any(draw.result.cv_truncated for draw in own) for own in draws)
+        report.n_redacted += sum(any(draw.n_redacted for draw in own) for own in chunk.kept)
+        flat = [draw for own in draws for draw in own]
+        report.n_unfinished += sum(draw.defect == "unfinished" for draw in flat)
+        report.n_prompt_tokens += sum(draw.result.n_prompt_tokens for draw in flat)
+        report.n_new_tokens += sum(draw.result.n_new_tokens for draw in flat)
+        report.generate_seconds += timed.seconds

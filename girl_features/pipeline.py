@@ -8,11 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from girl_features.config import GirlConfig, write_resolved
+from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.data import Tables, load_tables
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
 from girl_features.errors import CheckpointError, ConfigError, LeakageError, StoreError, UnknownContractError
+from girl_features.estimate import Estimate, Plan, estimate, make_plan
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -27,7 +28,9 @@ from girl_features.generator.checkpoint import (
 )
 from girl_features.materialize import MaterializeReport, materialize
 from girl_features.progress import Progress
+from girl_features.runs import RunLog
 from girl_features.splits import Windows, cut_windows
+from girl_features.store.failpoints import failpoint
 from girl_features.store.parts import PartsStore
 
 
@@ -37,6 +40,7 @@ class OpenGenerator(NamedTuple):
     generator: Generator
     contract: FeatureContract
     reward_model: RewardModel | None  # where `sampling.best_of` is set
+    engine: str  # what runs it, kept in every row
 
 
 def open_tables(config: GirlConfig) -> Tables:
@@ -149,29 +153,73 @@ def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
         from girl_features.generator.reward_model import TransformersRewardModel
 
         reward_model = TransformersRewardModel(find_reward_model(config)[0])
-    return OpenGenerator(generator, contract_of(config, record, encoder), reward_model)
+    contract = contract_of(config, record, encoder)
+    return OpenGenerator(generator, contract, reward_model, config.generator.engine)
 
 
-def run_materialize(config: GirlConfig, *, should_stop: Callable[[], bool] = lambda: False) -> MaterializeReport:
-    """The whole batch job: store up to date, Feast repo applied, online store published."""
+def run_materialize(
+    config: GirlConfig,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    retry_failed: bool = False,
+    new_run: bool = False,
+) -> MaterializeReport:
+    """The whole batch job: store up to date, Feast repo applied, online store published.
+
+    Args:
+        should_stop: asked between chunks; True ends the job, to be resumed by another call.
+        retry_failed: try CVs again that no earlier run found a good JD for.
+        new_run: give up unfinished runs of other contracts, which are refused otherwise.
+
+    Raises:
+        ConfigError: a run of another contract did not finish.
+        StoreLockedError: another run is under way.
+    """
     encoder = open_encoder(config)
     opened = open_generator(config, encoder)
-    store = PartsStore(config.store_dir)
+    store, fingerprint = PartsStore(config.store_dir), opened.contract.fingerprint
+    resolved = config.model_dump(mode="json")
+    with RunLog(config.runs_dir).begin(fingerprint, opened.engine, resolved, new_run=new_run) as run:
+        with open_tables(config) as tables:
+            report = materialize(
+                tables,
+                opened.generator,
+                encoder,
+                opened.contract,
+                store,
+                chunk_size=config.chunk_size,
+                run=run.id,
+                engine=opened.engine,
+                should_stop=should_stop,
+                reward_model=opened.reward_model,
+                retry_failed=retry_failed,
+            )
+        run.totals, run.stopped = vars(report), report.stopped
+        if not report.stopped:
+            failpoint("batch.before_publish")
+            publish_contract(config, store, opened.contract)
+    return report
+
+
+def plan_materialize(
+    config: GirlConfig, *, n_sample: int, cost_per_hour: float | None = None, retry_failed: bool = False
+) -> tuple[Plan, Estimate | None]:
+    """What the batch job would do, and what `n_sample` real generations say it would take; nothing is stored."""
+    encoder = open_encoder(config)
+    opened = open_generator(config, encoder)
     with open_tables(config) as tables:
-        report = materialize(
+        plan = make_plan(tables, opened.contract, PartsStore(config.store_dir), retry_failed=retry_failed)
+        guess = estimate(
             tables,
+            plan,
             opened.generator,
             encoder,
             opened.contract,
-            store,
-            chunk_size=config.chunk_size,
-            should_stop=should_stop,
+            n_sample=n_sample,
             reward_model=opened.reward_model,
+            cost_per_hour=cost_per_hour,
         )
-    write_resolved(config, config.workspace / "runs" / f"materialize-{_stamp()}.yaml")
-    if not report.stopped:
-        publish_contract(config, store, opened.contract)
-    return report
+    return plan, guess
 
 
 def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureContract) -> None:
@@ -258,7 +306,3 @@ def _untuned(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
         metrics={},
         versions={"transformers": version("transformers")},
     )
-
-
-def _stamp() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")

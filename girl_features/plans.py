@@ -4,18 +4,29 @@ Which CV versions get a row: the newest one known when the generator's training 
 and every later one. Older versions are the right answer for no decision the feature may be used on. A
 decision made at that very instant needs the CV before it, though it has no generated JD yet: so for the vectors
 of CVs the instant before counts.
+
+Plans hold keys and hashes; a text is read when its chunk is. So an unchanged CV costs its hash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from girl_features.contract import FeatureContract
 from girl_features.data import Tables
 from girl_features.schema import CVVersion
-from girl_features.store.parts import PartsStore
+from girl_features.sources import quote_literal
+from girl_features.store.part_files import is_sound, set_aside
+from girl_features.store.parts import PartsStore, contract_parts
+from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
+
+T = TypeVar("T")
+Chunks: TypeAlias = Generator[list[T], None, None]  # to be closed, as it holds a connection
+
+MIN_READ_CHARACTERS = 100_000  # of a text are handed on, or more where the models read more ...
+READ_CHARACTERS_PER_TOKEN = 32  # ... than so many characters for each token of theirs
 
 
 class JobVersion(NamedTuple):
@@ -27,17 +38,67 @@ class JobVersion(NamedTuple):
     jd_hash: str
 
 
-def plan_generation(tables: Tables, contract: FeatureContract, store: PartsStore) -> int:
-    """Fill the temporary table `generation_plan` with the CV versions without a row; returns how many."""
+class GenerationPlan(NamedTuple):
+    """How the CV versions stand that a contract wants; each is counted once."""
+
+    n_new: int  # of seekers without a row
+    n_changed: int  # of seekers who have a row of another version
+    n_unchanged: int  # have their JD
+    n_failed_before: int  # no JD was fit to store; tried again only where that is asked for
+    n_no_cv: int  # blank: never tried
+    n_planned: int  # CVs to generate for, and blank ones to note down
+
+    @property
+    def n_wanted(self) -> int:
+        """All of them."""
+        return self.n_new + self.n_changed + self.n_unchanged + self.n_failed_before + self.n_no_cv
+
+
+def set_aside_damaged(contract: FeatureContract, store: PartsStore) -> int:
+    """Take parts of `contract` whose bytes are not those that were written out of use; their rows are made again."""
+    damaged = 0
+    for view, fingerprint in contract_parts(contract):
+        damaged += sum(not is_sound(path) and set_aside(path) for path in store.part_paths(view, fingerprint))
+    return damaged
+
+
+def plan_generation(
+    tables: Tables, contract: FeatureContract, store: PartsStore, *, retry_failed: bool = False
+) -> GenerationPlan:
+    """Fill `generation_plan` with the CV versions to generate for, and say how all of them stand.
+
+    Args:
+        retry_failed: plan those without a JD fit to store once more, with seeds not used before.
+    """
     connection = tables.connection
-    _wanted_cvs(connection, "generation_plan", contract.trained_until)
-    for view in ("generated_jds", "failures"):
-        if (relation := store.scan(view, contract.fingerprint)) is not None:
-            connection.execute(
-                f"""DELETE FROM generation_plan WHERE (job_seeker_id, updated_at, cv_hash) IN
-                (SELECT job_seeker_id, updated_at, cv_hash FROM {relation})"""
-            )
-    return _count(connection, "generation_plan")
+    _wanted_cvs(connection, "wanted_cvs", contract.trained_until)
+    made = _rows_of(store, GENERATED_JDS, contract.fingerprint)
+    failed = _rows_of(store, FAILURES, contract.fingerprint)
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE generation_plan AS
+        SELECT wanted_cvs.*, coalesce(failed.n, 0)::INTEGER AS n_failures, CASE
+            WHEN made.cv_hash IS NOT NULL THEN 'unchanged'
+            WHEN n_characters = 0 THEN 'no_cv'
+            WHEN failed.n IS NOT NULL THEN 'failed_before'
+            WHEN job_seeker_id IN (
+                SELECT job_seeker_id FROM {made} UNION ALL SELECT job_seeker_id FROM {failed}
+            ) THEN 'changed' ELSE 'new' END AS state
+        FROM wanted_cvs
+        LEFT JOIN (SELECT DISTINCT job_seeker_id, updated_at, cv_hash FROM {made}) AS made
+            USING (job_seeker_id, updated_at, cv_hash)
+        LEFT JOIN (SELECT job_seeker_id, updated_at, cv_hash, count(*) AS n FROM {failed} GROUP BY ALL)
+            AS failed USING (job_seeker_id, updated_at, cv_hash)
+        """
+    )
+    rows = connection.execute("SELECT state, count(*) FROM generation_plan GROUP BY 1").fetchall()
+    connection.execute(
+        f"""DELETE FROM generation_plan WHERE state = 'unchanged' OR (state = 'no_cv' AND n_failures > 0)
+        OR (state = 'failed_before' AND NOT {retry_failed})"""
+    )
+    states = {f"n_{state}": 0 for state in ("new", "changed", "unchanged", "failed_before", "no_cv")}
+    states |= {f"n_{state}": n for state, n in rows}
+    return GenerationPlan(**states, n_planned=_count(connection, "generation_plan"))
 
 
 def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore) -> int:
@@ -47,11 +108,12 @@ def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
     """
     connection = tables.connection
     _wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
-    if (relation := store.scan("cv_vectors", contract.encoder.fingerprint)) is not None:
-        connection.execute(
-            f"""DELETE FROM cv_vector_plan WHERE (job_seeker_id, updated_at, cv_hash) IN
-            (SELECT job_seeker_id, event_timestamp, cv_hash FROM {relation})"""
-        )
+    connection.execute("ALTER TABLE cv_vector_plan ADD COLUMN n_failures INTEGER DEFAULT 0")
+    made = _rows_of(store, CV_VECTORS, contract.encoder.fingerprint)
+    connection.execute(
+        f"""DELETE FROM cv_vector_plan WHERE (job_seeker_id, updated_at, cv_hash) IN
+        (SELECT job_seeker_id, event_timestamp, cv_hash FROM {made})"""
+    )
     return _count(connection, "cv_vector_plan")
 
 
@@ -59,51 +121,83 @@ def plan_jd_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
     """Fill `jd_vector_plan` with the jobs that have no vector of the contract's encoder."""
     connection = tables.connection
     connection.execute(
-        """CREATE OR REPLACE TEMP TABLE jd_vector_plan AS
+        """CREATE OR REPLACE TABLE jd_vector_plan AS
         SELECT job_id, known_at, left(sha256(jd), 16) AS jd_hash, length(jd) AS n_characters FROM jobs"""
     )
-    if (relation := store.scan("jd_vectors", contract.encoder.fingerprint)) is not None:
-        connection.execute(
-            f"""DELETE FROM jd_vector_plan WHERE (job_id, known_at, jd_hash) IN
-            (SELECT job_id, event_timestamp, jd_hash FROM {relation})"""
-        )
+    made = _rows_of(store, JD_VECTORS, contract.encoder.fingerprint)
+    connection.execute(
+        f"""DELETE FROM jd_vector_plan WHERE (job_id, known_at, jd_hash) IN
+        (SELECT job_id, event_timestamp, jd_hash FROM {made})"""
+    )
     return _count(connection, "jd_vector_plan")
 
 
-def planned_cvs(tables: Tables, plan: str, chunk_size: int) -> Iterator[list[CVVersion]]:
-    """The CV versions of table `plan` with their texts, similar lengths together: batches pad little."""
-    query = f"""SELECT job_seeker_id, cv, updated_at, cv_hash FROM {plan}
-        JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
+def planned_cvs(tables: Tables, plan: str, chunk_size: int, max_tokens: int) -> Chunks[CVVersion]:
+    """The CV versions of table `plan` with their texts, similar lengths together: batches pad little.
+
+    Of a text longer than a model that reads `max_tokens` can need, only the beginning is handed on.
+    """
+    query = f"""SELECT job_seeker_id, left(cv, {read_characters(max_tokens)}), updated_at, cv_hash, n_failures
+        FROM {plan} JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
         ORDER BY n_characters, job_seeker_id, updated_at"""
     for rows in _chunks(tables.connection, query, chunk_size):
         yield [CVVersion(*row) for row in rows]
 
 
-def planned_jobs(tables: Tables, chunk_size: int) -> Iterator[list[JobVersion]]:
-    """The jobs of `jd_vector_plan` with their texts, similar lengths together."""
-    query = """SELECT job_id, jd, jobs.known_at, jd_hash FROM jd_vector_plan JOIN jobs USING (job_id)
-        ORDER BY n_characters, job_id"""
+def planned_jobs(tables: Tables, chunk_size: int, max_tokens: int) -> Chunks[JobVersion]:
+    """The jobs of `jd_vector_plan` with their texts, similar lengths together; long ones cut as CVs are."""
+    query = f"""SELECT job_id, left(jd, {read_characters(max_tokens)}), jobs.known_at, jd_hash
+        FROM jd_vector_plan JOIN jobs USING (job_id) ORDER BY n_characters, job_id"""
     for rows in _chunks(tables.connection, query, chunk_size):
         yield [JobVersion(*row) for row in rows]
+
+
+def sample_cvs(tables: Tables, n: int, contract: FeatureContract) -> list[CVVersion]:
+    """Up to `n` CVs of `generation_plan` that are not blank, evenly spread over their lengths."""
+    query = f"""
+        WITH tried AS (
+            SELECT *, row_number() OVER (ORDER BY n_characters, cv_hash, job_seeker_id) - 1 AS place,
+                greatest(1, count(*) OVER () // {n}) AS step
+            FROM generation_plan WHERE n_characters > 0
+        )
+        SELECT job_seeker_id, left(cv, {read_characters(contract.max_cv_tokens)}), updated_at, cv_hash, n_failures
+        FROM tried JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
+        WHERE place % step = step // 2 ORDER BY place LIMIT {n}"""
+    return [CVVersion(*row) for row in tables.connection.execute(query).fetchall()]
+
+
+def read_characters(max_tokens: int) -> int:
+    """Characters of a text that are handed to a model which reads `max_tokens`."""
+    return max(MIN_READ_CHARACTERS, READ_CHARACTERS_PER_TOKEN * max_tokens)
+
+
+def _rows_of(store: PartsStore, view: str, fingerprint: str) -> str:
+    """The rows of a view's sound parts as something to select from; with no rows where there is no such part."""
+    paths = [path for path in store.part_paths(view, fingerprint) if is_sound(path)]
+    paths = paths or [store.view_dir(view, fingerprint) / "schema.parquet"]
+    return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"
 
 
 def _wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> None:
     connection.execute(
         f"""
-        CREATE OR REPLACE TEMP TABLE {plan} AS
-        SELECT job_seeker_id, updated_at, cv_hash, length(cv) AS n_characters FROM (
+        CREATE OR REPLACE TABLE {plan} AS
+        SELECT * EXCLUDE next_at FROM (
             SELECT *, lead(updated_at) OVER (PARTITION BY job_seeker_id ORDER BY updated_at) AS next_at
-            FROM job_seekers
+            FROM (SELECT job_seeker_id, updated_at, cv_hash, length(cv) AS n_characters FROM job_seekers)
         ) WHERE next_at IS NULL OR next_at > $trained_until
         """,
         {"trained_until": trained_until},
     )
 
 
-def _chunks(connection: Any, query: str, chunk_size: int) -> Iterator[list[tuple[Any, ...]]]:
-    result = connection.execute(query)
-    while rows := result.fetchmany(chunk_size):
-        yield rows
+def _chunks(connection: Any, query: str, chunk_size: int) -> Chunks[tuple[Any, ...]]:
+    """The rows of `query`, read over a connection of its own, so that several can be read in turns."""
+    with connection.cursor() as own:
+        own.execute("SET TimeZone = 'UTC'")
+        result = own.execute(query)
+        while rows := result.fetchmany(chunk_size):
+            yield rows
 
 
 def _count(connection: Any, table: str) -> int:

@@ -11,9 +11,16 @@ LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts `unit`s done out of `total` (0: not known); use as a context manager and call `advance`."""
+    """Counts `unit`s done out of `total` (0: not known); use as a context manager and call `advance`.
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    A quiet one prints nothing: for all but one of several processes. One `beside` another, which must outlive it,
+    is a second line under that one's bar.
+    """
+
+    def __init__(
+        self, label: str, total: int, unit: str, *, quiet: bool = False, beside: Progress | None = None
+    ) -> None:
+        self._quiet, self._beside = quiet, beside
         self._label, self._total, self._unit = label, total, unit
         self._done = 0
         self._started = self._last_line = time.monotonic()
@@ -21,7 +28,10 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._beside is not None and self._beside._bar is not None:
+            self._bar = self._beside._bar
+            self._task = self._bar.add_task(self._label, total=self._total or None, rate="")
+        elif sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -57,11 +67,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._beside is None:
             self._bar.stop()
-        elif self._done and kind is None:
+        elif self._bar is None and self._done and kind is None:
             self._line(f"{time.monotonic() - self._started:.1f} s")
 
     def _line(self, tail: str) -> None:
+        if self._quiet:
+            return
         of = f"/{self._total}" if self._total else ""
         print(f"{self._label}: {self._done}{of} {self._unit}, {tail}", file=sys.stderr, flush=True)

@@ -44,13 +44,19 @@ def generated_table(contract: FeatureContract, rows: Sequence[Row]) -> pa.Table:
     columns |= {
         schema.UPDATED_AT: [row.known_at for row in rows],
         schema.CV_HASH: ["0" * 16 for _ in rows],
-        schema.SEED: [0 for _ in rows],
+        schema.RUN: ["run" for _ in rows],
+        schema.ENGINE: ["template" for _ in rows],
+        schema.SEEDS: [[0] for _ in rows],
+        schema.FINISH_REASONS: [["stop"] for _ in rows],
         schema.CV_TRUNCATED: [False for _ in rows],
         schema.N_PROMPT_TOKENS: [1 for _ in rows],
         schema.N_NEW_TOKENS: [1 for _ in rows],
+        schema.SECONDS: [0.5 for _ in rows],
+        schema.N_REDACTED: [0 for _ in rows],
         schema.N_GENERATED: [1 for _ in rows],
         schema.GENERATED_JDS: [[f"a job for {row.id}"] for row in rows],
         schema.GENERATED_JD_VECTOR: [row.vector for row in rows],
+        schema.GENERATED_JD_DISPERSION: [0.0 for _ in rows],
     }
     return pa.table(columns, schema=schema.GENERATED_SCHEMA)
 

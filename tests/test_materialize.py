@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import ContractMismatchError, StoreLockedError
-from girl_features.materialize import materialize, mean_of_samples
+from girl_features.feature_rows import pool_samples
+from girl_features.materialize import materialize
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.input_tables import day, load, write_tables
@@ -35,6 +36,8 @@ def _run(folder, store, seekers, *, contract=CONTRACT, generator=None, chunk_siz
             contract,
             store,
             chunk_size=chunk_size,
+            run="test-run",
+            engine="template",
             now=lambda: CREATED,
             should_stop=stop,
         )
@@ -108,18 +111,18 @@ def test_two_seekers_with_one_text_both_get_rows_and_the_same_jd(tmp_path: Path)
     assert jd_first == jd_second, "the seed follows the text, not the seeker"
 
 
-def test_stop_keeps_whole_chunks_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
-    store = PartsStore(tmp_path / "store")
+def test_a_stop_finishes_the_chunk_and_the_next_run_does_the_rest(tmp_path: Path) -> None:
+    store, generator = PartsStore(tmp_path / "store"), TemplateGenerator()
     seekers = [(f"s{i}", f"cv number {i}", day(11)) for i in range(7)]
-    _run(tmp_path, store, [])
-    asked = iter([False] * 6 + [True] * 99)  # four chunks of CV vectors, then two of generation
-    report = _run(tmp_path, store, seekers, stop=lambda: next(asked))
+    report = _run(tmp_path, store, seekers, generator=generator, stop=lambda: len(generator.calls) >= 3)
     assert report.stopped
-    assert _rows(store, "generated_jds", "count(*)") == [(4,)]
-    generator = TemplateGenerator()
+    n = len(generator.calls)
+    assert n in (4, 6), "the second chunk, and the third where it had begun"
+    assert _rows(store, "generated_jds", "count(*)") == [(n,)], "nothing that was generated is thrown away"
     rest = _run(tmp_path, store, seekers, generator=generator)
-    assert (rest.n_generated, len(generator.calls)) == (3, 3)
+    assert (rest.n_generated, len(generator.calls)) == (7 - n, 7)
     assert _rows(store, "generated_jds", "count(*), count(DISTINCT job_seeker_id)") == [(7, 7)]
+    assert _rows(store, "cv_vectors", "count(*), count(DISTINCT job_seeker_id)") == [(7, 7)]
 
 
 def test_samples_are_stored_each_and_pooled_by_mean(tmp_path: Path) -> None:
@@ -131,16 +134,26 @@ def test_samples_are_stored_each_and_pooled_by_mean(tmp_path: Path) -> None:
     np.testing.assert_allclose(vector, HashingEncoder().encode(texts).vectors.mean(0), atol=1e-6)
 
 
-def test_mean_of_samples_by_hand() -> None:
+def test_pooling_by_hand() -> None:
     vectors = np.array([[1, 0], [3, 2], [5, 5]], np.float32)
+    pooled = pool_samples(vectors, [2, 1])
     # the first CV has two vectors: ((1 + 3) / 2, (0 + 2) / 2); the second has one
-    np.testing.assert_array_equal(mean_of_samples(vectors, [2, 1]), [[2, 1], [5, 5]])
+    np.testing.assert_array_equal(pooled.means, [[2, 1], [5, 5]])
+    # from (2, 1) the first two are (-1, -1) and (1, 1) away: (2 + 2) / 2; one vector is its own mean
+    np.testing.assert_array_equal(pooled.dispersions, [2, 0])
 
 
 def test_another_encoder_than_the_contracts_is_refused(tmp_path: Path) -> None:
     with load(write_tables(tmp_path)) as tables, pytest.raises(ContractMismatchError):
         materialize(
-            tables, TemplateGenerator(), HashingEncoder(16), CONTRACT, PartsStore(tmp_path / "store"), chunk_size=2
+            tables,
+            TemplateGenerator(),
+            HashingEncoder(16),
+            CONTRACT,
+            PartsStore(tmp_path / "store"),
+            chunk_size=2,
+            run="test-run",
+            engine="template",
         )
 
 

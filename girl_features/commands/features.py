@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,21 +21,71 @@ from girl_features.commands.common import (
     stop_on_signal,
 )
 
+if TYPE_CHECKING:
+    from girl_features.config import GirlConfig
+
 
 def materialize(
-    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing and estimate it; store nothing.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="CVs generated for the estimate of --dry-run.")] = 16,
+    cost_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of this machine, for the estimate of --dry-run.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try CVs again that no earlier run found a good JD for.")
+    ] = False,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Give up an unfinished run whose config was another.")
+    ] = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
     from girl_features.pipeline import run_materialize
 
     resolved = load(config, set_values)
-    with stop_on_signal(f"girl materialize --config {config}") as stop:
-        report = run_materialize(resolved, should_stop=lambda: stop.signal is not None)
+    if dry_run:
+        _plan(resolved, sample, cost_per_hour, retry_failed, json_file)
+        return
+    words = ["girl", "materialize", "--config", str(config)]
+    words += [word for value in set_values or [] for word in ("--set", value)]
+    words += ["--retry-failed"] if retry_failed else []
+    with stop_on_signal(shlex.join(words)) as stop:
+        report = run_materialize(
+            resolved, should_stop=lambda: stop.signal is not None, retry_failed=retry_failed, new_run=new_run
+        )
     emit(vars(report), json_file, lambda: print_mapping("Materialized", vars(report)))
+    if report.n_unfinished:
+        typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
     if report.n_failed:
         raise typer.Exit(1)
+
+
+def _plan(
+    config: GirlConfig, sample: int, cost_per_hour: float | None, retry_failed: bool, json_file: Path | None
+) -> None:
+    from girl_features.pipeline import plan_materialize
+
+    plan, guess = plan_materialize(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
+    counts = {
+        "contract": plan.contract,
+        **plan.generation._asdict(),
+        "n_cv_vectors": plan.n_cv_vectors,
+        "n_jd_vectors": plan.n_jd_vectors,
+        "plan_seconds": plan.seconds,
+    }
+
+    def show() -> None:
+        print_mapping("Plan (nothing was stored)", counts)
+        if guess is not None:
+            print_mapping(f"Estimate, from {guess.n_sampled} CVs generated here", guess._asdict())
+
+    emit({**counts, "estimate": None if guess is None else guess._asdict()}, json_file, show)
 
 
 def contracts(

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MIN_WORDS = 3
 LOOP_WORDS = 4  # a loop is a run of this many words ...
+LOOP_CHARACTERS = 12  # ... or, in scripts that put no spaces between words, of this many characters ...
 LOOP_REPEATS = 4  # ... standing this often or more in one text
+MIN_LETTERS = 0.5  # share of what is not space; of 5,442 real JDs the least has .86
+
+# scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+# what no JD says but a model that lost its thread, or was told to by a CV, does
+_MARKUP = re.compile(
+    r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|^\#{2,}\s|"
+    r"</?(?:a|b|body|br|div|html|iframe|img|li|link|meta|object|p|s|script|span|style|svg|table|ul)\b[^>]*>",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|earlier|preceding)\b.{0,20}"
+    r"\b(?:instruction|prompt|direction|rule)s?\b|\bas an? (?:ai )?language model\b|\bsystem prompt\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def clean(text: str) -> str:
@@ -16,14 +33,32 @@ def clean(text: str) -> str:
 
 
 def defect(text: str) -> str | None:
-    """`empty` or `looping` where the text is, else None. A JD cut at its length limit still counts as good."""
-    words = text.split()
-    if len(words) < MIN_WORDS:
+    """`empty`, `looping` or `malformed` where the text is, else None. Whether it was finished is not its to say."""
+    unspaced = len(_UNSPACED.findall(text))
+    if len(text.split()) + unspaced < MIN_WORDS:
         return "empty"
+    if _loops(text, by_character=2 * unspaced > len(text)):
+        return "looping"
+    return "malformed" if _is_malformed(text) else None
+
+
+def _loops(text: str, *, by_character: bool) -> bool:
+    units = list("".join(text.split())) if by_character else text.split()
+    length = LOOP_CHARACTERS if by_character else LOOP_WORDS
     counts: dict[tuple[str, ...], int] = {}
-    for start in range(len(words) - LOOP_WORDS + 1):
-        run = tuple(words[start : start + LOOP_WORDS])
+    for start in range(len(units) - length + 1):
+        run = tuple(units[start : start + length])
         counts[run] = counts.get(run, 0) + 1
         if counts[run] >= LOOP_REPEATS:
-            return "looping"
-    return None
+            return True
+    return False
+
+
+def _is_malformed(text: str) -> bool:
+    """Whether it holds markup, a model's own control words or orders to one, or is JSON, or hardly has letters."""
+    solid = "".join(text.split())
+    n_letters = sum(unicodedata.category(c)[0] in "LM" for c in solid)
+    if n_letters < MIN_LETTERS * len(solid):
+        return True
+    is_json = (solid[0], solid[-1]) in (("{", "}"), ("[", "]"))
+    return is_json or _MARKUP.search(text) is not None or _ORDERS.search(text) is not None

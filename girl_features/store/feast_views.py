@@ -25,6 +25,7 @@ from girl_features.schema import (
     CREATED_TIMESTAMP,
     CV_HASH,
     EVENT_TIMESTAMP,
+    GENERATED_JD_DISPERSION,
     GENERATED_JDS,
     JOB_ID,
     JOB_SEEKER_ID,
@@ -95,6 +96,8 @@ def _add_contract(
     tags = _contract_tags(contract)
     source = _source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
     vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
+    if contract.pipeline_version > 1:  # rows of the first version have none
+        vector_fields.append(Field(name=GENERATED_JD_DISPERSION, dtype=Float32))
     vector_fields.append(Field(name=CV_HASH, dtype=String))  # tells a lookup whether a CV has changed
     text_fields = [Field(name=GENERATED_JDS, dtype=Array(String)), Field(name=CV_HASH, dtype=String)]
     objects[names.generated] = _view(names.generated, source, job_seeker, vector_fields, tags)

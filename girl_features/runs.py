@@ -1,0 +1,202 @@
+"""A record of each run of the batch job: a JSON file in `workspace/runs`, written when it begins and when it ends.
+
+A record says what was run and what came of it; what is done, row by row, is in the store's parts (docs/adr/0011).
+No record holds an id or a text of a job seeker, so erasing one has nothing to do here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from girl_features.errors import ConfigError, StoreError
+from girl_features.store.failpoints import failpoint
+from girl_features.store.files import exclusive_lock, write_whole
+
+N_CHANGES_NAMED = 5
+_OPEN = ("stopped", "failed", "killed")  # ended before the plan was done
+_log = logging.getLogger(__name__)
+
+
+class RunRecord(BaseModel):
+    """What was run, and what came of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    status: Literal["running", "finished", "stopped", "failed", "killed", "abandoned"]
+    contract: str
+    engine: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    pid: int
+    host: str
+    config: dict[str, Any]  # resolved: every default filled in
+    totals: dict[str, Any] = {}  # of a run that ended by itself
+    error: str | None = None  # name of the error that ended it; its message may hold ids
+
+    @property
+    def seconds(self) -> float | None:
+        """From begin to end, where it ended by itself."""
+        return None if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.id = record.id
+        self.totals: dict[str, Any] = {}
+        self.stopped = False  # before the plan was done
+
+
+class RunLog:
+    """The records in one folder. One run at a time writes; any number may read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def records(self) -> list[RunRecord]:
+        """All of them, oldest first; a run whose process is gone counts as killed.
+
+        Raises:
+            StoreError: one cannot be read.
+        """
+        found = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        return [_killed(record) if _is_dead(record) else record for record in found]
+
+    def find(self, run_id: str) -> RunRecord:
+        """The run with this id; its first characters will do, and `last` is the newest.
+
+        Raises:
+            ConfigError: none fits, or several do.
+        """
+        records = self.records()
+        matches = records[-1:] if run_id == "last" else [r for r in records if run_id and r.id.startswith(run_id)]
+        if len(matches) != 1:
+            found = f"fits {len(matches)} runs" if matches else f"is none of {len(records)} runs"
+            raise ConfigError(f"{run_id!r} {found} in {self._folder}; `girl runs` lists them")
+        return matches[0]
+
+    @contextmanager
+    def begin(self, contract: str, engine: str, config: dict[str, Any], *, new_run: bool = False) -> Iterator[Run]:
+        """A record for the length of the block; how the block ends is written into it.
+
+        Args:
+            contract: fingerprint of what is made.
+            engine: what generates.
+            config: the resolved config.
+            new_run: give up runs of other contracts that did not finish.
+
+        Raises:
+            ConfigError: a run of another contract did not finish, and `new_run` does not say to give it up.
+            StoreLockedError: another run is under way; says which process, on which host, since when.
+            StoreError: the record cannot be written.
+        """
+        with exclusive_lock(self._folder / ".lock"):
+            self._settle_others(contract, config, new_run)
+            record = _begun(contract, engine, config)
+            self._write(record)
+            failpoint("run.begun")
+            run = Run(record)
+            try:
+                yield run
+            except BaseException as error:
+                self._end(record, run, "failed", type(error).__name__)
+                raise
+            failpoint("run.before_end")
+            self._end(record, run, "stopped" if run.stopped else "finished", None)
+
+    def _settle_others(self, contract: str, config: dict[str, Any], new_run: bool) -> None:
+        newest: dict[str, RunRecord] = {}
+        for record in map(self._read, sorted(self._folder.glob("*.json"))):
+            if record.status == "running":  # this process holds the lock, so that one is gone
+                record = _killed(record)
+                self._write(record)
+            newest[record.contract] = record
+        for record in newest.values():
+            if record.contract == contract or record.status not in _OPEN:
+                continue
+            if not new_run:
+                raise ConfigError(_refusal(record, contract, config))
+            self._write(record.model_copy(update={"status": "abandoned"}))
+
+    def _end(self, record: RunRecord, run: Run, status: str, error: str | None) -> None:
+        update = {"status": status, "ended_at": datetime.now(UTC), "totals": run.totals, "error": error}
+        try:
+            self._write(record.model_copy(update=update))
+        except StoreError as failure:
+            if error is None:
+                raise
+            _log.error("the end of run %s could not be written down: %s", record.id, failure)
+
+    def _read(self, path: Path) -> RunRecord:
+        try:
+            return RunRecord.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StoreError(
+                f"{path} is not a run's record ({error}); restore it from a backup, or delete it"
+            ) from error
+
+    def _write(self, record: RunRecord) -> None:
+        write_whole(self._folder / f"{record.id}.json", record.model_dump_json(indent=1).encode())
+
+
+def _begun(contract: str, engine: str, config: dict[str, Any]) -> RunRecord:
+    now = datetime.now(UTC)
+    return RunRecord(
+        id=f"{now:%Y%m%dT%H%M%S%f}-{uuid4().hex[:4]}",
+        status="running",
+        contract=contract,
+        engine=engine,
+        started_at=now,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        config=config,
+    )
+
+
+def _killed(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"status": "killed"})
+
+
+def _is_dead(record: RunRecord) -> bool:
+    if record.status != "running" or record.host != socket.gethostname():
+        return False
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _refusal(record: RunRecord, contract: str, config: dict[str, Any]) -> str:
+    changes = _changes(record.config, config)
+    more = f" and {len(changes) - N_CHANGES_NAMED} more" if len(changes) > N_CHANGES_NAMED else ""
+    named = "; ".join(changes[:N_CHANGES_NAMED]) + more or "the model's or the encoder's files"
+    return (
+        f"run {record.id} of contract {record.contract!r} was {record.status} before it was done, and since then "
+        f"the contract has become {contract!r} (changed: {named}); change that back to resume it, or give it up and "
+        f"begin another with `girl materialize --new-run`. What it stored stays either way"
+    )
+
+
+def _changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """`a.b: old -> new` for each value that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted({*old, *new}):
+            found += _changes(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+        return found
+    return [] if old == new else [f"{place}: {old!r} -> {new!r}"]
