@@ -68,7 +68,7 @@ class Form(NamedTuple):
     reduced: tuple[str, ...] = ()
 
 
-_COSINES = ("cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd", "has_generated_jd")
+_COSINES = ("cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd", "tier")
 _REDUCED = ("cv", "jd", "cv_times_jd")
 
 FORMS: dict[tuple[str, Row], Form] = {

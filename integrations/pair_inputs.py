@@ -14,30 +14,32 @@ import numpy as np
 from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
 from girl_features.evaluation.reference import cosine
 from girl_features.ranker import PairFeatures, check_labels
+from girl_features.schema import Tier
 
 Row = Literal["base", "enhanced"]
 
 MAX_ENTRY = 1e6  # encoders give about 1; far below where float32 products overflow
 MAX_STANDARD_DEVIATIONS = 10.0  # standardised columns are clipped here, so that no score runs away
 ROWS_AT_ONCE = 4096  # rows whose columns are held at a time
+_LOWER_TIERS = np.array([tier for tier in Tier if tier != Tier.GENERATED], np.int8)
 
 
 class _Block(NamedTuple):
-    values: Callable[[PairFeatures], np.ndarray]  # (n, d), or (n, 1) where `is_single`
+    values: Callable[[PairFeatures], np.ndarray]  # (n, d), or (n, width)
     is_generated: bool  # drawn from j', so without meaning where there is none
-    is_single: bool
+    width: int | None  # None: as many columns as the vectors have dimensions
 
 
 _BLOCKS: dict[str, _Block] = {
-    "cv": _Block(lambda f: f.cv, False, False),
-    "jd": _Block(lambda f: f.jd, False, False),
-    "generated_jd": _Block(lambda f: f.generated_jd, True, False),
-    "cv_times_jd": _Block(lambda f: f.cv * f.jd, False, False),
-    "generated_jd_times_jd": _Block(lambda f: f.generated_jd * f.jd, True, False),
-    "cos_cv_jd": _Block(lambda f: cosine(f.cv, f.jd)[:, None], False, True),
-    "cos_generated_jd_jd": _Block(lambda f: cosine(f.generated_jd, f.jd)[:, None], True, True),
-    "cos_cv_generated_jd": _Block(lambda f: cosine(f.cv, f.generated_jd)[:, None], True, True),
-    "has_generated_jd": _Block(lambda f: f.has_generated_jd[:, None], False, True),
+    "cv": _Block(lambda f: f.cv, False, None),
+    "jd": _Block(lambda f: f.jd, False, None),
+    "generated_jd": _Block(lambda f: f.generated_jd, True, None),
+    "cv_times_jd": _Block(lambda f: f.cv * f.jd, False, None),
+    "generated_jd_times_jd": _Block(lambda f: f.generated_jd * f.jd, True, None),
+    "cos_cv_jd": _Block(lambda f: cosine(f.cv, f.jd)[:, None], False, 1),
+    "cos_generated_jd_jd": _Block(lambda f: cosine(f.generated_jd, f.jd)[:, None], True, 1),
+    "cos_cv_generated_jd": _Block(lambda f: cosine(f.cv, f.generated_jd)[:, None], True, 1),
+    "tier": _Block(lambda f: f.tier[:, None] == _LOWER_TIERS, False, len(_LOWER_TIERS)),  # all 0: GENERATED
 }
 
 
@@ -128,7 +130,7 @@ def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
 def from_generated(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
     """(p,) bool: which columns of `blocks` are drawn from the generated JD."""
     chosen = [_BLOCKS[name] for name in blocks]
-    widths = [1 if block.is_single else dimension for block in chosen]
+    widths = [dimension if block.width is None else block.width for block in chosen]
     return np.repeat(np.array([block.is_generated for block in chosen], bool), widths)
 
 

@@ -21,7 +21,6 @@ from girl_features.integrations.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairFeatures
-from girl_features.schema import Tier
 
 ARRAYS = "reduction.safetensors"
 
@@ -91,7 +90,7 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
     """One row a pair, in order: three cosines, `girl_generated_jd_pca_00` ..., `girl_has_generated_jd`, `girl_tier`.
 
     Floats are Float64. Where a pair has no generated JD, whatever is drawn from it is null; `girl_tier` is the
-    name of the Tier.
+    Tier as Int8, 0 the best, so that any ranker can read it.
 
     Raises:
         ContractMismatchError: the features are of another contract than the reduction.
@@ -115,7 +114,7 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
             for i, column in enumerate(components.T)
         ),
         pl.Series(HAS_GENERATED_JD, has_generated, pl.Boolean),
-        pl.Series(TIER, [Tier(tier).name for tier in features.tier], pl.String),
+        pl.Series(TIER, features.tier, pl.Int8),
     )
 
 

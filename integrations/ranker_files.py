@@ -20,14 +20,18 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
-    contract: str  # fingerprint of the FeatureContract trained on
-    dimension: int = Field(ge=1, le=65536)  # of its vectors
     sha256: dict[str, str]  # of each other file, by name
 
 
-class RankerManifest(_Manifest):
+class _VectorManifest(_Manifest):
+    contract: str  # fingerprint of the FeatureContract trained on
+    dimension: int = Field(ge=1, le=65536)  # of its vectors
+
+
+class RankerManifest(_VectorManifest):
     """What it takes to rebuild a ranker around its weights."""
 
+    version: Literal[2] = 2  # type: ignore[assignment]  # 1 had no column for each tier
     format: Literal["girl-features ranker"] = "girl-features ranker"
     predictor: str
     row: Row
@@ -36,21 +40,32 @@ class RankerManifest(_Manifest):
     intercept: float
 
 
-class FallbackManifest(_Manifest):
+class FallbackManifest(_VectorManifest):
     """An enhanced ranker and its base twin, a folder each; `sha256` is of their manifests."""
 
     format: Literal["girl-features ranker with fallback"] = "girl-features ranker with fallback"
     predictor: str
 
 
-class ReductionManifest(_Manifest):
+class ReductionManifest(_VectorManifest):
     """What plain columns were reduced with."""
 
     format: Literal["girl-features plain columns"] = "girl-features plain columns"
     n_components: int = Field(ge=1, le=65536)
 
 
-AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest)
+class TextRankerManifest(_Manifest):
+    """What it takes to rebuild a ranker of ids or words around its weights."""
+
+    format: Literal["girl-features text ranker"] = "girl-features text ranker"
+    name: str
+    seed: int
+    max_words: int = Field(ge=1)
+    slope: float
+    intercept: float
+
+
+AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest, TextRankerManifest)
 
 
 class SavedRanker(Ranker, Protocol):

@@ -69,7 +69,7 @@ class Form(NamedTuple):
         return self.mlp, self.jd_tower, self.linear
 
 
-_COSINES = ("cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd", "has_generated_jd")
+_COSINES = ("cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd", "tier")
 _PRODUCTS = ("cv_times_jd", "generated_jd_times_jd")
 
 FORMS: dict[tuple[str, Row], Form] = {
@@ -133,7 +133,7 @@ class TwoTowerRanker:
         form, dimension = self._form, features.cv.shape[1]
         scalers = tuple(fit_scaler(features, blocks) for blocks in form.parts)
         # weights and dropout draw from torch's global generator
-        with _one_thread(), torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = _build(form, dimension, self.settings.dropout)
             fitted = _Fitted(network, scalers, Calibration(1.0, 0.0), features.contract, dimension)
@@ -228,7 +228,7 @@ class TwoTowerRanker:
     def _logits(self, fitted: _Fitted, features: PairFeatures) -> np.ndarray:
         fitted.network.eval()
         logits = [np.zeros(0)]
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             for rows in _batches(np.arange(features.n_pairs), ROWS_AT_ONCE):
                 batch = _inputs(self._form, fitted.scalers, features.take(rows))
                 logits.append(fitted.network(batch).numpy().astype(np.float64))
@@ -236,8 +236,8 @@ class TwoTowerRanker:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """These networks gain nothing from threads, and on a busy machine their many small steps wait for each other."""
+def one_thread() -> Iterator[None]:
+    """Torch on one thread for the block: small networks gain nothing from threads, and their steps would wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

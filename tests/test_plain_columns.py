@@ -38,7 +38,7 @@ def test_columns_by_hand() -> None:
         "girl_cos_cv_generated_jd": pl.Float64,
         "girl_generated_jd_pca_00": pl.Float64,
         "girl_has_generated_jd": pl.Boolean,
-        "girl_tier": pl.String,
+        "girl_tier": pl.Int8,
     }
     # cos((1,0), (3,4)) = 3/5; cos((0,1), (3,4)) = 4/5; generated JDs about their mean (0, 2): -1 and 1
     assert frame["girl_cos_cv_jd"].to_list() == pytest.approx([0.6, 0.0, 1.0])
@@ -46,7 +46,7 @@ def test_columns_by_hand() -> None:
     assert frame["girl_cos_cv_generated_jd"].to_list()[:2] == pytest.approx([0.0, 0.0])
     assert frame["girl_generated_jd_pca_00"].to_list()[:2] == pytest.approx([-1.0, 1.0])
     assert frame["girl_has_generated_jd"].to_list() == [True, True, False]
-    assert frame["girl_tier"].to_list() == ["GENERATED", "GENERATED", "PRIOR"]
+    assert frame["girl_tier"].to_list() == [0, 0, 4]  # generated, generated, prior
 
 
 def test_what_is_drawn_from_an_absent_generated_jd_is_null() -> None:
@@ -64,7 +64,7 @@ def test_what_is_drawn_from_an_absent_generated_jd_is_null() -> None:
 def test_another_make_of_ranker_finds_the_signal_in_them() -> None:
     train, test = planted(400, 0), planted(400, 1)
     reduction = fit_reduction(train.features, 3)
-    numbers = [plain_columns(part.features, reduction).drop("girl_tier").to_numpy() for part in (train, test)]
+    numbers = [plain_columns(part.features, reduction).to_numpy() for part in (train, test)]
     weights = fit_logistic(numbers[0].astype(np.float64), train.labels)
     assert auc(test.labels, numbers[1].astype(np.float64) @ weights[:-1]) > 0.8
 

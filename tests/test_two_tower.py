@@ -80,29 +80,34 @@ def test_plain_mlps_read_the_vectors_of_equations_10_and_13() -> None:
 
 def test_interaction_columns_by_hand() -> None:
     blocks = ("cv_times_jd", "generated_jd_times_jd", "cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd")
-    got = columns(pair([1, 0], [3, 4], [0, 2]), (*blocks, "has_generated_jd"))
-    # c*j = (3, 0); j'*j = (0, 8); cos(c, j) = 3/5; cos(j', j) = 8/(2*5); cos(c, j') = 0; there is a j'
-    np.testing.assert_allclose(got, [[3, 0, 0, 8, 0.6, 0.8, 0, 1]], rtol=1e-6)
+    got = columns(pair([1, 0], [3, 4], [0, 2]), blocks)
+    # c*j = (3, 0); j'*j = (0, 8); cos(c, j) = 3/5; cos(j', j) = 8/(2*5); cos(c, j') = 0
+    np.testing.assert_allclose(got, [[3, 0, 0, 8, 0.6, 0.8, 0]], rtol=1e-6)
+
+
+def test_every_tier_but_the_best_has_a_column() -> None:
+    features = planted(5, 0).features._replace(tier=np.array(list(Tier), np.int8))
+    # generated, stale, student, neighbours, prior
+    wanted = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert columns(features, ("tier",)).tolist() == wanted
 
 
 def test_a_missing_generated_jd_stands_at_the_training_mean() -> None:
     cv, jd = np.ones((3, 1), np.float32), np.ones((3, 1), np.float32)
     generated = np.array([[1], [3], [0]], np.float32)
     features = PairFeatures(cv, jd, generated, np.array([0, 0, Tier.PRIOR], np.int8), CONTRACT)
-    scaler = fit_scaler(features, ("generated_jd", "has_generated_jd"))
+    scaler = fit_scaler(features, ("generated_jd", "tier"))
     assert scaler.mean[0] == 2.0  # (1 + 3) / 2: the third pair has none
-    # (1 - 2) / 1, (3 - 2) / 1 and the mean; the indicator's mean is 2/3 and its spread sqrt(2)/3
-    wanted = [[-1, 0.5**0.5], [1, 0.5**0.5], [0, -(2**0.5)]]
-    np.testing.assert_allclose(
-        scaled_columns(features, ("generated_jd", "has_generated_jd"), scaler), wanted, rtol=1e-5
-    )
+    # (1 - 2) / 1, (3 - 2) / 1 and the mean; of the tiers only the last varies: mean 1/3, spread sqrt(2)/3
+    wanted = [[-1, 0, 0, 0, -(0.5**0.5)], [1, 0, 0, 0, -(0.5**0.5)], [0, 0, 0, 0, 2**0.5]]
+    np.testing.assert_allclose(scaled_columns(features, ("generated_jd", "tier"), scaler), wanted, rtol=1e-5)
 
 
 def test_a_column_that_never_varied_in_training_says_nothing_later() -> None:
     train = planted(30, 0, share_generated=1.0).features
-    scaler = fit_scaler(train, ("has_generated_jd",))
+    scaler = fit_scaler(train, ("tier",))
     later = planted(30, 1, share_generated=0.0).features
-    assert not scaled_columns(later, ("has_generated_jd",), scaler).any()
+    assert not scaled_columns(later, ("tier",), scaler).any()
 
 
 def test_platt_scaling_by_hand() -> None:
@@ -228,7 +233,7 @@ def test_pickles_are_refused_and_never_opened(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version"),
+        ({"version": 1}, "version"),
         ({"format": "pickle"}, "format"),
         ({"predictor": "oracle"}, "'oracle' ranker"),
         ({"predictor": "lightgbm"}, "should list the files"),
