@@ -46,7 +46,9 @@ def reuse_generated(
         UPDATED_AT: "reuse_plan.updated_at",
     }
     columns = ", ".join(f"{replaced.get(name, f'made.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
-    copies = connection.cursor().execute(
+    reading = connection.cursor()
+    reading.execute("SET TimeZone = 'UTC'")  # a cursor does not inherit it
+    copies = reading.execute(
         f"""SELECT {columns} FROM reuse_plan JOIN {made} AS made
         ON made.job_seeker_id = reuse_plan.job_seeker_id AND made.cv_hash = reuse_plan.cv_hash
             AND made.updated_at = reuse_plan.made_at
