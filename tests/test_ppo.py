@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from girl_features.config import PPOConfig
@@ -35,8 +39,8 @@ class TokenTask:
         scores = np.array([REWARDS[ids[0]] for ids in completions], np.float32)
         if self._calls >= self._nan_from:
             scores[0] = np.nan
-        signs = {"words": 1.0, "unfinished": 0.0, "defective": 0.0, "distinct_2": 0.0, "repetition": 0.0}
-        return Judgement(scores, np.zeros(len(scores), np.float32), signs)
+        fine = np.zeros(len(scores), bool)
+        return Judgement(scores, np.zeros(len(scores), np.float32), fine, fine, [str(ids[0]) for ids in completions])
 
 
 def _models(lora: bool = False) -> Models:
@@ -211,3 +215,43 @@ def test_masks_and_log_probabilities_by_hand_and_whatever_the_padding() -> None:
             expected = math.log(_policy(model, prompt + ids[:place])[ids[place]])
             assert together[row, place].item() == pytest.approx(expected, abs=1e-4)
         assert together[row, length:].tolist() == [0.0] * (len(ids) - length)
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    results = []
+    for n in (1, 2):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+        command = [*launch, "--module", "tests.ppo_worker", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        history, evaluations, best, found = json.loads((folder / "outcome.json").read_text())
+        assert found == n
+        results.append((history, [*evaluations, best], load_file(folder / "actor.safetensors")))
+        assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["iteration-000002", "iteration-000004"]
+    (one, one_held_out, one_weights), (two, two_held_out, two_weights) = results
+    for left, right in zip([*one, *one_held_out], [*two, *two_held_out], strict=True):
+        assert left == pytest.approx(right, rel=1e-3, abs=1e-5, nan_ok=True)
+    start = dict(_models().actor.named_parameters())
+    for name, weight in one_weights.items():
+        moved = (weight - start[name]).abs().max()
+        assert (weight - two_weights[name]).abs().max() <= 1e-2 * moved, name
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_recomputed_activations_give_the_same_losses(tmp_path: Path, lora: bool) -> None:
+    runs, n_forward = [], []
+    for recompute in (False, True):
+        folder = tmp_path / str(recompute)
+        models = _models(lora)
+        ppo = PPO(models, TokenTask(), TokenTask(), _settings(), 3, folder, gradient_checkpointing=recompute)
+        inner = next(m for name, m in models.actor.named_modules() if name.endswith("o_proj"))
+        inner.register_forward_hook(lambda *_, counts=(counts := []): counts.append(torch.is_grad_enabled()))
+        runs.append(ppo.run())
+        n_forward.append(sum(counts))
+        assert not any(m.training for m in models.actor.modules())
+    plain, recomputed = runs
+    assert n_forward[1] == 2 * n_forward[0] > 0
+    for left, right in zip(plain.history, recomputed.history, strict=True):
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-7, nan_ok=True)

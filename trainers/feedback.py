@@ -21,7 +21,9 @@ class Judgement(NamedTuple):
 
     scores: np.ndarray  # (n,) float32: U(C, J')
     penalties: np.ndarray  # (n,) float32, to be taken off
-    signs: dict[str, float]  # words, unfinished, defective, distinct_2, repetition: means over the n
+    unfinished: np.ndarray  # (n,) bool: without an end token
+    defective: np.ndarray  # (n,) bool: empty or looping
+    texts: list[str]  # n
 
 
 class Task(Protocol):
@@ -67,9 +69,20 @@ class JDTask:
         texts = [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in completions]
         defective = np.array([defect(text) is not None for text in texts])
         penalties = self._unfinished_penalty * unfinished + self._defect_penalty * defective
-        signs = {"unfinished": float(unfinished.mean()), "defective": float(defective.mean()), **text_signs(texts)}
         scores = self._reward_model.score([self._cvs[i] for i in numbers], texts)
-        return Judgement(scores, penalties.astype(np.float32), signs)
+        return Judgement(scores, penalties.astype(np.float32), unfinished, defective, texts)
+
+
+def joined(parts: Sequence[Judgement]) -> Judgement:
+    """Several judgements as one, in their order."""
+    arrays = [np.concatenate([part[i] for part in parts]) for i in range(4)]
+    return Judgement(*arrays, [text for part in parts for text in part.texts])
+
+
+def signs(judged: Judgement) -> dict[str, float]:
+    """Shares of unfinished and defective JDs, and `text_signs`."""
+    shares = {"unfinished": float(judged.unfinished.mean()), "defective": float(judged.defective.mean())}
+    return shares | text_signs(judged.texts)
 
 
 def text_signs(texts: Sequence[str]) -> dict[str, float]:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from girl_features.config import PPOConfig
 from girl_features.trainers import losses
-from girl_features.trainers.feedback import Judgement, Task
+from girl_features.trainers.feedback import Judgement, Task, joined, signs
+from girl_features.trainers.processes import from_all, own_places
 from girl_features.trainers.rollouts import Samples, log_probabilities, sample, seed_of, take
 
 Row = dict[str, float]
@@ -42,9 +44,11 @@ def write(
     settings: PPOConfig,
     max_new_tokens: int,
 ) -> Writing:
-    """One JD for each numbered CV; the seed parts and the place in the batch say which."""
-    seeds = [seed_of(settings.seed, *seed_parts, i, number) for i, number in enumerate(numbers)]
-    prompts = [task.prompts[i] for i in numbers]
+    """One JD for each numbered CV; the seed parts and the place in the batch say which. Processes share the work."""
+    places = own_places(len(numbers))
+    own = [numbers[i] for i in places]
+    seeds = [seed_of(settings.seed, *seed_parts, i, numbers[i]) for i in places]
+    prompts = [task.prompts[i] for i in own]
     samples = sample(policies.actor, prompts, seeds, max_new_tokens=max_new_tokens, temperature=settings.temperature)
     behaviour = _in_chunks(policies.actor, samples, settings)
     if policies.frozen is not None:
@@ -54,7 +58,8 @@ def write(
             frozen = _in_chunks(policies.actor, samples, settings)
     lengths = samples.completion_mask.sum(-1).long().tolist()
     completions = [ids[:length] for ids, length in zip(samples.completion_ids.tolist(), lengths, strict=True)]
-    return Writing(samples, behaviour, frozen, task.judge(numbers, completions))
+    part = Writing(samples, behaviour, frozen, task.judge(own, completions))
+    return _whole(part, len(numbers), policies.actor.generation_config.pad_token_id)
 
 
 def evaluate(
@@ -69,24 +74,20 @@ def evaluate(
     score is U, objective is U less penalties, kl is k3 in nats a JD. `check` sees the log-probabilities of each chunk.
     """
     numbers = range(len(task.prompts))
-    signs: Row = {}
-    scores, objectives, kls = [], [], []
+    judged, kls = [], []
     for start in range(0, len(numbers), settings.batch_size):
         chunk = numbers[start : start + settings.batch_size]
         written = write(policies, task, chunk, ("held out",), settings, max_new_tokens)
         check("log-probability", written.behaviour)
         kls.append(losses.k3(written.behaviour, written.frozen, written.samples.completion_mask).cpu())
-        scores.append(torch.tensor(written.judged.scores))
-        objectives.append(torch.tensor(written.judged.scores - written.judged.penalties))
-        for name, value in written.judged.signs.items():
-            signs[name] = signs.get(name, 0.0) + value * len(chunk) / len(numbers)
-    score = torch.cat(scores)
+        judged.append(written.judged)
+    whole = joined(judged)
     return {
-        "score": score.mean().item(),
-        "score_sd": score.std(correction=0).item(),
-        "objective": torch.cat(objectives).mean().item(),
+        "score": float(whole.scores.mean()),
+        "score_sd": float(whole.scores.std()),
+        "objective": float((whole.scores - whole.penalties).mean()),
         "kl": torch.cat(kls).mean().item(),
-        **signs,
+        **signs(whole),
     }
 
 
@@ -102,6 +103,31 @@ def is_sound(row: Row, start: Row, stop_kl: float, n: int) -> bool:
         and row["repetition"] <= start["repetition"] + slack
         and row["distinct_2"] >= 0.7 * start["distinct_2"]
     )
+
+
+def _whole(own: Writing, n: int, pad_token_id: int) -> Writing:
+    """The n rows that all processes wrote together, in their order, padded to one width."""
+    device = own.behaviour.device
+    on_cpu = Samples(*(t.cpu() for t in own.samples))
+    parts = from_all(Writing(on_cpu, own.behaviour.cpu(), own.frozen.cpu(), own.judged))
+    if len(parts) == 1:
+        return own
+
+    def stacked(tensors: list[Tensor], value: int = 0, left: bool = False) -> Tensor:
+        width = max(t.shape[1] for t in tensors)
+        missing = [width - t.shape[1] for t in tensors]
+        rows = [pad(t, (m, 0) if left else (0, m), value=value) for t, m in zip(tensors, missing, strict=True)]
+        return torch.cat(rows)[:n].to(device)
+
+    samples = Samples(
+        stacked([p.samples.prompt_ids for p in parts], pad_token_id, left=True),
+        stacked([p.samples.prompt_mask for p in parts], left=True),
+        stacked([p.samples.completion_ids for p in parts], pad_token_id),
+        stacked([p.samples.completion_mask for p in parts]),
+        torch.cat([p.samples.finished for p in parts])[:n].to(device),
+    )
+    judged = Judgement(*(field[:n] for field in joined([p.judged for p in parts])))
+    return Writing(samples, stacked([p.behaviour for p in parts]), stacked([p.frozen for p in parts]), judged)
 
 
 def _in_chunks(model: Any, samples: Samples, settings: PPOConfig) -> Tensor:

@@ -6,11 +6,15 @@ with an optimizer of its own. The SFT generator and the reward model stay frozen
 
 Every random number is drawn from (seed, iteration), so a checkpoint needs no generator's state: a run that goes on
 from one has the losses of a run that was never stopped.
+
+Several processes (`accelerate launch`) share the sampling of a batch and the rows of each minibatch; gradients are
+added up, so that they learn what one process would. All hold the whole rollout and the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +35,17 @@ from girl_features.trainers.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
-from girl_features.trainers.feedback import Task
+from girl_features.trainers.feedback import Task, signs
 from girl_features.trainers.heldout import Policies, Row, evaluate, is_sound, write
+from girl_features.trainers.processes import (
+    add_over_processes,
+    from_all,
+    is_main,
+    n_processes,
+    own_places,
+    own_rows,
+    wait_for_all,
+)
 from girl_features.trainers.rollouts import Rollout, log_probabilities, seed_of, take
 
 PENALTIES = {"k1": losses.k1, "k3": losses.k3, "paper_kl": losses.paper_kl}
@@ -71,6 +84,7 @@ class PPO:
     settings: PPOConfig
     max_new_tokens: int
     checkpoints: Path  # folder
+    gradient_checkpointing: bool = False  # activations are computed twice instead of kept
     after_iteration: Callable[[int, Row], None] = lambda iteration, row: None
     history: list[Row] = field(default_factory=list)
     evaluations: list[Row] = field(default_factory=list)
@@ -78,18 +92,24 @@ class PPO:
     def __post_init__(self) -> None:
         gpu = torch.cuda.is_available()
         self._accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
-        if self._accelerator.num_processes > 1:
-            raise ConfigError(f"PPO runs in one process, found {self._accelerator.num_processes}; call it directly")
         models, s = self.models, self.settings
-        actor_optimizer = torch.optim.AdamW(_trained(models.actor).values(), lr=s.learning_rate, weight_decay=0.0)
-        critic_optimizer = torch.optim.AdamW(
-            _trained(models.critic).values(), lr=s.critic_learning_rate, weight_decay=0.0
-        )
-        self._actor, self._actor_optimizer = self._accelerator.prepare(models.actor.eval(), actor_optimizer)
-        self._critic, self._critic_optimizer = self._accelerator.prepare(models.critic.eval(), critic_optimizer)
+        if s.batch_size % n_processes() or s.minibatch_size % n_processes():
+            raise ConfigError(
+                f"`ppo.batch_size` {s.batch_size} and `ppo.minibatch_size` {s.minibatch_size} have to be multiples of "
+                f"the {n_processes()} processes, which share them; change them or `accelerate launch --num_processes`"
+            )
+        for model in (models.actor, models.critic, models.frozen):
+            if model is not None:  # in place; "evaluation" only says that we add the gradients up ourselves
+                self._accelerator.prepare_model(model.eval(), evaluation_mode=True)
         if models.frozen is not None:
-            frozen = models.frozen.eval().requires_grad_(False)
-            self._accelerator.prepare_model(frozen, evaluation_mode=True)  # in place: the actor's own precision
+            models.frozen.requires_grad_(False)
+        self._actor, self._critic = models.actor, models.critic
+        if self.gradient_checkpointing:
+            _enable_checkpointing(self._actor)
+            _enable_checkpointing(self._critic)
+        self._actor_optimizer = torch.optim.AdamW(_trained(self._actor).values(), s.learning_rate, weight_decay=0.0)
+        critic_weights = _trained(self._critic).values()
+        self._critic_optimizer = torch.optim.AdamW(critic_weights, s.critic_learning_rate, weight_decay=0.0)
         self._kl_weight = s.kl_weight
         self._iteration = 0
         self._best: Row | None = None
@@ -99,7 +119,7 @@ class PPO:
         """Train from the newest checkpoint, or from the start; leaves the best weights in the actor."""
         self._resume()
         reason = None
-        with Progress("ppo", self.settings.iterations, "iterations") as progress:
+        with Progress("ppo", self.settings.iterations, "iterations", quiet=not is_main()) as progress:
             progress.reach(self._iteration)
             try:
                 if not self.evaluations:
@@ -133,7 +153,7 @@ class PPO:
             draw = torch.Generator().manual_seed(seed_of(s.seed, "order", self._iteration, epoch))
             shuffled = torch.randperm(len(numbers), generator=draw)
             for rows in shuffled.split(s.minibatch_size):  # type: ignore[no-untyped-call]
-                learned = self._learn_critic([numbers[i] for i in rows.tolist()], rollout.rewards[rows])
+                learned = self._learn_critic(numbers, rollout.rewards, rows)
                 if not warming_up:
                     learned |= self._learn_actor(rollout, rows)
                 for name, value in learned.items():
@@ -153,7 +173,7 @@ class PPO:
         scores = torch.tensor(judged.scores - judged.penalties, device=mask.device)
         kl = losses.k3(behaviour, frozen, mask).mean().item()
         rewards = losses.sequence_reward(scores, PENALTIES[s.kl_penalty](behaviour, frozen, mask), self._kl_weight)
-        values = torch.cat([self._values(chunk) for chunk in _chunks(numbers, s.minibatch_size)])
+        values = self._all_values(numbers).to(scores.device)
         advantages = ADVANTAGES[s.advantage](rewards, values)
         row = {
             "iteration": float(self._iteration),
@@ -163,7 +183,7 @@ class PPO:
             "kl_weight": self._kl_weight,
             "value": values.mean().item(),
             "explained_variance": losses.explained_variance(values, rewards),
-            **judged.signs,
+            **signs(judged),
         }
         _stop_unless_finite("reward", rewards)
         _stop_unless_finite("value", values)
@@ -174,27 +194,38 @@ class PPO:
     def _learn_actor(self, rollout: Rollout, rows: Tensor) -> Row:
         """One step on the clipped surrogate; the ratio is to the policy that sampled, or the paper's (eq. 6)."""
         s = self.settings
-        samples = take(rollout.samples, rows)
-        now = log_probabilities(self._actor, samples, s.temperature)
-        reference = (rollout.behaviour if s.ratio == "behaviour" else rollout.frozen)[rows]
+        own = own_rows(rows)
+        samples = take(rollout.samples, own)
+        with _recomputing(self._actor):
+            now = log_probabilities(self._actor, samples, s.temperature)
+        reference = (rollout.behaviour if s.ratio == "behaviour" else rollout.frozen)[own]
         mask = samples.completion_mask
-        loss = losses.clipped_surrogate(now - reference, rollout.advantages[rows], mask, s.clip)
-        norm = self._step(self._actor, self._actor_optimizer, loss, "actor")
+        share = mask.sum() / rollout.samples.completion_mask[rows].sum()  # of the minibatch's tokens; 1 if alone
+        loss = losses.clipped_surrogate(now - reference, rollout.advantages[own], mask, s.clip) * share
         outside = ((now.detach() - reference).exp() - 1).abs() > s.clip
-        clipped = float((outside * mask).sum() / mask.sum())
-        return {"actor_loss": loss.item(), "actor_grad_norm": norm, "clipped": clipped}
+        clipped = (outside * mask).sum() / mask.sum() * share
+        norm = self._step(self._actor, self._actor_optimizer, loss, clipped, "actor")
+        return {"actor_loss": loss.item(), "actor_grad_norm": norm, "clipped": clipped.item()}
 
-    def _learn_critic(self, numbers: Sequence[int], rewards: Tensor) -> Row:
-        loss = losses.critic_loss(self._values(numbers), rewards)
-        norm = self._step(self._critic, self._critic_optimizer, loss, "critic")
+    def _learn_critic(self, numbers: Sequence[int], rewards: Tensor, rows: Tensor) -> Row:
+        own = own_rows(rows)
+        with _recomputing(self._critic):
+            values = self._values([numbers[i] for i in own.tolist()])
+        loss = losses.critic_loss(values, rewards[own]) * (len(own) / len(rows))
+        norm = self._step(self._critic, self._critic_optimizer, loss, None, "critic")
         return {"critic_loss": loss.item(), "critic_grad_norm": norm}
 
-    def _step(self, model: Any, optimizer: Any, loss: Tensor, name: str) -> float:
-        """One optimizer step, unless loss or gradient is not finite: weights are never spoilt."""
-        _stop_unless_finite(f"{name} loss", loss)
+    def _step(self, model: Any, optimizer: Any, loss: Tensor, figure: Tensor | None, name: str) -> float:
+        """One optimizer step on the loss of all processes, unless it or its gradient is not finite; the norm.
+
+        `loss`, and `figure` where there is one, hold the sums over the processes afterwards.
+        """
         optimizer.zero_grad()
         self._accelerator.backward(loss)
-        norm = self._accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        add_over_processes([loss, *gradients] if figure is None else [loss, figure, *gradients])
+        _stop_unless_finite(f"{name} loss", loss)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
         _stop_unless_finite(f"{name} gradient", norm)
         optimizer.step()
         return float(norm)
@@ -216,7 +247,18 @@ class PPO:
     def _values(self, numbers: Sequence[int]) -> Tensor:
         """(b,) V(C): the critic reads the CV with a blank JD."""
         rows = [self.task.critic_rows[i] for i in numbers]
-        return sequence_scores(self._critic, rows, self.models.critic_pad_token_id)
+        with self._accelerator.autocast():
+            return sequence_scores(self._critic, rows, self.models.critic_pad_token_id)
+
+    def _all_values(self, numbers: Sequence[int]) -> Tensor:
+        """(b,) V(C) of a whole batch, on the CPU; processes share the work."""
+        own = [numbers[i] for i in own_places(len(numbers))]
+        chunks = [
+            own[start : start + self.settings.minibatch_size]
+            for start in range(0, len(own), self.settings.minibatch_size)
+        ]
+        part = torch.cat([self._values(chunk) for chunk in chunks]).cpu()
+        return torch.cat(from_all(part))[: len(numbers)]
 
     def _numbers(self, iteration: int) -> list[int]:
         """The CVs of an iteration: all of them in a drawn order, then in another, and so on."""
@@ -229,6 +271,11 @@ class PPO:
         return numbers
 
     def _save(self) -> None:
+        if is_main():
+            save_checkpoint(self.checkpoints, self._checkpoint())
+        wait_for_all()
+
+    def _checkpoint(self) -> Checkpoint:
         tensors = {
             **{f"actor.{name}": p for name, p in _trained(self._actor).items()},
             **{f"critic.{name}": p for name, p in _trained(self._critic).items()},
@@ -242,7 +289,7 @@ class PPO:
             "history": self.history,
             "evaluations": self.evaluations,
         }
-        save_checkpoint(self.checkpoints, Checkpoint(self._iteration, tensors, state))
+        return Checkpoint(self._iteration, tensors, state)
 
     def _resume(self) -> None:
         found = load_newest(self.checkpoints)
@@ -273,8 +320,22 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
-def _chunks(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+def _enable_checkpointing(model: Any) -> None:
+    newest = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.2x
+    (newest or model.gradient_checkpointing_enable)()
+
+
+@contextmanager
+def _recomputing(model: Any) -> Iterator[None]:
+    """Within, layers that may recompute their activations do; the rest stays as in evaluation, without dropout."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def _stop_unless_finite(name: str, values: Tensor) -> None:

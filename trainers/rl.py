@@ -43,6 +43,7 @@ from girl_features.trainers.curves import write_curves
 from girl_features.trainers.feedback import JDTask
 from girl_features.trainers.heldout import Policies, Row
 from girl_features.trainers.ppo import PPO, Models, Outcome
+from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.reward import newest_sft
 from girl_features.trainers.rollouts import use_plain_sampling
 
@@ -87,73 +88,84 @@ def train_ppo(
     for folder in trained_generators(config.generators_dir, stage=config.ppo.algo):
         if not force and read_record(folder).inputs_sha256 == inputs:
             return folder
-    train, held_out = hold_out_seekers(cvs, config.ppo.holdout, config.ppo.seed)
-    if train.is_empty() or held_out.height < MIN_HELD_OUT:
-        raise EmptyWindowError(
-            f"the RL window has {cvs.height} CVs of seekers without earlier decisions, too few to hold out a share of "
-            f"{config.ppo.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
-        )
-    name = f"{config.ppo.algo}-{inputs[:12]}"
-    work = config.generators_dir / f".{name}"  # hidden until complete; kept to resume from
-    if not resume or force:
+    parts = _split(cvs, config.ppo)
+    final = config.generators_dir / f"{config.ppo.algo}-{inputs[:12]}"
+    work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
+    if (not resume or force) and is_main():
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    wait_for_all()
 
     started = time.monotonic()
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _models(sft_folder, reward_model, config.ppo)
-    tasks = [
-        JDTask(
-            part["cv"].to_list(),
-            tokenizer,
-            sft.max_cv_tokens,
-            reward_model,
-            config.ppo.unfinished_penalty,
-            config.ppo.defect_penalty,
-        )
-        for part in (train, held_out)
-    ]
+    penalties = (config.ppo.unfinished_penalty, config.ppo.defect_penalty)
+    train, held_out = (
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties) for part in parts
+    )
     limit = config.sampling.max_new_tokens
     if config.ppo.algo == "ppo":
-        outcome = PPO(models, tasks[0], tasks[1], config.ppo, limit, work / "checkpoints", after_iteration).run()
+        recompute = torch.cuda.is_available()  # as stages 1 and 2 do there
+        ppo = PPO(models, train, held_out, config.ppo, limit, work / "checkpoints", recompute, after_iteration)
+        outcome = ppo.run()
     else:
         if is_adapter(sft_folder):
             raise ConfigError(f"ppo.algo {config.ppo.algo!r} needs an SFT generator with `sft.tuning: full`")
         policies, pairs = Policies(models.actor, models.frozen), preference_pairs(tables, windows)
-        outcome = train_alternative(policies, tokenizer, tasks[0], tasks[1], pairs, config.ppo, limit, work)
-    metrics = {
-        **_gains(outcome, work),
-        "n_cv_truncated": float(tasks[0].n_cv_truncated),
-        "train_seconds": time.monotonic() - started,
-    }
-    folder = _save(models.actor, tokenizer, work / "model", config.ppo)
-    write_record(
-        folder,
-        GeneratorRecord(
-            stage=config.ppo.algo,
-            base=sft.base,
-            prompt_version=sft.prompt_version,
-            max_cv_tokens=sft.max_cv_tokens,
-            trained_until=windows.rl_end,
-            n_pairs=cvs.height,
-            inputs_sha256=inputs,
-            weights_sha256=weights_hash(folder),
-            adapter_sha256=None,
-            created_at=datetime.now(UTC),
-            settings=config.ppo.model_dump(mode="json"),
-            metrics=metrics,
-            versions={name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
-            parents={"sft": sft.adapter_sha256 or sft.weights_sha256, "reward": reward.weights_sha256},
-            notes=_notes(outcome, reward),
-        ),
+        outcome = train_alternative(policies, tokenizer, train, held_out, pairs, config.ppo, limit, work)
+    record = GeneratorRecord(
+        stage=config.ppo.algo,
+        base=sft.base,
+        prompt_version=sft.prompt_version,
+        max_cv_tokens=sft.max_cv_tokens,
+        trained_until=windows.rl_end,
+        n_pairs=cvs.height,
+        inputs_sha256=inputs,
+        weights_sha256="",  # once they are saved
+        adapter_sha256=None,
+        created_at=datetime.now(UTC),
+        settings=config.ppo.model_dump(mode="json"),
+        metrics={
+            **_gains(outcome, work),
+            "n_cv_truncated": float(train.n_cv_truncated),
+            "train_seconds": time.monotonic() - started,
+        },
+        versions={name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        parents={"sft": sft.adapter_sha256 or sft.weights_sha256, "reward": reward.weights_sha256},
+        notes=_notes(outcome, reward),
     )
+    if is_main():
+        _publish(models.actor, tokenizer, record, outcome, work, final)
+    wait_for_all()
+    return final
+
+
+def _split(cvs: pl.DataFrame, settings: PPOConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The CVs to learn on, and those that choose the checkpoint."""
+    train, held_out = hold_out_seekers(cvs, settings.holdout, settings.seed)
+    if train.is_empty() or held_out.height < MIN_HELD_OUT:
+        raise EmptyWindowError(
+            f"the RL window has {cvs.height} CVs of seekers without earlier decisions, too few to hold out a share of "
+            f"{settings.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
+        )
+    return train, held_out
+
+
+def _publish(actor: Any, tokenizer: Any, record: GeneratorRecord, outcome: Outcome, work: Path, final: Path) -> None:
+    """Write the generator with its record and curves, and give the folder its name."""
+    folder = work / "model"
+    if folder.exists():
+        shutil.rmtree(folder)
+    if record.settings["tuning"] == "lora":
+        actor = actor.merge_and_unload()  # so that the folder stands alone
+    actor.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_record(folder, record.model_copy(update={"weights_sha256": weights_hash(folder)}))
     write_curves(folder, outcome.history, "iteration", PANELS)
     pl.DataFrame(outcome.evaluations).write_parquet(folder / "evaluations.parquet")
-    final = config.generators_dir / name
     if final.exists():
         shutil.rmtree(final)
     folder.rename(final)
     shutil.rmtree(work)
-    return final
 
 
 def _reward_model_of(config: GirlConfig, sft: GeneratorRecord) -> tuple[Path, GeneratorRecord]:
@@ -223,17 +235,6 @@ def _notes(outcome: Outcome, reward: GeneratorRecord) -> tuple[str, ...]:
     if best["score"] <= start["score"]:
         notes.append(f"warning: the held-out score did not rise ({start['score']:.3f} to {best['score']:.3f})")
     return (*notes, *reward.notes)
-
-
-def _save(actor: Any, tokenizer: Any, folder: Path, settings: PPOConfig) -> Path:
-    """The actor with its adapter merged in, so that the folder stands alone."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    if settings.tuning == "lora":
-        actor = actor.merge_and_unload()
-    actor.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def _inputs_hash(

@@ -12,8 +12,7 @@ class SeededSampling(LogitsProcessor):
     """Draws each row's next token with the row's own random numbers and leaves only that token possible.
 
     Used with greedy decoding, which then takes the drawn token. A row uses one uniform number a step and
-    picks by inverse CDF over the nucleus, tokens ordered by probability, so the same seed gives the same
-    text in any batch (up to floating-point ties).
+    picks by inverse CDF, so the same seed gives the same text in any batch (up to floating-point ties).
     """
 
     def __init__(self, seeds: Sequence[int], max_new_tokens: int, temperature: float, top_p: float) -> None:
@@ -26,13 +25,29 @@ class SeededSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(b, v) logits -> (b, v) with 0 at the drawn token and -inf elsewhere."""
-        probabilities, order = (scores.float() / self._temperature).softmax(-1).sort(-1, descending=True)
-        cumulative = probabilities.cumsum(-1)
-        # the nucleus: the fewest tokens whose mass reaches top_p
-        nucleus = cumulative - probabilities < self._top_p
-        mass = (probabilities * nucleus).sum(-1, keepdim=True)
+        probabilities = (scores.float() / self._temperature).softmax(-1)
         uniform = self._uniform[:, self._step, None].to(scores.device)
-        position = torch.searchsorted(cumulative, uniform * mass).clamp(max=nucleus.sum(-1, keepdim=True) - 1)
         self._step += 1
-        drawn = order.gather(-1, position)  # (b, 1)
+        drawn = (
+            _draw_from_nucleus(probabilities, uniform, self._top_p)
+            if self._top_p < 1
+            else _draw(probabilities, uniform)
+        )
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _draw(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """(b, v) probabilities and (b, 1) numbers in [0, 1) -> (b, 1) tokens; no order is needed, which saves much time."""
+    cumulative = probabilities.cumsum(-1)
+    position = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return position.clamp(max=probabilities.shape[-1] - 1)
+
+
+def _draw_from_nucleus(probabilities: torch.Tensor, uniform: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The same over the nucleus, the fewest tokens whose mass reaches `top_p`."""
+    probabilities, order = probabilities.sort(-1, descending=True)
+    cumulative = probabilities.cumsum(-1)
+    nucleus = cumulative - probabilities < top_p
+    mass = (probabilities * nucleus).sum(-1, keepdim=True)
+    position = torch.searchsorted(cumulative, uniform * mass).clamp(max=nucleus.sum(-1, keepdim=True) - 1)
+    return order.gather(-1, position)

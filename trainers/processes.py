@@ -1,0 +1,60 @@
+"""What `accelerate launch` with several processes needs: each takes its part of a batch, and all end up with the whole.
+
+With one process a part is the whole, and nothing is sent. Every process takes the same decisions, since all see the
+same figures; only the main one writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files."""
+    return bool(PartialState().is_main_process)
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    PartialState().wait_for_everyone()
+
+
+def n_processes() -> int:
+    """How many there are."""
+    return int(PartialState().num_processes)
+
+
+def own_places(n: int) -> list[int]:
+    """This process's run of the places 0 .. n - 1; as many for each process, the last place filling up."""
+    each = -(-n // n_processes())
+    first = PartialState().process_index * each
+    return [min(first + k, n - 1) for k in range(each)]
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """This process's part of the (m,) rows of a minibatch, m a multiple of the number of processes."""
+    return rows.tensor_split(n_processes())[PartialState().process_index]
+
+
+def from_all(own: T) -> list[T]:
+    """What each process passed, in their order. Tensors have to be on the CPU."""
+    found: list[T] = gather_object([own])
+    return found
+
+
+@torch.no_grad()
+def add_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes."""
+    if n_processes() == 1:
+        return
+    total = reduce(torch.cat([t.detach().flatten() for t in tensors]), "sum")
+    for tensor, part in zip(tensors, total.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
