@@ -24,6 +24,7 @@ from girl_features.trainers.common import ProgressCallback
 from girl_features.trainers.feedback import JDTask
 from girl_features.trainers.heldout import Policies, Row, evaluate, is_sound
 from girl_features.trainers.ppo import Outcome
+from girl_features.trainers.processes import check_divisible, n_processes
 
 MAX_UNUSABLE = 0.05  # share of prompts that TRL may read otherwise than we do
 
@@ -53,6 +54,7 @@ def train_alternative(
     Raises:
         ConfigError: more than a few prompts would be read otherwise by TRL.
     """
+    check_divisible(settings)
     watch = _Watch(policies, held_out, settings, max_new_tokens)
     watch.evaluate(0)
     build = _dpo if settings.algo == "dpo" else _sampling_trainer
@@ -137,7 +139,7 @@ def _sampling_trainer(
     arguments = config_class(
         **_common(settings, work),
         max_steps=settings.iterations * settings.epochs * minibatches,
-        per_device_train_batch_size=settings.minibatch_size,
+        per_device_train_batch_size=settings.minibatch_size // n_processes(),
         steps_per_generation=minibatches,
         num_iterations=settings.epochs,
         num_generations=settings.n_generations,
@@ -185,7 +187,7 @@ def _dpo(
     arguments = DPOConfig(
         **_common(settings, work),
         max_steps=settings.iterations * max(1, settings.batch_size // settings.minibatch_size),
-        per_device_train_batch_size=settings.minibatch_size,
+        per_device_train_batch_size=settings.minibatch_size // n_processes(),
         beta=settings.dpo_beta,
         max_length=None,
     )

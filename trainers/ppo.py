@@ -13,8 +13,7 @@ added up, so that they learn what one process would. All hold the whole rollout 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from girl_features.config import PPOConfig
-from girl_features.errors import ConfigError
 from girl_features.generator.reward_model import sequence_scores
 from girl_features.progress import Progress
 from girl_features.trainers import losses
@@ -39,14 +37,21 @@ from girl_features.trainers.feedback import Task, signs
 from girl_features.trainers.heldout import Policies, Row, evaluate, is_sound, write
 from girl_features.trainers.processes import (
     add_over_processes,
+    check_divisible,
     from_all,
     is_main,
-    n_processes,
     own_places,
     own_rows,
     wait_for_all,
 )
-from girl_features.trainers.rollouts import Rollout, log_probabilities, seed_of, take
+from girl_features.trainers.rollouts import (
+    Rollout,
+    enable_recomputing,
+    log_probabilities,
+    recomputing,
+    seed_of,
+    take,
+)
 
 PENALTIES = {"k1": losses.k1, "k3": losses.k3, "paper_kl": losses.paper_kl}
 ADVANTAGES = {"plain": losses.plain_advantage, "whitened": losses.whitened_advantage}
@@ -93,11 +98,7 @@ class PPO:
         gpu = torch.cuda.is_available()
         self._accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
         models, s = self.models, self.settings
-        if s.batch_size % n_processes() or s.minibatch_size % n_processes():
-            raise ConfigError(
-                f"`ppo.batch_size` {s.batch_size} and `ppo.minibatch_size` {s.minibatch_size} have to be multiples of "
-                f"the {n_processes()} processes, which share them; change them or `accelerate launch --num_processes`"
-            )
+        check_divisible(s)
         for model in (models.actor, models.critic, models.frozen):
             if model is not None:  # in place; "evaluation" only says that we add the gradients up ourselves
                 self._accelerator.prepare_model(model.eval(), evaluation_mode=True)
@@ -105,8 +106,8 @@ class PPO:
             models.frozen.requires_grad_(False)
         self._actor, self._critic = models.actor, models.critic
         if self.gradient_checkpointing:
-            _enable_checkpointing(self._actor)
-            _enable_checkpointing(self._critic)
+            enable_recomputing(self._actor)
+            enable_recomputing(self._critic)
         self._actor_optimizer = torch.optim.AdamW(_trained(self._actor).values(), s.learning_rate, weight_decay=0.0)
         critic_weights = _trained(self._critic).values()
         self._critic_optimizer = torch.optim.AdamW(critic_weights, s.critic_learning_rate, weight_decay=0.0)
@@ -196,7 +197,7 @@ class PPO:
         s = self.settings
         own = own_rows(rows)
         samples = take(rollout.samples, own)
-        with _recomputing(self._actor):
+        with recomputing(self._actor):
             now = log_probabilities(self._actor, samples, s.temperature)
         reference = (rollout.behaviour if s.ratio == "behaviour" else rollout.frozen)[own]
         mask = samples.completion_mask
@@ -209,7 +210,7 @@ class PPO:
 
     def _learn_critic(self, numbers: Sequence[int], rewards: Tensor, rows: Tensor) -> Row:
         own = own_rows(rows)
-        with _recomputing(self._critic):
+        with recomputing(self._critic):
             values = self._values([numbers[i] for i in own.tolist()])
         loss = losses.critic_loss(values, rewards[own]) * (len(own) / len(rows))
         norm = self._step(self._critic, self._critic_optimizer, loss, None, "critic")
@@ -318,24 +319,6 @@ def _load(model: Any, tensors: dict[str, Tensor]) -> None:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-
-
-def _enable_checkpointing(model: Any) -> None:
-    newest = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.2x
-    (newest or model.gradient_checkpointing_enable)()
-
-
-@contextmanager
-def _recomputing(model: Any) -> Iterator[None]:
-    """Within, layers that may recompute their activations do; the rest stays as in evaluation, without dropout."""
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = False
 
 
 def _stop_unless_finite(name: str, values: Tensor) -> None:

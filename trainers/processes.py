@@ -14,6 +14,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
+from girl_features.config import PPOConfig
+from girl_features.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -30,6 +33,16 @@ def wait_for_all() -> None:
 def n_processes() -> int:
     """How many there are."""
     return int(PartialState().num_processes)
+
+
+def check_divisible(settings: PPOConfig) -> None:
+    """Raise ConfigError where the processes cannot share a batch and a minibatch evenly."""
+    n = n_processes()
+    if settings.batch_size % n or settings.minibatch_size % n:
+        raise ConfigError(
+            f"`ppo.batch_size` {settings.batch_size} and `ppo.minibatch_size` {settings.minibatch_size} have to be "
+            f"multiples of the {n} processes, which share them; change them, or start another number of processes"
+        )
 
 
 def own_places(n: int) -> list[int]:

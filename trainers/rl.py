@@ -99,44 +99,56 @@ def train_ppo(
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _models(sft_folder, reward_model, config.ppo)
     penalties = (config.ppo.unfinished_penalty, config.ppo.defect_penalty)
-    train, held_out = (
-        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties) for part in parts
-    )
+    tasks = [JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties) for part in parts]
     limit = config.sampling.max_new_tokens
     if config.ppo.algo == "ppo":
         recompute = torch.cuda.is_available()  # as stages 1 and 2 do there
-        ppo = PPO(models, train, held_out, config.ppo, limit, work / "checkpoints", recompute, after_iteration)
-        outcome = ppo.run()
+        outcome = PPO(models, *tasks, config.ppo, limit, work / "checkpoints", recompute, after_iteration).run()
     else:
         if is_adapter(sft_folder):
             raise ConfigError(f"ppo.algo {config.ppo.algo!r} needs an SFT generator with `sft.tuning: full`")
         policies, pairs = Policies(models.actor, models.frozen), preference_pairs(tables, windows)
-        outcome = train_alternative(policies, tokenizer, train, held_out, pairs, config.ppo, limit, work)
-    record = GeneratorRecord(
-        stage=config.ppo.algo,
+        outcome = train_alternative(policies, tokenizer, *tasks, pairs, config.ppo, limit, work)
+    metrics = {
+        **_gains(outcome, work),
+        "n_cv_truncated": float(tasks[0].n_cv_truncated),
+        "train_seconds": time.monotonic() - started,
+    }
+    if is_main():
+        record = _record(config.ppo, sft, reward, inputs, windows, cvs.height, metrics, _notes(outcome, reward))
+        _publish(models.actor, tokenizer, record, outcome, work, final)
+    wait_for_all()
+    return final
+
+
+def _record(
+    settings: PPOConfig,
+    sft: GeneratorRecord,
+    reward: GeneratorRecord,
+    inputs: str,
+    windows: Windows,
+    n_cvs: int,
+    metrics: dict[str, float],
+    notes: tuple[str, ...],
+) -> GeneratorRecord:
+    """The record of a new generator, but for the hash of its weights."""
+    return GeneratorRecord(
+        stage=settings.algo,
         base=sft.base,
         prompt_version=sft.prompt_version,
         max_cv_tokens=sft.max_cv_tokens,
         trained_until=windows.rl_end,
-        n_pairs=cvs.height,
+        n_pairs=n_cvs,
         inputs_sha256=inputs,
-        weights_sha256="",  # once they are saved
+        weights_sha256="",
         adapter_sha256=None,
         created_at=datetime.now(UTC),
-        settings=config.ppo.model_dump(mode="json"),
-        metrics={
-            **_gains(outcome, work),
-            "n_cv_truncated": float(train.n_cv_truncated),
-            "train_seconds": time.monotonic() - started,
-        },
+        settings=settings.model_dump(mode="json"),
+        metrics=metrics,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         parents={"sft": sft.adapter_sha256 or sft.weights_sha256, "reward": reward.weights_sha256},
-        notes=_notes(outcome, reward),
+        notes=notes,
     )
-    if is_main():
-        _publish(models.actor, tokenizer, record, outcome, work, final)
-    wait_for_all()
-    return final
 
 
 def _split(cvs: pl.DataFrame, settings: PPOConfig) -> tuple[pl.DataFrame, pl.DataFrame]:

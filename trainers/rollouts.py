@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +93,25 @@ def log_probabilities(model: Any, samples: Samples, temperature: float) -> Tenso
     chosen = logits.gather(-1, samples.completion_ids[..., None]).squeeze(-1)
     own: Tensor = (chosen - logits.logsumexp(-1)) * samples.completion_mask
     return own
+
+
+def enable_recomputing(model: Any) -> None:
+    """Let the layers compute their activations again for the gradient, where `recomputing` says so."""
+    newest = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.2x
+    (newest or model.gradient_checkpointing_enable)()
+
+
+@contextmanager
+def recomputing(model: Any) -> Iterator[None]:
+    """Within, the layers of `enable_recomputing` keep no activations; all else stays as in evaluation, no dropout."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def _inner(model: Any) -> Any:
