@@ -15,6 +15,9 @@ from girl_features.errors import ConfigError
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"  # names become folders and Feast projects: an allow-list
 
 
+EngineSetting = Literal["auto", "transformers", "openvino", "openvino-float32", "vllm"]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,7 +112,10 @@ class GeneratorConfig(_Model):
     """Which language model writes the JDs."""
 
     base: str = Field("tiny", description="`tiny`, or a Hugging Face causal LM by path or name")
-    engine: Literal["transformers"] = "transformers"
+    engine: EngineSetting = Field(
+        "auto", description="auto: vllm on GPUs, openvino on CPUs where installed, else transformers"
+    )
+    threads: int | None = Field(None, ge=1, description="of the CPU; default: one for small models, else all cores")
     checkpoint: Path | None = Field(None, description="a trained generator; default: the newest in workspace")
     stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = Field(
         None, description="the newest of this stage, where there are several"
@@ -119,7 +125,9 @@ class GeneratorConfig(_Model):
     )
     max_cv_tokens: int = Field(320, ge=8, description="the CV's first tokens kept in the prompt")
     tiny: TinyConfig = TinyConfig()
-    batch_size: int = Field(32, ge=1)
+    batch_size: int | None = Field(
+        None, ge=1, description="JDs written at once; default: 32, with vllm what it finds room for"
+    )
 
     @field_validator("trained_until")
     @classmethod
@@ -277,6 +285,11 @@ class GirlConfig(_Model):
     def generators_dir(self) -> Path:
         """Where trained generators lie, one folder each."""
         return self.workspace / "generators"
+
+    @property
+    def exports_dir(self) -> Path:
+        """Where generators in OpenVINO's format lie, one folder each; made again where it is deleted."""
+        return self.workspace / "exports"
 
     @property
     def rewards_dir(self) -> Path:

@@ -70,8 +70,20 @@ class FeatureContract(_Fingerprinted):
     max_cv_tokens: int
     sampling: SamplingContract
     encoder: EncoderContract
+    engine: Literal["openvino", "openvino-float32", "vllm"] | None = None  # other texts; None: transformers
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
     pipeline_version: Literal[1, 2] = 2  # raised when cleaning, retries or the rules for defects change what is stored
+
+    @property
+    def engine_name(self) -> str:
+        """What runs the generator."""
+        return self.engine or "transformers"
+
+    @model_serializer(mode="wrap")
+    def _without_engine(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave the engine out where it is the reference: contracts older than the others keep their fingerprint."""
+        values: dict[str, object] = handler(self)
+        return {name: value for name, value in values.items() if name != "engine" or value is not None}
 
 
 def sha256_of_files(paths: list[Path]) -> str:

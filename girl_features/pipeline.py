@@ -26,6 +26,7 @@ from girl_features.generator.checkpoint import (
     trained_reward_models,
     weights_hash,
 )
+from girl_features.generator.engines import open_engine, settle_engine
 from girl_features.materialize import MaterializeReport, materialize
 from girl_features.progress import Progress
 from girl_features.runs import RunLog
@@ -108,7 +109,7 @@ def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
 
 
 def contract_of(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:
-    """The contract of vectors made by the recorded generator with the config's sampling and `encoder`.
+    """The contract of vectors made by the recorded generator with the config's sampling, engine and `encoder`.
 
     With `sampling.best_of` the reward model is part of it, and the vectors know what that one has seen too.
     """
@@ -118,7 +119,7 @@ def contract_of(config: GirlConfig, record: GeneratorRecord, encoder: TextEncode
         _, reward = find_reward_model(config)
         sampling = sampling.model_copy(update={"reward_sha256": reward.weights_sha256})
         trained_until = max(trained_until, reward.trained_until)
-    return FeatureContract(
+    contract = FeatureContract(
         generator=Path(record.base).name,
         weights_sha256=record.weights_sha256,
         adapter_sha256=record.adapter_sha256,
@@ -128,20 +129,19 @@ def contract_of(config: GirlConfig, record: GeneratorRecord, encoder: TextEncode
         sampling=sampling,
         encoder=encoder.contract,
     )
+    return settle_engine(config.generator.engine, contract, PartsStore(config.store_dir).contracts().values())
 
 
 def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
     """Load the generator to use, with its contract."""
-    from girl_features.generator.transformers_engine import TransformersGenerator
-
     folder, record = find_generator(config)
-    generator = TransformersGenerator(
+    contract = contract_of(config, record, encoder)
+    generator = open_engine(
+        contract,
         folder,
-        max_cv_tokens=record.max_cv_tokens,
-        max_new_tokens=config.sampling.max_new_tokens,
-        temperature=config.sampling.temperature,
-        top_p=config.sampling.top_p,
         batch_size=config.generator.batch_size,
+        threads=config.generator.threads,
+        exports=config.exports_dir,
     )
     if generator.prompt_version != record.prompt_version:
         raise CheckpointError(
@@ -153,8 +153,7 @@ def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
         from girl_features.generator.reward_model import TransformersRewardModel
 
         reward_model = TransformersRewardModel(find_reward_model(config)[0])
-    contract = contract_of(config, record, encoder)
-    return OpenGenerator(generator, contract, reward_model, config.generator.engine)
+    return OpenGenerator(generator, contract, reward_model, contract.engine_name)
 
 
 def run_materialize(
@@ -177,6 +176,19 @@ def run_materialize(
     """
     encoder = open_encoder(config)
     opened = open_generator(config, encoder)
+    return run_batch(config, encoder, opened, should_stop=should_stop, retry_failed=retry_failed, new_run=new_run)
+
+
+def run_batch(
+    config: GirlConfig,
+    encoder: TextEncoder,
+    opened: OpenGenerator,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    retry_failed: bool = False,
+    new_run: bool = False,
+) -> MaterializeReport:
+    """`run_materialize` with an encoder and a generator that are open already."""
     store, fingerprint = PartsStore(config.store_dir), opened.contract.fingerprint
     resolved = config.model_dump(mode="json")
     with RunLog(config.runs_dir).begin(fingerprint, opened.engine, resolved, new_run=new_run) as run:

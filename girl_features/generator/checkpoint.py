@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -85,6 +86,31 @@ def adapter_hash(folder: Path) -> str:
 
 def _loaded_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_LOADED})
+
+
+def weights_size(folder: Path) -> int:
+    """Bytes of the weights in `folder`; of its base's, where it is an adapter."""
+    if is_adapter(folder):
+        folder = adapter_base(folder)
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """What the adapter in `folder` says of itself.
+
+    Raises:
+        CheckpointError: its adapter_config.json cannot be read.
+    """
+    try:
+        settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return {**settings, "base_model_name_or_path": str(settings["base_model_name_or_path"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the adapter_config.json in {folder} cannot be read ({error})") from error
+
+
+def adapter_base(folder: Path) -> Path:
+    """Folder of the model that the adapter in `folder` stands on."""
+    return base_folder(adapter_settings(folder)["base_model_name_or_path"])
 
 
 def is_adapter(folder: Path) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
-from girl_features.errors import ShapeError, require
+from girl_features.errors import require
 from girl_features.generator.checkpoint import base_folder, is_adapter
+from girl_features.generator.prompting import Prompting, Request, by_cv
 from girl_features.generator.sampling import SeededSampling
-from girl_features.prompts import PromptIds, encode_prompt, template_for
 from girl_features.schema import GeneratedText
 
 
@@ -50,12 +50,14 @@ class TransformersGenerator:
         temperature: float,
         top_p: float,
         batch_size: int = 32,
+        threads: int | None = None,
     ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         model, self._tokenizer = load_causal_lm(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
-        self._template = template_for(self._tokenizer)
-        self._max_cv_tokens = max_cv_tokens
+        self._prompting = Prompting(self._tokenizer, max_cv_tokens)
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
         self._top_p = top_p
@@ -71,7 +73,7 @@ class TransformersGenerator:
     @property
     def prompt_version(self) -> str:
         """Version of the prompt template in use."""
-        return self._template.version
+        return self._prompting.template.version
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
         """For each CV, one JD for each of its seeds, in order.
@@ -79,40 +81,26 @@ class TransformersGenerator:
         Raises:
             ShapeError: `cvs` and `seeds` differ in length.
         """
-        if len(cvs) != len(seeds):
-            raise ShapeError(f"{len(cvs)} CVs came with seeds for {len(seeds)}")
-        prompts = [encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens) for cv in cvs]
-        jobs = [(i, sample, seed) for i, own in enumerate(seeds) for sample, seed in enumerate(own)]
-        jobs.sort(key=lambda job: len(prompts[job[0]].ids))
-        results: dict[tuple[int, int], GeneratedText] = {}
-        for start in range(0, len(jobs), self._batch_size):
-            batch = jobs[start : start + self._batch_size]
-            texts = self._generate_batch([prompts[i] for i, _, _ in batch], [seed for _, _, seed in batch])
-            results.update({(i, sample): text for (i, sample, _), text in zip(batch, texts, strict=True)})
-        return [[results[i, sample] for sample in range(len(own))] for i, own in enumerate(seeds)]
+        requests = self._prompting.requests(cvs, seeds)
+        requests.sort(key=lambda request: len(request.prompt.ids))
+        texts: list[GeneratedText] = []
+        for start in range(0, len(requests), self._batch_size):
+            texts += self._generate_batch(requests[start : start + self._batch_size])
+        return by_cv(seeds, requests, texts)
 
     @torch.inference_mode()
-    def _generate_batch(self, prompts: list[PromptIds], seeds: list[int]) -> list[GeneratedText]:
+    def _generate_batch(self, requests: Sequence[Request]) -> list[GeneratedText]:
+        prompts = [request.prompt for request in requests]
         width = max(len(p.ids) for p in prompts)
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts])  # (b, width), left padded
         mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         processors = LogitsProcessorList()
         if self._temperature > 0:
+            seeds = [request.seed for request in requests]
             processors.append(SeededSampling(seeds, self._max_new_tokens, self._temperature, self._top_p))
         output = self._model.generate(
             input_ids=ids.to(self._device), attention_mask=mask.to(self._device), logits_processor=processors
         )
-        return [self._text(row, p) for row, p in zip(output[:, width:].tolist(), prompts, strict=True)]
-
-    def _text(self, new_ids: list[int], prompt: PromptIds) -> GeneratedText:
-        eos = self._tokenizer.eos_token_id
-        finished = eos in new_ids
-        kept = new_ids[: new_ids.index(eos)] if finished else new_ids
-        return GeneratedText(
-            text=self._tokenizer.decode(kept, skip_special_tokens=True).strip(),
-            finish_reason="stop" if finished else "length",
-            n_prompt_tokens=len(prompt.ids),
-            n_new_tokens=len(kept),
-            cv_truncated=prompt.cv_truncated,
-        )
+        rows = output[:, width:].tolist()
+        return [self._prompting.text(row, p) for row, p in zip(rows, prompts, strict=True)]

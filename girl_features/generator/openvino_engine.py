@@ -1,0 +1,105 @@
+"""The CPU engine: openvino-genai with continuous batching and a cache of prompt prefixes, over an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from girl_features.errors import require
+from girl_features.generator.checkpoint import base_folder
+from girl_features.generator.openvino_export import Weights, exported
+from girl_features.generator.prompting import Prompting, Request, by_cv
+from girl_features.schema import GeneratedText
+
+BLOCK_TOKENS = 32  # of one block of the paged cache on CPUs
+EXTRA = "openvino"
+
+
+class OpenVINOGenerator:
+    """Samples JDs with openvino-genai. Prompts are token ids, those of the reference engine."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        max_cv_tokens: int,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        batch_size: int = 32,
+        weights: Weights = "int8",
+        exports: Path,
+        threads: int | None = None,
+    ) -> None:
+        self._openvino = require("openvino", EXTRA)
+        self._genai = require("openvino_genai", EXTRA)
+        tokenizer = AutoTokenizer.from_pretrained(str(base_folder(folder)), trust_remote_code=False)
+        self._prompting = Prompting(tokenizer, max_cv_tokens)
+        self._eos = tokenizer.eos_token_id
+        self._max_new_tokens = max_new_tokens
+        self._temperature = temperature
+        self._top_p = top_p
+        self._batch_size = batch_size
+        self._pipeline = self._genai.ContinuousBatchingPipeline(
+            str(exported(folder, weights, exports)), self._scheduler(), "CPU", _properties(threads)
+        )
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt template in use."""
+        return self._prompting.template.version
+
+    def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
+        """For each CV, one JD for each of its seeds, in order.
+
+        Raises:
+            ShapeError: `cvs` and `seeds` differ in length.
+        """
+        requests = list(_in_waves(self._prompting.requests(cvs, seeds), self._batch_size))
+        if not requests:
+            return [[] for _ in seeds]
+        prompts = [self._openvino.Tensor(np.array([r.prompt.ids], np.int64)) for r in requests]
+        results = self._pipeline.generate(prompts, [self._sampling(r.seed) for r in requests])
+        texts = [
+            self._prompting.text(result.m_generation_ids[0], r.prompt)
+            for r, result in zip(requests, results, strict=True)
+        ]
+        return by_cv(seeds, requests, texts)
+
+    def _sampling(self, seed: int) -> Any:
+        # a fresh config each: nothing of the checkpoint's own bends the sampling
+        config = self._genai.GenerationConfig(max_new_tokens=self._max_new_tokens)
+        if self._eos is not None:
+            config.set_eos_token_id(self._eos)
+        if self._temperature > 0:
+            config.do_sample = True
+            config.temperature, config.top_p, config.rng_seed = self._temperature, self._top_p, seed
+        return config
+
+    def _scheduler(self) -> Any:
+        scheduler = self._genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = True
+        scheduler.max_num_seqs = self._batch_size
+        blocks = -(-(self._prompting.longest_prompt() + self._max_new_tokens) // BLOCK_TOKENS)
+        # as many again keep the prompts of a wave until their next sample is drawn
+        scheduler.num_kv_blocks = 2 * self._batch_size * (blocks + 1)
+        return scheduler
+
+
+def _in_waves(requests: Sequence[Request], size: int) -> Iterator[Request]:
+    """The first samples of `size` CVs, then their second ones, and so on; then the next CVs.
+
+    Samples of one CV that start together would each read the prompt; the later ones find it cached.
+    """
+    return iter(sorted(requests, key=lambda r: (r.cv // size, r.sample, r.cv)))
+
+
+def _properties(threads: int | None) -> dict[str, Any]:
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    return properties
