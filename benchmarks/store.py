@@ -3,7 +3,8 @@
     python benchmarks/store.py [--quick] [--json FILE] [--only NAME ...]
 
 `limit` is what the engine underneath does without any feature store: a bare Parquet part, DuckDB's ASOF join, SQLite's
-SELECT ... IN, Redis' MGET. Times are medians; memory is the peak resident size of a process that has done one join.
+SELECT ... IN, Redis' MGET. Times are the least of several, as other work on the machine only ever adds to them; memory
+is the peak resident size of a process that has done one join.
 No more than 8 GB of memory are taken: what Feast's own would need more for is made smaller, or left out, at 768.
 """
 
@@ -15,7 +16,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -160,7 +160,7 @@ def quiet() -> Iterator[None]:
 
 
 def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, in turns; the first warms up, and counts only where it took so long that it is alone."""
+    """Least seconds of each, in turns; the first warms up, and counts only where it took so long that it is alone."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats + 1):
         for name, run in work.items():
@@ -170,7 +170,7 @@ def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str
             with quiet():
                 run()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(own[1:] or own) for name, own in times.items()}
+    return {name: min(own[1:] or own) for name, own in times.items()}
 
 
 def result(name: str, measured: dict[str, float], unit: str, *, per: float = 1.0) -> dict[str, Any]:
@@ -295,8 +295,8 @@ class Bench:
                         start = time.perf_counter()
                         run()
                         times[each].append(time.perf_counter() - start)
-            medians = {each: statistics.median(own) for each, own in times.items()}
-            yield result(f"online_{n}_{kind}{self.suffix}", medians, "ms", per=1000)
+            least = {each: min(own) for each, own in times.items()}
+            yield result(f"online_{n}_{kind}{self.suffix}", least, "ms", per=1000)
         shutil.rmtree(root)
         flush(server)
 

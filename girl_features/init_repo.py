@@ -42,7 +42,7 @@ tables:
 
 # generator:
 #   base: tiny            # trained on your own tables; or a Hugging Face causal LM by path or name
-# sampling: {{n: 1, temperature: 0.7, top_p: 0.95, max_new_tokens: 160}}
+# sampling: {{n: 1, temperature: 0.7, top_p: 0.95, max_new_tokens: 192}}
 # encoder:
 #   name: all-MiniLM-L6-v2
 

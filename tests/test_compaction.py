@@ -127,6 +127,17 @@ def test_erased_is_gone_from_every_part_and_stays_gone(tmp_path: Path) -> None:
     assert Tombstones.of(store.view_dir("cv_vectors", ENCODER)).hashes == {}
 
 
+def test_erasing_passes_over_a_damaged_part_and_deletes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    commit_part(folder, ids_table("gone", "stays"))
+    poor = commit_part(folder, ids_table("gone"))
+    poor.write_bytes(poor.read_bytes()[:-9])
+    assert erase_rows(tmp_path, [folder], "id", "gone") == 1
+    assert ids_in(folder) == ["stays"]
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"gone" in path.read_bytes()]
+
+
 def test_erasing_waits_for_a_writer_that_has_not_seen_the_tombstone(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()

@@ -110,7 +110,7 @@ def test_every_commented_line_of_the_skeleton_loads_too(tmp_path: Path) -> None:
     path.write_text("\n".join(line.removeprefix("# ") for line in lines if not line.startswith(prose)))
     config = load_config(path)
     assert config.windows.valid_end is not None
-    assert config.sampling.max_new_tokens == 160
+    assert config.sampling.max_new_tokens == 192
 
 
 def test_init_again_changes_nothing_and_never_overwrites_other_files(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_an_emptied_online_store_is_noticed_and_filled_again(market: Market, nam
     market.write(row(seeker, 4.0))
     market.publish()
     with sqlite3.connect(market.repo / "data" / "online.db") as connection:
-        connection.execute(f"DELETE FROM girl_{VIEWS.generated}")
+        connection.execute(f"DELETE FROM packed_girl_{VIEWS.generated}")
     connection.close()
     assert market.generated([seeker]) == [0.0]
     assert market.publish()[VIEWS.generated] >= 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +25,9 @@ from girl_features.store.offline import PartsDuckDBOfflineStore, _readable
 from tests.feast_repos import (
     DAY,
     FEATURES,
+    OUR_ENGINE,
     OUR_OFFLINE,
+    OUR_SQLITE,
     SCHEMA,
     feature_view,
     open_store,
@@ -32,6 +36,7 @@ from tests.feast_repos import (
     write_parts,
 )
 
+ROOT = Path(__file__).parents[1]
 REFS = [f"facts:{name}" for name in FEATURES]
 pytestmark = pytest.mark.filterwarnings("ignore:.*fetch_arrow_table.*:DeprecationWarning")
 
@@ -255,6 +260,61 @@ def test_trap_11_a_delta_source_is_refused_rather_than_fetch_an_extension(stores
     source = FileSource(name="d", path="/nowhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
     with pytest.raises(StoreError, match="download an extension"):
         _readable(stores["ours"].config, source)
+
+
+@pytest.mark.parametrize("kind", [("us", None), ("ns", None), ("ns", "UTC"), ("ms", None)])
+def test_times_without_a_zone_or_in_nanoseconds(tmp_path: Path, kind: tuple[str, str | None]) -> None:
+    """Feast's own engine stops at nanoseconds."""
+    table = rows_table(ROWS)
+    for name in ("event_timestamp", "created_timestamp"):
+        own = table[name].cast(pa.timestamp(*kind))
+        table = table.set_column(table.column_names.index(name), name, own)
+    (tmp_path / "parts").mkdir()
+    pq.write_table(table, tmp_path / "parts" / "0.parquet")
+    store = open_store(
+        tmp_path / "repo", [feature_view(tmp_path / "parts")], offline=OUR_OFFLINE, online=OUR_SQLITE, engine=OUR_ENGINE
+    )
+    entities = entity_rows(*((seeker, day) for seeker in "ab" for day in (0, 1, 2, 3)))
+    fine = entities.assign(event_timestamp=entities["event_timestamp"].astype("datetime64[ns, UTC]"))
+    for asked in (entities, fine):
+        found = [r["count"] for r in history_of(store, asked)]
+        assert found == [r["count"] for r in by_oracle(ROWS, entities, timedelta(0), False)]
+    store.materialize(DAY - timedelta(days=1), DAY + timedelta(days=9))
+    assert store.get_online_features(["facts:count"], {"seeker": ["a", "b"]}).to_dict()["count"] == [2, 5]
+
+
+def test_the_memory_of_a_join_follows_its_result(tmp_path: Path) -> None:
+    """Every row beside every version it may see would be 2 GB; the result is 41 MB."""
+    code = """
+import sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq, pandas as pd
+from datetime import timedelta
+from pathlib import Path
+from tests.feast_repos import DAY, OUR_OFFLINE, feature_view, open_store
+folder, d = Path(sys.argv[1]), 512
+who, day = np.tile(np.arange(100), 100), np.repeat(np.arange(100), 100)
+times = pa.array([DAY + timedelta(days=int(i)) for i in day], pa.timestamp("us", "UTC"))
+values = np.random.default_rng(0).random(10_000 * d, np.float32)
+vectors = pa.ListArray.from_arrays(np.arange(10_001, dtype=np.int32) * d, values)
+(folder / "parts").mkdir()
+pq.write_table(pa.table({"seeker": [f"s{i}" for i in who], "event_timestamp": times, "created_timestamp": times,
+                         "vector": vectors}), folder / "parts" / "0.parquet")
+store = open_store(folder / "repo", [feature_view(folder / "parts")], offline=OUR_OFFLINE)
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+def join(n):
+    at = DAY + pd.to_timedelta(np.arange(n) % 100, unit="D")
+    entities = pd.DataFrame({"seeker": [f"s{i % 97}" for i in range(n)], "event_timestamp": at})
+    return store.get_historical_features(entities, ["facts:vector"]).to_arrow()
+join(10)
+before = peak()
+assert join(20_000)["vector"].null_count == 0
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 300
 
 
 def test_append_is_one_new_file_and_feast_reads_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,46 @@ def test_the_engine_works_with_feasts_own_stores(tmp_path: Path) -> None:
     assert read(store, "b", "a")["count"] == [7, 6]
 
 
+@pytest.mark.parametrize("kind", marked(["sqlite", "redis"]))
+def test_each_line_can_be_taken_out_and_put_back(tmp_path: Path, kind: str) -> None:
+    """One repo, one registry: Feast's own stores read the same parts, and give the same after a materialization."""
+    rows = [row(f"s{i % 50}", i // 50, 0, i + 1) for i in range(120)]
+    write_parts(tmp_path / "parts", rows[:70], rows[70:])
+    refs, ids = ["facts:vector", "facts:count", "facts:title"], [f"s{i}" for i in range(60)]
+    asked = pd.DataFrame({"seeker": ids, "event_timestamp": DAY + timedelta(days=1), "nth": range(60)})
+    expected: tuple[Any, Any] | None = None
+    with redis_server(tmp_path) if kind == "redis" else nullcontext() as port:
+        place = {"connection_string": f"127.0.0.1:{port}"} if port else {}
+        online_types = {True: OUR_REDIS if port else OUR_SQLITE, False: kind}
+        for offline, online, engine in [(1, 1, 1), (0, 1, 1), (1, 1, 0), (1, 0, 1), (0, 0, 0), (1, 1, 1)]:
+            store = open_store(
+                tmp_path / "repo",
+                [feature_view(tmp_path / "parts")],
+                offline=OUR_OFFLINE if offline else "duckdb",
+                online={"type": online_types[bool(online)], **place},
+                engine=OUR_ENGINE if engine else None,
+            )
+            if expected is not None and online:
+                assert read(store, *ids, refs=refs) == expected[1]  # what was there is still there
+            store.materialize(DAY - timedelta(days=1), DAY + timedelta(days=9))
+            history = store.get_historical_features(asked, refs).to_df().sort_values("nth")[["nth", "count", "title"]]
+            found = (history.to_dict("list"), read(store, *ids, refs=refs))
+            expected = expected or found
+            assert repr(found) == repr(expected), (offline, online, engine)
+    assert expected is not None
+    assert expected[1]["count"][:2] == [101, 102]
+    assert expected[1]["count"][-1] is None
+
+
+def test_a_sqlite_read_gives_up_in_time(tmp_path: Path) -> None:
+    write_parts(tmp_path / "parts", [row("a", 0, 0, 6)])
+    online = {"type": OUR_SQLITE, "read_deadline_ms": 0.0}
+    store = open_store(tmp_path / "repo", [feature_view(tmp_path / "parts")], online=online)
+    push(store, [row(f"s{i}", 0, 0, 1) for i in range(900)])  # writing has a time-out of its own
+    with pytest.raises(DeadlineError, match="for 900 keys within 0 ms"):
+        read(store, *(f"s{i}" for i in range(900)))
+
+
 def test_two_writers_of_one_sqlite_file(tmp_path: Path) -> None:
     write_parts(tmp_path / "parts", [row("a", 0, 0, 6)])
     stores = [
@@ -454,6 +495,42 @@ def test_a_server_that_drips_cannot_outlast_the_deadline() -> None:
             reader.mget([b"key"], 80)
         thread.join(5)
         assert not thread.is_alive()  # the connection was closed
+
+
+def test_a_connection_that_was_dropped_is_made_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_once_a_connection() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(b"*2\r\n$1\r\nx\r\n$-1\r\n")
+
+        thread = threading.Thread(target=answer_once_a_connection)
+        thread.start()
+        reader = RedisReader("127.0.0.1", server.getsockname()[1], {})
+        assert reader.mget([b"here", b"absent"], 5000) == [b"x", None]
+        assert reader.mget([b"here", b"absent"], 5000) == [b"x", None]
+        thread.join(5)
+        reader.close()
+
+
+@pytest.mark.parametrize("answer", [b"-LOADING still\r\n", b"*1\r\n$9\r\nhalf"])
+def test_a_refusal_and_a_reset_are_named(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(StoreError, match=r"refuses: LOADING still|does not answer"):
+            RedisReader("127.0.0.1", server.getsockname()[1], {}).mget([b"key"], 5000)
+        thread.join(5)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

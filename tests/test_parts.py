@@ -28,6 +28,7 @@ from girl_features.errors import (
     StoreLockedError,
     UnknownContractError,
 )
+from girl_features.store.part_files import quarantined
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import check_vectors
 from tests.fakes import feature_contract
@@ -62,6 +63,33 @@ def test_scan_sees_all_parts_and_nothing_else(store: PartsStore) -> None:
     (store.view_dir("cv_vectors", ENCODER) / ".tmp-0123").write_bytes(b"half a file")
     ids = duckdb.sql(f"SELECT job_seeker_id FROM {store.scan('cv_vectors', ENCODER)} ORDER BY ALL").fetchall()
     assert ids == [("s1",), ("s2",)]
+
+
+def test_a_part_cut_or_flipped_anywhere_is_set_aside(store: PartsStore, caplog: pytest.LogCaptureFixture) -> None:
+    good = store.write_part("cv_vectors", ENCODER, cv_table(CONTRACT, ROWS))
+    poor = store.write_part("cv_vectors", ENCODER, cv_table(CONTRACT, ROWS))
+    whole = poor.read_bytes()
+    for at in range(0, len(whole), 64):
+        for data in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+            poor.write_bytes(data)
+            assert str(good) in str(store.scan("cv_vectors", ENCODER))
+            assert store.sound_parts("cv_vectors", ENCODER) == [good]
+            [damaged] = quarantined(good.parent)
+            assert damaged.read_bytes() == data
+            assert poor.name in caplog.text
+            damaged.unlink()
+            caplog.clear()
+
+
+def test_an_fsync_that_fails_commits_nothing(store: PartsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.write_part("cv_vectors", ENCODER, cv_table(CONTRACT, ROWS))
+    assert store.part_paths("cv_vectors", ENCODER) == []
+    assert not list(store.root.rglob(".tmp-*"))
 
 
 def test_a_path_with_a_quote_can_be_scanned(tmp_path: Path) -> None:

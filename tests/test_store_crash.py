@@ -22,6 +22,7 @@ from tests.crash_worker import ENGINE_ROWS
 from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store
 
 ROOT = Path(__file__).parents[1]
+N_KILLS = int(os.environ.get("GIRL_KILLS", "64"))
 PHASES: dict[str, tuple[str, str | None]] = {  # phase -> job, failpoint; None is a random moment
     "part.encoded": ("append", "part.encoded"),
     "file.half_written": ("append", "file.half_written"),
@@ -151,7 +152,7 @@ def check_online(workshop: Workshop) -> None:
     acked = {name.removeprefix("online ") for name in workshop.acked() if name.startswith("online ")}
     held = sorted(online.keys(store.config, view))
     assert acked <= {key.decode() for key in held}, "acknowledged rows are lost"
-    assert online._read(store.config, view, held) == held, "a row is not what was written"
+    assert online._stored(store.config, view, held) == held, "a row is not what was written"
     assert len(held) % 50 == 0, "half a batch is there"
 
 
@@ -165,20 +166,13 @@ def online_store(workshop: Workshop) -> Any:
     )
 
 
-def test_at_least_fifty_kills_and_none_costs_a_row(workshop: Workshop) -> None:
-    kills = crash(workshop, 64, seed=1)
-    print("kills by phase:", dict(kills))
-    assert sum(kills.values()) >= 50
+def test_kills_in_every_phase_and_none_costs_a_row(workshop: Workshop) -> None:
+    """`GIRL_KILLS=480 pytest -s -k kills_in_every_phase` for many more."""
+    kills = crash(workshop, N_KILLS, seed=1)
+    print(f"{sum(kills.values())} kills:", dict(kills))
     assert set(kills) == set(PHASES)
     assert min(kills.values()) > 0, f"a phase was never hit: {kills}"
-
-
-@pytest.mark.slow
-def test_at_least_four_hundred_kills(workshop: Workshop) -> None:
-    kills = crash(workshop, 480, seed=2)
-    print("kills by phase:", dict(kills))
-    assert sum(kills.values()) >= 400
-    assert min(kills.values()) > 0, f"a phase was never hit: {kills}"
+    assert sum(kills.values()) >= 0.8 * N_KILLS  # a random one may come after the end
 
 
 def test_an_erasure_that_was_killed_is_finished_by_the_next(workshop: Workshop) -> None:
@@ -204,8 +198,8 @@ def test_a_materialization_that_was_killed_is_done_again_and_whole(workshop: Wor
 
 
 @pytest.mark.parametrize("n_writers", [2, 4])
-def test_concurrent_writers_lose_nothing(workshop: Workshop, n_writers: int) -> None:
-    """Trap 1: two appends at once of Feast's own store lost half of the rows."""
+def test_trap_1_concurrent_writers_lose_nothing(workshop: Workshop, n_writers: int) -> None:
+    """Two appends at once of Feast's own store lost half of the rows."""
     workshop.empty()
     workshop.do("append", n=n_writers, rounds=25)
     assert sorted(workshop.stored().elements()) == sorted(workshop.acked())

@@ -25,7 +25,7 @@ from girl_features.store.erasing import erase
 from girl_features.store.names import ViewNames
 from girl_features.store.online import publish
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import apply_repo, open_repo
+from girl_features.store.repo import apply_repo, open_repo, registry_problem
 from girl_features.store.verify import verify
 from tests.fakes import feature_contract
 from tests.feast_repos import OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE
@@ -162,6 +162,20 @@ def test_the_registry_that_is_cut_between_two_objects(market: Market) -> None:
     assert "of its backup" in finding.problem
 
 
+def test_a_registry_cut_at_any_byte_is_refused(market: Market) -> None:
+    """Feast itself takes most of them for an empty store."""
+    whole = market.registry().read_bytes()
+    assert registry_problem(market.registry()) is None
+    for n in range(len(whole)):
+        market.registry().write_bytes(whole[:n])
+        assert registry_problem(market.registry()), f"{n} of {len(whole)} bytes"
+    for n in (0, len(whole) // 2):
+        market.registry().write_bytes(whole[:n])
+        for use in (verify, apply_repo):
+            with pytest.raises(StoreError, match="girl doctor --mend"):
+                use(market.repo)
+
+
 def _parses(message: type, data: bytes) -> bool:
     try:
         message().ParseFromString(data)
@@ -223,6 +237,21 @@ def test_an_online_file_that_is_no_database(market: Market) -> None:
     (market.repo / "data" / "online.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     [finding] = examine(market.repo, market.store)
     assert finding.problem.startswith("SQLite says")
+
+
+def test_an_erased_id_is_in_no_byte_that_is_left(market: Market) -> None:
+    if "Packed" not in type(open_repo(market.repo)._get_provider().online_store).__name__:
+        return
+    rows = [Row(f"seeker-{i * 7919 % 2000:04d}", DAY, DAY, [i + 1.0, 1.0]) for i in range(2000)]
+    again = [row._replace(known_at=DAY + timedelta(days=1)) for row in rows[::3]]
+    for batch in (rows, again):
+        write_rows(market.store, CONTRACT, batch, (), batch)
+        publish(market.repo, market.store, CONTRACT)
+    assert market.online("seeker-0777") != 0.0
+    assert erase(market.repo, market.store, "seeker-0777").n_online == 3
+    left = [path for path in market.repo.rglob("*") if path.is_file() and b"seeker-0777" in path.read_bytes()]
+    assert left == []
+    assert market.online("seeker-0778") != 0.0
 
 
 def test_erasing_forgets_offline_and_online(market: Market) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,13 +29,21 @@ def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
         _append_to_file(location, table)
         return
     location.mkdir(parents=True, exist_ok=True)
-    parts = part_files(location)
-    if parts:
-        table = _like(table, pq.read_schema(parts[0]), location)
+    wanted = _schema(part_files(location))
+    if wanted is not None:
+        table = _like(table, wanted, location)
     with waiting_lock(location / LOCK, exclusive=False):  # not while an erasure swaps parts
         table = Tombstones.of(location).without_erased(table)
         if table.num_rows:
             commit_part(location, table)
+
+
+def _schema(parts: list[Path]) -> pa.Schema | None:
+    """Of the first part with a whole footer."""
+    for path in parts:
+        with suppress(OSError, pa.ArrowException):
+            return pq.read_schema(path)
+    return None
 
 
 def _append_to_file(path: Path, table: pa.Table) -> None:

@@ -69,7 +69,7 @@ def erase_rows(root: Path, folders: list[Path], column: str, name: str) -> int:
             with waiting_lock(folder / LOCK, exclusive=True):
                 pass  # writers that had not seen the tombstone are through; later ones see it
             finish(folder)
-            for path in part_files(folder):
+            for path in _sound(part_files(folder)):
                 n_rows += _without(folder, path, column, name)
             for path in quarantined(folder):
                 path.unlink()
@@ -96,7 +96,10 @@ def mend(folder: Path) -> int:
 
 
 def _own_parts(folder: Path) -> list[Path]:
-    parts = [path for path in part_files(folder) if path.parent == folder and path.name.startswith("part-")]
+    return _sound([path for path in part_files(folder) if path.parent == folder and path.name.startswith("part-")])
+
+
+def _sound(parts: list[Path]) -> list[Path]:
     return [path for path in parts if is_sound(path) or not set_aside(path)]
 
 

@@ -17,7 +17,7 @@ from girl_features.store.compaction import is_unfinished, mend
 from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock
 from girl_features.store.part_files import is_sound, part_files, quarantined, set_aside
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_repo, registry_path
+from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_unchecked, registry_path, registry_problem
 from girl_features.store.rows import VIEWS
 
 STALE_SECONDS = 3600.0  # a temporary file this old belongs to nobody who is still writing
@@ -119,7 +119,7 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[Finding]:
 
 
 def _examine_repo(repo: Path, mending: bool) -> Iterator[Finding]:
-    config = open_repo(repo).config
+    config = open_unchecked(repo).config
     registry = registry_path(config)
     if registry is not None:
         problem = registry_problem(registry)
@@ -133,28 +133,6 @@ def _examine_repo(repo: Path, mending: bool) -> Iterator[Finding]:
     if online is not None and online.is_file() and (fault := _sqlite_fault(online)):
         remedy = "remove the file, run `feast apply`, then `girl materialize` publishes every row anew"
         yield Finding(str(online), f"SQLite says: {fault}", remedy, False)
-
-
-def registry_problem(path: Path) -> str | None:
-    """What is wrong with a registry file; None if it is whole."""
-    from feast.protos.feast.core.Registry_pb2 import Registry
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    if not path.is_file():
-        return "the registry is missing"
-    data = path.read_bytes()
-    if not data:
-        return "the registry is empty"
-    try:
-        Registry().ParseFromString(data)
-    except DecodeError:
-        return f"the registry is cut or damaged: {len(data):,} bytes that do not parse"
-    backup = path.with_name(path.name + BACKUP_SUFFIX)
-    if backup.is_file():
-        whole = backup.read_bytes()
-        if len(data) < len(whole) and whole.startswith(data):  # a cut between two objects parses
-            return f"the registry is cut: the first {len(data):,} of {len(whole):,} bytes of its backup"
-    return None
 
 
 def _mend_registry(repo: Path, registry: Path, backup: Path, good: bool) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -79,7 +79,7 @@ def publish(
             if republish:
                 ledger.forget(name)
             target = _Target(feast_store, feast_store.get_feature_view(name), VIEWS[view].key, ledger)
-            n_rows[name] = target.publish(store.part_paths(view, fingerprint), batch_size, progress)
+            n_rows[name] = target.publish(store.sound_parts(view, fingerprint), batch_size, progress)
     return PublishReport(n_rows)
 
 
@@ -122,8 +122,16 @@ class _Target:
         return online.to_dict()[feature][0] is not None
 
     def _write(self, batch: pa.RecordBatch) -> None:
+        from girl_features.store.online_base import PackedOnlineStore
+
+        online: Any = self._store._get_provider().online_store
         with _online_errors(self._store):
-            self._store.write_to_online_store(self._view.name, batch.to_pandas())
+            if isinstance(online, PackedOnlineStore):
+                names = [self._view.join_keys[0] if name == self._key else name for name in batch.schema.names]
+                batch = batch.rename_columns(names)
+                online.write_arrow(self._store.config, self._view, batch, EVENT_TIMESTAMP, CREATED_TIMESTAMP)
+            else:
+                self._store.write_to_online_store(self._view.name, batch.to_pandas())
 
 
 def newest_rows(

@@ -11,16 +11,15 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from feast import utils
 from feast.entity import Entity
 from feast.feature_service import FeatureService
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
@@ -29,42 +28,30 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from girl_features.store.keys import single_keys
-from girl_features.store.online_response import Column, Keys, PackedResponse
+from girl_features.store.online_plans import Plans, view_id
+from girl_features.store.online_response import Column, PackedResponse
 from girl_features.store.packed import Rows, unpack_rows
 from girl_features.store.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
 
-MAX_PLANS = 100
 WRITE_BATCH = 5_000  # rows a transaction or a call
-
-
-class _Part(NamedTuple):
-    """One feature view of a request."""
-
-    view: FeatureView
-    join_key: str
-    value_type: ValueType
-    features: list[str]
-    names: list[str]  # the features' names in the response
-
-
-class _Plan(NamedTuple):
-    """What a request asks for, worked out once as long as Feast's registry is the same."""
-
-    registry: Any  # kept, so that its id stays its own
-    registry_read_at: datetime | None
-    parts: list[_Part]
-    feature_types: dict[str, ValueType]
+PATIENCE_MS = 60_000.0  # for reads that belong to a write or a check
 
 
 class PackedOnlineStore(OnlineStore):
     """An online store of packed rows; a backend reads, writes, lists and removes them by view and key."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._plans = Plans()
 
     @abstractmethod
-    def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Packed rows in the order of `keys`."""
+    def _read_places(
+        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], within_ms: float
+    ) -> list[list[bytes | None]]:
+        """Packed rows for the keys in each place (a `view_id`), all together in so many milliseconds.
+
+        Raises:
+            DeadlineError: it took longer.
+        """
 
     @abstractmethod
     def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
@@ -96,7 +83,7 @@ class PackedOnlineStore(OnlineStore):
         if partial:
             names = [feature.name for feature in table.features]
             before = dict(
-                zip([r.key for r in partial], self._read(config, table, [r.key for r in partial]), strict=True)
+                zip([r.key for r in partial], self._stored(config, table, [r.key for r in partial]), strict=True)
             )
             for row in partial:
                 whole.append(row.whole(before[row.key], names))
@@ -149,16 +136,11 @@ class PackedOnlineStore(OnlineStore):
             DeadlineError: the backend did not answer within so many milliseconds.
         """
         version = config.entity_key_serialization_version
-        keys = [(view, single_keys(view.join_keys[0], ids, ValueType.STRING, version) or []) for view, _ in wanted]
-        read = self._read_within(config, keys, within_ms)
+        keys = [single_keys(view.join_keys[0], ids, ValueType.STRING, version) or [] for view, _ in wanted]
+        places = [(view_id(config, view), own) for (view, _), own in zip(wanted, keys, strict=True)]
+        read = self._read_places(config, places, within_ms)
         rows = [unpack_rows(own, names) for own, (_, names) in zip(read, wanted, strict=True)]
         return [(own, _expired(view, own)) for own, (view, _) in zip(rows, wanted, strict=True)]
-
-    def _read_within(
-        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
-    ) -> list[list[bytes | None]]:
-        """Packed rows of the keys of each view; a backend that may wait gives up in time."""
-        return [self._read(config, view, keys) for view, keys in wanted]
 
     def online_read(
         self,
@@ -177,7 +159,7 @@ class PackedOnlineStore(OnlineStore):
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """`online_read` of every feature, rows past their time to live too: for verifying."""
         names = [feature.name for feature in view.features]
-        rows = unpack_rows(self._read(config, view, _serialized(config, entity_keys)), names)
+        rows = unpack_rows(self._stored(config, view, _serialized(config, entity_keys)), names)
         return _feast_rows(rows, None, names)
 
     def key_bytes(self, config: RepoConfig, entity_keys: list[EntityKeyProto]) -> list[bytes]:
@@ -207,10 +189,9 @@ class PackedOnlineStore(OnlineStore):
         """Features of n entities; a PackedResponse, unless on-demand features or the like need Feast's own path."""
         plan = None
         if not include_feature_view_version_metadata and not getattr(features, "precompute_online", False):
-            plan = self._plan(registry, project, features, full_feature_names)
-        asked = _columnar(entity_rows) if plan is not None else {}
-        key_bytes = self._key_bytes(config, plan, asked) if plan is not None else None
-        if plan is None or key_bytes is None:
+            plan = self._plans.of(config, registry, project, features, full_feature_names)
+        asked = plan.asked(entity_rows) if plan is not None else None
+        if plan is None or asked is None:
             return super().get_online_features(
                 config,
                 features,
@@ -220,30 +201,29 @@ class PackedOnlineStore(OnlineStore):
                 full_feature_names,
                 include_feature_view_version_metadata,
             )
+        places = [(part.place, asked.key_bytes[part.join_key]) for part in plan.parts]
+        found = self._read_places(config, places, config.online_store.read_deadline_ms)
         columns: dict[str, Column] = {}
-        for part, found in zip(plan.parts, self._read_parts(config, plan.parts, key_bytes), strict=True):
-            rows = unpack_rows(found, part.features)
+        for part, packed_rows in zip(plan.parts, found, strict=True):
+            rows = unpack_rows(packed_rows, part.features)
             expired = _expired(part.view, rows)
             for feature, name in zip(part.features, part.names, strict=True):
                 columns[name] = Column.of(rows, feature, expired)
-        types = {part.join_key: part.value_type for part in plan.parts}
-        keys = [Keys(name, asked[name], value_type) for name, value_type in types.items()]
-        return PackedResponse(keys, columns, plan.feature_types)
+        return PackedResponse(asked.ids, columns, plan.feature_types)
 
     async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
         """`get_online_features` in another thread."""
         return await asyncio.to_thread(self.get_online_features, *arguments, **named)
 
-    def _read_parts(
-        self, config: RepoConfig, parts: Sequence[_Part], keys: dict[str, list[bytes]]
-    ) -> list[list[bytes | None]]:
-        """Packed rows for each view of a request."""
-        return [self._read(config, part.view, keys[part.join_key]) for part in parts]
+    def _stored(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Packed rows in the order of `keys`, for work that nobody waits for in milliseconds."""
+        return self._read_places(config, [(view_id(config, view), keys)], PATIENCE_MS)[0]
 
     def _rows(
         self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]
     ) -> tuple[Rows, np.ndarray | None]:
-        rows = unpack_rows(self._read(config, view, keys), names)
+        [found] = self._read_places(config, [(view_id(config, view), keys)], config.online_store.read_deadline_ms)
+        rows = unpack_rows(found, names)
         return rows, _expired(view, rows)
 
     def _read_features_per_fv(
@@ -280,59 +260,6 @@ class PackedOnlineStore(OnlineStore):
 
     def _is_versioned_read_supported(self) -> bool:
         return True
-
-    def _plan(
-        self, registry: Any, project: str, features: list[str] | FeatureService, full_feature_names: bool
-    ) -> _Plan | None:
-        """The request worked out, or None if Feast's own path must take it.
-
-        Feast's cache of the same is one for all stores of a process and emptied whenever they take turns.
-        """
-        named = features.name if isinstance(features, FeatureService) else tuple(features)
-        asked = (id(registry), project, named, full_feature_names)
-        read_at = getattr(registry, "cached_registry_proto_created", None)
-        known = self._plans.get(asked)
-        if (
-            known is not None
-            and known.registry_read_at == read_at
-            and read_at is not None
-            and registry.is_cache_valid()
-        ):
-            return known
-        context = utils._get_cached_request_context(registry, project, features, full_feature_names)
-        _, on_demand, _, _, _, grouped, _, request_data, entityless = context
-        plain = not on_demand and not request_data and not entityless
-        if not plain or any(view.projection.join_key_map or len(view.join_keys) != 1 for view, _ in grouped):
-            return None
-        parts = []
-        for view, names in grouped:
-            prefix = view.projection.name_to_use()
-            out = [f"{prefix}__{name}" if full_feature_names else name for name in names]
-            [field] = view.entity_columns
-            parts.append(_Part(view, view.join_keys[0], field.dtype.to_value_type(), list(names), out))
-        if any(part.join_key == DUMMY_ENTITY_ID for part in parts):
-            return None
-        read_at = getattr(registry, "cached_registry_proto_created", None)
-        plan = _Plan(registry, read_at, parts, self._build_feature_types(grouped))
-        if len(self._plans) >= MAX_PLANS:
-            self._plans.clear()
-        self._plans[asked] = plan
-        return plan
-
-    def _key_bytes(self, config: RepoConfig, plan: _Plan, asked: dict[str, Any]) -> dict[str, list[bytes]] | None:
-        """Key bytes by join key; None where the ids need Feast's conversions or its complaints."""
-        keys: dict[str, list[bytes]] = {}
-        for part in plan.parts:
-            if part.join_key in keys:
-                continue
-            values = asked.get(part.join_key)
-            if not isinstance(values, (list, tuple)):
-                return None
-            own = single_keys(part.join_key, values, part.value_type, config.entity_key_serialization_version)
-            if own is None:
-                return None
-            keys[part.join_key] = own
-        return keys if len({len(own) for own in keys.values()}) == 1 and set(asked) == set(keys) else None
 
     # upkeep
 
@@ -371,25 +298,9 @@ def _feast_rows(
     ]
 
 
-def view_id(config: RepoConfig, view: FeatureView) -> str:
-    """Name of a view in its project, with its version where Feast versions views."""
-    name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
-    return f"{config.project}_{name}"
-
-
 def _serialized(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -> list[bytes]:
     version = config.entity_key_serialization_version
     return [bytes(serialize_entity_key(key, entity_key_serialization_version=version)) for key in entity_keys]
-
-
-def _columnar(entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> dict[str, Any]:
-    """Ids by join key; an empty mapping where rows differ in their keys, which Feast then reports."""
-    if isinstance(entity_rows, Mapping):
-        return dict(entity_rows)
-    names = entity_rows[0].keys() if entity_rows else ()
-    if any(row.keys() != names for row in entity_rows):
-        return {}
-    return {name: [row[name] for row in entity_rows] for name in names}
 
 
 def _expired(view: FeatureView, rows: Rows) -> np.ndarray | None:

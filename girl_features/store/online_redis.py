@@ -23,7 +23,8 @@ from pydantic import StrictStr
 
 from girl_features.errors import StoreError, require
 from girl_features.store.failpoints import failpoint
-from girl_features.store.online_base import PackedOnlineStore, view_id
+from girl_features.store.online_base import PackedOnlineStore
+from girl_features.store.online_plans import view_id
 from girl_features.store.packed import TIMES_END
 from girl_features.store.packed_rows import PackedRow
 from girl_features.store.redis_wire import RedisReader
@@ -59,7 +60,7 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
     key_ttl_seconds: int | None = None
     """ Redis forgets a row so long after it was written; never if left out. """
     read_deadline_ms: float = 50.0
-    """ For one read of one view in all, however many keys and packets; then DeadlineError. """
+    """ For one read in all, however many views, keys and packets; then DeadlineError. """
 
 
 class PackedRedisOnlineStore(PackedOnlineStore):
@@ -69,19 +70,18 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         super().__init__()
         self._local = threading.local()
 
-    def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        prefix = _prefix(config, view)
-        return self._reader(config).mget([prefix + key for key in keys], config.online_store.read_deadline_ms)
-
-    def _read_within(
-        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
+    def _read_places(
+        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], within_ms: float
     ) -> list[list[bytes | None]]:
-        names = [prefix + key for view, keys in wanted for prefix in (_prefix(config, view),) for key in keys]
-        values = iter(self._reader(config).mget(names, min(within_ms, config.online_store.read_deadline_ms)))
-        return [list(itertools.islice(values, len(keys))) for _, keys in wanted]
+        names = [prefix + key for place, keys in wanted for prefix in (_prefix(place),) for key in keys]
+        values = self._reader(config).mget(names, within_ms)
+        if len(wanted) == 1:
+            return [values]
+        rest = iter(values)
+        return [list(itertools.islice(rest, len(keys))) for _, keys in wanted]
 
     def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
-        prefix, client = _prefix(config, view), self._client(config)
+        prefix, client = _prefix(view_id(config, view)), self._client(config)
         life = config.online_store.key_ttl_seconds or 0
         with client.pipeline(transaction=False) as pipe:
             for start in range(0, len(rows), _KEYS_A_CALL):
@@ -93,12 +93,12 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         failpoint("online.committed")
 
     def _remove(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
-        prefix = _prefix(config, view)
+        prefix = _prefix(view_id(config, view))
         return int(self._client(config).unlink(*(prefix + key for key in keys))) if keys else 0
 
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
         """Keys of all rows of a view, for verifying."""
-        prefix = _prefix(config, view)
+        prefix = _prefix(view_id(config, view))
         for key in self._client(config).scan_iter(match=_escaped(prefix) + b"*", count=1000):
             yield bytes(key[len(prefix) :])
 
@@ -149,8 +149,8 @@ def _address(connection_string: str) -> tuple[str, int, dict[str, Any]]:
     return host, int(port or 6379), parameters
 
 
-def _prefix(config: RepoConfig, view: FeatureView) -> bytes:
-    return _PREFIX + view_id(config, view).encode() + b":"
+def _prefix(place: str) -> bytes:
+    return _PREFIX + place.encode() + b":"
 
 
 def _escaped(pattern: bytes) -> bytes:

@@ -43,7 +43,7 @@ class Column(NamedTuple):
             ValueError: the feature is no vector, or has vectors of several dimensions.
         """
         if len(self.chunks) == 1 and self.chunks[0].kind == VECTOR and len(self.chunks[0].rows) == self.n:
-            return self.chunks[0].values, np.ones(self.n, bool)
+            return self.chunks[0].values, self.found
         dimensions = {chunk.values.shape[1] if chunk.kind == VECTOR else -1 for chunk in self.chunks if len(chunk.rows)}
         if len(dimensions) > 1 or -1 in dimensions:
             raise ValueError(f"not vectors of one dimension: {sorted(dimensions)}, where -1 is another type")

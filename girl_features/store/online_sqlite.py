@@ -10,21 +10,26 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from feast.entity import Entity
 from feast.feature_view import FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
+from girl_features.errors import DeadlineError, StoreError
 from girl_features.store.failpoints import failpoint
-from girl_features.store.online_base import PackedOnlineStore, view_id
+from girl_features.store.online_base import PackedOnlineStore
+from girl_features.store.online_plans import view_id
 from girl_features.store.packed_rows import PackedRow
 
 N_KEYS_A_READ = 1_000
 MMAP_BYTES = 0x7FFF0000  # the most SQLite takes; reading mapped pages halves the time of a batch
 _NO_CREATED = -(1 << 63)
+_STEPS_BETWEEN_LOOKS = 1_000  # of SQLite's machine, some fifty keys, between two looks at the clock
 
 
 class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):
@@ -35,6 +40,8 @@ class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):
     """ Of the SQLite file; a relative one counts from the repo. """
     busy_timeout_seconds: float = 30.0
     """ How long a writer waits for another one. """
+    read_deadline_ms: float = 1000.0
+    """ For one read in all, however many views and keys; then DeadlineError. """
 
 
 class PackedSqliteOnlineStore(PackedOnlineStore):
@@ -44,33 +51,27 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         super().__init__()
         self._local = threading.local()
 
-    def _read(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        connection, table = self._connection(config), _table(config, view)
-        found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), N_KEYS_A_READ):
-            part = keys[start : start + N_KEYS_A_READ]
-            marks = ",".join("?" * len(part))
-            try:
-                found.update(
-                    connection.execute(f"SELECT entity_key, data FROM {table} WHERE entity_key IN ({marks})", part)
-                )
-            except sqlite3.OperationalError:
-                if self._has_table(config, view):
-                    raise
-        return list(map(found.get, keys))
-
-    def _read_within(
-        self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[bytes]]], within_ms: float
+    def _read_places(
+        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], within_ms: float
     ) -> list[list[bytes | None]]:
-        connection = self._connection(config)
-        connection.execute(f"PRAGMA busy_timeout = {max(1, int(within_ms))}")  # readers wait only after a crash
-        try:
-            return [self._read(config, view, keys) for view, keys in wanted]
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(config.online_store.busy_timeout_seconds * 1000)}")
+        self._local.until = until = time.monotonic() + within_ms / 1000
+        while True:
+            try:
+                connection = self._connection(config, reading=True)
+                return [_read_table(connection, _table(place), keys) for place, keys in wanted]
+            except sqlite3.DatabaseError as error:
+                if time.monotonic() >= until:
+                    raise DeadlineError(
+                        f"{_path(config)} did not answer for {sum(len(keys) for _, keys in wanted)} keys within "
+                        f"{within_ms:g} ms; answer without these features, or raise `read_deadline_ms` under "
+                        f"`online_store:`"
+                    ) from error
+                if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY):
+                    raise StoreError(f"SQLite cannot read {_path(config)}: {error}; run `girl doctor`") from error
+                time.sleep(0.001)  # readers wait for others only while the file is mended after a crash
 
     def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
-        connection, table = self._connection(config), _table(config, view)
+        connection, table = self._connection(config), _table(view_id(config, view))
         values = [(row.key, row.event, _NO_CREATED if row.created is None else row.created, row.data) for row in rows]
         connection.execute("BEGIN IMMEDIATE")
         with connection:
@@ -90,7 +91,9 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         with self._connection(config) as connection:
             before = connection.total_changes
             connection.execute("PRAGMA secure_delete = ON")
-            connection.executemany(f"DELETE FROM {_table(config, view)} WHERE entity_key = ?", [(key,) for key in keys])
+            connection.executemany(
+                f"DELETE FROM {_table(view_id(config, view))} WHERE entity_key = ?", [(key,) for key in keys]
+            )
             n_rows = connection.total_changes - before
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the deleted bytes leave the log too
         return n_rows
@@ -98,23 +101,23 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
         """Keys of all rows of a view, for verifying."""
         if self._has_table(config, view):
-            for (key,) in self._connection(config).execute(f"SELECT entity_key FROM {_table(config, view)}"):
+            for (key,) in self._connection(config).execute(f"SELECT entity_key FROM {_table(view_id(config, view))}"):
                 yield key
 
     def _create(self, config: RepoConfig, view: FeatureView) -> None:
         with self._connection(config) as connection:
-            connection.execute(_SCHEMA.format(table=_table(config, view)))
+            connection.execute(_SCHEMA.format(table=_table(view_id(config, view))))
 
     def _drop(self, config: RepoConfig, view: FeatureView) -> None:
         with self._connection(config) as connection:
-            connection.execute(f"DROP TABLE IF EXISTS {_table(config, view)}")
+            connection.execute(f"DROP TABLE IF EXISTS {_table(view_id(config, view))}")
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Remove the file with everything in it."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+        for name in ("reader", "writer"):
+            if (held := getattr(self._local, name, None)) is not None:
+                held[1].close()
+                setattr(self._local, name, None)
         path = _path(config)
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
@@ -124,20 +127,42 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
         return self._connection(config).execute(query, (name,)).fetchone() is not None
 
-    def _connection(self, config: RepoConfig) -> sqlite3.Connection:
+    def _connection(self, config: RepoConfig, *, reading: bool = False) -> sqlite3.Connection:
         """This thread's connection; a new one after a fork or where the file was replaced by another repo's."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and self._local.opened == (os.getpid(), config.repo_path, config.online_store.path):
-            return connection
+        name = "reader" if reading else "writer"
+        place = (os.getpid(), config.repo_path, config.online_store.path)
+        held: tuple[Any, sqlite3.Connection] | None = getattr(self._local, name, None)
+        if held is None or held[0] != place:
+            held = (place, self._open(config, reading))
+            setattr(self._local, name, held)
+        return held[1]
+
+    def _open(self, config: RepoConfig, reading: bool) -> sqlite3.Connection:
         path = _path(config)
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=config.online_store.busy_timeout_seconds, isolation_level=None)
+        patience = 0.0 if reading else config.online_store.busy_timeout_seconds
+        connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged row survives a power cut
         connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
-        self._local.connection = connection
-        self._local.opened = (os.getpid(), config.repo_path, config.online_store.path)
+        if reading:
+            connection.set_progress_handler(lambda: time.monotonic() > self._local.until, _STEPS_BETWEEN_LOOKS)
         return connection
+
+
+def _read_table(connection: sqlite3.Connection, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    found: dict[bytes, bytes] = {}
+    for start in range(0, len(keys), N_KEYS_A_READ):
+        part = keys[start : start + N_KEYS_A_READ]
+        marks = ",".join("?" * len(part))
+        try:
+            found.update(
+                connection.execute(f"SELECT entity_key, data FROM {table} WHERE entity_key IN ({marks})", part)
+            )
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+    return list(map(found.get, keys))
 
 
 _SCHEMA = (
@@ -150,5 +175,5 @@ def _path(config: RepoConfig) -> Path:
     return Path(config.repo_path or ".", config.online_store.path)
 
 
-def _table(config: RepoConfig, view: FeatureView) -> str:
-    return '"packed_' + view_id(config, view).replace('"', '""') + '"'
+def _table(place: str) -> str:
+    return '"packed_' + place.replace('"', '""') + '"'

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ TIMES_END = 17  # bytes of the format and the two times
 _ENTRY = struct.Struct("<IBI")
 _HEAD_END = TIMES_END + 2
 _OFFSET = 1 << 63
+_SIGN = np.int64(-(1 << 63))
 
 _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's Value, type in the bytes
     INT64: ("int64_val", np.dtype("<i8")),
@@ -38,6 +40,8 @@ _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's V
     BOOL: ("bool_val", np.dtype("?")),
     SECONDS: ("unix_timestamp_val", np.dtype("<i8")),
 }
+_Layout = dict[int, tuple[int, int, int]]  # code of a feature's name -> kind, first byte, byte after the last
+_ABSENT = (NULL, 0, 0)
 _KIND_OF = {field: kind for kind, (field, _) in _SCALARS.items()}
 
 
@@ -148,18 +152,13 @@ def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> Rows:
     """The features `names` of n packed rows, None standing for a row that was not found."""
     n = len(rows)
     event_times = np.zeros(n, np.int64)
-    found = np.ones(n, bool) if None not in rows else np.array([row is not None for row in rows], bool)
+    found = np.zeros(n, bool)
     chunks: dict[str, list[Chunk]] = {name: [] for name in names}
-    for places, table, entries in _alike(rows):
-        big_endian = np.ascontiguousarray(table[:, 1:9]).view(">u8")[:, 0]
-        event_times[places] = (big_endian.astype(np.uint64) + np.uint64(_OFFSET)).astype(np.int64)
-        at = _HEAD_END + _ENTRY.size * len(entries)
-        where = {}
-        for code, kind, length in entries:
-            where[code] = (kind, at, at + length)
-            at += length
+    for places, table, layout in _alike(rows):
+        event_times[places] = np.ascontiguousarray(table[:, 1:9]).view(">i8")[:, 0] ^ _SIGN
+        found[places] = True
         for name in names:
-            kind, start, stop = where.get(name_code(name), (NULL, 0, 0))
+            kind, start, stop = layout.get(name_code(name), _ABSENT)
             if kind != NULL:
                 chunks[name].append(Chunk(places, kind, _values(kind, table[:, start:stop])))
     return Rows(n, event_times, found, chunks)
@@ -178,36 +177,39 @@ def to_value(kind: int, value: Any) -> ValueProto:
     return ValueProto(**{_SCALARS[kind][0]: value.item()})
 
 
-def _alike(rows: Sequence[bytes | None]) -> list[tuple[np.ndarray, np.ndarray, list[tuple[int, int, int]]]]:
-    """Rows that differ in values only, together: their places, their bytes as (m, width) and their directory."""
+def _alike(rows: Sequence[bytes | None]) -> Iterator[tuple[np.ndarray, np.ndarray, _Layout]]:
+    """Rows that differ in values only, together: their places, their bytes as (m, width) and where values are."""
     present = np.arange(len(rows)) if None not in rows else np.array([i for i, r in enumerate(rows) if r is not None])
-    if not len(present):
-        return []
-    held = rows if len(present) == len(rows) else [row for row in rows if row is not None]
-    first = held[0]
-    assert first is not None
-    width, directory_end = len(first), _HEAD_END + _ENTRY.size * _n_items(first)
-    if {*map(len, held)} == {width}:  # type: ignore[arg-type]
-        table = np.frombuffer(b"".join(held), np.uint8).reshape(len(held), width)  # type: ignore[arg-type]
-        same = table[1:, TIMES_END:directory_end] == table[0, TIMES_END:directory_end]
+    held = [row for row in rows if row is not None]
+    if not held:
+        return
+    head, width = _head(held[0]), len(held[0])
+    if len(held) == 1 or {*map(len, held)} == {width}:
+        table = np.frombuffer(b"".join(held), np.uint8).reshape(len(held), width)
+        same = table[1:, TIMES_END : TIMES_END + len(head)] == table[0, TIMES_END : TIMES_END + len(head)]
         if len(held) == 1 or same.all():
-            return [(present, table, _entries(first))]
+            yield present, table, _layout(head)
+            return
     groups: dict[bytes, list[int]] = {}
-    for i in present.tolist():
-        row = rows[i]
-        assert row is not None
-        groups.setdefault(row[TIMES_END : _HEAD_END + _ENTRY.size * _n_items(row)], []).append(i)
-    return [_group(rows, places) for places in groups.values()]
+    for i, row in enumerate(held):
+        groups.setdefault(_head(row), []).append(i)
+    for head, members in groups.items():
+        table = np.frombuffer(b"".join([held[i] for i in members]), np.uint8).reshape(len(members), -1)
+        yield present[members], table, _layout(head)
 
 
-def _group(rows: Sequence[bytes | None], places: list[int]) -> tuple[np.ndarray, np.ndarray, list[Any]]:
-    own = [row for row in (rows[i] for i in places) if row is not None]
-    table = np.frombuffer(b"".join(own), np.uint8).reshape(len(own), -1)
-    return np.array(places), table, _entries(own[0])
+def _head(row: bytes) -> bytes:
+    """Number of features and the directory."""
+    return row[TIMES_END : _HEAD_END + _ENTRY.size * _n_items(row)]
 
 
-def _entries(row: bytes) -> list[tuple[int, int, int]]:
-    return list(_ENTRY.iter_unpack(row[_HEAD_END : _HEAD_END + _ENTRY.size * _n_items(row)]))
+@lru_cache(1_000)
+def _layout(head: bytes) -> _Layout:
+    layout, at = {}, TIMES_END + len(head)
+    for code, kind, length in _ENTRY.iter_unpack(head[2:]):
+        layout[code] = (kind, at, at + length)
+        at += length
+    return layout
 
 
 def _n_items(row: bytes) -> int:

@@ -27,7 +27,7 @@ from girl_features.errors import AmbiguousContractError, StoreError, UnknownCont
 from girl_features.schema import JOB_SEEKER_ID
 from girl_features.store.compaction import compact, erase_rows
 from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
-from girl_features.store.part_files import LOCK, commit_part, parquet_bytes, part_files
+from girl_features.store.part_files import LOCK, commit_part, is_sound, parquet_bytes, part_files, set_aside
 from girl_features.store.rows import (
     CV_VECTORS,
     GENERATED_JDS,
@@ -84,9 +84,13 @@ class PartsStore:
         """Paths of the committed parts, oldest first."""
         return [path for path in part_files(self.view_dir(view, fingerprint)) if path.name.startswith("part-")]
 
+    def sound_parts(self, view: str, fingerprint: str) -> list[Path]:
+        """`part_paths` without the damaged, which are set aside and named in the log."""
+        return [path for path in self.part_paths(view, fingerprint) if is_sound(path) or not set_aside(path)]
+
     def scan(self, view: str, fingerprint: str) -> str | None:
-        """All rows as a DuckDB table expression for a FROM clause, or None where there is no part yet."""
-        paths = self.part_paths(view, fingerprint)
+        """All sound rows as a DuckDB table expression for a FROM clause, or None where there is no part yet."""
+        paths = self.sound_parts(view, fingerprint)
         quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
         return f"read_parquet([{', '.join(quoted)}])" if quoted else None
 

@@ -1,4 +1,4 @@
-"""Just enough of the Redis protocol for one bounded read: MGET with a deadline for the whole answer.
+"""One bounded read from Redis: MGET with a deadline for the whole answer; hiredis packs and parses.
 
 A client's socket time-out bounds each wait, so a server that drips can take any multiple of it.
 """
@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from girl_features.errors import DeadlineError, StoreError
+from girl_features.errors import DeadlineError, StoreError, require
 
-_BUFFER = 1 << 16
+_BUFFER = 1 << 18
 
 
 class RedisReader:
@@ -22,8 +22,9 @@ class RedisReader:
     def __init__(self, host: str, port: int, parameters: dict[str, Any]) -> None:
         self._host, self._port, self._parameters = host, port, parameters
         self._socket: socket.socket | None = None
-        self._data = bytearray()
-        self._at = 0
+        self._hiredis = require("hiredis", "redis")
+        self._parser: Any = None
+        self._buffer = bytearray(_BUFFER)
 
     def mget(self, keys: Sequence[bytes], deadline_ms: float) -> list[bytes | None]:
         """The values of `keys`, None for a miss.
@@ -36,10 +37,7 @@ class RedisReader:
             return []
         until = time.monotonic() + deadline_ms / 1000
         try:
-            if self._socket is None:
-                self._connect(until)
-            self._send([b"MGET", *keys], until)
-            values = self._reply(until)
+            values = self._ask_again(("MGET", *keys), until)
         except TimeoutError as error:
             self.close()
             raise DeadlineError(
@@ -62,68 +60,43 @@ class RedisReader:
         """Let the connection go; the next read makes a new one."""
         if self._socket is not None:
             self._socket.close()
-        self._socket, self._data, self._at = None, bytearray(), 0
+        self._socket = None
+
+    def _ask_again(self, words: tuple[Any, ...], until: float) -> Any:
+        """The answer; on a new connection where the server has dropped the old one since the last question."""
+        if self._socket is not None:
+            try:
+                return self._ask(words, until)
+            except ConnectionError:
+                self.close()
+        self._connect(until)
+        return self._ask(words, until)
 
     def _connect(self, until: float) -> None:
         connection = socket.create_connection((self._host, self._port), timeout=_left(until))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._parameters.get("ssl"):
             connection = ssl.create_default_context().wrap_socket(connection, server_hostname=self._host)
-        self._socket = connection
+        self._socket, self._parser = connection, self._hiredis.Reader()
         password, user = self._parameters.get("password"), self._parameters.get("username")
         if password is not None:
-            names = [str(user).encode()] if user is not None else []
-            self._send([b"AUTH", *names, str(password).encode()], until)
-            self._reply(until)
+            self._ask(("AUTH", *([user] if user is not None else []), password), until)
         if database := self._parameters.get("db"):
-            self._send([b"SELECT", str(database).encode()], until)
-            self._reply(until)
+            self._ask(("SELECT", database), until)
 
-    def _send(self, words: Sequence[bytes], until: float) -> None:
+    def _ask(self, words: tuple[Any, ...], until: float) -> Any:
         assert self._socket is not None
-        parts = [b"*%d\r\n" % len(words)]
-        parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
         self._socket.settimeout(_left(until))
-        self._socket.sendall(b"".join(parts))
-
-    def _reply(self, until: float) -> Any:
-        line = self._line(until)
-        kind, rest = line[:1], line[1:]
-        if kind == b"*":
-            return [self._value(until) for _ in range(int(rest))]
-        if kind == b"-":
-            raise StoreError(f"Redis at {self._host}:{self._port} refuses: {rest.decode(errors='replace')}")
-        return rest
-
-    def _value(self, until: float) -> bytes | None:
-        length = int(self._line(until)[1:])
-        if length < 0:
-            return None
-        while len(self._data) < self._at + length + 2:
-            self._receive(until, self._at + length + 2 - len(self._data))
-        value = bytes(memoryview(self._data)[self._at : self._at + length])
-        self._at += length + 2
-        return value
-
-    def _line(self, until: float) -> bytes:
-        while (end := self._data.find(b"\r\n", self._at)) < 0:
-            self._receive(until, _BUFFER)
-        line = bytes(self._data[self._at : end])
-        self._at = end + 2
-        if self._at == len(self._data):
-            self._data, self._at = bytearray(), 0
-        return line
-
-    def _receive(self, until: float, wanted: int) -> None:
-        assert self._socket is not None
-        if self._at > 1 << 20:
-            del self._data[: self._at]
-            self._at = 0
-        self._socket.settimeout(_left(until))
-        data = self._socket.recv(max(_BUFFER, wanted))
-        if not data:
-            raise ConnectionResetError("the server closed the connection")
-        self._data += data
+        self._socket.sendall(self._hiredis.pack_command(words))
+        while (answer := self._parser.gets()) is False:
+            self._socket.settimeout(_left(until))
+            n_bytes = self._socket.recv_into(self._buffer)
+            if not n_bytes:
+                raise ConnectionResetError("the server closed the connection")
+            self._parser.feed(self._buffer, 0, n_bytes)
+        if isinstance(answer, self._hiredis.ReplyError):
+            raise StoreError(f"Redis at {self._host}:{self._port} refuses: {answer}")
+        return answer
 
 
 def _left(until: float) -> float:

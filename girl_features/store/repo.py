@@ -28,8 +28,18 @@ def open_repo(repo: Path) -> FeatureStore:
     """Feast's FeatureStore for the folder `repo`.
 
     Raises:
-        StoreError: no feature_store.yaml there, or one that Feast does not accept.
+        StoreError: no feature_store.yaml there, one that Feast does not accept, or a registry file that is cut or
+            damaged, which Feast would take for an empty store.
     """
+    store = open_unchecked(repo)
+    registry = registry_path(store.config)
+    if registry is not None and registry.exists() and (problem := registry_problem(registry)):
+        raise StoreError(f"{registry}: {problem}; `girl doctor --mend` restores it")
+    return store
+
+
+def open_unchecked(repo: Path) -> FeatureStore:
+    """`open_repo` for one who looks after the registry himself."""
     repo = repo.expanduser().resolve()
     if not (repo / "feature_store.yaml").is_file():
         raise StoreError(f"no feature_store.yaml in {repo}; `girl init {repo}` writes one")
@@ -90,6 +100,28 @@ def registry_path(config: RepoConfig) -> Path | None:
     if config.registry.registry_type != "file" or "://" in path:
         return None
     return Path(config.repo_path or ".", path)
+
+
+def registry_problem(path: Path) -> str | None:
+    """What is wrong with a registry file; None if it is whole."""
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        return "the registry is missing"
+    data = path.read_bytes()
+    if not data:
+        return "the registry is empty"
+    try:
+        Registry().ParseFromString(data)
+    except DecodeError:
+        return f"the registry is cut or damaged: {len(data):,} bytes that do not parse"
+    backup = path.with_name(path.name + BACKUP_SUFFIX)
+    if backup.is_file():
+        whole = backup.read_bytes()
+        if len(data) < len(whole) and whole.startswith(data):  # a cut between two objects parses
+            return f"the registry is cut: the first {len(data):,} of {len(whole):,} bytes of its backup"
+    return None
 
 
 def _module_name(path: Path, repo: Path) -> str:
