@@ -92,7 +92,7 @@ class WindowsConfig(_Model):
 
 
 class TinyConfig(_Model):
-    """Shape of the embedded decoder, trained from nothing on the user's own tables."""
+    """Shape of the embedded decoder, trained on the user's own tables."""
 
     vocab_size: int = Field(4096, ge=300, le=65536)
     hidden_size: int = Field(192, ge=16)
@@ -100,6 +100,9 @@ class TinyConfig(_Model):
     n_heads: int = Field(6, ge=1)
     pretrain_epochs: float = Field(2, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
     pretrain_learning_rate: float = Field(2e-3, gt=0)
+    embeddings_from: str | None = Field(
+        "all-MiniLM-L6-v2", description="sentence encoder whose word vectors the token vectors start as; null: random"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyConfig:
@@ -145,7 +148,8 @@ class SFTConfig(_Model):
     batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     max_jd_tokens: int = Field(192, ge=8)
-    holdout: float = Field(0.05, ge=0, lt=0.5, description="share of seekers kept for perplexity")
+    holdout: float = Field(0.05, ge=0, lt=0.5, description="share of seekers kept to choose the epoch; 0: the last")
+    patience: int = Field(2, ge=1, description="epochs with no better held-out loss after which training stops")
     seed: int = 0
     max_steps: int = Field(-1, description="stop after so many steps; -1 for all epochs")
 
@@ -159,6 +163,8 @@ class RewardConfig(_Model):
     epochs: float = Field(2, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
     batch_size: int = Field(16, ge=1, description="pairs a step")
+    pairs_per_cv: int | None = Field(4, ge=1, description="at most: they share their few JDs; null: all")
+    center_weight: float = Field(0.03, ge=0, description="pulls the scores of a pair to a mean of 0: docs/adr/0009")
     max_jd_tokens: int = Field(192, ge=8)
     holdout: float = Field(0.15, gt=0, lt=0.5, description="share of seekers kept to measure accuracy")
     seed: int = 0
@@ -227,6 +233,39 @@ class FeastConfig(_Model):
     online: bool = Field(True, description="write the newest row of each seeker to the online store")
 
 
+class LookupConfig(_Model):
+    """How a service's look-ups answer."""
+
+    tiers: tuple[Literal["generated", "stale", "student", "neighbours", "prior"], ...] = Field(
+        ("generated", "stale", "student", "neighbours", "prior"), description="those to use; prior always is"
+    )
+    deadline_ms: float = Field(50.0, gt=0, description="for all of one look-up")
+    n_neighbours: int = Field(10, ge=1, description="stored CVs whose generated vectors are averaged")
+    bundle: Path | None = Field(None, description="folder of `girl train student`; default: in the workspace")
+    max_queued: int = Field(100_000, ge=1, description="CVs that may wait to be generated for")
+
+
+class StudentConfig(_Model):
+    """The student: a CV's vector to its generated JD's, for seekers without one."""
+
+    hidden_size: int = Field(256, ge=0, description="of its hidden layer; 0 for a linear map")
+    epochs: int = Field(30, ge=1, description="at most; the best by held-out cosine is kept")
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(256, ge=1)
+    ranker_weight: float = Field(0.0, ge=0, description="of a dot ranker's loss on the ranking train window")
+    holdout: float = Field(0.1, gt=0, lt=0.5, description="share of seekers kept to choose by and to measure on")
+    max_rows: int = Field(100_000, ge=100, description="newest CVs to learn from, and to keep as neighbours")
+    seed: int = 0
+
+
+class RankerConfig(_Model):
+    """How rankers meet the tiers of a look-up in training."""
+
+    tier_dropout: float = Field(
+        0.2, ge=0, le=1, description="share of training pairs at a lower tier, where `girl train student` has run"
+    )
+
+
 class EvaluateConfig(_Model):
     """How `girl evaluate` compares rows."""
 
@@ -253,6 +292,9 @@ class GirlConfig(_Model):
     chunk_size: int = Field(256, ge=1, description="CVs generated, encoded and written at a time")
     feast: FeastConfig = FeastConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ranker: RankerConfig = RankerConfig()
+    lookup: LookupConfig = LookupConfig()
+    student: StudentConfig = StudentConfig()
 
     @model_validator(mode="after")
     def _tiny_is_tuned_whole(self) -> GirlConfig:
@@ -287,6 +329,11 @@ class GirlConfig(_Model):
         return self.workspace / "generators"
 
     @property
+    def bases_dir(self) -> Path:
+        """Where pretrained `tiny` bases lie, one folder each."""
+        return self.workspace / "bases"
+
+    @property
     def exports_dir(self) -> Path:
         """Where generators in OpenVINO's format lie, one folder each; made again where it is deleted."""
         return self.workspace / "exports"
@@ -295,6 +342,21 @@ class GirlConfig(_Model):
     def rewards_dir(self) -> Path:
         """Where trained reward models lie, one folder each."""
         return self.workspace / "rewards"
+
+    @property
+    def students_dir(self) -> Path:
+        """Where bundles for ranking hosts lie, one folder a contract."""
+        return self.workspace / "students"
+
+    @property
+    def trained_rankers_dir(self) -> Path:
+        """Where rankers for a service lie, one folder a predictor and contract."""
+        return self.workspace / "rankers"
+
+    @property
+    def queue_path(self) -> Path:
+        """The file of CVs that wait to be generated for."""
+        return self.workspace / "queue.db"
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
@@ -346,16 +408,20 @@ def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
         jobs=table(config.tables.jobs),
         interactions=table(config.tables.interactions),
     )
+    encoder_of_tiny = config.generator.tiny.embeddings_from
+    embeddings_from = None if encoder_of_tiny is None else model_name(encoder_of_tiny)
     generator = config.generator.model_copy(
         update={
             "checkpoint": absolute(config.generator.checkpoint),
             "base": model_name(config.generator.base),
+            "tiny": config.generator.tiny.model_copy(update={"embeddings_from": embeddings_from}),
         }
     )
     encoder = config.encoder.model_copy(update={"name": model_name(config.encoder.name)})
     reward_base = config.reward.base
     reward = config.reward.model_copy(update={"base": model_name(reward_base) if reward_base else None})
     feast = config.feast.model_copy(update={"repo": absolute(config.feast.repo)})
+    lookup = config.lookup.model_copy(update={"bundle": absolute(config.lookup.bundle)})
     return config.model_copy(
         update={
             "workspace": absolute(config.workspace),
@@ -364,6 +430,7 @@ def resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
             "encoder": encoder,
             "reward": reward,
             "feast": feast,
+            "lookup": lookup,
         }
     )
 

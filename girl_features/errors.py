@@ -13,6 +13,7 @@ GirlError
 ├── ShapeError                arrays that should line up do not
 ├── UndefinedMetricError      a metric has no value on these labels and scores
 ├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
+├── TrainingError             a loss that is no longer a number
 ├── StoreError                the feature store cannot be read or written
 │   ├── StoreLockedError      another run is writing to it
 │   ├── MissingVectorsError   pairs whose CV or JD vector was not known by then
@@ -74,6 +75,7 @@ class UnknownContractError(GirlError):
         super().__init__(
             f"no contract {wanted!r} in the store {store!r} (it holds: {held}); run `girl materialize` first"
         )
+        self.known = known
 
 
 class AmbiguousContractError(UnknownContractError):
@@ -81,6 +83,7 @@ class AmbiguousContractError(UnknownContractError):
 
     def __init__(self, wanted: str, matches: list[str]) -> None:
         GirlError.__init__(self, f"{wanted!r} fits {len(matches)} contracts ({', '.join(matches)}); give more digits")
+        self.known = matches
 
 
 class InvalidVectorError(GirlError):
@@ -97,6 +100,10 @@ class UndefinedMetricError(GirlError):
 
 class CheckpointError(GirlError):
     """A checkpoint is absent, incomplete, altered, or of a refused format."""
+
+
+class TrainingError(GirlError):
+    """Training cannot go on: its loss is no longer a number."""
 
 
 class StoreError(GirlError):

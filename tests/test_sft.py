@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -11,12 +15,14 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from girl_features.config import GirlConfig
-from girl_features.errors import CheckpointError, EmptyWindowError
+from girl_features.errors import CheckpointError, EmptyWindowError, StoreLockedError, TrainingError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
 from girl_features.prompts import TINY
-from girl_features.splits import Windows
-from girl_features.trainers.sft import tokenize_pairs, train_sft, window_texts
+from girl_features.splits import Windows, sft_pairs
+from girl_features.store.failpoints import VARIABLE
+from girl_features.store.files import exclusive_lock
+from girl_features.trainers.sft import bits_per_character, tokenize_pairs, train_sft, window_texts
 from girl_features.trainers.tiny import train_tokenizer
 from tests.input_tables import day, load, write_tables
 
@@ -24,7 +30,7 @@ TRADES = ("cook", "nurse", "driver", "welder")
 SETTINGS = {
     "generator": {
         "max_cv_tokens": 24,
-        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 1},
+        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 2},
     },
     "sft": {"epochs": 2, "max_jd_tokens": 16, "batch_size": 4, "holdout": 0.2},
     "sampling": {"max_new_tokens": 16},
@@ -144,11 +150,117 @@ class _StepCounter(TrainerCallback):
         self.n += 1
 
 
-def test_nothing_after_the_window_reaches_tokenizer_or_pretraining(tmp_path: Path) -> None:
+def test_nothing_after_the_window_and_nothing_held_out_reaches_tokenizer_or_pretraining(tmp_path: Path) -> None:
+    rows = _rows()
+    rows["interactions"].append(("s2", "j1", True, day(50)))  # j1 is in a training pair too, if s2 is
+    with load(write_tables(tmp_path, rows)) as tables:
+        pairs = sft_pairs(tables, WINDOWS)
+        train, held_out = (pairs.filter(pl.col("job_seeker_id").is_in(["s1", "s3"]) == held) for held in (False, True))
+        texts = set(window_texts(tables, WINDOWS, train, held_out)["text"])
+    assert not any("future" in text for text in texts)
+    assert "I was a nurse for 1 years" not in texts
+    assert "I was a cook for 0 years" in texts
+    trained = set(train["jd"])
+    assert texts >= trained
+    assert not texts & (set(held_out["jd"]) - trained)
+
+
+def test_bits_a_character() -> None:
+    # 10 tokens at ln 4 = 1.386 nats are 2 bits each, 20 bits; over 40 characters half a bit each
+    assert bits_per_character(1.3862943611, 10, 40) == pytest.approx(0.5)
+
+
+class _Losses(TrainerCallback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_evaluate(self, args: object, state: object, control: object, metrics: dict[str, float], **_: object) -> None:
+        self.seen.append(metrics["eval_loss"])
+
+
+def test_the_best_epoch_is_kept_and_training_ends_where_it_no_longer_gets_better(tmp_path: Path) -> None:
+    losses = _Losses()
+    overfit = {**SETTINGS["sft"], "epochs": 30, "learning_rate": 0.02, "patience": 2}
     with load(write_tables(tmp_path, _rows())) as tables:
-        texts = window_texts(tables, WINDOWS)
-    assert texts.height == 40
-    assert not texts["text"].str.contains("future").any()
+        folder = train_sft(tables, WINDOWS, _config(tmp_path / "workspace", sft=overfit), callbacks=[losses])
+    *during, after = losses.seen
+    assert len(during) < 30
+    assert min(during) < during[-1]
+    assert read_record(folder).metrics["heldout_loss"] == after == pytest.approx(min(during), abs=1e-6)
+
+
+def _killed(folder: Path, failpoint: str) -> None:
+    environment = {**os.environ, VARIABLE: failpoint}
+    done = subprocess.run([sys.executable, "-m", "tests.sft_worker", str(folder)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["pretraining.saved", "training.saved"])
+def test_a_killed_run_goes_on_to_the_same_weights_and_its_lock_is_taken_over(trained, tmp_path: Path, moment) -> None:  # type: ignore[no-untyped-def]
+    _killed(tmp_path, moment)
+    work = tmp_path / "workspace" / ("bases" if moment.startswith("pre") else "generators")
+    (lock,) = work.glob(".*/.lock")
+    assert json.loads(lock.read_text())["pid"] != os.getpid()
+    with load(write_tables(tmp_path, _rows())) as tables:
+        again = train_sft(tables, WINDOWS, _config(tmp_path / "workspace"))
+    assert read_record(again).weights_sha256 == read_record(trained[0]).weights_sha256
+
+
+def test_two_runs_of_the_same_inputs_do_not_write_over_each_other(trained) -> None:  # type: ignore[no-untyped-def]
+    folder, config, data = trained
+    with (
+        load(write_tables(data, _rows())) as tables,
+        exclusive_lock(folder.parent / f".{folder.name}" / ".lock"),
+        pytest.raises(StoreLockedError, match=f"process {os.getpid()}"),
+    ):
+        train_sft(tables, WINDOWS, config)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no hashes"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_path: Path, damage: str, caplog) -> None:  # type: ignore[no-untyped-def]
+    config = _config(tmp_path / "workspace", sft={**SETTINGS["sft"], "epochs": 3})
+    with load(write_tables(tmp_path, _rows())) as tables:
+        with pytest.raises(KeyboardInterrupt):  # in the third epoch of 4 steps
+            train_sft(tables, WINDOWS, config, callbacks=[_InterruptAfter(9)])
+        (steps,) = config.generators_dir.glob(".sft-*/steps")
+        assert {p.name for p in steps.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+        path = steps / "checkpoint-8" / ("hashes.json" if damage == "no hashes" else "model.safetensors")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        if damage == "no hashes":
+            path.unlink()
+        else:
+            path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+        counter = _StepCounter()
+        again = train_sft(tables, WINDOWS, config, callbacks=[counter])
+    assert counter.n == 8, "two of three epochs again"
+    assert "checkpoint-8 is incomplete or altered" in caplog.text
+    whole = _config(tmp_path / "other", sft={**SETTINGS["sft"], "epochs": 3})
+    with load(write_tables(tmp_path, _rows())) as tables:
+        assert read_record(again).weights_sha256 == read_record(train_sft(tables, WINDOWS, whole)).weights_sha256
+
+
+class _SpoilAt(TrainerCallback):
+    """A weight that is no number, from a step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: object, state: TrainerState, control: object, model: object, **_: object) -> None:
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(model.parameters()).fill_(torch.nan)  # type: ignore[attr-defined]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    config = _config(tmp_path / "workspace")
+    with (
+        load(write_tables(tmp_path, _rows())) as tables,
+        pytest.raises(TrainingError, match=r"checkpoint-4 is the last good.*Lower `sft.learning_rate`"),
+    ):
+        train_sft(tables, WINDOWS, config, callbacks=[_SpoilAt(6)])
+    assert trained_generators(config.generators_dir) == []
+    assert [p.name for p in config.generators_dir.glob(".sft-*/steps/checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_lora_keeps_the_base_and_saves_the_adapter_alone(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -1,16 +1,19 @@
 """Stage 1: supervised fine-tuning on matched CV-JD pairs (GIRL, eq. 1), with TRL's SFTTrainer.
 
 The loss is the mean negative log-likelihood of the JD's tokens; the prompt's tokens only condition it.
-Rows are tokenized here, so that what is cut is counted before anything trains.
+Rows are tokenized here, so that what is cut is counted before anything trains. With held-out seekers the epoch that
+does best on their pairs is kept, and training ends early where it no longer gets better.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +24,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before any Hugging Fac
 import polars as pl
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig as TRLConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -39,10 +42,12 @@ from girl_features.generator.checkpoint import (
     write_record,
 )
 from girl_features.generator.transformers_engine import load_causal_lm
-from girl_features.progress import Progress
 from girl_features.prompts import CV_TOKEN, JD_TOKEN, PromptTemplate, encode_prompt, plain_text_ids, template_for
 from girl_features.splits import Windows, sft_pairs
-from girl_features.trainers.tiny import new_decoder, train_tokenizer
+from girl_features.store.files import exclusive_lock
+from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
+from girl_features.trainers.pretrain import Recipe, base_metrics, pretrained_base
+from girl_features.trainers.processes import is_main, wait_for_all
 
 
 class TokenizedPairs(NamedTuple):
@@ -64,7 +69,7 @@ def tokenize_pairs(
         jd_ids = plain_text_ids(tokenizer, jd)
         if len(jd_ids) > max_jd_tokens:
             n_jd_truncated += 1
-            jd_ids = plain_text_ids(tokenizer, _whole_sentences(tokenizer.decode(jd_ids[:max_jd_tokens])))
+            jd_ids = plain_text_ids(tokenizer, whole_sentences(tokenizer.decode(jd_ids[:max_jd_tokens])))
         completion = [*jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
         mask = [0] * len(prompt.ids) + [1] * len(completion)
         rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
@@ -95,25 +100,48 @@ def train_sft(
         EmptyWindowError: the SFT window holds no matched pair.
     """
     pairs = sft_pairs(tables, windows)
-    texts = window_texts(tables, windows) if config.generator.base == "tiny" else None
+    train, held_out = pairs, pairs.clear()
+    if config.sft.holdout:
+        train, held_out = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
+    texts = window_texts(tables, windows, train, held_out) if config.generator.base == "tiny" else None
     inputs = _inputs_hash(pairs, texts, windows, config)
     final = config.generators_dir / f"sft-{inputs[:12]}"
-    if final.is_dir() and not force:
-        read_record(final)  # checks the weights
-        return final
     _base_knows_until(config, windows)  # asked before anything is trained
-    train, held_out = _hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
-    work = config.generators_dir / f".sft-{inputs[:12]}"  # hidden until complete; kept to resume from
-    work.mkdir(parents=True, exist_ok=True)
+    work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
+    with exclusive_lock(work / ".lock") if is_main() else nullcontext():
+        if final.is_dir() and not force:
+            read_record(final)  # checks the weights
+        else:
+            _train(train, held_out, texts, inputs, windows, config, work, callbacks)
+            if is_main():
+                shutil.rmtree(final, ignore_errors=True)
+                (work / "model").rename(final)
+        wait_for_all()
+        if is_main():
+            shutil.rmtree(work)
+    return final
 
-    model, tokenizer = _base_model(texts, config, work)
+
+def _train(
+    train: pl.DataFrame,
+    held_out: pl.DataFrame,
+    texts: pl.DataFrame | None,
+    inputs: str,
+    windows: Windows,
+    config: GirlConfig,
+    work: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """Train, and save as `work`/model with its record."""
+    base = config.generator.base if texts is None else _tiny(texts, config)
+    model, tokenizer = load_causal_lm(base)
     template = template_for(tokenizer)
-    tokenized = tokenize_pairs(tokenizer, template, train, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
-    evaluation = tokenize_pairs(tokenizer, template, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens)
+    limits = config.generator.max_cv_tokens, config.sft.max_jd_tokens
+    tokenized, evaluation = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
     trainer = _trainer(model, tokenizer, tokenized.rows, evaluation.rows, config.sft, work / "steps")
     for callback in callbacks:
         trainer.add_callback(callback)
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(work / "steps"))
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(work / "steps"))
     metrics = {
         "train_loss": float(result.training_loss),
         "train_seconds": float(result.metrics["train_runtime"]),
@@ -121,8 +149,9 @@ def train_sft(
         "n_jd_truncated": float(tokenized.n_jd_truncated),
     }
     if evaluation.rows:
-        loss = float(trainer.evaluate()["eval_loss"])
-        metrics |= {"heldout_loss": loss, "heldout_perplexity": float(torch.tensor(loss).exp())}
+        metrics |= _held_out_metrics(trainer, evaluation.rows, held_out)
+    if not is_main():
+        return
     _save_model(trainer, tokenizer, work / "model")
     write_record(
         work / "model",
@@ -132,20 +161,35 @@ def train_sft(
             prompt_version=template.version,
             max_cv_tokens=config.generator.max_cv_tokens,
             trained_until=max(windows.sft_end, _base_knows_until(config, windows)),
-            n_pairs=pairs.height,
+            n_pairs=train.height + held_out.height,
             inputs_sha256=inputs,
             **_weight_hashes(work / "model", config.generator.base),
             created_at=datetime.now(UTC),
             settings=config.sft_settings,
-            metrics=metrics,
+            metrics=metrics if texts is None else metrics | base_metrics(Path(base)),
             versions={name: version(name) for name in ("torch", "transformers", "trl")},
+            parents={} if texts is None else {"tiny": weights_hash(Path(base))},
         ),
     )
-    if final.exists():
-        final.rename(work / "replaced")
-    (work / "model").rename(final)
-    shutil.rmtree(work)
-    return final
+
+
+def bits_per_character(loss: float, n_tokens: int, n_characters: int) -> float:
+    """A mean loss in nats a token as bits a character of the same text."""
+    return loss * n_tokens / math.log(2) / max(1, n_characters)
+
+
+def _held_out_metrics(trainer: SFTTrainer, rows: list[dict[str, list[int]]], pairs: pl.DataFrame) -> dict[str, float]:
+    """Loss a token; its exponential; and bits a character of the JDs, which compares between tokenizers."""
+    loss = float(trainer.evaluate()["eval_loss"])
+    tokenizer: Any = trainer.processing_class
+    ids = [[i for i, m in zip(r["input_ids"], r["completion_mask"], strict=True) if m] for r in rows]
+    n_characters = sum(len(tokenizer.decode(own[:-1])) for own in ids)  # of what was kept of each JD
+    return {
+        "heldout_loss": loss,
+        "heldout_perplexity": math.exp(min(loss, 700)),
+        "heldout_bits_per_character": bits_per_character(loss, sum(map(len, ids)), n_characters),
+        "n_heldout_pairs": float(pairs.height),
+    }
 
 
 def _base_knows_until(config: GirlConfig, windows: Windows) -> datetime:
@@ -163,48 +207,39 @@ def _base_knows_until(config: GirlConfig, windows: Windows) -> datetime:
     )
 
 
-def _base_model(texts: pl.DataFrame | None, config: GirlConfig, work: Path) -> tuple[Any, Any]:
-    if texts is None:
-        return load_causal_lm(config.generator.base)
-    done = work / "pretrained"
-    if done.is_dir():  # an interrupted run got past this part
-        return load_causal_lm(done)
-    shape, sft = config.generator.tiny, config.sft
-    tokenizer = train_tokenizer(texts["text"], shape.vocab_size)
-    max_tokens = config.generator.max_cv_tokens + max(sft.max_jd_tokens, config.sampling.max_new_tokens) + 8
-    model = new_decoder(tokenizer, shape, max_tokens, sft.seed)
-    if shape.pretrain_epochs:
-        limit = config.generator.max_cv_tokens
-        rows = [
-            _plain_row(tokenizer, marker, text, limit) for marker, text in texts.select("marker", "text").iter_rows()
-        ]
-        settings = sft.model_copy(
-            update={"epochs": shape.pretrain_epochs, "learning_rate": shape.pretrain_learning_rate}
-        )
-        _trainer(model, tokenizer, rows, [], settings, work / "pretrain-steps", label="pretraining").train()
-    partial = work / ".pretrained"
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(done)
-    return model, tokenizer
+def _tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
+    """The pretrained `tiny` for these texts: made by the main process, waited for by the others."""
+    jd_tokens = max(config.sft.max_jd_tokens, config.sampling.max_new_tokens)
+    cv_tokens = config.generator.max_cv_tokens
+    recipe = Recipe(config.generator.tiny, cv_tokens, jd_tokens, cv_tokens + jd_tokens + 8, config.sft.seed)
+    if is_main():
+        pretrained_base(texts, recipe, config.bases_dir)
+    wait_for_all()
+    return str(pretrained_base(texts, recipe, config.bases_dir))
 
 
-def window_texts(tables: Tables, windows: Windows) -> pl.DataFrame:
-    """Every CV and JD known before the SFT window ends: columns `marker` (which kind) and `text`."""
+def window_texts(tables: Tables, windows: Windows, train: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
+    """Every CV and JD known before the SFT window ends, but for what the held-out pairs alone hold.
+
+    Returns:
+        `marker` (the special token of its kind) and `text`.
+    """
     query = """
-        SELECT $cv AS marker, cv AS text FROM job_seekers WHERE updated_at < $until AND trim(cv) <> ''
+        SELECT $cv AS marker, cv AS text FROM job_seekers
+        WHERE updated_at < $until AND trim(cv) <> '' AND job_seeker_id NOT IN (SELECT unnest($seekers::VARCHAR[]))
         UNION ALL
-        SELECT $jd AS marker, jd AS text FROM jobs WHERE known_at < $until
+        SELECT $jd AS marker, jd AS text FROM jobs
+        WHERE known_at < $until AND job_id NOT IN (SELECT unnest($jobs::VARCHAR[]))
         ORDER BY ALL
     """
-    values = {"cv": CV_TOKEN, "jd": JD_TOKEN, "until": windows.sft_end}
+    values = {
+        "cv": CV_TOKEN,
+        "jd": JD_TOKEN,
+        "until": windows.sft_end,
+        "seekers": held_out["job_seeker_id"].unique().to_list(),
+        "jobs": sorted(set(held_out["job_id"]) - set(train["job_id"])),
+    }
     return tables.connection.execute(query, values).pl()
-
-
-def _plain_row(tokenizer: Any, marker: str, text: str, max_tokens: int) -> dict[str, list[int]]:
-    ids = plain_text_ids(tokenizer, text)[: max_tokens - 2]
-    ids = [tokenizer.convert_tokens_to_ids(marker), *ids, tokenizer.eos_token_id]
-    return {"input_ids": ids, "completion_mask": [0] + [1] * (len(ids) - 1)}
 
 
 def _trainer(
@@ -214,7 +249,6 @@ def _trainer(
     evaluation: Sequence[dict[str, list[int]]],
     settings: SFTConfig,
     steps_dir: Path,
-    label: str = "sft",
 ) -> SFTTrainer:
     disable_progress_bars()  # the dataset library's; ours counts steps
     gpu = torch.cuda.is_available()
@@ -238,9 +272,14 @@ def _trainer(
         use_cpu=not gpu,
         seed=settings.seed,
         data_seed=settings.seed,
-        save_strategy="epoch" if label == "sft" else "no",
-        save_total_limit=1,
-        logging_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,  # the one before is used where the newest is damaged
+        eval_strategy="epoch" if evaluation else "no",
+        load_best_model_at_end=bool(evaluation),
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
@@ -251,9 +290,11 @@ def _trainer(
         train_dataset=Dataset.from_list(list(rows)),
         eval_dataset=Dataset.from_list(list(evaluation)) if evaluation else None,
         processing_class=tokenizer,
-        peft_config=_lora(settings) if settings.tuning == "lora" and label == "sft" else None,
-        callbacks=[_ProgressCallback(label)],
+        peft_config=_lora(settings) if settings.tuning == "lora" else None,
+        callbacks=[ProgressCallback("sft"), CheckpointGuard("sft.learning_rate")],
     )
+    if evaluation:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     return trainer
 
@@ -264,26 +305,6 @@ def _lora(settings: SFTConfig) -> Any:
     return LoraConfig(
         r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-
-
-class _ProgressCallback(TrainerCallback):
-    """Steps on our progress line instead of the trainer's."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._progress: Progress | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress = Progress(self._label, state.max_steps, "steps").__enter__()
-        self._progress.advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self._progress is not None
-        self._progress.advance()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        assert self._progress is not None
-        self._progress.__exit__(None, None, None)
 
 
 def _save_model(trainer: SFTTrainer, tokenizer: Any, folder: Path) -> None:
@@ -313,21 +334,7 @@ def _inputs_hash(pairs: pl.DataFrame, texts: pl.DataFrame | None, windows: Windo
     return digest.hexdigest()
 
 
-def _hold_out_seekers(pairs: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    def is_held_out(job_seeker_id: str) -> bool:
-        digest = hashlib.sha256(f"{seed}:{job_seeker_id}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") < share * 2**32
-
-    chosen = pairs["job_seeker_id"].map_elements(is_held_out, return_dtype=pl.Boolean)
-    return pairs.filter(~chosen), pairs.filter(chosen)
-
-
-def _last_checkpoint(steps_dir: Path) -> str | None:
-    complete = [p for p in steps_dir.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return str(max(complete, key=lambda p: int(p.name.split("-")[1]))) if complete else None
-
-
-def _whole_sentences(text: str) -> str:
+def whole_sentences(text: str) -> str:
     """`text` up to its last sentence end or line end; all of it where there is none in the second half."""
     end = max(text.rfind(mark) for mark in (". ", ".\n", "\n", "; "))
     return text[: end + 1].rstrip() if end > len(text) // 2 else text

@@ -1,0 +1,15 @@
+"""Stage 1 on the tables of test_sft, for tests that kill it: `python -m tests.sft_worker FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from girl_features.trainers.sft import train_sft
+from tests.input_tables import load, write_tables
+from tests.test_sft import WINDOWS, _config, _rows
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with load(write_tables(folder, _rows())) as tables:
+        train_sft(tables, WINDOWS, _config(folder / "workspace"))
