@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from girl_features.config import GirlConfig
-from girl_features.errors import CheckpointError, EmptyWindowError, ShapeError
+from girl_features.errors import CheckpointError, EmptyWindowError, ShapeError, TrainingError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, trained_reward_models
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
 from girl_features.prompts import TINY
 from girl_features.splits import Windows
-from girl_features.trainers.reward import measure, tokenize_preferences, train_reward, warnings_about
+from girl_features.trainers.common import hold_out_seekers
+from girl_features.trainers.reward import measure, thinned, tokenize_preferences, train_reward, warnings_about
 from girl_features.trainers.sft import train_sft
 from girl_features.trainers.tiny import train_tokenizer
 from tests.input_tables import day, load, write_tables
@@ -91,7 +95,7 @@ def test_the_same_inputs_are_not_trained_twice(trained) -> None:  # type: ignore
 
 def test_lora_saves_the_head_too(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     _, config, data = trained
-    lora = config_for(config.workspace, reward={"tuning": "lora", "lora_rank": 4, "learning_rate": 2e-2})
+    lora = config_for(config.workspace, reward={"tuning": "lora", "lora_rank": 8, "learning_rate": 2e-3, "epochs": 30})
     with load(write_tables(data, market(240))) as tables:
         folder = train_reward(tables, WINDOWS, lora)
     record = read_record(folder, REWARD_RECORD_NAME)
@@ -178,3 +182,86 @@ def test_without_pairs_or_generator_the_next_step_is_named(tmp_path: Path) -> No
             train_reward(tables, WINDOWS, config_for(tmp_path / "none"))
         with pytest.raises(EmptyWindowError, match=r"windows\.reward_end"):
             train_reward(tables, Windows(*(day(1000) for _ in range(5))), config_for(tmp_path / "none"))
+
+
+class _KilledError(Exception):
+    pass
+
+
+class _KillAfter(TrainerCallback):
+    """Ends the run in the middle of an epoch, as a crash would."""
+
+    def __init__(self, epoch: float) -> None:
+        self._epoch = epoch
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.epoch > self._epoch:
+            raise _KilledError
+
+
+def test_a_killed_run_goes_on_and_past_a_damaged_checkpoint_to_the_same_weights(trained) -> None:  # type: ignore[no-untyped-def]
+    _, config, data = trained
+    short = config_for(config.workspace, reward={"epochs": 3, "learning_rate": 1e-3})
+    weights = []
+    with load(write_tables(data, market(240))) as tables:
+        for damage in (False, True):
+            with pytest.raises(_KilledError):
+                train_reward(tables, WINDOWS, short, force=True, callbacks=[_KillAfter(2.3)])
+            (work,) = config.rewards_dir.glob(".reward-*")
+            newest = max((work / "steps").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+            if damage:
+                damaged = newest / "model.safetensors"
+                damaged.write_bytes(damaged.read_bytes()[:-9] + b"\0" * 9)
+            weights.append(read_record(train_reward(tables, WINDOWS, short, force=True), REWARD_RECORD_NAME))
+            assert not work.exists()
+        weights.append(read_record(train_reward(tables, WINDOWS, short, force=True), REWARD_RECORD_NAME))
+    assert len({record.weights_sha256 for record in weights}) == 1
+
+
+def test_a_run_that_diverges_stops_and_publishes_nothing(trained) -> None:  # type: ignore[no-untyped-def]
+    _, config, data = trained
+    before = trained_reward_models(config.rewards_dir)
+    wild = config_for(config.workspace, reward={"learning_rate": 1e30, "epochs": 3})
+    with (
+        load(write_tables(data, market(240))) as tables,
+        pytest.raises(TrainingError, match=r"Lower `reward\.learning"),
+    ):
+        train_reward(tables, WINDOWS, wild)
+    assert trained_reward_models(config.rewards_dir) == before
+
+
+def test_pickled_weights_are_refused(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "model"
+    shutil.copytree(trained[0], folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Canary()))
+    with pytest.raises(CheckpointError, match="may run code"):
+        TransformersRewardModel(folder)
+    assert not _Canary.ran
+
+
+class _Canary:
+    ran = False
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return setattr, (_Canary, "ran", True)
+
+
+def test_few_pairs_of_a_cv_are_kept_and_always_the_same_ones() -> None:
+    rows = [("a", "cv", j, k) for j in "xyz" for k in "uvw"] + [("b", "cv", "x", "u"), ("a", "later cv", "x", "u")]
+    pairs = pl.DataFrame(rows, schema=["job_seeker_id", "cv", "chosen", "rejected"], orient="row")
+    few = thinned(pairs, 2, seed=0)
+    assert few.group_by("job_seeker_id", "cv").len().sort("job_seeker_id", "cv")["len"].to_list() == [2, 1, 1]
+    assert few.equals(thinned(pairs, 2, seed=0))
+    assert any(not thinned(pairs, 2, seed).equals(few) for seed in range(1, 6))
+    assert thinned(pairs, None, seed=0).equals(pairs)
+
+
+@pytest.mark.parametrize(("share", "n_held_out"), [(0.25, 5), (0.01, 2)])
+def test_a_share_of_the_seekers_is_held_out_and_at_least_two(share: float, n_held_out: int) -> None:
+    rows = pl.DataFrame({"job_seeker_id": [f"s{i % 20}" for i in range(60)], "n": range(60)})
+    train, held_out = hold_out_seekers(rows, share, seed=1)
+    assert held_out["job_seeker_id"].n_unique() == n_held_out
+    assert len(held_out) == 3 * n_held_out
+    assert not set(train["job_seeker_id"]) & set(held_out["job_seeker_id"])
+    assert sorted([*train["n"], *held_out["n"]]) == list(range(60))

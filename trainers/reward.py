@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForSequenceClassification, PrinterCallback, set_seed
+from transformers import AutoModelForSequenceClassification, PrinterCallback, TrainerCallback, set_seed
 from transformers.pytorch_utils import Conv1D
 from trl.trainer.reward_config import RewardConfig as TRLConfig
 from trl.trainer.reward_trainer import RewardTrainer
@@ -46,8 +47,9 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.pipeline import find_generator
 from girl_features.prompts import template_for
 from girl_features.splits import Windows, preference_pairs
-from girl_features.trainers.common import ProgressCallback, hold_out_seekers, last_checkpoint
+from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
 from girl_features.trainers.curves import write_curves
+from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.tiny import PAD_TOKEN
 
 RELOAD_TOLERANCE = 1e-3  # of a score; saved and loaded float32 weights differ by far less
@@ -76,17 +78,25 @@ def tokenize_preferences(
     return TokenizedPreferences(rows, n_cv_truncated, n_jd_truncated)
 
 
-def train_reward(tables: Tables, windows: Windows, config: GirlConfig, *, force: bool = False) -> Path:
+def train_reward(
+    tables: Tables,
+    windows: Windows,
+    config: GirlConfig,
+    *,
+    force: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
     """Train the reward model and return its folder; the same inputs a second time return the first's.
 
-    A run that was interrupted goes on from its last whole epoch when it is started again.
+    A run that was interrupted goes on from its last whole epoch when it is started again. `callbacks` are further ones
+    for the RewardTrainer.
 
     Raises:
         EmptyWindowError: no CV of the reward window has both a matched and a mismatched job, or too few seekers do.
         CheckpointError: there is no SFT generator to start from.
         ConfigError: `reward.base` has no linear head that reads the last token.
     """
-    pairs = preference_pairs(tables, windows)
+    pairs = thinned(preference_pairs(tables, windows), config.reward.pairs_per_cv, config.reward.seed)
     if pairs.is_empty():
         raise EmptyWindowError(
             "no CV of the reward window has both a matched and a mismatched job; change `windows.sft_end` or "
@@ -97,18 +107,15 @@ def train_reward(tables: Tables, windows: Windows, config: GirlConfig, *, force:
     for folder in trained_reward_models(config.rewards_dir):
         if not force and read_record(folder, REWARD_RECORD_NAME).inputs_sha256 == inputs:
             return folder
-    train, held_out = hold_out_seekers(pairs, config.reward.holdout, config.reward.seed)
-    if train.is_empty() or held_out["job_seeker_id"].n_unique() < 2:
-        raise EmptyWindowError(
-            f"{pairs['job_seeker_id'].n_unique()} seekers with preference pairs are too few to hold out a share of "
-            f"{config.reward.holdout:g}; raise `reward.holdout` or `windows.reward_share`"
-        )
+    train, held_out = _split(pairs, config.reward)
     work = config.rewards_dir / f".reward-{inputs[:12]}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 
     model, tokenizer = _scorer(trunk, config.reward, work)
     tokenized = tokenize_preferences(tokenizer, train, sft.max_cv_tokens, config.reward.max_jd_tokens)
     trainer = _trainer(model, tokenizer, tokenized.rows, config.reward, work / "steps")
+    for callback in callbacks:
+        trainer.add_callback(callback)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(work / "steps"))
     metrics = {
         "train_loss": float(result.training_loss),
@@ -116,32 +123,86 @@ def train_reward(tables: Tables, windows: Windows, config: GirlConfig, *, force:
         "n_cv_truncated": float(tokenized.n_cv_truncated),
         "n_jd_truncated": float(tokenized.n_jd_truncated),
     }
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if config.reward.tuning == "lora":
-        trained = trained.merge_and_unload()
-    metrics["reload_difference"] = _save_and_reload(trained.eval(), tokenizer, tokenized.rows, work / "model")
-    record = GeneratorRecord(
+    final = config.rewards_dir / f"reward-{inputs[:12]}"
+    if is_main():
+        prompt = template_for(tokenizer).version
+        record = _record(config.reward, sft, inputs, prompt, windows, pairs.height, metrics)
+        _save_measured(trainer, tokenizer, tokenized.rows, held_out, record, work / "model")
+        _publish(work, final)
+    wait_for_all()
+    return final
+
+
+def _record(
+    settings: RewardConfig,
+    sft: GeneratorRecord,
+    inputs: str,
+    prompt_version: str,
+    windows: Windows,
+    n_pairs: int,
+    metrics: dict[str, float],
+) -> GeneratorRecord:
+    """The record of a new reward model, but for the hash of its weights."""
+    return GeneratorRecord(
         stage="reward",
-        base=config.reward.base or sft.base,
-        prompt_version=template_for(tokenizer).version,
+        base=settings.base or sft.base,
+        prompt_version=prompt_version,
         max_cv_tokens=sft.max_cv_tokens,
         trained_until=windows.reward_end,
-        n_pairs=pairs.height,
+        n_pairs=n_pairs,
         inputs_sha256=inputs,
-        weights_sha256=weights_hash(work / "model"),
+        weights_sha256="",
         adapter_sha256=None,
         created_at=datetime.now(UTC),
-        settings=config.reward.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
         metrics=metrics,
         versions={name: version(name) for name in ("torch", "transformers", "trl")},
-        parents={} if config.reward.base else {"sft": sft.adapter_sha256 or sft.weights_sha256},
+        parents={} if settings.base else {"sft": sft.adapter_sha256 or sft.weights_sha256},
     )
-    write_record(work / "model", record, REWARD_RECORD_NAME)
-    measured = measure(TransformersRewardModel(work / "model"), held_out)
+
+
+def _split(pairs: pl.DataFrame, settings: RewardConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The pairs to learn from, and those of the seekers to measure on."""
+    train, held_out = hold_out_seekers(pairs, settings.holdout, settings.seed)
+    if train.is_empty():
+        raise EmptyWindowError(
+            f"{pairs['job_seeker_id'].n_unique()} seekers with preference pairs are too few to hold some out; "
+            f"raise `windows.reward_share`"
+        )
+    return train, held_out
+
+
+def _save_measured(
+    trainer: RewardTrainer,
+    tokenizer: Any,
+    rows: list[dict[str, list[int]]],
+    held_out: pl.DataFrame,
+    record: GeneratorRecord,
+    folder: Path,
+) -> None:
+    """Save the trained model, measure what was saved, and complete its record."""
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if record.settings["tuning"] == "lora":
+        trained = trained.merge_and_unload()
+    metrics = {**record.metrics, "reload_difference": _save_and_reload(trained.eval(), tokenizer, rows, folder)}
+    record = record.model_copy(update={"weights_sha256": weights_hash(folder)})
+    write_record(folder, record, REWARD_RECORD_NAME)
+    measured = measure(TransformersRewardModel(folder), held_out)
     record = record.model_copy(update={"metrics": metrics | measured, "notes": warnings_about(measured)})
-    write_record(work / "model", record, REWARD_RECORD_NAME)
-    write_curves(work / "model", trainer.state.log_history, "step", [["loss"], ["accuracy"], ["margin"]])
-    return _publish(work, config.rewards_dir / f"reward-{inputs[:12]}")
+    write_record(folder, record, REWARD_RECORD_NAME)
+    write_curves(folder, trainer.state.log_history, "step", [["loss"], ["accuracy"], ["margin"]])
+
+
+def thinned(pairs: pl.DataFrame, per_cv: int | None, seed: int) -> pl.DataFrame:
+    """At most `per_cv` pairs of each CV, drawn by hash: pairs of one CV share their few JDs and teach little new."""
+    if per_cv is None:
+        return pairs
+
+    def digest(row: dict[str, str]) -> bytes:
+        return hashlib.sha256("\0".join([str(seed), *row.values()]).encode()).digest()
+
+    key = pl.struct("cv", "chosen", "rejected").map_elements(digest, return_dtype=pl.Binary)
+    return pairs.filter(key.rank("ordinal").over("job_seeker_id", "cv") <= per_cv)
 
 
 def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
@@ -222,7 +283,9 @@ def _scorer(trunk: Path, settings: RewardConfig, work: Path) -> tuple[Any, Any]:
     source = str(base_folder(settings.base) if settings.base else trunk)
     causal, tokenizer = load_causal_lm(source)
     if is_adapter(Path(source)):  # the head goes on the merged weights
-        causal.save_pretrained(work / "trunk")
+        if is_main():
+            causal.save_pretrained(work / "trunk")
+        wait_for_all()
         source = str(work / "trunk")
     set_seed(settings.seed)  # the head is drawn
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -253,6 +316,7 @@ def _trainer(
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         weight_decay=0.01,
+        center_rewards_coefficient=settings.center_weight,
         max_length=None,  # rows are cut above, and counted; the trainer would drop them
         bf16=gpu,
         gradient_checkpointing=gpu,
@@ -260,7 +324,8 @@ def _trainer(
         seed=settings.seed,
         data_seed=settings.seed,
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2,  # the one before is used where the newest is damaged
+        logging_nan_inf_filter=False,
         logging_steps=max(1, min(10, len(rows) // settings.batch_size)),
         report_to=[],
         disable_tqdm=True,
@@ -272,7 +337,7 @@ def _trainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=_lora(model, settings) if settings.tuning == "lora" else None,
-        callbacks=[ProgressCallback("reward")],
+        callbacks=[ProgressCallback("reward"), CheckpointGuard("reward.learning_rate")],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     return trainer
@@ -314,12 +379,11 @@ def _save_and_reload(model: Any, tokenizer: Any, rows: list[dict[str, list[int]]
     return difference
 
 
-def _publish(work: Path, final: Path) -> Path:
+def _publish(work: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     (work / "model").rename(final)
     shutil.rmtree(work)
-    return final
 
 
 def _inputs_hash(pairs: pl.DataFrame, windows: Windows, config: GirlConfig, sft: GeneratorRecord) -> str:
