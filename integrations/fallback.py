@@ -3,6 +3,8 @@
 A generated JD says much of what its CV says, so an enhanced ranker may give the CV's own cosine little weight, or a
 negative one. With j' at its training mean it would then rank such pairs badly, at worst backwards. So a twin
 trained without any j' answers for them. Both are calibrated, so their scores can stand in one list.
+
+With tier dropout, the enhanced ranker also meets what the tiers between the two would answer.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from girl_features.integrations.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairFeatures
+from girl_features.schema import Tier
+from girl_features.tiers import TierDropout, drop_tiers
 
 _HALVES = ("enhanced", "base")  # folders of the two
 _FILES = tuple(f"{half}/{MANIFEST}" for half in _HALVES)
@@ -33,8 +37,8 @@ _FILES = tuple(f"{half}/{MANIFEST}" for half in _HALVES)
 class FallbackRanker:
     """A Ranker of two: `enhanced` for pairs with a generated JD, `base` for the others (Tier.PRIOR)."""
 
-    def __init__(self, enhanced: SavedRanker, base: SavedRanker) -> None:
-        self.enhanced, self.base = enhanced, base
+    def __init__(self, enhanced: SavedRanker, base: SavedRanker, dropout: TierDropout | None = None) -> None:
+        self.enhanced, self.base, self._dropout = enhanced, base, dropout
 
     def fit(
         self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
@@ -44,7 +48,9 @@ class FallbackRanker:
         Where these are too few to hold both classes, `enhanced` is trained on all.
         """
         check_training_parts(features, labels, valid_features, valid_labels, "enhanced")
-        self.enhanced.fit(*_generated_only(features, labels), *_generated_only(valid_features, valid_labels))
+        parts = (_generated_only(features, labels), _generated_only(valid_features, valid_labels))
+        (own, own_labels), (own_valid, own_valid_labels) = parts
+        self.enhanced.fit(self._dropped(own, 0), own_labels, self._dropped(own_valid, 1), own_valid_labels)
         self.base.fit(features, labels, valid_features, valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
@@ -55,6 +61,13 @@ class FallbackRanker:
         scores[has_generated] = self.enhanced.score(features.take(has_generated))
         scores[~has_generated] = self.base.score(features.take(~has_generated))
         return scores
+
+    def _dropped(self, features: PairFeatures, part: int) -> PairFeatures:
+        """Some pairs at a lower tier that has a generated vector: the twin answers for the one that has none."""
+        if self._dropout is None:
+            return features
+        lower = {t: vectors for t, vectors in self._dropout.stand_ins(features).items() if t != Tier.PRIOR}
+        return drop_tiers(features, lower, self._dropout.share, 2 * self._dropout.seed + part)
 
     def save(self, folder: Path) -> None:
         """Write both to folders of `folder`, and a manifest that ties them together."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from girl_features.errors import CheckpointError, ConfigError
 from girl_features.integrations.fallback import FallbackRanker
 from girl_features.integrations.pair_inputs import Row
-from girl_features.integrations.ranker_files import RankerManifest, SavedRanker, parse_manifest
+from girl_features.integrations.ranker_files import FallbackManifest, RankerManifest, SavedRanker, parse_manifest
+from girl_features.tiers import StandIns, TierDropout
 
 
 class _Family(Protocol):
@@ -45,10 +46,19 @@ RANKERS: dict[str, Callable[[], _Family]] = {
 WITH_FALLBACK = ("mlp", "dot", "lightgbm")  # the paper's plain forms impute the mean of j' and no more
 
 
-def make_ranker(predictor: str, row: Row, seed: int) -> SavedRanker:
+def make_ranker(
+    predictor: str, row: Row, seed: int, tier_dropout: float = 0.0, stand_ins: StandIns | None = None
+) -> SavedRanker:
     """A fresh ranker: `base` never looks at the generated JD, `enhanced` does.
 
     Enhanced rows of WITH_FALLBACK come with a base twin for the pairs that have no generated JD.
+
+    Args:
+        predictor: one of RANKERS.
+        row: what it may look at.
+        seed: of training.
+        tier_dropout: share of the training pairs that the enhanced ranker of such two meets at a lower tier.
+        stand_ins: what the lower tiers answer; without it none are met.
 
     Raises:
         ConfigError: no such predictor or row.
@@ -59,7 +69,8 @@ def make_ranker(predictor: str, row: Row, seed: int) -> SavedRanker:
     family = RANKERS[predictor]()
     ranker = family(predictor, row, seed)
     if row == "enhanced" and predictor in WITH_FALLBACK:
-        return FallbackRanker(ranker, family(predictor, "base", seed))
+        dropout = TierDropout(tier_dropout, stand_ins, seed) if stand_ins is not None else None
+        return FallbackRanker(ranker, family(predictor, "base", seed), dropout)
     return ranker
 
 
@@ -73,6 +84,24 @@ def load_ranker(folder: Path) -> SavedRanker:
     if (folder / "enhanced").is_dir():
         return FallbackRanker.load(folder, _load_one)
     return _load_one(folder)
+
+
+class SavedAs(NamedTuple):
+    """What a saved ranker says of itself."""
+
+    predictor: str
+    contract: str  # fingerprint of the vectors it was trained on
+
+
+def peek_ranker(folder: Path) -> SavedAs:
+    """Predictor and contract of the ranker saved to `folder`, without its weights.
+
+    Raises:
+        CheckpointError: absent, or of another format.
+    """
+    is_pair = (folder / "enhanced").is_dir()
+    manifest = parse_manifest(folder, FallbackManifest) if is_pair else parse_manifest(folder, RankerManifest)
+    return SavedAs(manifest.predictor, manifest.contract)
 
 
 def _load_one(folder: Path) -> SavedRanker:

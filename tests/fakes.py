@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.lookup import JobVectors, SeekerVectors
 from girl_features.ranker import PairFeatures, check_labels
-from girl_features.schema import Encoded, GeneratedText
+from girl_features.schema import Encoded, GeneratedText, Tier
 
 
 class HashingEncoder:
@@ -88,3 +89,42 @@ class ColumnRanker:
     def score(self, features: PairFeatures) -> np.ndarray:
         column = (features.generated_jd if self._form == "enhanced" else features.cv)[:, 0].astype(np.float64)
         return np.asarray(1 / (1 + np.exp(-column - self._rng.normal(0, self._noise, len(column)))))
+
+
+class VectorClient:
+    """A FeatureClient over two dictionaries of vectors: id -> CV vector, which is the generated one too, and JDs.
+
+    `wait` is called before each lookup of seekers, to be slow or to fail.
+    """
+
+    def __init__(
+        self,
+        seekers: dict[str, list[float]],
+        jobs: dict[str, list[float]],
+        contract: str,
+        wait: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.contract, self.deadline_ms, self.store_state = contract, 50.0, "closed"
+        self.seekers, self.vectors, self.wait, self.is_closed = seekers, jobs, wait, False
+
+    def job_seekers(
+        self, ids: Sequence[str], cvs: Sequence[str | None] | None = None, deadline_ms: float | None = None
+    ) -> SeekerVectors:
+        self.wait()
+        known = np.array([name in self.seekers for name in ids])
+        vectors = np.array([self.seekers.get(name, [0.0, 0.0]) for name in ids], np.float32).reshape(-1, 2)
+        tiers = np.where(known, Tier.GENERATED, Tier.PRIOR).astype(np.int8)
+        if cvs is not None:  # of this client's student, every CV is along the second axis
+            guessed = ~known & np.array([bool(cv) for cv in cvs])
+            vectors[guessed], tiers[guessed] = [0.0, 1.0], Tier.STUDENT
+        none = np.zeros(len(ids), bool)
+        age = np.where(known, 60.0, np.nan)
+        has = tiers != Tier.PRIOR
+        return SeekerVectors(vectors, tiers, age, none, none, has, vectors, has, self.contract, None)
+
+    def jobs(self, ids: Sequence[str], deadline_ms: float | None = None) -> JobVectors:
+        vectors = np.array([self.vectors.get(name, [0.0, 0.0]) for name in ids], np.float32).reshape(-1, 2)
+        return JobVectors(vectors, vectors.any(axis=1), self.contract, None)
+
+    def close(self) -> None:
+        self.is_closed = True

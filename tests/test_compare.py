@@ -22,6 +22,7 @@ from girl_features.evaluation.reference import CosineRanker, cosine, platt_scale
 from girl_features.evaluation.results import ResultRow
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.tiers import LowerTiers
 from tests.fakes import ColumnRanker
 
 PAIRS_A_SEEKER = 5
@@ -329,3 +330,21 @@ def test_the_calibrated_cosine_keeps_the_order_whatever_the_valid_part_says(labe
     ranker.fit(features, np.array(labels, bool), features, np.array(labels, bool))
     scores = ranker.score(features)
     assert (np.diff(scores) < 0).all() and scores.min() >= 0 and scores.max() <= 1
+
+
+def test_each_lower_tier_is_a_slice_of_its_own_in_the_json() -> None:
+    test = planted_pairs(np.random.default_rng(0), base=0.3, enhanced=1.5)
+    half = test.features.generated_jd / 2
+
+    def stand_ins(features: PairFeatures) -> LowerTiers:
+        return {Tier.STUDENT: half, Tier.PRIOR: np.zeros_like(half)}
+
+    comparison = compare(test, stand_ins=stand_ins, n_bootstrap=100)
+    found = {row["slice"]: row for row in comparison.to_json()["rows"] if row["row"] == "girl-sft"}
+    assert set(found) == {"all", "cold", "tier_student", "tier_prior"}
+    # the ranker's score grows with the first entry of j': half of it keeps the order, and zeros have none
+    assert found["tier_student"]["auc"] == pytest.approx(found["all"]["auc"])
+    assert found["tier_student"]["logloss"] != pytest.approx(found["all"]["logloss"])
+    assert found["tier_prior"]["auc"] == 0.5
+    assert found["tier_prior"]["verdict"] == "worse"
+    assert {row.slice for row in comparison.rows} == {"all", "cold"}  # what pages and plots show

@@ -14,13 +14,15 @@ from girl_features.evaluation.results import (
     BASE,
     DEFINITIONS,
     Comparison,
+    Measured,
     ResultRow,
     make_result,
     make_slice,
     measure,
 )
 from girl_features.ranker import PairFeatures, Ranker
-from girl_features.schema import JOB_SEEKER_ID, MATCHED
+from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
+from girl_features.tiers import StandIns, at_tier, prior_alone
 
 __all__ = ["BASE", "COSINE", "Comparison", "LabelledPairs", "RankingParts", "ResultRow", "compare_rows"]
 
@@ -53,6 +55,7 @@ def compare_rows(
     n_bootstrap: int = 1000,
     progress: Callable[[int], object] | None = None,
     bootstrap_seed: int = 0,
+    stand_ins: StandIns = prior_alone,
 ) -> Comparison:
     """Train every predictor on every row with every seed, and compare each row with base on the test part.
 
@@ -65,6 +68,7 @@ def compare_rows(
         n_bootstrap: resamples of the test seekers.
         progress: called with 1 after each of the predictors x rows x seeds fits.
         bootstrap_seed: of the resampling.
+        stand_ins: what the lower tiers of a look-up would answer for the test pairs: slices `tier_prior`, ...
 
     Raises:
         ConfigError: nothing to compare, repeated predictors or seeds, or `cosine` among the predictors.
@@ -75,17 +79,23 @@ def compare_rows(
     _check_same_pairs(splits)
     test = splits[BASE].test
     masks = {"all": np.ones(len(test.labels), dtype=bool), "cold": test.is_cold_start.astype(bool)}
-    cells = _score_all(splits, predictors, make_ranker, seeds, progress)
+    cells, tier_cells = _score_all(splits, predictors, make_ranker, seeds, progress, stand_ins)
     slices = [
         make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
         for name, mask in masks.items()
     ]
     rows: list[ResultRow] = []
+    of_slice: dict[str, dict[tuple[str, str], Measured | None]] = {}
     for part in slices:
-        measured = {cell: measure(scores, part) for cell, scores in cells.items()}
+        measured = of_slice[part.name] = {cell: measure(scores, part) for cell, scores in cells.items()}
         for (predictor, row), own in measured.items():
             base = measured[predictor, BASE]
             rows.append(make_result(data, predictor, row, part, own, base, len(cells[predictor, row])))
+    tier_rows = []
+    for (predictor, row, tier), scores in tier_cells.items():
+        part = slices[0]._replace(name=f"tier_{tier.name.lower()}")
+        base = of_slice["all"][predictor, BASE]
+        tier_rows.append(make_result(data, predictor, row, part, measure(scores, part), base, len(scores)))
     meta = {
         "data": data,
         "seeds": list(seeds),
@@ -96,7 +106,7 @@ def compare_rows(
         "parts": {name: _describe(part) for name, part in splits[BASE]._asdict().items()},
         "definitions": DEFINITIONS,
     }
-    return Comparison(rows, meta, _score_frame(data, cells, test, seeds))
+    return Comparison(rows, meta, _score_frame(data, cells, test, seeds), tier_rows)
 
 
 def _check_plan(
@@ -136,27 +146,37 @@ def _score_all(
     make_ranker: Callable[[str, str, int], Ranker],
     seeds: Sequence[int],
     progress: Callable[[int], object] | None,
-) -> dict[tuple[str, str], np.ndarray]:
-    """(predictor, row) -> (s, n) test probabilities, a seed a line; one line for the cosine."""
+    stand_ins: StandIns,
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str, Tier], np.ndarray]]:
+    """(predictor, row) -> (s, n) test probabilities, a seed a line, one line for the cosine; and the same by tier."""
     cells = {(COSINE, BASE): _fit_and_score(CosineRanker(), splits[BASE], "the cosine")[np.newaxis]}
+    tier_cells: dict[tuple[str, str, Tier], np.ndarray] = {}
+    lower = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
     for predictor in predictors:
         for row, parts in splits.items():
-            scores = []
+            scores, by_tier = [], {tier: [] for tier in lower.get(row, ())}
             for seed in seeds:
                 name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
                 ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
                 scores.append(_fit_and_score(ranker, parts, name))
+                for tier, own in by_tier.items():
+                    own.append(_score(ranker, at_tier(parts.test.features, tier, lower[row][tier]), name))
                 if progress is not None:
                     progress(1)
             cells[predictor, row] = np.stack(scores)
-    return cells
+            tier_cells |= {(predictor, row, tier): np.stack(own) for tier, own in by_tier.items()}
+    return cells, tier_cells
 
 
 def _fit_and_score(ranker: Ranker, parts: RankingParts, name: str) -> np.ndarray:
     ranker.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
-    scores = np.asarray(ranker.score(parts.test.features), dtype=np.float64)
-    if scores.shape != parts.test.labels.shape:
-        raise ShapeError(f"{name} returned scores of shape {scores.shape}, wanted {parts.test.labels.shape}")
+    return _score(ranker, parts.test.features, name)
+
+
+def _score(ranker: Ranker, features: PairFeatures, name: str) -> np.ndarray:
+    scores = np.asarray(ranker.score(features), dtype=np.float64)
+    if scores.shape != (features.n_pairs,):
+        raise ShapeError(f"{name} returned scores of shape {scores.shape}, wanted {(features.n_pairs,)}")
     if not ((scores >= 0) & (scores <= 1)).all():  # False for NaN too
         raise UndefinedMetricError(f"{name} returned scores that are not probabilities from 0 to 1")
     return scores

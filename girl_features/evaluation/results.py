@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -67,10 +67,11 @@ class Comparison:
     rows: list[ResultRow]
     meta: dict[str, Any]
     scores: pl.DataFrame  # data, predictor, row, seed, pair, job_seeker_id, matched, is_cold_start, score
+    tier_rows: list[ResultRow] = field(default_factory=list)  # the same pairs, all answered at one lower tier
 
     def to_json(self) -> dict[str, Any]:
-        """`{"rows": [...], "meta": {...}}` of plain JSON values, without the scores."""
-        return {"rows": [asdict(row) for row in self.rows], "meta": self.meta}
+        """`{"rows": [...], "meta": {...}}` of plain JSON values, without the scores; tiers are slices of their own."""
+        return {"rows": [asdict(row) for row in [*self.rows, *self.tier_rows]], "meta": self.meta}
 
 
 class EvaluationSlice(NamedTuple):
@@ -95,7 +96,9 @@ class Measured(NamedTuple):
     resampled_log_loss: np.ndarray | None  # (r,)
 
 
-class _Gains(NamedTuple):
+class Gains(NamedTuple):
+    """One cell less another, with intervals; `None` where undefined."""
+
     auc_gain: float | None = None
     auc_gain_low: float | None = None
     auc_gain_high: float | None = None
@@ -145,7 +148,7 @@ def make_result(
     data: str, predictor: str, row: str, part: EvaluationSlice, own: Measured | None, base: Measured | None, seeds: int
 ) -> ResultRow:
     """The cell of `own` values; with its gains over `base`, of the same predictor, unless it is base itself."""
-    gains = _gains(own, base) if own and base and row != BASE else _Gains()
+    gains = gains_over(own, base) if own and base and row != BASE else Gains()
     low, high = _interval(own.resampled_auc if own else None)
     return ResultRow(
         data=data,
@@ -167,10 +170,11 @@ def make_result(
     )
 
 
-def _gains(own: Measured, base: Measured) -> _Gains:
+def gains_over(own: Measured, base: Measured) -> Gains:
+    """How far `own` is from `base`, on the same resamples."""
     auc_low, auc_high = _interval(_difference(own.resampled_auc, base.resampled_auc))
     loss_low, loss_high = _interval(_difference(own.resampled_log_loss, base.resampled_log_loss))
-    return _Gains(
+    return Gains(
         float(own.auc.mean() - base.auc.mean()),
         auc_low,
         auc_high,
@@ -178,11 +182,12 @@ def _gains(own: Measured, base: Measured) -> _Gains:
         loss_low,
         loss_high,
         _spread(own.auc - base.auc),
-        _verdict(auc_low, auc_high),
+        verdict_of(auc_low, auc_high),
     )
 
 
-def _verdict(low: float | None, high: float | None) -> Verdict | None:
+def verdict_of(low: float | None, high: float | None) -> Verdict | None:
+    """Better or worse where the interval of a gain excludes 0, otherwise not shown; None without an interval."""
     if low is None or high is None:
         return None
     if low > 0:

@@ -33,6 +33,7 @@ from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.splits import Windows, ranking_split
 from girl_features.store.parts import PartsStore
+from girl_features.tiers import stand_ins_of
 
 
 class Outcome(NamedTuple):
@@ -80,6 +81,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             settings.seeds,
             settings.n_bootstrap,
             progress=progress.advance,
+            stand_ins=stand_ins_of(config),
         )
     _save(config, comparison)
     records = {row: record for row, (_, record) in chosen.items()}

@@ -1,0 +1,164 @@
+"""An on-demand feature view, so that plain Feast (`feast serve` too) answers with the tiers below the store's.
+
+In the definitions file of a Feast repo:
+
+    views = girl_feature_views("/path/to/workspace/store")
+    globals().update(views)
+    globals().update(cold_start_view(views, "0123456789ab", "/path/to/workspace/students/0123456789ab"))
+
+Then ask for `girl_cold_start_0123456789ab:girl_vector` and `...:girl_tier`, with the request's CV as `cv` (null or an
+empty text where there is none). Feast has no deadline: a service that has one asks a FeatureClient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from feast import FeatureView, Field, RequestSource
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.types import Array, Float32, Int64, String
+
+from girl_features.contract import text_hash
+from girl_features.cv_text import clean_cv
+from girl_features.encoder import SentenceTransformerEncoder
+from girl_features.errors import UnknownContractError
+from girl_features.lookup.bundle import read_bundle
+from girl_features.lookup.cold_start import ColdStart
+from girl_features.schema import (
+    CV,
+    CV_HASH,
+    CV_KNOWN_AT,
+    CV_VECTOR,
+    GENERATED_JD_KNOWN_AT,
+    GENERATED_JD_VECTOR,
+    Tier,
+)
+
+VECTOR, TIER = "girl_vector", "girl_tier"
+ENCODING_SECONDS = 10.0  # for all CVs of one request
+N_NEIGHBOURS = 10
+_LOOKED_UP = (GENERATED_JD_VECTOR, GENERATED_JD_KNOWN_AT, CV_HASH, CV_VECTOR, CV_KNOWN_AT)
+# Feast keeps a view's function as source text in its registry, and runs that text in whatever process serves it
+_SOURCE = """\
+def {name}(inputs):
+    from girl_features.integrations.on_demand_view import answer
+
+    return answer(inputs, {contract!r}, {bundle!r}, {encoder!r}, {trained_until!r})
+"""
+
+
+def cold_start_view(
+    views: Mapping[str, object], contract: str, bundle: str | Path, encoder: str | None = None
+) -> dict[str, object]:
+    """The on-demand view of one contract by name, for the `globals()` of a definitions file.
+
+    Args:
+        views: what `girl_feature_views` gave.
+        contract: whole fingerprint.
+        bundle: folder that `girl train student` wrote, on every host that serves this repo; read on first use.
+        encoder: name or folder of the contract's sentence encoder, for CVs that come with a request; without one only
+            the store's CV vectors are used.
+
+    Raises:
+        UnknownContractError: `views` has none of this contract.
+    """
+    generated = views.get(f"generated_jd_vectors_{contract}")
+    if not isinstance(generated, FeatureView):
+        known = [name.removeprefix("generated_jd_vectors_") for name in views if name.startswith("generated_jd_v")]
+        raise UnknownContractError(contract, known, "the views given")
+    cv = views[f"cv_vectors_{generated.tags['encoder_contract']}"]
+    assert isinstance(cv, FeatureView)
+    name = f"girl_cold_start_{contract}"
+    source = _SOURCE.format(
+        name=name,
+        contract=contract,
+        bundle=str(Path(bundle).expanduser().absolute()),
+        encoder=encoder,
+        trained_until=generated.tags["trained_until"],
+    )
+    made: dict[str, Any] = {}
+    exec(source, made)
+    view = OnDemandFeatureView(
+        name=name,
+        sources=[
+            generated[[GENERATED_JD_VECTOR, GENERATED_JD_KNOWN_AT, CV_HASH]],
+            cv[[CV_VECTOR, CV_KNOWN_AT]],
+            RequestSource(name=f"{name}_request", schema=[Field(name=CV, dtype=String)]),
+        ],
+        schema=[Field(name=VECTOR, dtype=Array(Float32)), Field(name=TIER, dtype=Int64)],
+        mode="python",
+        udf=made[name],
+        udf_string=source,
+        description="Generated-JD vectors, or what stands in for them, and the tier each is of",
+        tags=dict(generated.tags),
+    )
+    return {name: view}
+
+
+def answer(
+    inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, encoder: str | None, trained_until: str
+) -> dict[str, list[Any]]:
+    """`girl_vector` and `girl_tier` (a number, 0 the best) of n seekers, from what Feast looked up and was sent."""
+    generated, generated_at, hashes, cv_vectors, cv_at = (inputs[name] for name in _LOOKED_UP)
+    n = len(generated)
+    texts = [clean_cv(text) if isinstance(text, str) else "" for text in inputs[CV]]
+    vectors: list[Any] = list(generated)
+    tiers = [
+        Tier.PRIOR
+        if generated[i] is None
+        else Tier.STALE
+        if _is_stale(texts[i], hashes[i], generated_at[i], cv_at[i], datetime.fromisoformat(trained_until))
+        else Tier.GENERATED
+        for i in range(n)
+    ]
+    rows = [i for i in range(n) if tiers[i] == Tier.PRIOR]
+    if rows:
+        cold = _cold_start(contract, bundle, encoder)
+        found, own = _stand_ins(cold, [texts[i] for i in rows], [cv_vectors[i] for i in rows])
+        for i, vector, tier in zip(rows, found.tolist(), own.tolist(), strict=True):
+            vectors[i], tiers[i] = vector, Tier(tier)
+    return {VECTOR: vectors, TIER: [int(tier) for tier in tiers]}
+
+
+def _stand_ins(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) vectors and (n,) tiers for seekers with these texts (empty: none) and stored CV vectors (or None)."""
+    until = time.monotonic() + ENCODING_SECONDS
+    cv_vectors: list[Any] = list(stored)
+    with_text = [i for i, text in enumerate(texts) if text]
+    if cold.encoder is not None and with_text:
+        asked = [texts[i] for i in with_text]
+        for i, vector in zip(with_text, cold.encoder.vectors(asked, list(map(text_hash, asked)), until), strict=True):
+            cv_vectors[i] = cv_vectors[i] if vector is None else vector
+    vectors = np.repeat(cold.prior[None], len(texts), axis=0)
+    tiers = np.full(len(texts), Tier.PRIOR, np.int8)
+    known = [i for i, vector in enumerate(cv_vectors) if vector is not None]
+    if known:
+        own = np.array([cv_vectors[i] for i in known], np.float32)
+        vectors[known], tiers[known] = cold.stand_ins(own, until)
+    return vectors, tiers
+
+
+def _is_stale(text: str, stored_hash: str | None, generated_at: object, cv_at: object, trained_until: datetime) -> bool:
+    """Whether the CV has changed since: by the request's text where there is one, else by the store's newest CV."""
+    if text and stored_hash:
+        return text_hash(text) != stored_hash
+    if not isinstance(generated_at, datetime) or not isinstance(cv_at, datetime):
+        return False
+    return _utc(generated_at) < max(_utc(cv_at), _utc(trained_until))
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+@lru_cache(maxsize=8)
+def _cold_start(contract: str, bundle: str, encoder: str | None) -> ColdStart:
+    """The bundle, once a process."""
+    opened = SentenceTransformerEncoder(encoder) if encoder is not None else None
+    return ColdStart(read_bundle(Path(bundle), contract), frozenset(Tier), N_NEIGHBOURS, opened)

@@ -1,0 +1,72 @@
+"""Online lookups as what rankers read: PairFeatures, and plain columns for rankers of any other make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from girl_features.errors import ContractMismatchError, ShapeError
+from girl_features.integrations.plain_columns import PlainReduction, plain_columns
+from girl_features.lookup import FeatureClient, JobVectors, SeekerVectors
+from girl_features.ranker import PairFeatures
+
+JOBS_SHARE = 0.3  # of a deadline: what is kept for the second read
+_ROW = "girl_row"
+
+
+def online_pairs(seekers: SeekerVectors, jobs: JobVectors) -> PairFeatures:
+    """Features of n pairs: seeker i and job i, or one seeker and n jobs.
+
+    A pair without CV or JD vector (`has_cv` with no bundle, `has_jd`) has zeros there, which rankers refuse: leave
+    such rows out, see `scorable`.
+
+    Raises:
+        ShapeError: neither one seeker nor as many as jobs.
+        ContractMismatchError: seekers and jobs were looked up under different contracts.
+    """
+    n, m = len(jobs.vectors), len(seekers.vectors)
+    if m not in (1, n):
+        raise ShapeError(f"{m} job seekers cannot be paired with {n} jobs; give one, or as many as jobs")
+    if seekers.contract != jobs.contract:
+        raise ContractMismatchError(jobs.contract, seekers.contract)
+    rows = np.zeros(n, np.int64) if m == 1 else np.arange(n)
+    return PairFeatures(
+        seekers.cv_vectors[rows], jobs.vectors, seekers.vectors[rows], seekers.tiers[rows], seekers.contract
+    )
+
+
+def scorable(features: PairFeatures) -> np.ndarray:
+    """(n,) bool: the pair has both a CV vector and a JD vector."""
+    return np.asarray(features.cv.any(axis=1) & features.jd.any(axis=1))
+
+
+def online_columns(
+    client: FeatureClient,
+    reduction: PlainReduction,
+    job_seeker_id: str,
+    job_ids: Sequence[str],
+    cv: str | None = None,
+    deadline_ms: float | None = None,
+) -> pl.DataFrame:
+    """The columns that `girl join` adds to a training table, for one seeker and n jobs, a row a job.
+
+    Args:
+        client: where to look.
+        reduction: the projection that was fitted on the training table.
+        job_seeker_id: known or not.
+        job_ids: known or not; columns of an unknown job are null, as they are in the training table.
+        cv: the seeker's present CV, where the caller has it.
+        deadline_ms: for both reads; the client's own if left out.
+
+    Raises:
+        ContractMismatchError: the projection is of another contract than the client.
+    """
+    whole = client.deadline_ms if deadline_ms is None else deadline_ms
+    seekers = client.job_seekers([job_seeker_id], [cv], whole * (1 - JOBS_SHARE))
+    features = online_pairs(seekers, client.jobs(job_ids, whole * JOBS_SHARE))
+    rows = np.flatnonzero(scorable(features))
+    columns = plain_columns(features.take(rows), reduction).with_columns(pl.Series(_ROW, rows, pl.UInt32))
+    every = pl.DataFrame({_ROW: np.arange(len(job_ids), dtype=np.uint32)})
+    return every.join(columns, on=_ROW, how="left", maintain_order="left").drop(_ROW)
