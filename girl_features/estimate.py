@@ -10,7 +10,14 @@ from girl_features.data import Tables
 from girl_features.encoder import TextEncoder
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.retry import generate_chunk
-from girl_features.plans import GenerationPlan, plan_cv_vectors, plan_generation, plan_jd_vectors, sample_cvs
+from girl_features.plans import (
+    GenerationPlan,
+    plan_cv_vectors,
+    plan_generation,
+    plan_jd_vectors,
+    planning_errors,
+    sample_cvs,
+)
 from girl_features.store.parts import PartsStore
 
 SECONDS_PER_HOUR = 3600
@@ -41,8 +48,9 @@ class Estimate(NamedTuple):
 def make_plan(tables: Tables, contract: FeatureContract, store: PartsStore, *, retry_failed: bool = False) -> Plan:
     """Work out what a run would do; nothing is written to the store."""
     started = time.perf_counter()
-    generation = plan_generation(tables, contract, store, retry_failed=retry_failed)
-    n_cvs, n_jds = plan_cv_vectors(tables, contract, store), plan_jd_vectors(tables, contract, store)
+    with planning_errors():
+        generation = plan_generation(tables, contract, store, retry_failed=retry_failed)
+        n_cvs, n_jds = plan_cv_vectors(tables, contract, store), plan_jd_vectors(tables, contract, store)
     return Plan(contract.fingerprint, generation, n_cvs, n_jds, time.perf_counter() - started)
 
 

@@ -13,16 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as GeneratorType
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-import duckdb
 
 from girl_features.contract import FeatureContract
 from girl_features.data import Tables
 from girl_features.encoder import TextEncoder
-from girl_features.errors import ContractMismatchError, StoreError
+from girl_features.errors import ContractMismatchError
 from girl_features.feature_rows import (
     Origin,
     TimedChunk,
@@ -41,6 +39,7 @@ from girl_features.plans import (
     plan_jd_vectors,
     planned_cvs,
     planned_jobs,
+    planning_errors,
     set_aside_damaged,
 )
 from girl_features.progress import Progress
@@ -121,22 +120,11 @@ def materialize(
         raise ContractMismatchError(encoder.contract.fingerprint, contract.encoder.fingerprint)
     origin = Origin(contract, run, engine)
     work = _Work(tables, generator, encoder, origin, store, chunk_size, now, should_stop, reward_model)
-    with store.lock(), _planning_errors():
+    with store.lock(), planning_errors():
         store.clean_temporaries()
         store.save_contract(contract)
         work.execute(retry_failed)
     return work.report
-
-
-@contextmanager
-def _planning_errors() -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        raise StoreError(
-            f"DuckDB cannot work out what is missing ({error}); make room in the temporary folder (TMPDIR names "
-            f"another), then run the same command again: it resumes"
-        ) from error
 
 
 @dataclass

@@ -10,17 +10,21 @@ Plans hold keys and hashes; a text is read when its chunk is. So an unchanged CV
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import duckdb
+
 from girl_features.contract import FeatureContract
 from girl_features.data import Tables
+from girl_features.errors import StoreError
 from girl_features.schema import CVVersion
 from girl_features.sources import quote_literal
 from girl_features.store.part_files import is_sound, set_aside
 from girl_features.store.parts import PartsStore, contract_parts
-from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
+from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS
 
 T = TypeVar("T")
 Chunks: TypeAlias = Generator[list[T], None, None]  # to be closed, as it holds a connection
@@ -54,6 +58,18 @@ class GenerationPlan(NamedTuple):
         return self.n_new + self.n_changed + self.n_unchanged + self.n_failed_before + self.n_no_cv
 
 
+@contextmanager
+def planning_errors() -> Iterator[None]:
+    """What DuckDB finds wrong in the block, as a StoreError that says what to do."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise StoreError(
+            f"DuckDB cannot work out what is missing ({error}); make room in the temporary folder (TMPDIR names "
+            f"another), then run the same command again: it resumes"
+        ) from error
+
+
 def set_aside_damaged(contract: FeatureContract, store: PartsStore) -> int:
     """Take parts of `contract` whose bytes are not those that were written out of use; their rows are made again."""
     damaged = 0
@@ -72,8 +88,8 @@ def plan_generation(
     """
     connection = tables.connection
     _wanted_cvs(connection, "wanted_cvs", contract.trained_until)
-    made = _rows_of(store, GENERATED_JDS, contract.fingerprint)
-    failed = _rows_of(store, FAILURES, contract.fingerprint)
+    made = _rows_of(connection, store, GENERATED_JDS, contract.fingerprint)
+    failed = _rows_of(connection, store, FAILURES, contract.fingerprint)
     connection.execute(
         f"""
         CREATE OR REPLACE TABLE generation_plan AS
@@ -109,7 +125,7 @@ def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
     connection = tables.connection
     _wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
     connection.execute("ALTER TABLE cv_vector_plan ADD COLUMN n_failures INTEGER DEFAULT 0")
-    made = _rows_of(store, CV_VECTORS, contract.encoder.fingerprint)
+    made = _rows_of(connection, store, CV_VECTORS, contract.encoder.fingerprint)
     connection.execute(
         f"""DELETE FROM cv_vector_plan WHERE (job_seeker_id, updated_at, cv_hash) IN
         (SELECT job_seeker_id, event_timestamp, cv_hash FROM {made})"""
@@ -124,7 +140,7 @@ def plan_jd_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
         """CREATE OR REPLACE TABLE jd_vector_plan AS
         SELECT job_id, known_at, left(sha256(jd), 16) AS jd_hash, length(jd) AS n_characters FROM jobs"""
     )
-    made = _rows_of(store, JD_VECTORS, contract.encoder.fingerprint)
+    made = _rows_of(connection, store, JD_VECTORS, contract.encoder.fingerprint)
     connection.execute(
         f"""DELETE FROM jd_vector_plan WHERE (job_id, known_at, jd_hash) IN
         (SELECT job_id, event_timestamp, jd_hash FROM {made})"""
@@ -171,11 +187,13 @@ def read_characters(max_tokens: int) -> int:
     return max(MIN_READ_CHARACTERS, READ_CHARACTERS_PER_TOKEN * max_tokens)
 
 
-def _rows_of(store: PartsStore, view: str, fingerprint: str) -> str:
-    """The rows of a view's sound parts as something to select from; with no rows where there is no such part."""
+def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) -> str:
+    """The rows of a view's sound parts as something to select from; no rows where there is no such part."""
     paths = [path for path in store.part_paths(view, fingerprint) if is_sound(path)]
-    paths = paths or [store.view_dir(view, fingerprint) / "schema.parquet"]
-    return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"
+    if paths:
+        return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"
+    connection.register(f"no_{view}", VIEWS[view].schema.empty_table())
+    return f"no_{view}"
 
 
 def _wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> None:

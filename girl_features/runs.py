@@ -1,6 +1,6 @@
 """A record of each run of the batch job: a JSON file in `workspace/runs`, written when it begins and when it ends.
 
-A record says what was run and what came of it; what is done, row by row, is in the store's parts (docs/adr/0011).
+A record says what was run and what came of it; what is done, row by row, is in the store's parts (docs/adr/0012).
 No record holds an id or a text of a job seeker, so erasing one has nothing to do here.
 """
 
