@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ from pydantic import BaseModel  # noqa: E402
 
 LOOKUP_SHARE = 0.8  # of the time that is left: what is kept to write a /features answer
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_REFUSALS = {
+_REFUSALS: dict[int | str, dict[str, Any]] = {
     408: {"model": Problem, "description": "the body came too slowly"},
     413: {"model": Problem, "description": "the body is too large"},
     422: {"model": Problem, "description": "the body is not what is wanted here"},
@@ -78,7 +79,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # those pages load scripts from another host
         redoc_url=None,
-        responses=_REFUSALS,  # type: ignore[arg-type]
+        responses=_REFUSALS,
     )
     _add_handlers(app)
     _add_answers(app, ranking, admission, metrics)
@@ -180,7 +181,7 @@ def _features_answer(ids: list[str], found: SeekerVectors) -> FeaturesAnswer:
     return FeaturesAnswer(contract=found.contract, job_seekers=rows)
 
 
-def _tier_fields(found: SeekerVectors, row: int) -> dict[str, object]:
+def _tier_fields(found: SeekerVectors, row: int) -> dict[str, Any]:
     return {
         "tier": tier_name(int(found.tiers[row])),
         "age_seconds": _number(found.age[row]),

@@ -99,8 +99,11 @@ def peek_ranker(folder: Path) -> SavedAs:
     Raises:
         CheckpointError: absent, or of another format.
     """
-    is_pair = (folder / "enhanced").is_dir()
-    manifest = parse_manifest(folder, FallbackManifest) if is_pair else parse_manifest(folder, RankerManifest)
+    manifest: FallbackManifest | RankerManifest
+    if (folder / "enhanced").is_dir():
+        manifest = parse_manifest(folder, FallbackManifest)
+    else:
+        manifest = parse_manifest(folder, RankerManifest)
     return SavedAs(manifest.predictor, manifest.contract)
 
 

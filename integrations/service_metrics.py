@@ -9,9 +9,18 @@ import numpy as np
 from girl_features.errors import require
 from girl_features.schema import Tier
 
-prometheus = require("prometheus_client", "serve")
+require("prometheus_client", "serve")
+from prometheus_client import (  # noqa: E402
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+)
 
-CONTENT_TYPE: str = prometheus.CONTENT_TYPE_LATEST
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)  # seconds
 
 
@@ -24,18 +33,18 @@ class Metrics:
     """The metrics of one app, in a registry of its own."""
 
     def __init__(self, contract: str, predictor: str) -> None:
-        self._registry = prometheus.CollectorRegistry()
+        self._registry = CollectorRegistry()
         self._seconds = self._histogram("girl_request_seconds", "Answered requests by the lowest tier in them")
         self._answers = self._counter("girl_answers", "Job seekers answered", ["tier"])
         self._responses = self._counter("girl_responses", "Responses by HTTP status", ["path", "status"])
         for tier in Tier:  # so that a rate begins at 0 and not with the first answer
             self._answers.labels(tier_name(tier))
-        info = prometheus.Info("girl_service", "What is being served", registry=self._registry)
+        info = Info("girl_service", "What is being served", registry=self._registry)
         info.info({"contract": contract, "predictor": predictor})
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """A gauge that is read when Prometheus asks."""
-        prometheus.Gauge(name, description, registry=self._registry).set_function(value)
+        Gauge(name, description, registry=self._registry).set_function(value)
 
     def answered(self, path: str, tiers: np.ndarray, seconds: float) -> None:
         """Count one answer for seekers of these (n,) tiers."""
@@ -49,10 +58,10 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        return bytes(prometheus.generate_latest(self._registry))
+        return bytes(generate_latest(self._registry))
 
-    def _counter(self, name: str, description: str, labels: list[str]) -> prometheus.Counter:
-        return prometheus.Counter(name, description, labels, registry=self._registry)
+    def _counter(self, name: str, description: str, labels: list[str]) -> Counter:
+        return Counter(name, description, labels, registry=self._registry)
 
-    def _histogram(self, name: str, description: str) -> prometheus.Histogram:
-        return prometheus.Histogram(name, description, ["path", "tier"], buckets=BUCKETS, registry=self._registry)
+    def _histogram(self, name: str, description: str) -> Histogram:
+        return Histogram(name, description, ["path", "tier"], buckets=BUCKETS, registry=self._registry)

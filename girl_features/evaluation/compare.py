@@ -154,7 +154,8 @@ def _score_all(
     lower = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
     for predictor in predictors:
         for row, parts in splits.items():
-            scores, by_tier = [], {tier: [] for tier in lower.get(row, ())}
+            scores: list[np.ndarray] = []
+            by_tier: dict[Tier, list[np.ndarray]] = {tier: [] for tier in lower.get(row, ())}
             for seed in seeds:
                 name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
                 ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
