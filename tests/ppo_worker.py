@@ -1,4 +1,4 @@
-"""PPO on the world of eight tokens, for `accelerate launch`: `python -m tests.ppo_worker FOLDER`."""
+"""PPO on the world of eight tokens, for `torchrun`: `python -m tests.ppo_worker FOLDER SETTINGS`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from girl_features.trainers.processes import is_main, n_processes
 from tests.test_ppo import TokenTask, _models, _settings
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, changes: dict[str, object]) -> None:
     """Run, and let the main process write what came out."""
     models = _models()
-    settings = _settings(target_kl=0.1, batch_size=12, minibatch_size=8, learning_rate=3e-3)
-    outcome = PPO(models, TokenTask(), TokenTask(), settings, 3, folder / "checkpoints").run()
+    outcome = PPO(models, TokenTask(), TokenTask(), _settings(**changes), 3, folder / "checkpoints").run()
     if is_main():
         save_file(dict(models.actor.named_parameters()), folder / "actor.safetensors")
-        (folder / "outcome.json").write_text(
-            json.dumps([outcome.history, outcome.evaluations, outcome.best, n_processes()])
-        )
+        (folder / "outcome.json").write_text(json.dumps({**outcome._asdict(), "processes": n_processes()}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -97,7 +97,7 @@ def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Pat
     assert demo.returncode == 0, demo.stderr
     result = json.loads((tmp_path / "demo.json").read_text())
     assert {row["predictor"] for row in result["rows"]} >= {"mlp", "dot", "lightgbm"}
-    assert {row["row"] for row in result["rows"]} >= {"base", "girl-sft"}
+    assert {row["row"] for row in result["rows"]} == {"base", "girl-sft", "girl"}
     assert {row["slice"] for row in result["rows"]} == {"all", "cold"}
     assert result["simulation"] is True
 

@@ -218,25 +218,22 @@ def test_masks_and_log_probabilities_by_hand_and_whatever_the_padding() -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    results = []
-    for n in (1, 2):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
-        command = [*launch, "--module", "tests.ppo_worker", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        history, evaluations, best, found = json.loads((folder / "outcome.json").read_text())
-        assert found == n
-        results.append((history, [*evaluations, best], load_file(folder / "actor.safetensors")))
-        assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["iteration-000002", "iteration-000004"]
-    (one, one_held_out, one_weights), (two, two_held_out, two_weights) = results
-    for left, right in zip([*one, *one_held_out], [*two, *two_held_out], strict=True):
-        assert left == pytest.approx(right, rel=1e-3, abs=1e-5, nan_ok=True)
-    start = dict(_models().actor.named_parameters())
-    for name, weight in one_weights.items():
+    changes = {"target_kl": 0.1, "batch_size": 12, "minibatch_size": 8, "learning_rate": 3e-3}
+    one = PPO(models := _models(), TokenTask(), TokenTask(), _settings(**changes), 3, tmp_path / "one").run()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "--module", "tests.ppo_worker", str(tmp_path), json.dumps(changes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads((tmp_path / "outcome.json").read_text())
+    assert two["processes"] == 2
+    for name in ("history", "evaluations"):
+        for left, right in zip(getattr(one, name), two[name], strict=True):
+            assert left == pytest.approx(right, rel=1e-3, abs=1e-5, nan_ok=True)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["iteration-000002", "iteration-000004"]
+    weights, start = load_file(tmp_path / "actor.safetensors"), dict(_models().actor.named_parameters())
+    for name, weight in models.actor.named_parameters():
         moved = (weight - start[name]).abs().max()
-        assert (weight - two_weights[name]).abs().max() <= 1e-2 * moved, name
+        assert (weight - weights[name]).abs().max() <= 1e-2 * moved, name
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,18 @@ def test_each_materialized_stage_is_a_row_of_the_comparison(config: Path) -> Non
     assert list(rows) == ["girl-sft", "girl"]
     assert [record.stage for _, record in rows.values()] == ["sft", "ppo"]
     assert list(materialized_generators(stage_1, encoder)) == ["girl-sft"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_stages_together(config: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = tmp_path / "girl.py"
+    script.write_text("from girl_features.cli import main\n\nmain()\n")
+    workspace = tmp_path / "two"
+    for stages in (["all"], ["ppo", "--algo", "rloo"]):
+        arguments = ["train", *stages, "--config", str(config), "--set", f"workspace={workspace}", "--json", "-"]
+        done = subprocess.run([*launch, str(script), *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        json.loads(done.stdout)  # one result, from one process
+    folders = {p.name.split("-")[0] for name in ("generators", "rewards") for p in (workspace / name).iterdir()}
+    assert folders == {"sft", "reward", "ppo", "rloo"}, "nothing half made is left"

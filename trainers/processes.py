@@ -20,19 +20,23 @@ from girl_features.errors import ConfigError
 T = TypeVar("T")
 
 
+def _state() -> PartialState:
+    return PartialState(cpu=not torch.cuda.is_available())  # told so, it finds other processes on CPUs too
+
+
 def is_main() -> bool:
     """Whether this is the process that writes files."""
-    return bool(PartialState().is_main_process)
+    return bool(_state().is_main_process)
 
 
 def wait_for_all() -> None:
     """Go on when every process has come here."""
-    PartialState().wait_for_everyone()
+    _state().wait_for_everyone()
 
 
 def n_processes() -> int:
     """How many there are."""
-    return int(PartialState().num_processes)
+    return int(_state().num_processes)
 
 
 def check_divisible(settings: PPOConfig) -> None:
@@ -48,13 +52,13 @@ def check_divisible(settings: PPOConfig) -> None:
 def own_places(n: int) -> list[int]:
     """This process's run of the places 0 .. n - 1; as many for each process, the last place filling up."""
     each = -(-n // n_processes())
-    first = PartialState().process_index * each
+    first = _state().process_index * each
     return [min(first + k, n - 1) for k in range(each)]
 
 
 def own_rows(rows: Tensor) -> Tensor:
     """This process's part of the (m,) rows of a minibatch, m a multiple of the number of processes."""
-    return rows.tensor_split(n_processes())[PartialState().process_index]
+    return rows.tensor_split(n_processes())[_state().process_index]
 
 
 def from_all(own: T) -> list[T]:

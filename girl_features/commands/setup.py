@@ -83,6 +83,10 @@ def demo(
     from girl_features.demo import run_demo
     from girl_features.errors import require
 
-    train_sft = require("girl_features.trainers.sft", "train").train_sft
-    result = run_demo(folder, quick=quick, seed=seed, train_sft=train_sft, make_ranker=ranker_factory())
+    stages = {
+        "sft": require("girl_features.trainers.sft", "train").train_sft,
+        "reward": require("girl_features.trainers.reward", "train").train_reward,
+        "ppo": require("girl_features.trainers.rl", "train").train_ppo,
+    }
+    result = run_demo(folder, quick=quick, seed=seed, stages=stages, make_ranker=ranker_factory())
     emit(result.to_json(), json_file, result.show)
