@@ -67,9 +67,17 @@ def erase(
     json_file: JsonOption = None,
 ) -> None:
     """Forget one job seeker, offline and online, and keep later runs from bringing the rows back."""
+    from girl_features.lookup.opening import open_queue
     from girl_features.store.erasing import erase
     from girl_features.store.parts import PartsStore
 
     resolved = load(config, set_values)
     result = erase(resolved.feast_repo, PartsStore(resolved.store_dir), seeker)._asdict()
-    emit(result, json_file, lambda: print_mapping("Erased", result))
+    result["n_queued"] = open_queue(resolved).erase(seeker) if resolved.queue_path.is_file() else 0
+
+    def show() -> None:
+        print_mapping("Erased", result)
+        if resolved.students_dir.is_dir():
+            typer.echo("bundles hold vectors without ids: make them anew with `girl train student`")
+
+    emit(result, json_file, show)

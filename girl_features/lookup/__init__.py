@@ -3,5 +3,6 @@
 from girl_features.lookup.answers import JobVectors, SeekerVectors
 from girl_features.lookup.asynchronous import AsyncFeatureClient
 from girl_features.lookup.client import FeatureClient
+from girl_features.lookup.opening import open_client, open_queue
 
-__all__ = ["AsyncFeatureClient", "FeatureClient", "JobVectors", "SeekerVectors"]
+__all__ = ["AsyncFeatureClient", "FeatureClient", "JobVectors", "SeekerVectors", "open_client", "open_queue"]

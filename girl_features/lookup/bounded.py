@@ -10,15 +10,20 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_Calls = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class OneThread:
-    """Calls one at a time, in the order they came. The thread is a daemon: one that hangs keeps no process alive."""
+    """Calls one at a time, in the order they came. Threads are daemons: one that hangs keeps no process alive.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+    A call that is left behind keeps the thread busy. Where it may hang for good, as on a connection that never
+    answers, `max_stuck` such threads are given up, and another takes the calls that follow.
+    """
+
+    def __init__(self, name: str, max_stuck: int = 0) -> None:
+        self._name, self._max_stuck = name, max_stuck
+        self._n_stuck = 0
+        self._calls: _Calls | None = None  # of the thread in use
         self._lock = threading.Lock()
 
     def run(self, call: Callable[[], T], until: float) -> T:
@@ -32,22 +37,35 @@ class OneThread:
             TimeoutError: there was no result by then.
         """
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
-        future: Future[T] = Future()
-        self._calls.put((future, call))
+            if self._calls is None:
+                self._calls = queue.SimpleQueue()
+                threading.Thread(target=self._work, args=(self._calls,), name=self._name, daemon=True).start()
+            calls = self._calls
+            future: Future[T] = Future()
+            calls.put((future, call))
         try:
             return future.result(max(0.0, until - time.monotonic()))
-        finally:
-            future.cancel()  # one that waits for its turn is dropped; any other is left alone
+        except TimeoutError:
+            if not future.cancel() and not future.done():  # one that waits for its turn is dropped, this one has begun
+                self._give_up(calls)
+            raise
 
     def close(self) -> None:
         """End the thread once it has done what it was given."""
-        self._calls.put(None)
+        with self._lock:
+            if self._calls is not None:
+                self._calls.put(None)
+                self._calls = None
 
-    def _work(self) -> None:
-        while (given := self._calls.get()) is not None:
+    def _give_up(self, calls: _Calls) -> None:
+        with self._lock:
+            if self._calls is calls and self._n_stuck < self._max_stuck:
+                self._n_stuck += 1
+                self._calls = None
+                calls.put(None)
+
+    def _work(self, calls: _Calls) -> None:
+        while (given := calls.get()) is not None:
             future, call = given
             if not future.set_running_or_notify_cancel():
                 continue
@@ -55,3 +73,5 @@ class OneThread:
                 future.set_result(call())
             except BaseException as error:  # the caller's to handle
                 future.set_exception(error)
+        with self._lock:
+            self._n_stuck = max(0, self._n_stuck - 1)

@@ -16,39 +16,38 @@ class CircuitBreaker:
     ) -> None:
         self._n_failures, self._open_seconds, self._clock = n_failures, open_seconds, clock
         self._lock = threading.Lock()
-        self._failed = 0  # in a row
-        self._opened_at: float | None = None
-        self._is_trying = False
+        self._n_failed = 0  # in a row
+        self._opened_at: float | None = None  # or last tried
 
     @property
     def state(self) -> Literal["closed", "open", "half-open"]:
-        """`closed` is the healthy state."""
+        """`closed` is the healthy state; half-open means that the next caller may try."""
         with self._lock:
             if self._opened_at is None:
                 return "closed"
-            return "half-open" if self._is_trying or self._may_try() else "open"
+            return "half-open" if self._may_try() else "open"
 
     def allows(self) -> bool:
-        """Whether the caller may ask now; who may must say afterwards how it went."""
+        """Whether the caller may ask now. Of those who wait for an open one, one in `open_seconds` may."""
         with self._lock:
             if self._opened_at is None:
                 return True
-            if self._is_trying or not self._may_try():
+            if not self._may_try():
                 return False
-            self._is_trying = True
+            self._opened_at = self._clock()  # the others wait anew, whatever becomes of this one
             return True
 
     def succeeded(self) -> None:
         """The store answered."""
         with self._lock:
-            self._failed, self._opened_at, self._is_trying = 0, None, False
+            self._n_failed, self._opened_at = 0, None
 
     def failed(self) -> None:
         """The store did not answer."""
         with self._lock:
-            self._failed += 1
-            if self._is_trying or self._failed >= self._n_failures:
-                self._opened_at, self._is_trying = self._clock(), False
+            self._n_failed += 1
+            if self._n_failed >= self._n_failures:
+                self._opened_at = self._clock()
 
     def _may_try(self) -> bool:
         assert self._opened_at is not None

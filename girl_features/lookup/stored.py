@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,14 +17,20 @@ import numpy as np
 from girl_features.errors import DeadlineError, StoreError
 from girl_features.lookup.bounded import OneThread
 from girl_features.lookup.breaker import CircuitBreaker
+from girl_features.schema import CV_HASH, CV_VECTOR, GENERATED_JD_VECTOR, JD_VECTOR
 from girl_features.store.online_base import PackedOnlineStore
 from girl_features.store.online_response import Column
 from girl_features.store.packed import STRING
+from girl_features.store.packed_rows import microseconds
+from girl_features.store.repo import contract_service
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
 N_IDS_A_READ = 1000  # of stores that are not ours; SQLite takes some 32,000 parameters a query
+LEAST_SECONDS = 0.0005  # with less than that a read is not begun
+FAIR_SECONDS = 0.01  # a store that had less than that and is late has not failed
+MAX_STUCK = 4  # reads that never returned, before no others are tried
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +68,34 @@ class Found(NamedTuple):
         return spread
 
 
+class ContractViews(NamedTuple):
+    """The views of one contract."""
+
+    generated: Wanted
+    cv: Wanted
+    jd: Wanted
+    trained_until: int  # microseconds since 1970: no generated JD was known before
+
+
+def contract_views(store: FeatureStore, contract: str) -> ContractViews:
+    """What to read for the contract with fingerprint `contract`.
+
+    Raises:
+        UnknownContractError: the registry has no views of it.
+    """
+    wanted: dict[str, Wanted] = {}
+    trained_until = 0
+    for projection in contract_service(store, contract).feature_view_projections:
+        view = store.get_feature_view(projection.name)
+        lengths = {field.name: field.vector_length for field in view.features}
+        vector = next(name for name in (CV_VECTOR, JD_VECTOR, GENERATED_JD_VECTOR) if name in lengths)
+        text = CV_HASH if vector == GENERATED_JD_VECTOR and CV_HASH in lengths else None  # older repos have none
+        wanted[vector] = Wanted(view, vector, text, lengths[vector])
+        if vector == GENERATED_JD_VECTOR:
+            trained_until = microseconds(datetime.fromisoformat(view.tags["trained_until"]))
+    return ContractViews(wanted[GENERATED_JD_VECTOR], wanted[CV_VECTOR], wanted[JD_VECTOR], trained_until)
+
+
 class Answer(NamedTuple):
     """What the store said of each view asked, or why it did not."""
 
@@ -75,22 +110,24 @@ class OnlineReader:
         self._store = store
         online: Any = store._get_provider().online_store
         self._packed = online if isinstance(online, PackedOnlineStore) else None
-        self._thread = OneThread("girl-online-read")
+        self._thread = OneThread("girl-online-read", MAX_STUCK)
         self.breaker = breaker or CircuitBreaker()
 
     def read(self, wanted: Sequence[Wanted], ids: Sequence[str], until: float) -> Answer:
         """Rows of `ids` (strings, which may repeat) in each view, by the `time.monotonic()` given."""
-        if not ids:
-            return Answer([Found.nothing(0, one.dimension) for one in wanted], None)
+        places = _storable(ids)
+        if not (ids if places is None else len(places)):
+            return _unread(wanted, ids, None)
+        patience = until - time.monotonic()
+        if patience < LEAST_SECONDS:
+            return _unread(wanted, ids, "there was no time left to ask the online store")
         if not self.breaker.allows():
             return _unread(wanted, ids, "the online store failed before and is not asked for a moment")
-        places = _storable(ids)
-        if places is not None and not len(places):
-            return Answer([Found.nothing(len(ids), one.dimension) for one in wanted], None)
         try:
             found = self._read(wanted, ids if places is None else [ids[i] for i in places], until)
         except Exception as error:  # whatever a store raises, a request is answered
-            self.breaker.failed()
+            if patience >= FAIR_SECONDS or not isinstance(error, DeadlineError):
+                self.breaker.failed()
             problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             _log.warning("online read failed, answering without: %s", problem)
             return _unread(wanted, ids, problem)
@@ -188,7 +225,7 @@ def _texts(column: Column) -> list[str | None]:
     return texts
 
 
-def _unread(wanted: Sequence[Wanted], ids: Sequence[str], problem: str) -> Answer:
+def _unread(wanted: Sequence[Wanted], ids: Sequence[str], problem: str | None) -> Answer:
     return Answer([Found.nothing(len(ids), one.dimension) for one in wanted], problem)
 
 

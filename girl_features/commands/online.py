@@ -1,0 +1,128 @@
+"""Commands around the online store: lookup, serve-worker, map."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from girl_features.commands.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    ContractOption,
+    JsonOption,
+    SetOption,
+    emit,
+    load,
+    print_mapping,
+    ranker_factory,
+    stop_on_signal,
+)
+
+DEADLINE_MS = 10_000.0  # a person waits longer than a ranker
+
+
+def lookup(
+    seekers: Annotated[list[str], typer.Argument(help="Job seeker ids.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: ContractOption = None,
+    cv: Annotated[Path | None, typer.Option(help="File with the present CV of the one seeker asked for.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Look seekers up in the online store, as a ranking service would; nothing is queued."""
+    from girl_features.lookup import open_client
+    from girl_features.pipeline import open_encoder
+    from girl_features.schema import Tier
+
+    if cv is not None and len(seekers) != 1:
+        raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
+    resolved = load(config, set_values)
+    texts = None if cv is None else [cv.read_text(encoding="utf-8", errors="replace")]
+    with open_client(resolved, contract, encoder=open_encoder(resolved) if texts else None) as client:
+        found = client.job_seekers(seekers, texts, deadline_ms=DEADLINE_MS)
+    if found.problem is not None:
+        print(f"the online store was not read: {found.problem}", file=sys.stderr)
+    rows = [
+        {
+            "job_seeker_id": seeker,
+            "tier": Tier(found.tiers[i]).name.lower(),
+            "age_seconds": None if found.tiers[i] > Tier.STALE else round(float(found.age[i])),
+            "is_stale": bool(found.is_stale[i]),
+            "has_generated_jd": bool(found.has_generated_jd[i]),
+            "generated_jd_vector": found.vectors[i].tolist(),
+        }
+        for i, seeker in enumerate(seekers)
+    ]
+
+    def show() -> None:
+        for row, vector in zip(rows, found.vectors, strict=True):
+            age = "" if row["age_seconds"] is None else f", {row['age_seconds'] / 86_400:.1f} days old"
+            head = " ".join(f"{x:+.3f}" for x in vector[:6])
+            typer.echo(f"{row['job_seeker_id']}  {row['tier']}{age}  [{head} ...]")
+
+    emit(rows, json_file, show)
+
+
+def serve_worker(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at an empty queue.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Generate for seekers whom services missed, and publish: their next request finds a generated JD."""
+    from girl_features.worker import open_worker, serve
+
+    resolved = load(config, set_values)
+    worker = open_worker(resolved)
+    print(f"generating under contract {worker.contract.fingerprint}; Ctrl-C ends after the cycle", file=sys.stderr)
+    with stop_on_signal(f"girl serve-worker --config {config}") as stop:
+        total = serve(
+            worker,
+            every_seconds=every,
+            once=once,
+            should_stop=lambda: stop.signal is not None,
+            told=lambda report: print(_line(report._asdict()), file=sys.stderr),
+        )
+    emit(total._asdict(), json_file, lambda: print_mapping("Worked off", total._asdict()))
+    if stop.signal is not None:
+        raise typer.Exit(128 + stop.signal)
+    if total.n_failed:
+        raise typer.Exit(1)
+
+
+def map_contract(
+    source: Annotated[
+        str, typer.Option("--from", help="Contract whose vectors there are: fingerprint or first digits.")
+    ],
+    target: Annotated[str, typer.Option("--to", help="Contract that rankers were trained on.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Map one contract's vectors to another's, so that a ranker of the old one goes on; says what it costs."""
+    from girl_features.mapping import run_map
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    report = run_map(resolved, store.contract(source), store.contract(target), ranker_factory())
+    result = {**report._asdict(), "losses": [loss._asdict() for loss in report.losses]}
+
+    def show() -> None:
+        print_mapping("Mapped", {name: value for name, value in result.items() if name != "losses"})
+        for loss in report.losses:
+            between = "" if loss.auc_loss_low is None else f" ({loss.auc_loss_low:+.4f} to {loss.auc_loss_high:+.4f})"
+            typer.echo(
+                f"  {loss.predictor}: AUC {loss.auc_mapped:.4f} on mapped vectors, {loss.auc_retrained:.4f} trained "
+                f"again; not training again costs {loss.auc_loss:+.4f}{between}"
+            )
+
+    emit(result, json_file, show)
+
+
+def _line(values: dict[str, int]) -> str:
+    return ", ".join(f"{name.removeprefix('n_').replace('_', ' ')} {value}" for name, value in values.items())

@@ -1,0 +1,132 @@
+"""VectorMap: a small network from vectors to vectors, in numpy: the student, and the map between two contracts.
+
+    y = x S + silu(x A + a) B + b,  then each row scaled to one length
+
+S alone is a linear map; A and B add a hidden layer. A ranking host needs neither torch nor a compiler for it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from girl_features.errors import CheckpointError, ShapeError
+
+_SHAPES = {  # d_in, h and d_out stand for what they are in one map
+    "skip": ("d_in", "d_out"),
+    "bias": ("d_out",),
+    "hidden": ("d_in", "h"),
+    "hidden_bias": ("h",),
+    "out": ("h", "d_out"),
+    "length": (),
+}
+
+
+class VectorMap(NamedTuple):
+    """Weights, all float32."""
+
+    skip: np.ndarray  # (d_in, d_out): S
+    bias: np.ndarray  # (d_out,): b
+    hidden: np.ndarray  # (d_in, h): A; h may be 0
+    hidden_bias: np.ndarray  # (h,): a
+    out: np.ndarray  # (h, d_out): B
+    length: np.ndarray  # (): of every result, the mean length of the targets
+
+    @classmethod
+    def linear(cls, skip: np.ndarray, bias: np.ndarray, length: float) -> VectorMap:
+        """A map without a hidden layer."""
+        d_in, d_out = skip.shape
+        arrays = (skip, bias, np.zeros((d_in, 0)), np.zeros(0), np.zeros((0, d_out)), np.asarray(length))
+        return cls(*(np.asarray(array, np.float32) for array in arrays))
+
+    @classmethod
+    def checked(cls, arrays: dict[str, np.ndarray], place: str) -> VectorMap:
+        """The map with these weights, as read from `place`.
+
+        Raises:
+            CheckpointError: arrays missing, of shapes that do not fit each other, or not finite.
+        """
+        sizes: dict[str, int] = {}
+        for name, dimensions in _SHAPES.items():
+            array = arrays.get(name)
+            if array is None or array.ndim != len(dimensions) or array.dtype != np.float32:
+                raise CheckpointError(f"{place} has no float32 array {name!r} of {len(dimensions)} dimensions")
+            if not np.isfinite(array).all():
+                raise CheckpointError(f"{place}: {name!r} holds NaN or infinite weights; train it again")
+            for dimension, size in zip(dimensions, array.shape, strict=True):
+                if sizes.setdefault(dimension, size) != size:
+                    raise CheckpointError(f"{place}: {name!r} has {dimension} = {size}, wanted {sizes[dimension]}")
+        return cls(**{name: arrays[name] for name in _SHAPES})
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers were trained."""
+        return int(sum(array.size for array in self[:-1]))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, d_in) -> (n, d_out) float32, every row of the same length.
+
+        Raises:
+            ShapeError: vectors of another dimension.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.skip.shape[0]:
+            raise ShapeError(f"vectors of shape {vectors.shape} for a map that takes {self.skip.shape[0]} dimensions")
+        result = vectors @ self.skip + self.bias
+        if self.hidden.shape[1]:
+            before = vectors @ self.hidden + self.hidden_bias
+            result += (before / (1 + np.exp(-np.clip(before, -60, 60)))) @ self.out
+        return unit_rows(result) * self.length
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name, for a file."""
+        return {name: np.array(array, order="C") for name, array in self._asdict().items()}
+
+
+class Ridge(NamedTuple):
+    """A linear map and how it was chosen."""
+
+    map: VectorMap
+    penalty: float
+    cosine: float  # to the held-out targets, mean
+
+
+def fit_ridge(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray],
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
+) -> Ridge:
+    """The linear map of least squares with the penalty, of those given, that suits the held-out rows best.
+
+    Args:
+        inputs: (n, d_in) float32.
+        targets: (n, d_out) float32.
+        held_out: inputs and targets of other rows, by which the penalty is chosen.
+        penalties: of the weights, in squared lengths of all inputs together.
+    """
+    centre, mean = inputs.mean(axis=0, dtype=np.float64), targets.mean(axis=0, dtype=np.float64)
+    x, y = inputs - centre, targets - mean
+    values, vectors = np.linalg.eigh(x.T @ x)  # once for all penalties
+    projected = vectors.T @ (x.T @ y)
+    length = float(np.linalg.norm(targets, axis=1).mean())
+    best: Ridge | None = None
+    for penalty in penalties:
+        skip = vectors @ (projected / (np.maximum(values, 0) + penalty)[:, None])
+        candidate = VectorMap.linear(skip, mean - centre @ skip, length)
+        cosine = mean_cosine(candidate(held_out[0]), held_out[1])
+        if best is None or cosine > best.cosine:
+            best = Ridge(candidate, penalty, cosine)
+    assert best is not None, "penalties are given"
+    return best
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+
+
+def mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over the rows of the cosines of two (n, d) arrays."""
+    return float(np.einsum("ij,ij->i", unit_rows(a), unit_rows(b)).mean())

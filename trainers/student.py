@@ -1,0 +1,221 @@
+"""The student: from a CV's vector to the vector of the JD that the generator would write for it.
+
+The generator takes seconds, a small network microseconds: so a seeker nobody has generated for yet gets the student's
+guess. It is distilled from what the store holds, with the cosine to the generator's own vectors as its loss and, where
+asked for, that of a dot ranker (GIRL, equation 15) on the decisions of the ranking train window. It starts as the best
+linear map, and ends as that where the hidden layer does not help held-out seekers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from girl_features.config import GirlConfig, StudentConfig
+from girl_features.contract import FeatureContract
+from girl_features.errors import EmptyWindowError
+from girl_features.lookup.bundle import Bundle, write_bundle
+from girl_features.lookup.cold_start import neighbours_mean
+from girl_features.pairs import join_pairs
+from girl_features.pipeline import open_tables, windows_of
+from girl_features.progress import Progress
+from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
+from girl_features.splits import ranking_split
+from girl_features.store.parts import PartsStore
+from girl_features.store.rows import CV_VECTORS, GENERATED_JDS, vectors_of
+from girl_features.trainers.common import hold_out_seekers
+from girl_features.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
+
+MIN_SEEKERS = 20
+WEIGHT_DECAY = 0.01
+
+
+class Taught(NamedTuple):
+    """n CVs and what the generator made of them."""
+
+    seeker_ids: list[str]
+    cvs: np.ndarray  # (n, d) float32
+    generated: np.ndarray  # (n, d) float32
+
+    def take(self, rows: np.ndarray) -> Taught:
+        """The rows of these indices."""
+        return Taught([self.seeker_ids[i] for i in rows.tolist()], self.cvs[rows], self.generated[rows])
+
+
+class RankedPairs(NamedTuple):
+    """m decisions of the ranking train window."""
+
+    cvs: np.ndarray  # (m, d) float32
+    jds: np.ndarray  # (m, d) float32
+    matched: np.ndarray  # (m,) bool
+
+
+class Fitted(NamedTuple):
+    """A student and how well it does on held-out seekers."""
+
+    student: VectorMap
+    measures: dict[str, float]
+
+
+def train_student(config: GirlConfig, contract: FeatureContract) -> Path:
+    """Train the student of `contract` on the store's rows, and write the bundle for ranking hosts; its folder.
+
+    Raises:
+        EmptyWindowError: too few seekers with a generated JD.
+    """
+    settings = config.student
+    taught = read_taught(PartsStore(config.store_dir), contract, settings.max_rows)
+    pairs = _ranked_pairs(config, contract) if settings.ranker_weight else None
+    student, measures = fit_student(taught, settings, pairs)
+    bundle = Bundle(
+        contract=contract,
+        prior=taught.generated.mean(axis=0),
+        cv_mean=taught.cvs.mean(axis=0),
+        student=student,
+        neighbours_cv=unit_rows(taught.cvs),
+        neighbours_generated=taught.generated,
+    )
+    made = {"settings": settings.model_dump(mode="json"), "measures": measures, "n_neighbours": len(taught.cvs)}
+    return write_bundle(config.students_dir / contract.fingerprint, bundle, made)
+
+
+def read_taught(store: PartsStore, contract: FeatureContract, max_rows: int) -> Taught:
+    """The newest CVs with a generated JD, each text of a seeker once, at most `max_rows`.
+
+    Raises:
+        EmptyWindowError: of fewer than MIN_SEEKERS seekers.
+    """
+    generated = store.scan(GENERATED_JDS, contract.fingerprint)
+    cvs = store.scan(CV_VECTORS, contract.encoder.fingerprint)
+    table = None
+    if generated is not None and cvs is not None:
+        with duckdb.connect() as connection:
+            table = connection.execute(
+                f"""SELECT job_seeker_id, {CV_VECTOR}, {GENERATED_JD_VECTOR} FROM {generated} AS made
+                JOIN {cvs} AS cvs USING (job_seeker_id, cv_hash)
+                QUALIFY row_number() OVER (PARTITION BY job_seeker_id, cv_hash ORDER BY made.updated_at DESC) = 1
+                ORDER BY made.updated_at DESC, job_seeker_id LIMIT {max_rows}"""
+            ).to_arrow_table()
+    n_seekers = 0 if table is None else len(table[JOB_SEEKER_ID].unique())
+    if table is None or n_seekers < MIN_SEEKERS:
+        raise EmptyWindowError(
+            f"{n_seekers} seekers have a generated JD of contract {contract.fingerprint!r}, but a student needs "
+            f"{MIN_SEEKERS} to learn from; run `girl materialize` on more CVs first"
+        )
+    d = contract.encoder.dimension
+    columns = (vectors_of(table[name], d) for name in (CV_VECTOR, GENERATED_JD_VECTOR))
+    return Taught(table[JOB_SEEKER_ID].to_pylist(), *columns)
+
+
+def fit_student(taught: Taught, settings: StudentConfig, pairs: RankedPairs | None = None) -> Fitted:
+    """A student of the taught CVs, chosen by its cosine to the vectors of held-out seekers.
+
+    Args:
+        taught: what to learn from.
+        settings: its size and training.
+        pairs: decisions for the ranker's loss, which `ranker_weight` weighs; none for the cosine alone.
+    """
+    frame = pl.DataFrame({JOB_SEEKER_ID: taught.seeker_ids, "row": np.arange(len(taught.seeker_ids))})
+    kept, held = (
+        taught.take(part["row"].to_numpy()) for part in hold_out_seekers(frame, settings.holdout, settings.seed)
+    )
+    ridge = fit_ridge(kept.cvs, kept.generated, (held.cvs, held.generated))
+    student, epoch = _distil(kept, held, ridge, settings, pairs) if settings.hidden_size else (ridge.map, 0)
+    near = neighbours_mean(held.cvs, unit_rows(kept.cvs), kept.generated, 10)
+    measures = {
+        "n_seekers": len(set(taught.seeker_ids)),
+        "n_cvs": len(taught.cvs),
+        "n_held_out": len(held.cvs),
+        "n_parameters": student.n_parameters,
+        "best_epoch": epoch,
+        "cosine_student": mean_cosine(student(held.cvs), held.generated),
+        "cosine_linear": ridge.cosine,
+        "cosine_neighbours": mean_cosine(near, held.generated),
+        "cosine_prior": mean_cosine(np.broadcast_to(kept.generated.mean(axis=0), held.generated.shape), held.generated),
+    }
+    return Fitted(student, measures)
+
+
+class _Student(torch.nn.Module):
+    """VectorMap with gradients, begun as a linear map."""
+
+    def __init__(self, linear: VectorMap, hidden_size: int, seed: int) -> None:
+        super().__init__()
+        d_in, d_out = linear.skip.shape
+        drawn = torch.randn(d_in, hidden_size, generator=torch.Generator().manual_seed(seed))
+        self.skip = torch.nn.Parameter(torch.from_numpy(linear.skip.copy()))
+        self.bias = torch.nn.Parameter(torch.from_numpy(linear.bias.copy()))
+        self.hidden = torch.nn.Parameter(drawn)  # of unit vectors: activations of about unit size
+        self.hidden_bias = torch.nn.Parameter(torch.zeros(hidden_size))
+        self.out = torch.nn.Parameter(torch.zeros(hidden_size, d_out))
+        self._length = linear.length
+
+    def forward(self, cvs: Tensor) -> Tensor:
+        """(b, d_in) -> (b, d_out) unit vectors."""
+        result = cvs @ self.skip + self.bias + functional.silu(cvs @ self.hidden + self.hidden_bias) @ self.out
+        return functional.normalize(result, dim=1)
+
+    def frozen(self) -> VectorMap:
+        """The weights as they are now."""
+        weights = {name: value.detach().numpy().copy() for name, value in self.named_parameters()}
+        return VectorMap(**weights, length=self._length)
+
+
+class _DotRanker(torch.nn.Module):
+    """Probability of a match from the cosine of the student's vector and the JD's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.offset = torch.nn.Parameter(torch.tensor(5.0)), torch.nn.Parameter(torch.tensor(-2.0))
+
+    def loss(self, vectors: Tensor, jds: Tensor, matched: Tensor) -> Tensor:
+        """Mean binary cross-entropy over (b,) decisions."""
+        logits = self.scale * (vectors * functional.normalize(jds, dim=1)).sum(1) + self.offset
+        return functional.binary_cross_entropy_with_logits(logits, matched)
+
+
+def _distil(
+    kept: Taught, held: Taught, ridge: Ridge, settings: StudentConfig, pairs: RankedPairs | None
+) -> tuple[VectorMap, int]:
+    """The best student of all epochs, the linear map being that of epoch 0, and its epoch."""
+    student, ranker = _Student(ridge.map, settings.hidden_size, settings.seed), _DotRanker()
+    parameters = [*student.parameters(), *(ranker.parameters() if pairs is not None else ())]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    rng = np.random.default_rng(settings.seed)
+    cvs, targets = torch.from_numpy(kept.cvs), functional.normalize(torch.from_numpy(kept.generated), dim=1)
+    best, best_epoch, best_cosine = ridge.map, 0, ridge.cosine
+    n_steps = -(-len(cvs) // settings.batch_size)
+    with Progress("student", settings.epochs, "epochs") as progress:
+        for epoch in range(1, settings.epochs + 1):
+            order = rng.permutation(len(cvs))
+            for step in range(n_steps):
+                rows = torch.from_numpy(order[step * settings.batch_size : (step + 1) * settings.batch_size])
+                loss = 1 - (student(cvs[rows]) * targets[rows]).sum(1).mean()
+                if pairs is not None:
+                    picked = rng.integers(len(pairs.matched), size=settings.batch_size)
+                    jds, matched = torch.from_numpy(pairs.jds[picked]), torch.from_numpy(pairs.matched[picked]).float()
+                    guesses = student(torch.from_numpy(pairs.cvs[picked]))
+                    loss = loss + settings.ranker_weight * ranker.loss(guesses, jds, matched)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            now = student.frozen()
+            cosine = mean_cosine(now(held.cvs), held.generated)
+            if cosine > best_cosine:
+                best, best_epoch, best_cosine = now, epoch, cosine
+            progress.advance()
+    return best, best_epoch
+
+
+def _ranked_pairs(config: GirlConfig, contract: FeatureContract) -> RankedPairs:
+    with open_tables(config) as tables:
+        decisions = ranking_split(tables, windows_of(config, tables)).train
+    features = join_pairs(config.feast_repo, contract, decisions)
+    return RankedPairs(features.cv, features.jd, decisions[MATCHED].to_numpy())
