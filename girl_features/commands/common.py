@@ -36,7 +36,8 @@ def stop_on_signal(resume: str) -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal = number
-        signal.signal(number, signal.SIG_DFL)
+        for either in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(either, signal.SIG_DFL)
         print(f"stopping after this chunk; resume with: {resume} (again to stop at once)", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
