@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands import features, runs, setup, store, train
+from girl_features.commands import evidence, features, online, ranking, runs, setup, store, train
 from girl_features.errors import GirlError
 
 COMMANDS = (
@@ -24,8 +24,12 @@ COMMANDS = (
     features.contracts,
     runs.history,
     features.join,
-    features.lookup,
+    online.lookup,
+    online.serve_worker,
+    ranking.serve,
     features.evaluate,
+    evidence.ground,
+    evidence.judge,
     store.verify,
     store.doctor,
     store.compact,
@@ -42,10 +46,19 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train the generator, stage by stage.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(runs.runs_app, name="runs")
-for _name, _stage in (("sft", train.sft), ("reward", train.reward), ("ppo", train.ppo), ("all", train.all_stages)):
+app.add_typer(evidence.experiment_app, name="experiment")
+for _name, _stage in (
+    ("sft", train.sft),
+    ("reward", train.reward),
+    ("ppo", train.ppo),
+    ("all", train.all_stages),
+    ("student", train.student),
+    ("ranker", ranking.train),
+):
     train_app.command(_name)(_stage)
 for _command in COMMANDS:
     app.command()(_command)
+app.command("map")(online.map_contract)
 
 
 def main() -> None:

@@ -77,7 +77,8 @@ def test_shipped_configs_load() -> None:
     shipped = list((ROOT / "benchmarks").glob("*.yaml"))
     assert shipped
     for path in shipped:
-        load_config(path)
+        if path.name != "evidence.yaml":  # an experiment; see test_experiment.py
+            load_config(path)
     repo = yaml.safe_load((ROOT / "feature_repo" / "feature_store.yaml").read_text())
     assert repo["materialization"]["online_write_batch_size"] > 0
 

@@ -1,4 +1,4 @@
-"""Commands that train: `girl train sft | reward | ppo | all`."""
+"""Commands that train: `girl train sft | reward | ppo | all | student`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands.common import DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, emit, load, print_mapping
+from girl_features.commands.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    ContractOption,
+    JsonOption,
+    SetOption,
+    emit,
+    load,
+    print_mapping,
+)
 
 ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained before.")]
 ResumeOption = Annotated[bool, typer.Option(help="Go on from the checkpoint of an interrupted PPO run, or start anew.")]
@@ -16,7 +25,7 @@ PaperOption = Annotated[
 ]
 PAPER_LITERAL = ("ppo.kl_penalty=paper_kl", "ppo.ratio=frozen", "ppo.advantage=plain", "ppo.target_kl=null")
 _STAGES = {"sft": "Generator, stage SFT", "reward": "Reward model", "ppo": "Generator, stage PPO"}
-_STAGE_MODULES = {
+STAGE_MODULES = {
     "sft": "girl_features.trainers.sft",
     "reward": "girl_features.trainers.reward",
     "ppo": "girl_features.trainers.rl",
@@ -72,6 +81,26 @@ def all_stages(
     _train(config, overrides, ("sft", "reward", "ppo"), force, json_file, resume)
 
 
+def student(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    contract: ContractOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """A small network that guesses generated-JD vectors from CV vectors, in a bundle for ranking hosts."""
+    from girl_features.errors import require
+    from girl_features.lookup.bundle import read_manifest
+    from girl_features.store.parts import PartsStore
+
+    resolved = load(config, set_values)
+    store = PartsStore(resolved.store_dir)
+    found = store.contract(contract) if contract else store.newest_contract()
+    folder = require("girl_features.trainers.student", "train").train_student(resolved, found)
+    made = read_manifest(folder).made
+    shown = {"folder": str(folder), "contract": found.fingerprint, **made["measures"]}
+    emit(shown, json_file, lambda: print_mapping("Student", shown))
+
+
 def _train(
     config: Path,
     overrides: list[str] | None,
@@ -86,15 +115,17 @@ def _train(
     from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
     from girl_features.pipeline import open_tables, windows_of
 
+    is_main = require("girl_features.trainers.processes", "train").is_main
     resolved = load(config, overrides)
     trained: dict[str, tuple[Path, GeneratorRecord]] = {}
     with open_tables(resolved) as tables:
         windows = windows_of(resolved, tables)
         for stage in stages:
             arguments = {"resume": resume} if stage == "ppo" else {}
-            train = getattr(require(_STAGE_MODULES[stage], "train"), f"train_{stage}")
+            train = getattr(require(STAGE_MODULES[stage], "train"), f"train_{stage}")
             folder = train(tables, windows, resolved, force=force, **arguments)
-            write_resolved(resolved, folder / "girl.yaml")
+            if is_main():
+                write_resolved(resolved, folder / "girl.yaml")
             name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
             trained[stage] = (folder, read_record(folder, name))
 
@@ -105,5 +136,7 @@ def _train(
             for note in record.notes:
                 typer.echo(f"  {note}")
 
+    if not is_main():  # of several processes, which all hold the same result
+        return
     results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
     emit(results if len(stages) > 1 else results[stages[0]], json_file, show)

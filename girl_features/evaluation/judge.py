@@ -188,7 +188,7 @@ def _side(answer: str) -> int:
 
 
 def _outcome(sign: int) -> Outcome:
-    return ("lose", "tie", "win")[sign + 1]  # type: ignore[return-value]
+    return ("lose", "tie", "win")[sign + 1]
 
 
 def _injection_shift(
@@ -213,9 +213,9 @@ def _report(
     for criterion in (OVERALL, *CRITERIA):
         signs = np.array([_sign(j.outcomes[criterion]) for j in judgements])
         low, high = percentile_interval(draws @ signs)
-        rates = [float((signs == sign).mean()) for sign in (1, 0, -1)]
+        wins, ties, losses = (float((signs == sign).mean()) for sign in (1, 0, -1))
         flips = float(np.mean([j.flipped[criterion] for j in judgements]))
-        criteria.append(JudgeSummary(criterion, *rates, float(signs.mean()), low, high, flips))
+        criteria.append(JudgeSummary(criterion, wins, ties, losses, float(signs.mean()), low, high, flips))
     words = np.array([[len(pair.left.split()), len(pair.right.split())] for pair in pairs], float)
     overall = np.array([_sign(j.outcomes[OVERALL]) for j in judgements])
     n_decided = sum(j.n_decided for j in judgements)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from girl_features.errors import ConfigError, GirlError
+from girl_features.prompts import plain_text_ids
 from girl_features.store.files import write_whole
 
 URL, MODEL, KEY = "GIRL_JUDGE_URL", "GIRL_JUDGE_MODEL", "GIRL_JUDGE_KEY"
@@ -29,6 +30,7 @@ MAX_REPLY_BYTES = 1 << 20
 MAX_REPLY_TOKENS = 120
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 Message = dict[str, str]  # role, content
+_QUESTION_MARK = "\x02Q\x03"  # stands for the question while a chat template is rendered
 
 
 class JudgeEndpointError(GirlError):
@@ -65,11 +67,13 @@ class Endpoint:
             ConfigError: not an http(s) URL, or a key that would travel unencrypted to another machine.
         """
         parts = urllib.parse.urlsplit(url)
+        if parts.username or parts.password:
+            raise ConfigError(f"{URL} holds a user name or password; put the key in {KEY}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{URL} should be like https://host/v1, found {url!r}")
         if key and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
             raise ConfigError(f"{URL} is {url!r}: a key is sent over https only; use https, or unset {KEY}")
-        self.name = f"{model} at {parts.hostname}"
+        self.name = f"{model} at {parts.netloc}{parts.path.rstrip(chr(47))}"
         self._url, self._model, self._key = url.rstrip("/") + "/chat/completions", model, key
         self._timeout, self._attempts, self._max_wait, self._sleep = timeout, attempts, max_wait, sleep
         self._opener = urllib.request.build_opener(_NoRedirect)  # a redirect would take the key along
@@ -147,12 +151,7 @@ class LocalChat:
         import torch
 
         tokenizer: Any = self._tokenizer
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        else:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\nAnswer: "
-        # the template's markers are its own; those that a CV spells out were taken out of the message before
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        ids = torch.tensor([self._ids(messages)])
         limit = getattr(self._model.config, "max_position_embeddings", 1 << 30) - MAX_REPLY_TOKENS
         with torch.inference_mode():
             output = self._model.generate(
@@ -163,6 +162,18 @@ class LocalChat:
                 pad_token_id=tokenizer.pad_token_id,
             )
         return str(tokenizer.decode(output[0, min(ids.shape[1], limit) :], skip_special_tokens=True))
+
+    def _ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids; special tokens are those of the template alone, whatever a CV or JD spells."""
+        *before, last = messages
+        if not self._tokenizer.chat_template:
+            texts = [message["content"] for message in messages]
+            return plain_text_ids(self._tokenizer, "\n\n".join([*texts, "Answer: "]))
+        turns = [*before, {**last, "content": _QUESTION_MARK}]
+        rendered = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        head, _, tail = rendered.partition(_QUESTION_MARK)
+        first, second = (self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (head, tail))
+        return [*first, *plain_text_ids(self._tokenizer, last["content"]), *second]
 
 
 class KeptReplies:

@@ -131,18 +131,18 @@ def write_markdown(
     facts |= {f"Contract, {row}": text for row, text in contracts.items()}
     title = f"Results on {meta['data']}" + (" (simulation)" if simulation else "")
     blocks = [
-        f"# {_inline(title)}",
+        f"# {inline(title)}",
         "\n".join(f"    {line}" for line in command.splitlines()),
-        _list([f"**{_inline(name)}:** {_inline(text)}" for name, text in facts.items()]),
+        _list([f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()]),
         "## What was shown",
-        _list([_inline(sentence) for sentence in [*findings(comparison), chance_warning(comparison)]]),
+        _list([inline(sentence) for sentence in [*findings(comparison), chance_warning(comparison)]]),
         markdown_tables(comparison, simulation),
         *([f"![Gain in AUC over base, with intervals]({plot})"] if plot else []),
         _markdown(_spread_grid(comparison, simulation)),
         "## How to read this",
         HOW_TO_READ,
         _list([f"`{name}`: {text}" for name, text in DEFINITIONS.items()]),
-        *(["## Notes", _list([_inline(note) for note in notes])] if notes else []),
+        *(["## Notes", _list([inline(note) for note in notes])] if notes else []),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(block.strip("\n") for block in blocks) + "\n", encoding="utf-8")
@@ -167,11 +167,11 @@ def _result_cells(row: ResultRow) -> tuple[str, ...]:
     return (
         row.predictor,
         row.row,
-        _number(row.auc, ".4f"),
-        _interval(row.auc_low, row.auc_high, ".4f"),
-        _number(row.auc_gain, "+.4f"),
-        _interval(row.auc_gain_low, row.auc_gain_high, "+.4f"),
-        _number(row.logloss, ".4f"),
+        number_text(row.auc, ".4f"),
+        interval_text(row.auc_low, row.auc_high, ".4f"),
+        number_text(row.auc_gain, "+.4f"),
+        interval_text(row.auc_gain_low, row.auc_gain_high, "+.4f"),
+        number_text(row.logloss, ".4f"),
         row.verdict or "",
         str(row.n),
     )
@@ -184,12 +184,12 @@ def _spread_grid(comparison: Comparison, simulation: bool) -> _Grid:
             row.slice,
             row.predictor,
             row.row,
-            _number(row.auc_seed_sd, ".4f"),
-            _number(row.auc_gain_seed_sd, ".4f"),
-            _number(row.logloss_gain, "+.4f"),
-            _interval(row.logloss_gain_low, row.logloss_gain_high, "+.4f"),
-            _number(row.brier, ".4f"),
-            _number(row.ece, ".4f"),
+            number_text(row.auc_seed_sd, ".4f"),
+            number_text(row.auc_gain_seed_sd, ".4f"),
+            number_text(row.logloss_gain, "+.4f"),
+            interval_text(row.logloss_gain_low, row.logloss_gain_high, "+.4f"),
+            number_text(row.brier, ".4f"),
+            number_text(row.ece, ".4f"),
         )
         for row in comparison.rows
     ]
@@ -200,9 +200,8 @@ def _finding(row: ResultRow) -> str:
     where = {"all": "on all pairs", "cold": "on cold-start seekers"}.get(row.slice, f"on {row.slice}")
     if row.verdict is None:
         return f"nothing can be said {where} ({row.note})"
-    size = (
-        f"AUC {_number(row.auc_gain, '+.4f')}, 95 % interval {_interval(row.auc_gain_low, row.auc_gain_high, '+.4f')}"
-    )
+    ends = interval_text(row.auc_gain_low, row.auc_gain_high, "+.4f")
+    size = f"AUC {number_text(row.auc_gain, '+.4f')}, 95 % interval {ends}"
     outcome = {"better": "a lift", "worse": "a loss", "not shown": "no lift shown"}[row.verdict]
     return f"{outcome} {where} ({size}{_seed_caution(row)})"
 
@@ -225,25 +224,32 @@ def _counts(part: Mapping[str, int]) -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
+    """The number in this format; nothing for None."""
     return "" if value is None else format(value, form)
 
 
-def _interval(low: float | None, high: float | None, form: str) -> str:
+def interval_text(low: float | None, high: float | None, form: str) -> str:
+    """Both ends in this format; nothing where one is None."""
     return "" if low is None or high is None else f"{low:{form}}, {high:{form}}"
 
 
+def cells_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; every cell stays one cell, whatever it holds."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(inline(cell) for cell in line) + " |" for line in lines)
+
+
 def _markdown(grid: _Grid) -> str:
-    lines = [grid.header, tuple("---" for _ in grid.header), *grid.rows]
-    table = "\n".join("| " + " | ".join(_inline(cell) for cell in line) + " |" for line in lines)
-    notes = f"\n{_list([_inline(note) for note in grid.notes])}\n" if grid.notes else ""
-    return f"## {_inline(grid.title)}\n\n{table}\n{notes}"
+    table = cells_table(grid.header, grid.rows)
+    notes = f"\n{_list([inline(note) for note in grid.notes])}\n" if grid.notes else ""
+    return f"## {inline(grid.title)}\n\n{table}\n{notes}"
 
 
 def _list(items: Sequence[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Text that stays one line and one cell, and shows HTML as typed."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

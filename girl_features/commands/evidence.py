@@ -1,0 +1,201 @@
+"""Commands that ask whether it helps: experiment run, ground, judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from girl_features.commands.common import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    emit,
+    load,
+    ranker_factory,
+    stop_on_signal,
+)
+
+if TYPE_CHECKING:
+    from girl_features.evaluation.experiment_rows import Steps
+
+experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdicts.", no_args_is_help=True)
+
+
+@experiment_app.command("run")
+def run(
+    file: Annotated[Path, typer.Argument(help="An experiment's YAML, or a girl.yaml for the default experiment.")],
+    markdown: Annotated[Path | None, typer.Option(help="Write the results page here.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that fit rankers; default: the cores.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; a sample market is written, nothing else.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
+    from girl_features.evaluation.experiment_config import load_experiment
+    from girl_features.evaluation.experiment_plan import plan_experiment, plan_lines
+    from girl_features.evaluation.experiment_prepare import (
+        InterruptedRunError,
+        default_jobs,
+        prepare,
+        write_sample_market,
+    )
+
+    config = load_experiment(file)
+    n_workers = jobs or default_jobs()
+    if dry_run:
+        plans = plan_experiment(config, lambda name: write_sample_market(config.data[name]))
+        result = [plan._asdict() for plan in plans]
+        emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
+        return
+    steps = _steps()
+    with stop_on_signal(f"girl experiment run {file}") as stop:
+
+        def stopped() -> bool:
+            return stop.signal is not None
+
+        from girl_features.evaluation.experiment import run_experiment
+
+        try:
+            results = run_experiment(
+                config,
+                steps,
+                lambda name: prepare(name, config, steps, stopped),
+                n_workers=n_workers,
+                should_stop=stopped,
+            )
+        except InterruptedRunError:
+            raise typer.Exit(128 + (stop.signal or 0)) from None
+    _report(results, steps, file, markdown, json_file)
+
+
+def _report(results: Any, steps: Steps, file: Path, markdown: Path | None, json_file: Path | None) -> None:
+    from datetime import UTC, datetime
+
+    from girl_features.evaluation.experiment_extras import make_extras
+    from girl_features.evaluation.experiment_report import to_json, verdict_line, write_experiment
+    from girl_features.evaluation.machine import machine_description
+
+    folder = results.config.workspace / results.config.name
+    page = markdown or folder / "evidence.md"
+    command = f"girl experiment run {file}" + (f" --markdown {markdown}" if markdown else "")
+    today = datetime.now(UTC).date()
+    extras = {name: make_extras(results.config, name, steps) for name in results.config.data}
+    blocks = {name: found.blocks for name, found in extras.items()}
+    write_experiment(results, page, command=command, machine=machine_description(), date=today, extras=blocks)
+
+    def show() -> None:
+        for data in results.data:
+            for claim in data.claims:
+                if claim.slice == "all":
+                    typer.echo(verdict_line(claim).replace("**", ""))
+        typer.echo(f"{results.n_fits} fits made, {results.n_kept} kept from before; page: {page}; tables: {folder}")
+
+    values = {"extras": {name: found.values for name, found in extras.items()}}
+    emit(to_json(results) | values, json_file, show)
+
+
+def _steps() -> Steps:
+    from girl_features.encoder import SentenceTransformerEncoder
+    from girl_features.errors import require
+    from girl_features.evaluation.experiment_rows import Steps
+
+    ours = "girl_features.integrations"
+    registry = require(f"{ours}.registry", "rank")
+    sources = sorted(Path(str(registry.__file__)).parent.glob("*.py"))
+    return Steps(
+        make_ranker=registry.make_ranker,
+        make_baseline=require(f"{ours}.baselines", "rank").make_baseline,
+        train=_train,
+        tune_encoder=require(f"{ours}.contrastive", "rank").tune_encoder,
+        open_encoder=SentenceTransformerEncoder,
+        language_model_encoder=require(f"{ours}.language_model_vectors", "rank").LanguageModelEncoder,
+        fit_logistic=require(f"{ours}.calibration", "rank").fit_logistic,
+        sources=tuple(sources),
+    )
+
+
+def _train(stage: str, *arguments: Any) -> Path:
+    from girl_features.commands.train import STAGE_MODULES
+    from girl_features.errors import require
+
+    folder: Path = getattr(require(STAGE_MODULES[stage], "train"), f"train_{stage}")(*arguments)
+    return folder
+
+
+def ground(
+    seekers: Annotated[
+        list[str] | None, typer.Argument(help="Job seeker ids; none: measure on the test window.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    method: Annotated[str, typer.Option(help="For seekers: distance, matcher or reward.")] = "matcher",
+    k: Annotated[int, typer.Option(min=1, help="Jobs a seeker.")] = 10,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on so many queries, drawn at random.")] = None,
+    shortlist: Annotated[int, typer.Option(min=1, help="Jobs taken by distance, for the others to order.")] = 100,
+    many_hires: Annotated[bool, typer.Option(help="A job stays open after its first match.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """From generated JDs to real jobs: those of some seekers, or how often the job really matched is found."""
+    from girl_features.errors import ConfigError
+    from girl_features.evaluation.grounding_run import ground_seekers, grounding_table, measure_run, rows_as_json
+
+    resolved = load(config, set_values)
+    if method not in ("distance", "matcher", "reward"):
+        raise ConfigError(f"--method is {method!r}; choose distance, matcher or reward")
+    if seekers:
+        jobs = ground_seekers(resolved, ranker_factory(), seekers, k, method)
+
+        def show_jobs() -> None:
+            for job in jobs:
+                head = " ".join(job.jd.split())[:70]
+                typer.echo(f"{job.job_seeker_id}  {job.rank:3d}  {job.score:.3f}  {job.job_id}  {head}")
+
+        emit([job._asdict() for job in jobs], json_file, show_jobs)
+        return
+    rows = measure_run(resolved, ranker_factory(), size=shortlist, limit=limit, taken_by_first_match=not many_hires)
+
+    def show() -> None:
+        header, lines = grounding_table(rows)
+        typer.echo(f"{rows[0].n_queries} matched decisions of {rows[0].n_seekers} seekers, test window")
+        widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+        for line in [header, *lines]:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    emit(rows_as_json(rows), json_file, show)
+
+
+def judge(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_values: SetOption = None,
+    left: Annotated[str, typer.Option(help="Generator, named as in `girl evaluate`.")] = "girl",
+    right: Annotated[str, typer.Option(help="Generator it is compared with.")] = "girl-sft",
+    n: Annotated[int, typer.Option("-n", min=1, help="CVs, of seekers no generator has met.")] = 200,
+    model: Annotated[str | None, typer.Option(help="A causal LM on this machine as judge, by folder or name.")] = None,
+    probe: Annotated[int, typer.Option(min=0, help="Also try orders to the judge in so many left texts.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the JDs of two generators by an LLM judge (GIRL_JUDGE_URL, _MODEL, _KEY), or measure them without."""
+    from girl_features.evaluation import judge_run
+    from girl_features.evaluation.judge import as_json
+
+    resolved = load(config, set_values)
+    sides = judge_run.read_sides(resolved, left, right, n)
+    chat = judge_run.choose_chat(model, resolved.workspace / "judge")
+    if chat is None:
+        measures = judge_run.run_measures(resolved, sides)
+        result = {
+            "judge": None,
+            "label": "reference-free measures; no judge was asked",
+            "n": measures.n,
+            "measures": [measure._asdict() for measure in measures.measures],
+            "reward_model": measures.reward_model,
+        }
+        emit(result, json_file, lambda: typer.echo("\n".join(judge_run.measures_lines(measures, sides))))
+        return
+    report = judge_run.run_judge(chat, sides, probe)
+    asked = {"replies_asked": chat.n_asked, "replies_kept": chat.n_kept}
+    emit(as_json(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))

@@ -1,0 +1,81 @@
+"""Vectors of texts, kept on disk under the text's own hash: what an encoder has read once it never reads again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from girl_features.encoder import TextEncoder
+from girl_features.progress import Progress
+from girl_features.store.files import write_whole
+
+CHUNK = 512
+_SCHEMA = [("text_sha256", pa.binary(32)), ("vector", pa.list_(pa.float32()))]
+
+
+class VectorTable(NamedTuple):
+    """Vectors of m distinct texts. Travels to worker processes."""
+
+    rows: dict[str, int]
+    vectors: np.ndarray  # (m, d) float32
+
+    def of(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, d) float32 of texts that are all in the table."""
+        return np.asarray(self.vectors[[self.rows[text] for text in texts]])
+
+
+class TextVectors:
+    """An encoder with a memory in `folder`. A pure function of the text, so it is keyed on nothing else."""
+
+    def __init__(self, encoder: TextEncoder, folder: Path) -> None:
+        self._encoder = encoder
+        self._folder = folder / encoder.contract.fingerprint
+        self._known: dict[bytes, np.ndarray] | None = None
+
+    def table(self, texts: Sequence[str]) -> VectorTable:
+        """The vectors of all distinct `texts`; those not known yet are encoded, and kept chunk by chunk."""
+        distinct = list(dict.fromkeys(texts))
+        known = self._load()
+        missing = sorted((t for t in distinct if _digest(t) not in known), key=len)
+        with Progress("encode texts", len(missing), "texts") as progress:
+            for start in range(0, len(missing), CHUNK):
+                chunk = missing[start : start + CHUNK]
+                vectors = self._encoder.encode(chunk).vectors
+                digests = [_digest(text) for text in chunk]
+                self._keep(digests, vectors)
+                known.update(zip(digests, vectors, strict=True))
+                progress.advance(len(chunk))
+        dimension = self._encoder.contract.dimension
+        stacked = np.stack([known[_digest(t)] for t in distinct]) if distinct else np.zeros((0, dimension), np.float32)
+        return VectorTable({text: i for i, text in enumerate(distinct)}, stacked)
+
+    def _load(self) -> dict[bytes, np.ndarray]:
+        if self._known is None:
+            self._known = {}
+            for path in sorted(self._folder.glob("part-*.parquet")):
+                try:
+                    table = pq.read_table(path, page_checksum_verification=True)
+                except (OSError, pa.ArrowException):
+                    path.unlink()  # damaged: those texts are encoded again
+                    continue
+                vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
+                self._known.update(zip(table["text_sha256"].to_pylist(), vectors, strict=True))
+        return self._known
+
+    def _keep(self, digests: list[bytes], vectors: np.ndarray) -> None:
+        table = pa.table({"text_sha256": digests, "vector": list(vectors)}, schema=pa.schema(_SCHEMA))
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, write_page_checksum=True)
+        name = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+        write_whole(self._folder / f"part-{name}.parquet", buffer.getbuffer())
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,0 +1,119 @@
+"""Networks of the journal table that read ids or words: NCF, PJFNN, APJFNN, as plain torch modules.
+
+Each takes two (b, t) integer tensors, one of the seeker and one of the job, and returns (b,) logits. 0 is padding in
+words, and 1 is what the training part did not know, in words and ids alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+UNKNOWN = 1
+_EMBEDDING = 32
+_FILTERS = 48
+_STATES = 24  # of the LSTM, each way
+
+
+class NCF(nn.Module):
+    """Neural collaborative filtering (He et al., 2017): a product of id embeddings beside an MLP of both."""
+
+    def __init__(self, n_seekers: int, n_jobs: int, size: int = 16, unknown_share: float = 0.1) -> None:
+        super().__init__()
+        self.seeker_product, self.job_product = nn.Embedding(n_seekers, size), nn.Embedding(n_jobs, size)
+        self.seeker_mlp, self.job_mlp = nn.Embedding(n_seekers, size), nn.Embedding(n_jobs, size)
+        self.mlp = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, size // 2), nn.ReLU())
+        self.out = nn.Linear(size + size // 2, 1)
+        self.unknown_share = unknown_share
+        for table in (self.seeker_product, self.job_product, self.seeker_mlp, self.job_mlp):
+            nn.init.normal_(table.weight, std=0.2)
+
+    def forward(self, seekers: Tensor, jobs: Tensor) -> Tensor:
+        """(b,) logits of (b, 1) ids. In training some ids are hidden, so that "unknown" is learned too."""
+        seekers, jobs = self._hide(seekers[:, 0]), self._hide(jobs[:, 0])
+        product = self.seeker_product(seekers) * self.job_product(jobs)
+        deep = self.mlp(torch.cat([self.seeker_mlp(seekers), self.job_mlp(jobs)], dim=1))
+        logits: Tensor = self.out(torch.cat([product, deep], dim=1)).squeeze(1)
+        return logits
+
+    def _hide(self, ids: Tensor) -> Tensor:
+        if not self.training:
+            return ids
+        return torch.where(torch.rand(ids.shape) < self.unknown_share, UNKNOWN, ids)
+
+
+class PJFNN(nn.Module):
+    """Person-job fit by joint representations (Zhu et al., 2018): two-layer CNNs, max-pooled CV, mean-pooled JD.
+
+    Matching is the paper's cosine; a learned scale and offset make it a logit.
+    """
+
+    def __init__(self, n_words: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(n_words, _EMBEDDING, padding_idx=0)
+        self.cv_cnn, self.jd_cnn = _cnn(), _cnn()
+        self.scale, self.offset = nn.Parameter(torch.tensor([4.0])), nn.Parameter(torch.tensor([-2.0]))
+
+    def forward(self, cvs: Tensor, jds: Tensor) -> Tensor:
+        """(b,) logits of (b, t) and (b, u) word ids."""
+        cv, jd = self._convolved(self.cv_cnn, cvs), self._convolved(self.jd_cnn, jds)  # (b, f, t), (b, f, u)
+        there, also = (cvs > 0)[:, None], (jds > 0)[:, None]
+        one = torch.where(there, cv, -1e4).amax(dim=2) * there.any(dim=2)  # a blank CV is a zero vector
+        other = (jd * also).sum(dim=2) / also.sum(dim=2).clamp(min=1)
+        logits: Tensor = self.scale * nn.functional.cosine_similarity(one, other, dim=1, eps=1e-6) + self.offset
+        return logits
+
+    def _convolved(self, cnn: nn.Sequential, words: Tensor) -> Tensor:
+        found: Tensor = cnn(self.words(words).transpose(1, 2))
+        return found
+
+
+class APJFNN(nn.Module):
+    """Ability-aware person-job fit (Qin et al., 2018): BiLSTM states, attention within the JD and from JD to CV.
+
+    The JD's summary asks of every word of the CV how much it bears on what is required. One level of attention, where
+    the paper has one over words and one over requirements: our JDs come without a list of requirements.
+    """
+
+    def __init__(self, n_words: int) -> None:
+        super().__init__()
+        width = 2 * _STATES
+        self.words = nn.Embedding(n_words, _EMBEDDING, padding_idx=0)
+        self.lstm = nn.LSTM(_EMBEDDING, _STATES, batch_first=True, bidirectional=True)
+        self.within_jd = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        self.of_cv, self.of_jd = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.jd_to_cv = nn.Linear(width, 1)
+        self.mlp = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 1))
+
+    def forward(self, cvs: Tensor, jds: Tensor) -> Tensor:
+        """(b,) logits of (b, t) and (b, u) word ids."""
+        cv, jd = self._states(cvs), self._states(jds)  # (b, t, w), (b, u, w)
+        required = _attend(self.within_jd(jd).squeeze(2), jd, jds > 0)  # (b, w)
+        bearing = self.jd_to_cv(torch.tanh(self.of_cv(cv) + self.of_jd(required)[:, None])).squeeze(2)  # (b, t)
+        able = _attend(bearing, cv, cvs > 0)
+        both = torch.cat([able, required, able - required, able * required], dim=1)
+        logits: Tensor = self.mlp(both).squeeze(1)
+        return logits
+
+    def _states(self, words: Tensor) -> Tensor:
+        lengths = (words > 0).sum(dim=1).clamp(min=1)  # on the CPU, where packing wants them
+        packed = nn.utils.rnn.pack_padded_sequence(self.words(words), lengths, batch_first=True, enforce_sorted=False)
+        states, _ = nn.utils.rnn.pad_packed_sequence(
+            self.lstm(packed)[0], batch_first=True, total_length=words.shape[1]
+        )
+        return states
+
+
+def _cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(_EMBEDDING, _FILTERS, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(_FILTERS, _FILTERS, 3, padding=1),
+        nn.Tanh(),
+    )
+
+
+def _attend(scores: Tensor, states: Tensor, there: Tensor) -> Tensor:
+    """(b, w) mean of (b, t, w) states, weighted by the softmax of (b, t) scores where there is a word."""
+    weights = torch.where(there, scores, -1e4).softmax(dim=1)
+    return (weights[:, :, None] * states * there[:, :, None]).sum(dim=1)

@@ -1,0 +1,173 @@
+"""A made-up data set and fake steps for the experiment runner. As a module: the experiment itself, to be killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from girl_features.evaluation.compare import LabelledPairs, RankingParts
+from girl_features.evaluation.experiment import run_experiment
+from girl_features.evaluation.experiment_config import ExperimentConfig
+from girl_features.evaluation.experiment_data import ExperimentData, History
+from girl_features.evaluation.experiment_rows import ArmFeatures, Prepared, Steps
+from girl_features.evaluation.text_vectors import TextVectors, VectorTable
+from girl_features.integrations.calibration import fit_logistic
+from girl_features.ranker import PairFeatures
+from girl_features.schema import Tier
+from girl_features.splits import Windows
+from girl_features.text_ranker import PairTexts
+from tests.fakes import HashingEncoder, feature_contract
+from tests.text_pairs import objects
+
+D = 8
+CONFIG: dict[str, Any] = {
+    "name": "trial",
+    "workspace": "out",
+    "data": {"market": {"config": "girl.yaml", "simulation": True}},
+    "generators": {"girl": {"stages": ["sft"]}},
+    "samples": "girl",
+    "grids": [
+        {"rows": ["base", "girl", "cv-twice", "shuffled"], "predictors": ["column"]},
+        {"rows": ["regression", "neighbour", "base-windows", "mean-1", "dispersion-2"], "predictors": ["column"]},
+    ],
+    "baselines": ["ncf", "bigrec"],
+    "seeds": [0, 1],
+    "n_bootstrap": 100,
+    "claims": [
+        {"name": "better", "subject": "column/girl", "over": "column/base"},
+        {"name": "worse", "subject": "column/base", "over": "column/girl"},
+        {"name": "same", "subject": "column/base", "over": "column/base"},
+    ],
+}
+
+
+def config_for(folder: Path, **changes: Any) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({**CONFIG, "workspace": folder / "out", **changes})
+
+
+def prepared_for(folder: Path, name: str) -> Prepared:
+    """60 seekers with six test pairs each; j'[0] tells a match well, c[0] badly. Half of them were met in training."""
+    contract = feature_contract(n=2, dimension=D)
+    frames, parts, texts = {}, {}, {}
+    for number, part in enumerate(("train", "valid", "test")):
+        seekers = np.repeat(np.arange(30 if part == "train" else 60), 3 if part == "train" else 6)
+        frames[part], parts[part] = _part(seekers, number, contract.fingerprint)
+        texts[part] = objects([(f"jd {s % 7} first", f"jd {s % 5} second") for s in seekers])
+    rng = np.random.default_rng(9)
+    history = History(
+        objects([f"cv {i}" for i in range(40)]),
+        objects([f"jd {i}" for i in range(40)]),
+        rng.random(40) < 0.6,
+        np.array([f"seeker-{i}" for i in range(40)]),
+    )
+    start = datetime(2021, 1, 1, tzinfo=UTC)
+    windows = Windows(*(start + timedelta(days=i) for i in range(5)))
+    data = ExperimentData(name, frames, history, windows)
+    own = folder / "out" / "trial" / name
+    arm = ArmFeatures(contract, folder, RankingParts(**parts), texts, 24.0, ("girl: stage sft",))
+    return Prepared(name, True, data, {"girl": arm}, TextVectors(HashingEncoder(D), own / "vectors"), "hashing", own)
+
+
+def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, LabelledPairs]:
+    rng = np.random.default_rng(seed)
+    n = len(seekers)
+    labels = rng.random(n) < 0.4
+    cv, jd, generated = (rng.normal(size=(n, D)).astype(np.float32) for _ in range(3))
+    cv[:, 0] += 0.5 * labels
+    generated[:, 0] += 3.0 * labels
+    ids = np.array([f"seeker-{s}" for s in seekers])
+    cold = seekers >= 30
+    frame = pl.DataFrame(
+        {
+            "job_seeker_id": ids,
+            "job_id": [f"job-{i}" for i in range(n)],
+            "matched": labels,
+            "is_cold_start": cold,
+            "cv": [f"cv {s}" for s in seekers],
+            "jd": [f"jd {i % 9}" for i in range(n)],
+        }
+    )
+    features = PairFeatures(cv, jd, generated, np.full(n, Tier.GENERATED, np.int8), contract)
+    return frame, LabelledPairs(features, labels, ids, cold)
+
+
+class FirstEntry:
+    """The first entry of j' (`enhanced`) or of c (`base`), made a probability; or scores that are none."""
+
+    def __init__(self, predictor: str, form: str, seed: int, log: str) -> None:
+        self._predictor, self._form, self._seed, self._log = predictor, form, seed, log
+        time.sleep(float(os.environ.get("SLOW_FIT", "0")))
+
+    def fit(self, features: PairFeatures, labels: np.ndarray, *_: object) -> None:
+        note = f"{self._predictor} {self._form} {float(features.generated_jd.sum()):.6f} {len(labels)} {self._seed}"
+        _write(self._log, note)
+
+    def score(self, features: PairFeatures) -> np.ndarray:
+        column = (features.generated_jd if self._form == "enhanced" else features.cv)[:, 0].astype(float)
+        if self._predictor == "nan":
+            return np.full(len(column), np.nan)
+        return np.asarray(1 / (1 + np.exp(-(column - 1.5) - 0.01 * self._seed)))[
+            : 3 if self._predictor == "short" else None
+        ]
+
+
+class Constant:
+    """A text ranker that knows nothing but the ids' order."""
+
+    def __init__(self, name: str, seed: int, log: str) -> None:
+        self._rng, self._note, self._log = np.random.default_rng(seed), f"{name} {seed}", log
+
+    def fit(self, texts: PairTexts, *_: object) -> None:
+        assert texts.n_pairs
+        _write(self._log, self._note)
+
+    def score(self, texts: PairTexts) -> np.ndarray:
+        return self._rng.uniform(0.1, 0.9, texts.n_pairs)
+
+
+def make_first_entry(predictor: str, form: str, seed: int, log: str = "") -> FirstEntry:
+    return FirstEntry(predictor, form, seed, log)
+
+
+def make_constant(name: str, seed: int, language_model: Path, table: VectorTable, log: str = "") -> Constant:
+    return Constant(name, seed, log)
+
+
+def _write(log: str, note: str) -> None:
+    if log:
+        with Path(log).open("a") as file:
+            file.write(note + "\n")
+
+
+def _nothing(*_: object) -> Any:
+    raise AssertionError("not part of this experiment")
+
+
+def _hashing(folder: Path) -> HashingEncoder:
+    return HashingEncoder(D)
+
+
+def steps_for(log: Path | None = None) -> Steps:
+    return Steps(
+        make_ranker=partial(make_first_entry, log=str(log) if log else ""),
+        make_baseline=partial(make_constant, log=str(log) if log else ""),
+        train=_nothing,
+        tune_encoder=_nothing,
+        open_encoder=_nothing,
+        language_model_encoder=_hashing,
+        fit_logistic=fit_logistic,
+        sources=(),
+    )
+
+
+if __name__ == "__main__":
+    where, log_file = Path(sys.argv[1]), Path(sys.argv[2])
+    run_experiment(config_for(where), steps_for(log_file), lambda name: prepared_for(where, name))

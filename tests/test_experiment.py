@@ -1,0 +1,252 @@
+"""The experiment runner: what is run once, what again, and what the page says. Windows are made up; fits are fakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
+from girl_features.evaluation.cells import CellId, code_hash, parts_hash, read_cell, write_cell
+from girl_features.evaluation.experiment import ExperimentResults, run_experiment
+from girl_features.evaluation.experiment_config import Cell, ExperimentConfig, load_experiment
+from girl_features.evaluation.experiment_prepare import InterruptedRunError
+from girl_features.evaluation.experiment_report import to_json, verdict_line, write_experiment
+from girl_features.evaluation.text_vectors import TextVectors
+from tests.experiment_world import CONFIG, config_for, prepared_for, steps_for
+from tests.fakes import HashingEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(folder: Path, log: Path | None = None, **changes: object) -> ExperimentResults:
+    config = config_for(folder, **changes)
+    return run_experiment(config, steps_for(log), lambda name: prepared_for(folder, name))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ExperimentResults:
+    return run(tmp_path_factory.mktemp("experiment"))
+
+
+def claim(results: ExperimentResults, name: str, slice_name: str = "all"):  # type: ignore[no-untyped-def]
+    (found,) = [c for c in results.data[0].claims if (c.claim, c.slice) == (name, slice_name)]
+    return found
+
+
+def test_each_claim_gets_the_verdict_that_was_planted(results: ExperimentResults) -> None:
+    assert claim(results, "better").verdict == "better"
+    assert claim(results, "worse").verdict == "worse"
+    same = claim(results, "same")
+    assert same.verdict == "not shown" and same.auc_gain == 0
+    assert claim(results, "better").logloss_verdict == "better", "a lower loss is a better one"
+    assert "**better** (AUC +" in verdict_line(claim(results, "better"))
+
+
+def test_slices_are_by_decisions_in_the_training_window(results: ExperimentResults) -> None:
+    sizes = {row.slice: row.n for row in results.data[0].rows}
+    assert sizes["all"] == sizes["0 decisions"] + sizes["1-4 decisions"]
+    assert sizes["cold"] == sizes["0 decisions"], "a cold seeker is one without a decision there"
+
+
+def test_a_second_run_fits_nothing(tmp_path: Path) -> None:
+    first = run(tmp_path, tmp_path / "first.log")
+    second = run(tmp_path, tmp_path / "second.log")
+    n = len((tmp_path / "first.log").read_text().splitlines())
+    assert (first.n_fits, first.n_kept) == (n, 0) and n > 10
+    assert (second.n_fits, second.n_kept) == (0, n)
+    assert not (tmp_path / "second.log").exists()
+    assert to_json(second)["rows"] == to_json(first)["rows"]
+
+
+def test_another_seed_or_row_adds_only_itself(tmp_path: Path) -> None:
+    run(tmp_path)
+    run(tmp_path, tmp_path / "more.log", seeds=(0, 1, 2))
+    assert all(line.endswith(" 2") for line in (tmp_path / "more.log").read_text().splitlines())
+
+
+def test_other_code_runs_all_again(tmp_path: Path) -> None:
+    source = tmp_path / "ranker.py"
+    source.write_text("a = 1")
+    before = code_hash([source])
+    source.write_text("a = 2")
+    assert code_hash([source]) != before
+
+
+def test_any_change_of_what_a_ranker_is_given_changes_its_name(tmp_path: Path) -> None:
+    parts = prepared_for(tmp_path, "market").arms["girl"].parts
+    hashes = {parts_hash(parts)}
+    for field in ("cv", "jd", "generated_jd", "tier"):
+        array = getattr(parts.valid.features, field).copy()
+        array.reshape(-1)[0] += 1
+        changed = parts.valid._replace(features=parts.valid.features._replace(**{field: array}))
+        hashes.add(parts_hash(parts._replace(valid=changed)))
+    hashes.add(parts_hash(parts._replace(train=parts.train._replace(labels=~parts.train.labels))))
+    other = parts.test._replace(features=parts.test.features._replace(contract="ffffffffffff"))
+    hashes.add(parts_hash(parts._replace(test=other)))
+    assert len(hashes) == 7
+
+
+def test_a_damaged_cell_is_made_again(tmp_path: Path) -> None:
+    run(tmp_path)
+    cells = sorted((tmp_path / "out" / "trial" / "market" / "cells").glob("cell-*.parquet"))
+    raw = bytearray(cells[0].read_bytes())
+    raw[len(raw) // 3] ^= 0xFF
+    cells[0].write_bytes(bytes(raw))
+    cells[1].write_bytes(cells[1].read_bytes()[:100])
+    assert run(tmp_path).n_fits in (1, 2)  # the flipped byte may lie where nothing is read; what is cut never is
+    assert read_cell(cells[1], prepared_for(tmp_path, "market").data.decisions["test"].height) is not None
+
+
+def test_a_cell_of_other_length_is_none(tmp_path: Path) -> None:
+    write_cell(tmp_path / "c", CellId("d", "p", "r", 0), np.full(5, 0.5), 1.5)
+    found = read_cell(tmp_path / "c", 5)
+    assert found is not None and found[1] == 1.5
+    assert read_cell(tmp_path / "c", 6) is None
+
+
+def test_kill_9_loses_nothing_that_was_done(tmp_path: Path) -> None:
+    """Killed once in mid-run, and at any other moment by luck; the end is that of a run left alone."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "tests.experiment_world", str(tmp_path), str(log)]
+    for n_before_kill in (3, 7):
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "SLOW_FIT": "0.05"})
+        deadline = time.monotonic() + 500
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and len(log.read_text().splitlines()) >= n_before_kill:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        assert process.wait() == -signal.SIGKILL
+    finished = run(tmp_path, log)
+    lines = log.read_text().splitlines()
+    assert finished.n_kept >= 5, "all but what was under way at the two kills"
+    assert len(lines) - len(set(lines)) <= 2, "at most the fit under way is made twice"
+    alone = run(tmp_path / "alone")
+    assert to_json(finished)["rows"] == to_json(alone)["rows"]
+
+
+def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
+    asked = iter([False] * 4 + [True] * 100)
+    config = config_for(tmp_path)
+    with pytest.raises(InterruptedRunError, match="the same command goes on"):
+        run_experiment(config, steps_for(), lambda n: prepared_for(tmp_path, n), should_stop=lambda: next(asked))
+    assert run(tmp_path).n_kept == 4
+
+
+def test_workers_find_what_one_process_finds(tmp_path: Path, results: ExperimentResults) -> None:
+    config = config_for(tmp_path)
+    many = run_experiment(config, steps_for(), lambda name: prepared_for(tmp_path, name), n_workers=2)
+    assert to_json(many)["rows"] == to_json(results)["rows"]
+
+
+def test_bad_scores_name_their_fit(tmp_path: Path) -> None:
+    grids = [{"rows": ["base", "girl"], "predictors": ["nan"]}]
+    with pytest.raises(UndefinedMetricError, match=r"ranker 'nan', row 'base', seed 0 returned scores that are not"):
+        run(tmp_path, grids=grids, claims=[], baselines=[])
+    grids = [{"rows": ["base", "girl"], "predictors": ["short"]}]
+    with pytest.raises(ShapeError, match=r"ranker 'short'"):
+        run(tmp_path, grids=grids, claims=[], baselines=[])
+
+
+def test_the_page_and_the_tables_hold_the_numbers(tmp_path: Path, results: ExperimentResults) -> None:
+    page = tmp_path / "evidence.md"
+    config = results.config.model_copy(update={"workspace": tmp_path / "out"})
+    again = ExperimentResults(config, results.data, results.n_fits, results.n_kept)
+    write_experiment(
+        again, page, command="girl experiment run x.yaml", machine="a <b>machine</b>", date=date(2026, 1, 1)
+    )
+    text = page.read_text()
+    assert "(simulation)" in text and "Simulation: market, better" in text
+    assert "Fewer than 5 seeds" in text
+    assert "<b>" not in text, "nothing from outside is markup"
+    for file in ("market-lift.png", "market-calibration.png", "market-decisions.png", "market-k.png"):
+        assert (tmp_path / "evidence" / file).stat().st_size > 1000 and f"(evidence/{file})" in text
+    folder = tmp_path / "out" / "trial"
+    best = duckdb.sql(
+        f"SELECT row, max(auc) AS auc FROM '{folder}/results.parquet' "
+        "WHERE slice = 'all' AND predictor = 'column' GROUP BY 1 ORDER BY 2 DESC"
+    ).fetchone()
+    assert best is not None and best[0] == "girl"
+    assert pl.read_parquet(folder / "claims.parquet")["verdict"].to_list().count("better") >= 1
+    assert "k generated JDs a CV" in text and "baselines of the journal version" in text
+
+
+def test_nothing_personal_lies_in_the_cells(tmp_path: Path) -> None:
+    run(tmp_path)
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or b"seeker-" not in path.read_bytes(), path
+
+
+def test_texts_are_encoded_once_and_damage_costs_only_itself(tmp_path: Path) -> None:
+    class Counting(HashingEncoder):
+        n = 0
+
+        def encode(self, texts):  # type: ignore[no-untyped-def]
+            Counting.n += len(texts)
+            return super().encode(texts)
+
+    texts = ["welder", "nurse", "welder", ""]
+    table = TextVectors(Counting(), tmp_path).table(texts)
+    np.testing.assert_allclose(table.of(texts), HashingEncoder().encode(texts).vectors)
+    assert Counting.n == 3
+    again = TextVectors(Counting(), tmp_path).table([*texts, "cook"])
+    assert Counting.n == 4 and again.of(["nurse"])[0] == pytest.approx(table.of(["nurse"])[0])
+    (first, *_) = sorted(tmp_path.rglob("part-*.parquet"), key=lambda p: p.stat().st_size, reverse=True)
+    first.write_bytes(first.read_bytes()[:50])
+    np.testing.assert_allclose(TextVectors(Counting(), tmp_path).table(texts).of(texts), table.of(texts))
+
+
+# -- the YAML ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grids": [{"rows": ["gril"], "predictors": ["mlp"]}]}, "no row 'gril'; known are: base, girl"),
+        ({"samples": None}, "row 'mean-1' needs `samples`"),
+        ({"samples": "else"}, "`samples` is 'else'; `generators` has girl"),
+        ({"reference": "else"}, "`reference` is 'else'"),
+        ({"baselines": ["bpr"]}, "no baseline 'bpr'; known are: ncf"),
+        ({"seeds": [1, 1]}, "distinct numbers"),
+        ({"claims": [{"name": "x", "subject": "mlp/girl", "over": "column/base"}]}, "speaks of 'mlp/girl', which no"),
+        ({"claims": [{"name": "x", "subject": "mlp", "over": "column/base"}]}, "should be predictor/row"),
+        ({"generators": {"shuffled": {}}, "samples": None}, "cannot be called 'shuffled'"),
+        ({"generators": {"../x": {}}}, "generators"),
+        ({"data": {"../x": {"config": "x"}}}, "data"),
+        ({"seed": 3}, "seed: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_experiment_says_where(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({**CONFIG, **change}))
+    with pytest.raises(ConfigError) as raised:
+        load_experiment(path)
+    assert message in str(raised.value)
+
+
+def test_a_girl_yaml_is_an_experiment_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "girl.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "workspace": "ws", "tables": {}}))
+    config = load_experiment(path)
+    assert config.data["mine"].config == path.resolve()
+    assert config.workspace == (tmp_path / "ws" / "experiments").resolve()
+    assert Cell("mlp", "girl") in config.cells and len(config.seeds) == 5
+    assert {"girl over base, mlp", "girl-sft over shuffled, dot"} <= {claim.name for claim in config.all_claims}
+
+
+def test_shipped_experiments_load() -> None:
+    config = load_experiment(ROOT / "benchmarks" / "evidence.yaml")
+    assert set(config.data) == {"careers", "rjdb", "sample"} and len(config.seeds) >= 5
+    assert config.data["sample"].simulation and not config.data["careers"].simulation
+    assert all(isinstance(config, ExperimentConfig) and source.config.is_file() for source in config.data.values())
