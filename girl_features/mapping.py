@@ -173,7 +173,8 @@ def write_mapped(
 ) -> int:
     """Write rows of `target` for the CVs that only `source` has, and say how many; only under the store's lock.
 
-    They are known from when both generators and the CV were: the map has learned from either.
+    They are known from when both generators and the CV were, as the map has learned from either. So offline joins,
+    which want a CV's own time, take them up for CVs written since; look-ups take all.
     """
     ours, theirs = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
     if ours is None:

@@ -134,7 +134,7 @@ def _is_of_the_joined_cv(joined: pa.Table, contract: FeatureContract) -> np.ndar
     """
     of_cv, made_from = pl.Series(joined[CV_KNOWN_AT]), pl.Series(joined[GENERATED_JD_KNOWN_AT])
     wanted = of_cv.clip(lower_bound=contract.trained_until)  # what materialize gave that version
-    return (made_from >= wanted).fill_null(False).to_numpy()  # mapped rows are known later
+    return (made_from == wanted).fill_null(False).to_numpy()
 
 
 def _check_known_before(joined: pa.Table, decided_at: pl.Series) -> None:
