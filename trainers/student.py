@@ -204,7 +204,7 @@ def _distil(
                     guesses = student(torch.from_numpy(pairs.cvs[picked]))
                     loss = loss + settings.ranker_weight * ranker.loss(guesses, jds, matched)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             now = student.frozen()
             cosine = mean_cosine(now(held.cvs), held.generated)

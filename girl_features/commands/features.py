@@ -1,8 +1,9 @@
-"""Commands that make features and hand them out: materialize, contracts, join, lookup, evaluate."""
+"""Commands that make features and hand them out: materialize, contracts, join, evaluate."""
 
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,35 +144,6 @@ def join(
     emit(summary._asdict(), json_file, lambda: print_mapping(f"Wrote {out}", summary._asdict()))
 
 
-def lookup(
-    seekers: Annotated[list[str], typer.Argument(help="Job seeker ids.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    contract: ContractOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Look seekers up in the online store, as a ranking service would."""
-    from girl_features.lookup import FeatureClient
-    from girl_features.store.parts import PartsStore
-
-    resolved = load(config, set_values)
-    store = PartsStore(resolved.store_dir)
-    found = store.contract(contract) if contract else store.newest_contract()
-    vectors = FeatureClient(resolved.feast_repo, found.fingerprint).job_seekers(seekers)
-    rows = [
-        {"job_seeker_id": seeker, "has_generated_jd": bool(has), "generated_jd_vector": vector.tolist()}
-        for seeker, has, vector in zip(seekers, vectors.has_generated_jd, vectors.vectors, strict=True)
-    ]
-
-    def show() -> None:
-        for row in rows:
-            state = "generated JD" if row["has_generated_jd"] else "none: unknown seeker or not materialized yet"
-            head = " ".join(f"{x:+.3f}" for x in row["generated_jd_vector"][:6])
-            typer.echo(f"{row['job_seeker_id']}  {state}  [{head} ...]")
-
-    emit(rows, json_file, show)
-
-
 def evaluate(
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
@@ -181,9 +153,11 @@ def evaluate(
     """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
     from girl_features.evaluation.report import print_comparison
     from girl_features.evaluation.run import run_evaluate, write_page
+    from girl_features.tiers import stand_ins_of
 
     resolved = load(config, set_values)
-    outcome = run_evaluate(resolved, ranker_factory())
+    make_ranker = partial(ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins_of(resolved))
+    outcome = run_evaluate(resolved, make_ranker)
     if markdown is not None:
         write_page(markdown, outcome, resolved, command=f"girl evaluate --config {config}")
     emit(outcome.comparison.to_json(), json_file, lambda: print_comparison(outcome.comparison))

@@ -155,7 +155,8 @@ class OnlineReader:
             wanted, self._packed.read_views(self._store.config, features, ids, left), strict=True
         ):
             vectors, present = Column.of(rows, one.vector, expired).vectors()
-            texts = _texts(Column.of(rows, one.text, expired)) if one.text else [None] * rows.n
+            none: list[str | None] = [None] * rows.n
+            texts = _texts(Column.of(rows, one.text, expired)) if one.text else none
             is_expired = np.zeros(rows.n, bool) if expired is None else expired
             found.append(_checked(one, Found(vectors, present, is_expired, rows.event_times, texts)))
         return found
