@@ -86,7 +86,7 @@ def published(market: Market, root: Path, *, ours: bool, redis: str | None) -> P
 
 def raw_sqlite(market: Market, path: Path) -> RawRead:
     """Two bare tables, id to bytes."""
-    connection = sqlite3.connect(path)
+    connection, dimension = sqlite3.connect(path), market.contract.encoder.dimension
     connection.execute("PRAGMA journal_mode = WAL")
     for table, rows in (("g", market.generated), ("c", market.cv)):
         connection.execute(f"CREATE TABLE {table} (k TEXT PRIMARY KEY, v BLOB)")
@@ -96,14 +96,14 @@ def raw_sqlite(market: Market, path: Path) -> RawRead:
     def read(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         marks = ",".join("?" * len(ids))
         found = [dict(connection.execute(f"SELECT k, v FROM {table} WHERE k IN ({marks})", ids)) for table in "gc"]
-        return _vectors(found[0], ids), _vectors(found[1], ids)
+        return _vectors(found[0], ids, dimension), _vectors(found[1], ids, dimension)
 
     return read
 
 
 def raw_redis(market: Market, server: str) -> RawRead:
     """Bare keys of a database of their own, all read by one MGET."""
-    client = redis_client(server)
+    client, dimension = redis_client(server), market.contract.encoder.dimension
     with client.pipeline(transaction=False) as pipe:
         for prefix, rows in (("g:", market.generated), ("c:", market.cv)):
             for key, vector in rows.items():
@@ -113,15 +113,14 @@ def raw_redis(market: Market, server: str) -> RawRead:
     def read(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         values = client.mget([*(f"g:{name}" for name in ids), *(f"c:{name}" for name in ids)])
         found = [dict(zip(ids, values[start : start + len(ids)], strict=True)) for start in (0, len(ids))]
-        return _vectors(found[0], ids), _vectors(found[1], ids)
+        return _vectors(found[0], ids, dimension), _vectors(found[1], ids, dimension)
 
     return read
 
 
-def _vectors(found: dict[str, bytes | None], ids: Sequence[str]) -> np.ndarray:
-    rows = [found.get(name) for name in ids]
-    data = b"".join([row for row in rows if row is not None])
-    return np.frombuffer(data, np.float32).reshape(-1, len(data) // 4 // max(1, sum(row is not None for row in rows)))
+def _vectors(found: dict[str, bytes | None], ids: Sequence[str], dimension: int) -> np.ndarray:
+    rows = [row for row in (found.get(name) for name in ids) if row is not None]
+    return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), dimension)
 
 
 def _sizes(n: int) -> dict[str, int]:

@@ -94,12 +94,12 @@ class WindowsConfig(_Model):
 class TinyConfig(_Model):
     """Shape of the embedded decoder, trained on the user's own tables."""
 
-    vocab_size: int = Field(4096, ge=300, le=65536)
-    hidden_size: int = Field(192, ge=16)
+    vocab_size: int = Field(8192, ge=300, le=65536)
+    hidden_size: int = Field(128, ge=16)
     n_layers: int = Field(4, ge=1)
-    n_heads: int = Field(6, ge=1)
+    n_heads: int = Field(4, ge=1)
     pretrain_epochs: float = Field(2, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
-    pretrain_learning_rate: float = Field(2e-3, gt=0)
+    pretrain_learning_rate: float = Field(3e-3, gt=0)
     embeddings_from: str | None = Field(
         "all-MiniLM-L6-v2", description="sentence encoder whose word vectors the token vectors start as; null: random"
     )
@@ -223,7 +223,9 @@ class EncoderConfig(_Model):
 
     name: str = Field("all-MiniLM-L6-v2", description="sentence-transformers model by path or name")
     batch_size: int = Field(64, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CPUs with AMX, float32 elsewhere; a store keeps what it began with"
+    )
 
 
 class FeastConfig(_Model):

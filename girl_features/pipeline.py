@@ -11,7 +11,7 @@ from typing import NamedTuple
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.data import Tables, load_tables
-from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
+from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, settle_dtype
 from girl_features.errors import CheckpointError, ConfigError, LeakageError, StoreError, UnknownContractError
 from girl_features.estimate import Estimate, Plan, estimate, make_plan
 from girl_features.generator import Generator, RewardModel
@@ -52,9 +52,9 @@ def open_tables(config: GirlConfig) -> Tables:
 
 def open_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
     """The sentence encoder of `config`."""
-    return SentenceTransformerEncoder(
-        config.encoder.name, batch_size=config.encoder.batch_size, dtype=config.encoder.dtype
-    )
+    name, known = config.encoder.name, PartsStore(config.store_dir).contracts().values()
+    dtype = settle_dtype(config.encoder.dtype, name, [contract.encoder for contract in known])
+    return SentenceTransformerEncoder(name, batch_size=config.encoder.batch_size, dtype=dtype)
 
 
 def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:

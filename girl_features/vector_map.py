@@ -72,11 +72,12 @@ class VectorMap(NamedTuple):
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.skip.shape[0]:
             raise ShapeError(f"vectors of shape {vectors.shape} for a map that takes {self.skip.shape[0]} dimensions")
-        result = vectors @ self.skip + self.bias
+        result: np.ndarray = vectors @ self.skip + self.bias
         if self.hidden.shape[1]:
             before = vectors @ self.hidden + self.hidden_bias
             result += (before / (1 + np.exp(-np.clip(before, -60, 60)))) @ self.out
-        return unit_rows(result) * self.length
+        scaled: np.ndarray = unit_rows(result) * self.length
+        return scaled
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The weights by name, for a file."""

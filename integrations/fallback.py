@@ -66,7 +66,9 @@ class FallbackRanker:
         """Some pairs at a lower tier that has a generated vector: the twin answers for the one that has none."""
         if self._dropout is None:
             return features
-        lower = {t: vectors for t, vectors in self._dropout.stand_ins(features).items() if t != Tier.PRIOR}
+        lower: dict[Tier, np.ndarray] = {
+            t: vectors for t, vectors in self._dropout.stand_ins(features).items() if t != Tier.PRIOR
+        }
         return drop_tiers(features, lower, self._dropout.share, 2 * self._dropout.seed + part)
 
     def save(self, folder: Path) -> None:

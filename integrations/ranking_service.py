@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from girl_features.errors import GirlError, require
 from girl_features.integrations.ranking import Ranked, Ranking
-from girl_features.integrations.service_limits import Admission, BoundedBody, BusyError, Limits, busy_response
+from girl_features.integrations.service_limits import ARRIVED, Admission, BusyError, Gate, Limits, busy_response
 from girl_features.integrations.service_metrics import CONTENT_TYPE, Metrics, tier_name
 from girl_features.integrations.service_models import (
     FeaturesAnswer,
@@ -84,32 +84,26 @@ def create_app(
     _add_handlers(app)
     _add_answers(app, ranking, admission, metrics)
     _add_health(app, ranking, metrics)
-
-    @app.middleware("http")
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        route = request.scope.get("route")  # never the path as sent: it could be anything
-        metrics.responded(route.path if route is not None else "other", response.status_code)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
-    app.add_middleware(BoundedBody, max_bytes=limits.max_body_bytes)
+    app.add_middleware(
+        Gate, max_bytes=limits.max_body_bytes, is_full=lambda: admission.is_full, responded=metrics.responded
+    )
     return app
 
 
 def _add_answers(app: FastAPI, ranking: Ranking, admission: Admission, metrics: Metrics) -> None:
     @app.post("/rank", response_model=RankAnswer, summary="Put jobs in order for one seeker")
-    async def rank(asked: RankRequest) -> Response:
-        started = time.monotonic()
-        ranked = await admission.run(lambda until: ranking.rank(asked.job_seeker_id, asked.cv, asked.job_ids, until))
-        metrics.answered("/rank", ranked.seeker.tiers, time.monotonic() - started)
+    async def rank(asked: RankRequest, request: Request) -> Response:
+        arrived = request.scope[ARRIVED]
+        who, jobs = (asked.job_seeker_id, asked.cv), asked.job_ids
+        ranked = await admission.run(lambda until: ranking.rank(*who, jobs, until), arrived)
+        metrics.answered("/rank", ranked.seeker.tiers, time.monotonic() - arrived)
         return _json(_rank_answer(asked.job_ids, ranked))
 
     @app.post("/features", response_model=FeaturesAnswer, summary="Vectors of seekers, each with its tier")
-    async def features(asked: FeaturesRequest) -> Response:
-        started = time.monotonic()
-        answer = await admission.run(lambda until: _look_up(ranking, asked, until))
-        metrics.answered("/features", answer.tiers, time.monotonic() - started)
+    async def features(asked: FeaturesRequest, request: Request) -> Response:
+        arrived = request.scope[ARRIVED]
+        answer = await admission.run(lambda until: _look_up(ranking, asked, until), arrived)
+        metrics.answered("/features", answer.tiers, time.monotonic() - arrived)
         return _json(_features_answer(asked.job_seeker_ids, answer))
 
 

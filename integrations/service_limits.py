@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 1
 BODY_SECONDS = 5.0  # a request's body has to be here by then
+ARRIVED = "girl_arrived"  # in the ASGI scope: the `time.monotonic()` at which the whole request was here
 
 
 class Limits(NamedTuple):
@@ -42,14 +43,23 @@ class Admission:
         self._free = asyncio.Semaphore(limits.n_threads)
         self.n_waiting = 0
 
-    async def run(self, call: Callable[[float], T]) -> T:
-        """What `call` returns; it is given the `time.monotonic()` to be done by.
+    @property
+    def is_full(self) -> bool:
+        """Whether as many wait as may."""
+        return self._free.locked() and self.n_waiting >= self._limits.n_waiting
+
+    async def run(self, call: Callable[[float], T], arrived: float) -> T:
+        """What `call` returns.
+
+        Args:
+            call: given the `time.monotonic()` to be done by.
+            arrived: when the deadline began to count, likewise.
 
         Raises:
             BusyError: too many wait already, or there was no result in time; a call once begun goes on unheard.
         """
-        until = time.monotonic() + self._limits.deadline_ms / 1000
-        if self._free.locked() and self.n_waiting >= self._limits.n_waiting:
+        until = arrived + self._limits.deadline_ms / 1000
+        if self.is_full:
             raise BusyError
         self.n_waiting += 1
         try:
@@ -77,33 +87,60 @@ async def _before(until: float, awaited: Awaitable[T]) -> T:
         raise BusyError from error
 
 
-class BoundedBody:
-    """ASGI middleware: reads a request's body before anything else does, up to a size and for some seconds."""
+class Gate:
+    """ASGI middleware, first of all: bounded bodies, refusals that cost next to nothing, a count of responses."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float = BODY_SECONDS) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        is_full: Callable[[], bool],
+        responded: Callable[[str, int], object],
+        seconds: float = BODY_SECONDS,
+    ) -> None:
         self._app, self._max_bytes, self._seconds = app, max_bytes, seconds
+        self._is_full, self._responded = is_full, responded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body, or answer 408 or 413."""
+        """Pass the request on with its whole body and the time it was here; or answer 408, 413 or 429."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._responded(_route(scope), message["status"])
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        body: bytes | None = None
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)
         except TimeoutError:
-            await _refusal(408, f"the request's body did not arrive within {self._seconds:g} s")(scope, receive, send)
-            return
-        if body is None:
-            return  # the client has gone
-        if len(body) > self._max_bytes:
-            await _refusal(413, f"the request's body is larger than {self._max_bytes} bytes")(scope, receive, send)
+            refusal = _refusal(408, f"the request's body did not arrive within {self._seconds:g} s")
+        else:
+            if body is None:
+                return  # the client has gone
+            refusal = self._refusal(scope, body)
+        if refusal is not None:
+            await refusal(scope, receive, counted)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
-        await self._app(scope, replay, send)
+        scope[ARRIVED] = time.monotonic()
+        try:
+            await self._app(scope, replay, counted)
+        except Exception:
+            self._responded(_route(scope), 500)  # sent by what stands around all middleware
+            raise
+
+    def _refusal(self, scope: Scope, body: bytes) -> Response | None:
+        if len(body) > self._max_bytes:
+            return _refusal(413, f"the request's body is larger than {self._max_bytes} bytes")
+        return busy_response() if scope["method"] == "POST" and self._is_full() else None
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body; one that is too large is read no further than shows that it is."""
@@ -116,6 +153,12 @@ class BoundedBody:
             if not message.get("more_body", False):
                 break
         return bytes(body)
+
+
+def _route(scope: Scope) -> str:
+    """The path as the app knows it; never as it was sent, which could be anything."""
+    route = scope.get("route")
+    return str(route.path) if route is not None else "other"
 
 
 def busy_response() -> Response:

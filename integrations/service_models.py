@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,9 +16,9 @@ CVText = Annotated[str, Field(max_length=MAX_CV_LENGTH)]
 TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
 
 _NURSE = "Nurse, eight years on a ward for children. Night shifts, training of students, German and English."
-_RANK_EXAMPLE = {"job_seeker_id": "seeker-1", "cv": _NURSE, "job_ids": ["job-7", "job-12"]}
-_FEATURES_EXAMPLE = {"job_seeker_ids": ["seeker-1", "never-seen"], "cvs": [None, _NURSE]}
-_TIER = {"tier": "generated", "age_seconds": 86400.0, "is_stale": False, "has_cv": True}
+_RANK_EXAMPLE: dict[str, Any] = {"job_seeker_id": "seeker-1", "cv": _NURSE, "job_ids": ["job-7", "job-12"]}
+_FEATURES_EXAMPLE: dict[str, Any] = {"job_seeker_ids": ["seeker-1", "never-seen"], "cvs": [None, _NURSE]}
+_TIER: dict[str, Any] = {"tier": "generated", "age_seconds": 86400.0, "is_stale": False, "has_cv": True}
 
 
 class _Request(BaseModel):

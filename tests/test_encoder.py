@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from girl_features.encoder import SentenceTransformerEncoder, find_encoder_folder
+from girl_features.encoder import SentenceTransformerEncoder, fastest_dtype, find_encoder_folder, settle_dtype
 from girl_features.errors import CheckpointError
 
 
@@ -48,6 +48,25 @@ def test_the_contract_says_what_it_is(encoder: SentenceTransformerEncoder) -> No
     assert (contract.pooling, contract.normalized, contract.dtype) == ("mean", True, "float32")
     other = SentenceTransformerEncoder(dtype="bfloat16").contract
     assert other.fingerprint != contract.fingerprint, "another precision makes other vectors"
+
+
+def test_bfloat16_vectors_are_nearly_the_float32_ones(encoder: SentenceTransformerEncoder) -> None:
+    texts = ["head chef of a hotel kitchen", "nurse", "sous chef, restaurant " * 40, "driver, parcels"]
+    half = SentenceTransformerEncoder(dtype="bfloat16").encode(texts).vectors
+    assert half.dtype == np.float32
+    cosines = (half * encoder.encode(texts).vectors).sum(axis=1)
+    assert cosines.min() > 0.999
+
+
+def test_auto_keeps_to_the_precision_a_store_was_begun_with(encoder: SentenceTransformerEncoder) -> None:
+    fastest = fastest_dtype()
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[fastest]
+    held = encoder.contract.model_copy(update={"dtype": other})
+    assert settle_dtype("auto", "all-MiniLM-L6-v2", []) == fastest
+    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held]) == other
+    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"dtype": fastest}), held]) == fastest
+    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"weights_sha256": "0"})]) == fastest
+    assert settle_dtype(fastest, "all-MiniLM-L6-v2", [held]) == fastest
 
 
 def test_a_folder_without_safetensors_and_an_unknown_name_are_refused(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -25,6 +25,8 @@ from girl_features.store.online import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo, open_repo
 from tests.fakes import feature_contract
+from tests.feast_repos import OUR_SQLITE
+from tests.served_market import served_market
 from tests.store_rows import Row, write_rows
 
 DAY = datetime(2022, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
@@ -261,3 +263,28 @@ def test_a_contract_the_registry_does_not_know(market: Market) -> None:
         FeatureClient(market.repo, unknown.fingerprint)
     with pytest.raises(UnknownContractError, match=CONTRACT.fingerprint):
         publish(market.repo, market.store, unknown)
+
+
+@pytest.mark.parametrize("kind", [OUR_SQLITE, "sqlite"])
+def test_a_row_past_its_time_to_live_is_not_used_and_says_so(tmp_path: Path, kind: str) -> None:
+    online = {"type": kind, "path": "data/some.db"}
+    served = served_market(tmp_path, online=online)
+    definitions = served.config.feast_repo / "girl_definitions.py"
+    definitions.write_text(
+        definitions.read_text()
+        + "\nfrom datetime import timedelta\nfor one in list(globals().values()):\n"
+        + "    if getattr(one, 'name', '').startswith('generated_jd_vectors'):\n        one.ttl = timedelta(days=30)\n"
+    )
+    apply_repo(served.config.feast_repo)
+    now = datetime.now(UTC)
+    rows = [
+        Row("fresh", now - timedelta(days=29), now, [1.0] * 8),
+        Row("old", now - timedelta(days=31), now, [1.0] * 8),
+    ]
+    write_rows(served.store, served.contract, generated=rows)
+    served.publish()
+    with served.client(queue=None) as client:
+        found = client.job_seekers(["fresh", "old", "nobody"])
+    assert found.tiers.tolist() == [Tier.GENERATED, Tier.PRIOR, Tier.PRIOR]
+    assert found.is_expired.tolist() == [False, True, False]
+    assert found.age[0] == pytest.approx(29 * 86_400, abs=3600)

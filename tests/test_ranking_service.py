@@ -19,7 +19,7 @@ from girl_features.evaluation.reference import CosineRanker
 from girl_features.integrations.lightgbm_ranker import LightGBMRanker
 from girl_features.integrations.ranking import Ranking
 from girl_features.integrations.ranking_service import create_app
-from girl_features.integrations.service_limits import BoundedBody, Limits
+from girl_features.integrations.service_limits import Gate, Limits
 from girl_features.integrations.service_models import MAX_CV_LENGTH, MAX_ID_LENGTH, MAX_JOBS
 from girl_features.ranker import PairFeatures
 from tests.contracts import CONTRACT, OTHER_CONTRACT, fit, planted
@@ -151,9 +151,10 @@ def test_a_body_that_never_ends_is_refused() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    slow = BoundedBody(app, max_bytes=1000, seconds=0.1)
+    refused: list[tuple[str, int]] = []
+    slow = Gate(app, 1000, lambda: False, lambda path, status: refused.append((path, status)), seconds=0.1)
     asyncio.run(slow({"type": "http", "method": "POST", "path": "/rank", "headers": []}, receive, send))
-    assert sent[0]["status"] == 408
+    assert sent[0]["status"] == 408 and refused == [("other", 408)]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("SECRET cv text"), InvalidVectorError("SECRET cv text")])
@@ -162,6 +163,7 @@ def test_faults_of_ours_say_nothing_of_the_request(error: Exception) -> None:
     with serving(create_app(ranking, PATIENT)) as port:
         answer = Caller(port).post("/rank", {"job_seeker_id": "ann", "job_ids": ["east"]})
         assert answer.status == 500
+        assert metrics(Caller(port))['girl_responses_total{path="/rank",status="500"}'] == 1
         assert "SECRET" not in answer.text and "Traceback" not in answer.text
         assert Caller(port).get("/health/live").status == 200
 

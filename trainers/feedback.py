@@ -75,8 +75,13 @@ class JDTask:
 
 def joined(parts: Sequence[Judgement]) -> Judgement:
     """Several judgements as one, in their order."""
-    arrays = [np.concatenate([part[i] for part in parts]) for i in range(4)]
-    return Judgement(*arrays, [text for part in parts for text in part.texts])
+    return Judgement(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.penalties for part in parts]),
+        np.concatenate([part.unfinished for part in parts]),
+        np.concatenate([part.defective for part in parts]),
+        [text for part in parts for text in part.texts],
+    )
 
 
 def signs(judged: Judgement) -> dict[str, float]:

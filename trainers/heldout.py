@@ -126,7 +126,7 @@ def _whole(own: Writing, n: int, pad_token_id: int) -> Writing:
         stacked([p.samples.completion_mask for p in parts]),
         torch.cat([p.samples.finished for p in parts])[:n].to(device),
     )
-    judged = Judgement(*(field[:n] for field in joined([p.judged for p in parts])))
+    judged = Judgement._make(field[:n] for field in joined([p.judged for p in parts]))
     return Writing(samples, stacked([p.behaviour for p in parts]), stacked([p.frozen for p in parts]), judged)
 
 

@@ -99,19 +99,21 @@ def train_ppo(
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _models(sft_folder, reward_model, config.ppo)
     penalties = (config.ppo.unfinished_penalty, config.ppo.defect_penalty)
-    tasks = [JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties) for part in parts]
+    task, held_out = (
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties) for part in parts
+    )
     limit = config.sampling.max_new_tokens
     if config.ppo.algo == "ppo":
         recompute = torch.cuda.is_available()  # as stages 1 and 2 do there
-        outcome = PPO(models, *tasks, config.ppo, limit, work / "checkpoints", recompute, after_iteration).run()
+        outcome = PPO(models, task, held_out, config.ppo, limit, work / "checkpoints", recompute, after_iteration).run()
     else:
         if is_adapter(sft_folder):
             raise ConfigError(f"ppo.algo {config.ppo.algo!r} needs an SFT generator with `sft.tuning: full`")
         policies, pairs = Policies(models.actor, models.frozen), preference_pairs(tables, windows)
-        outcome = train_alternative(policies, tokenizer, *tasks, pairs, config.ppo, limit, work)
+        outcome = train_alternative(policies, tokenizer, task, held_out, pairs, config.ppo, limit, work)
     metrics = {
         **_gains(outcome, work),
-        "n_cv_truncated": float(tasks[0].n_cv_truncated),
+        "n_cv_truncated": float(task.n_cv_truncated),
         "train_seconds": time.monotonic() - started,
     }
     if is_main():

@@ -41,7 +41,8 @@ def judge_claim(
     own, other = measured[Cell(*claim.subject.split("/"))], measured[Cell(*claim.over.split("/"))]
     shown = (data, claim.name, claim.subject, claim.over, slice_name)
     if own is None or other is None:
-        return ClaimResult(*shown, *[None] * 10, n, 0, simulation)  # type: ignore[arg-type]
+        nothing = (None, None, None, None, None, None, None, None, None, None, None)
+        return ClaimResult(*shown, *nothing, n, 0, simulation)
     gains = gains_over(own, other)
     low, high = gains.logloss_gain_low, gains.logloss_gain_high
     return ClaimResult(

@@ -146,4 +146,5 @@ def _matched(prepared: Prepared) -> np.ndarray:
     """(m,) bool: matched decisions of the generator's windows with a CV that says something."""
     history = prepared.data.history
     says_something = np.array([bool(cv.strip()) for cv in history.cvs], bool)
-    return np.logical_and(history.matched, says_something)
+    wanted: np.ndarray = history.matched & says_something
+    return wanted

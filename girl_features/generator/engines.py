@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from girl_features.config import EngineSetting
 from girl_features.contract import FeatureContract
@@ -16,6 +16,15 @@ from girl_features.generator.checkpoint import weights_size
 _PACKAGES = {"openvino": "openvino_genai", "openvino-float32": "openvino_genai", "vllm": "vllm"}
 _EXTRAS = {"openvino": "openvino", "openvino-float32": "openvino", "vllm": "vllm"}
 SMALL_BYTES = 120_000_000  # 30 M float32 weights; below, a second thread costs more than it gives
+
+
+class Engine(Generator, Protocol):
+    """A generator that was loaded from a checkpoint."""
+
+    @property
+    def prompt_version(self) -> str:
+        """Of the prompt that it writes."""
+        ...
 
 
 def fastest_engine() -> str:
@@ -53,7 +62,7 @@ def _made_by(engine: str, contract: FeatureContract) -> FeatureContract:
 
 def open_engine(
     contract: FeatureContract, folder: Path, *, batch_size: int | None, threads: int | None, exports: Path
-) -> Generator:
+) -> Engine:
     """The generator in `folder`, run by the contract's engine.
 
     Args:
@@ -87,9 +96,13 @@ def open_engine(
         return TransformersGenerator(folder, **drawing, batch_size=batch_size or 32, threads=threads)
     from girl_features.generator.openvino_engine import OpenVINOGenerator
 
-    weights = "int8" if engine == "openvino" else "float32"
     return OpenVINOGenerator(
-        folder, **drawing, batch_size=batch_size or 32, threads=threads, weights=weights, exports=exports
+        folder,
+        **drawing,
+        batch_size=batch_size or 32,
+        threads=threads,
+        weights="int8" if engine == "openvino" else "float32",
+        exports=exports,
     )
 
 

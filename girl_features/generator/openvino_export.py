@@ -112,9 +112,9 @@ class _Flat(torch.nn.Module):
 
     def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, *past: Any) -> tuple[Any, ...]:
         """(b, t) ids, (b, s + t) mask, (b, t) places, 2 * layers of (b, h, s, d) -> logits, 2 * layers of s + t."""
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for keys, values in zip(past[::2], past[1::2], strict=True):
-            layer = DynamicLayer()
+            layer = DynamicLayer()  # type: ignore[no-untyped-call]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
             cache.layers.append(layer)
