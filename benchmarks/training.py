@@ -12,7 +12,8 @@ generated JD says (sample), and `similarity_margin`, the cosine of the generated
 later, less that to those of other seekers.
 
 Best-of-N has KL log N - (N - 1) / N from its generator and costs N generations for every JD that is served.
-`gain_at_common_kl` is read off each algorithm's curve of evaluations at the largest KL that all of them reached.
+`gain_at_common_kl` is read off each algorithm's curve of evaluations, on the CVs that choose the checkpoint, at the
+largest KL that PPO, RLOO and GRPO all reached; DPO has one where it went as far.
 Finished parts are kept in --cache and taken from there; delete it to measure again.
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import numpy as np
 import polars as pl
 import torch
 from training_page import write_page
@@ -53,7 +55,19 @@ def parts_of(data: str, seeds: list[int], size: str, cache: Path) -> dict[int, P
             partial.write_text(json.dumps(part, indent=1) + "\n", encoding="utf-8")
             partial.replace(done)
         parts[seed] = json.loads(done.read_text(encoding="utf-8"))
+        add_common_kl(parts[seed]["figures"], parts[seed]["curves"])
     return parts
+
+
+def add_common_kl(figures: dict[str, dict[str, float]], curves: dict[str, list[dict[str, float]]]) -> None:
+    """Add `common_kl` and `gain_at_common_kl` to the rows of stage 3 whose curves go as far."""
+    furthest = {row: max(point["kl"] for point in curve) for row, curve in curves.items() if row != "ppo_kl_2"}
+    common = min((kl for row, kl in furthest.items() if row != "dpo"), default=0.0)
+    for row, kl in furthest.items():
+        if kl >= common > 0:
+            points = sorted((point["kl"], point["gain"]) for point in curves[row])
+            gain = float(np.interp(common, *zip(*points, strict=True)))
+            figures[row] |= {"common_kl": common, "gain_at_common_kl": gain}
 
 
 def rows_of(data: str, parts: dict[int, Part]) -> list[dict[str, Any]]:
@@ -76,7 +90,12 @@ def show(rows: list[dict[str, Any]]) -> None:
         table = pl.DataFrame(means).pivot("stage", index="metric", values="value")
         print(f"\n{data}")
         with pl.Config(
-            tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=3
+            tbl_rows=-1,
+            tbl_cols=-1,
+            tbl_width_chars=200,
+            tbl_hide_dataframe_shape=True,
+            tbl_hide_column_data_types=True,
+            float_precision=3,
         ):
             print(table)
 

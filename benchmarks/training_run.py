@@ -126,8 +126,6 @@ def run_part(data: str, size_name: str, seed: int, folder: Path) -> dict[str, An
         rows[row] = figures(write(generator, judges, config, 1), drawn, judges)
         rows[row] |= _some(read_record(generator).metrics, "kl_per_sequence", "best_iteration", "train_seconds")
     curves = {row: _curve(pl.read_parquet(found / "evaluations.parquet")) for row, found in trained.items()}
-    if curves:
-        _add_common_kl(rows, curves)
     rows["sft"] |= _some(read_record(sft).metrics, "heldout_perplexity", "train_seconds")
     names = ("pair_accuracy", "auc", "ece", "length_correlation", "longer_is_matched")
     names = (*names, "n_heldout_pairs", "n_heldout_seekers", "train_seconds")
@@ -225,15 +223,6 @@ def _curve(evaluations: pl.DataFrame) -> list[dict[str, float]]:
     start = rows[0]
     gains = [(row["score"] - start["score"]) / start["score_sd"] for row in rows]
     return [{"kl": row["kl"], "gain": gain, "words": row["words"]} for row, gain in zip(rows, gains, strict=True)]
-
-
-def _add_common_kl(rows: dict[str, dict[str, float]], curves: dict[str, list[dict[str, float]]]) -> None:
-    whole = {algo: curve for algo, curve in curves.items() if algo != "ppo_kl_2"}  # which is ppo's, cut short
-    common = min(max(point["kl"] for point in curve) for curve in whole.values())
-    for algo, curve in whole.items():
-        points = sorted((point["kl"], point["gain"]) for point in curve)
-        rows[algo]["common_kl"] = common
-        rows[algo]["gain_at_common_kl"] = float(np.interp(common, *zip(*points, strict=True)))
 
 
 def _some(metrics: dict[str, float], *names: str) -> dict[str, float]:

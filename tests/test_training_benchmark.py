@@ -15,7 +15,7 @@ from girl_features.sample_text import N_DRAWS, jd_texts
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import sample_truth
-from training import rows_of
+from training import add_common_kl, rows_of
 from training_run import Written, best
 
 
@@ -58,3 +58,17 @@ def test_the_first_row_of_a_name_is_the_mean_over_the_seeds_that_have_it() -> No
         ("words", "mean", 5.0),
         ("words", 1, 5.0),
     ]
+
+
+def test_gains_are_compared_at_the_largest_kl_that_all_samplers_reached() -> None:
+    figures: dict[str, dict[str, float]] = {row: {} for row in ("ppo", "rloo", "grpo", "dpo")}
+    ends = {"ppo": (4.0, 2.0), "rloo": (2.0, 1.5), "grpo": (8.0, 2.0), "dpo": (0.5, 0.1)}
+    curves = {row: [{"kl": 0.0, "gain": 0.0}, {"kl": kl, "gain": gain}] for row, (kl, gain) in ends.items()}
+    add_common_kl(figures, curves)
+    # at 2 nats: PPO half way to 2, RLOO at its end, GRPO a quarter of the way; DPO did not get there
+    assert {row: own.get("gain_at_common_kl") for row, own in figures.items()} == {
+        "ppo": 1.0,
+        "rloo": 1.5,
+        "grpo": 0.5,
+        "dpo": None,
+    }
