@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import random
@@ -311,6 +313,28 @@ def test_a_file_size_limit_is_an_error_of_the_same_kind(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGXFSZ, before)
     _is_resumed_after_room_is_made(tmp_path, store, n_before)
+
+
+@pytest.mark.parametrize("n_good", [0, 3, 8, 15])
+def test_a_failing_fsync_stops_the_job_and_the_next_one_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_good: int
+) -> None:
+    calls, fsync = itertools.count(), os.fsync
+
+    def failing(descriptor: int) -> None:
+        if next(calls) >= n_good:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    store = PartsStore(tmp_path / "workspace" / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(StoreError, match=r"cannot write \S+ \([\d,]+ bytes wanted\): Input/output error"):
+            _materialize(tmp_path)
+    before = ids_of(store, "generated_jds", "failures")
+    assert len(before) == len(set(before)) < N_CVS
+    _materialize(tmp_path)
+    assert sorted(ids_of(store, "generated_jds", "failures")) == sorted(f"s{i}" for i in range(N_CVS))
 
 
 def _under_3_gb(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from girl_features.cli import app
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, StoreLockedError
 from girl_features.estimate import estimate, make_plan
+from girl_features.generator.quality import clean
 from girl_features.lineage import history, rows_of_run
 from girl_features.materialize import MaterializeReport, materialize
 from girl_features.runs import RunLog
@@ -147,6 +148,21 @@ def test_contact_details_are_not_stored_and_the_leak_is_counted(tmp_path: Path) 
     assert len(texts) == 20
     assert not any("smith" in text or "7946" in text for text in texts)
     assert all("[email], [phone]" in text for text in texts)
+
+
+def test_any_text_comes_back_as_it_was_cleaned(tmp_path: Path) -> None:
+    texts = [
+        "welder \ud800 with a lone surrogate",
+        "\u202eright to left\u202c מהנדס مهندس",
+        "chef \U0001f468\u200d\U0001f373 cafe\u0301",
+        "bell \x07 and NUL \x00 and \x1b[31m red",
+        "'; DROP TABLE generated_plan; --",
+    ]
+    seekers = [(f"s{i}", f"cv number {i}", day(11)) for i in range(len(texts))]
+    generator = TemplateGenerator({f"cv number {i}": [text] for i, text in enumerate(texts)})
+    assert _materialize(tmp_path, seekers, generator).n_generated == len(texts)
+    store = PartsStore(tmp_path / "store")
+    assert [history(store, f"s{i}")[0]["generated_jds"] for i in range(len(texts))] == [[clean(text)] for text in texts]
 
 
 def test_an_erased_seeker_has_no_history(tmp_path: Path) -> None:
