@@ -90,7 +90,8 @@ def config_for(name: str, folder: Path, data: Path, size: dict[str, Any], seed: 
                 "batch_size": 64,
                 "minibatch_size": 32,
                 "learning_rate": 1.5e-4,
-                "target_kl": 8.0,
+                "target_kl": 8.0,  # far beyond the default, to see what happens there
+                "stop_kl": 10.0,
                 "evaluate_every": 3,
                 "holdout": own["holdout"],
                 "seed": seed,

@@ -190,8 +190,8 @@ class PPOConfig(_Model):
     kl_penalty: Literal["k1", "k3", "paper_kl"] = "k1"
     ratio: Literal["behaviour", "frozen"] = "behaviour"
     advantage: Literal["whitened", "plain"] = "whitened"
-    target_kl: float | None = Field(5.0, gt=0, description="nats a JD that lambda is adapted towards; null: fixed")
-    stop_kl: float = Field(10.0, gt=0, description="nats a JD at which the run stops")
+    target_kl: float | None = Field(2.0, gt=0, description="nats a JD that lambda is adapted towards; null: fixed")
+    stop_kl: float = Field(5.0, gt=0, description="nats a JD at which the run stops")
     critic_warmup: int = Field(2, ge=0, description="first iterations that train the critic alone")
     temperature: float = Field(1.0, gt=0, description="of sampling in training; log-probabilities are taken at it")
     unfinished_penalty: float = Field(1.0, ge=0, description="off the score of a JD without an end token")
