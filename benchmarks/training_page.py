@@ -38,7 +38,7 @@ def write_page(path: Path, rows: list[dict[str, Any]], parts: dict[str, dict[int
     lines = [
         "# The training stages",
         "",
-        f"    python benchmarks/training.py{' --quick' if quick else ''} --json {path.with_suffix('.json').name} ...",
+        f"    python benchmarks/training.py{' --quick' if quick else ''} --markdown docs/results/{path.name}",
         "",
         f"- **Date:** {datetime.now(UTC):%Y-%m-%d}",
         f"- **Machine:** {machine_description()}",
