@@ -124,9 +124,11 @@ class SentenceTransformerEncoder:
             empty = np.zeros((0, self._contract.dimension), np.float32)
             return Encoded(empty, np.zeros(0, bool))
         vectors = self._model.encode(  # sorts by length itself
-            list(texts), batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+            list(texts), batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
         )
-        return Encoded(np.asarray(vectors, np.float32), self._truncated(texts))
+        vectors = np.asarray(vectors.float().cpu().numpy(), np.float32)
+        # here, as bfloat16 has no room for lengths of exactly one
+        return Encoded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), self._truncated(texts))
 
     def _truncated(self, texts: Sequence[str]) -> np.ndarray:
         limit = self._contract.max_tokens

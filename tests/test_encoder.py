@@ -54,6 +54,7 @@ def test_bfloat16_vectors_are_nearly_the_float32_ones(encoder: SentenceTransform
     texts = ["head chef of a hotel kitchen", "nurse", "sous chef, restaurant " * 40, "driver, parcels"]
     half = SentenceTransformerEncoder(dtype="bfloat16").encode(texts).vectors
     assert half.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
     cosines = (half * encoder.encode(texts).vectors).sum(axis=1)
     assert cosines.min() > 0.999
 
