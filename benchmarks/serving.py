@@ -1,6 +1,6 @@
 """Look-ups of a ranking service beside stock Feast and a raw store read, and a load test of the ranking service.
 
-    python benchmarks/serving.py [--quick] [--json FILE] [--only NAME ...]
+    python benchmarks/serving.py [--quick] [--json FILE] [--markdown FILE] [--only NAME ...]
 
 The process keeps to one core. `baseline` is a raw read of the same two vectors a seeker (CV and generated JD) from the
 same kind of store: SQLite's SELECT ... IN over two bare tables, Redis' MGET. `stock` is Feast's get_online_features on
@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from serving_load import press, serving  # noqa: E402
 from serving_market import SEED, Market, RawRead, build_market, published, raw_redis, raw_sqlite  # noqa: E402
+from serving_page import write_page  # noqa: E402
 from store import redis_server  # noqa: E402
 
 from girl_features.config import GirlConfig  # noqa: E402
@@ -250,18 +251,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few seekers and requests, to see that it works")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--only", nargs="*", default=[], help="rows to measure, without their store's suffix")
+    parser.add_argument("--markdown", type=Path, help="also write the results page here")
     arguments = parser.parse_args()
+    size = QUICK if arguments.quick else FULL
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{'milliseconds':26} {'p50':>9} {'p99':>9} {'raw p50':>9} {'ratio':>7} {'stock p50':>9} {'p99':>9}")
     rows = []
     with tempfile.TemporaryDirectory(prefix="girl-serving-") as root:
-        for found in measure(QUICK if arguments.quick else FULL, arguments.only, Path(root)):
+        for found in measure(size, arguments.only, Path(root)):
             rows.append(found)
             show(found)
             if arguments.json:
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if arguments.markdown:
+        command = "python benchmarks/serving.py" + (" --quick" if arguments.quick else "")
+        write_page(arguments.markdown, rows, command, size.seekers)
     if any(found.get("n_errors") for found in rows):
         sys.exit("the service answered something else than 200 and 429")
 

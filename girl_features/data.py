@@ -28,7 +28,7 @@ from girl_features.report import MAX_LISTED, CheckReport, Note, Rejection, Table
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
 from girl_features.sources import FILE_COLUMN, open_source, shown
 
-MEMORY_LIMIT = "2GB"  # DuckDB spills to the temporary folder beyond this
+MEMORY_LIMIT = "1GB"  # DuckDB spills to the temporary folder beyond this
 _CATALOG = "girl_tables"
 
 

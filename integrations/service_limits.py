@@ -107,13 +107,17 @@ class Gate:
             await self._app(scope, receive, send)
             return
 
+        is_counted = False
+
         async def counted(message: Message) -> None:
+            nonlocal is_counted
             if message["type"] == "http.response.start":
+                is_counted = True
                 self._responded(_route(scope), message["status"])
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        body: bytes | None = None
+        refusal: Response | None
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)
         except TimeoutError:
@@ -134,7 +138,8 @@ class Gate:
         try:
             await self._app(scope, replay, counted)
         except Exception:
-            self._responded(_route(scope), 500)  # sent by what stands around all middleware
+            if not is_counted:
+                self._responded(_route(scope), 500)  # sent by what stands around all middleware
             raise
 
     def _refusal(self, scope: Scope, body: bytes) -> Response | None:

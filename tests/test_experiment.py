@@ -18,8 +18,9 @@ import yaml
 
 from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
 from girl_features.evaluation.cells import CellId, code_hash, parts_hash, read_cell, write_cell
+from girl_features.evaluation.claims import judge_claim
 from girl_features.evaluation.experiment import ExperimentResults, run_experiment
-from girl_features.evaluation.experiment_config import Cell, ExperimentConfig, load_experiment
+from girl_features.evaluation.experiment_config import Cell, Claim, ExperimentConfig, load_experiment
 from girl_features.evaluation.experiment_prepare import InterruptedRunError
 from girl_features.evaluation.experiment_report import to_json, verdict_line, write_experiment
 from girl_features.evaluation.text_vectors import TextVectors
@@ -51,6 +52,13 @@ def test_each_claim_gets_the_verdict_that_was_planted(results: ExperimentResults
     assert same.verdict == "not shown" and same.auc_gain == 0
     assert claim(results, "better").logloss_verdict == "better", "a lower loss is a better one"
     assert "**better** (AUC +" in verdict_line(claim(results, "better"))
+
+
+def test_a_slice_without_both_classes_has_no_verdict() -> None:
+    claim = Claim(name="c", subject="a/x", over="a/y")
+    result = judge_claim("d", claim, "cold", {Cell("a", "x"): None, Cell("a", "y"): None}, 3, False)
+    assert result.verdict is None and result.auc is None and result.n == 3
+    assert verdict_line(result) == "d, c: nothing can be said (too few test seekers)"
 
 
 def test_slices_are_by_decisions_in_the_training_window(results: ExperimentResults) -> None:

@@ -98,7 +98,7 @@ def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Pat
     result = json.loads((tmp_path / "demo.json").read_text())
     assert {row["predictor"] for row in result["rows"]} >= {"mlp", "dot", "lightgbm"}
     assert {row["row"] for row in result["rows"]} == {"base", "girl-sft", "girl"}
-    assert {row["slice"] for row in result["rows"]} == {"all", "cold"}
+    assert {row["slice"] for row in result["rows"]} >= {"all", "cold"}
     assert result["simulation"] is True
 
     config = ["--config", "girl-demo/girl.yaml"]

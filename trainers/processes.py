@@ -58,8 +58,8 @@ def own_places(n: int) -> list[int]:
 
 def own_rows(rows: Tensor) -> Tensor:
     """This process's part of the (m,) rows of a minibatch, m a multiple of the number of processes."""
-    parts: tuple[Tensor, ...] = rows.tensor_split(n_processes())
-    return parts[_state().process_index]
+    own: Tensor = rows.tensor_split(n_processes())[_state().process_index]
+    return own
 
 
 def from_all(own: T) -> list[T]:

@@ -8,8 +8,9 @@ linear map, and ends as that where the hidden layer does not help held-out seeke
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -20,9 +21,11 @@ from torch.nn import functional
 
 from girl_features.config import GirlConfig, StudentConfig
 from girl_features.contract import FeatureContract
-from girl_features.errors import EmptyWindowError
+from girl_features.encoder import SentenceTransformerEncoder
+from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.cold_start import neighbours_mean
+from girl_features.lookup.host_encoder import export_encoder
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
@@ -35,6 +38,7 @@ from girl_features.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, u
 
 MIN_SEEKERS = 20
 WEIGHT_DECAY = 0.01
+N_COMPARED = 32  # texts on which the exported encoder is compared with its original
 
 
 class Taught(NamedTuple):
@@ -82,8 +86,21 @@ def train_student(config: GirlConfig, contract: FeatureContract) -> Path:
         neighbours_cv=unit_rows(taught.cvs),
         neighbours_generated=taught.generated,
     )
-    made = {"settings": settings.model_dump(mode="json"), "measures": measures, "n_neighbours": len(taught.cvs)}
-    return write_bundle(config.students_dir / contract.fingerprint, bundle, made)
+    made: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "measures": measures}
+    made["n_neighbours"] = len(taught.cvs)
+    folder = config.students_dir / contract.fingerprint
+    if importlib.util.find_spec("openvino") is None or Path(config.encoder.name).name != contract.encoder.name:
+        return write_bundle(folder, bundle, made)
+    texts = _sample_jds(PartsStore(config.store_dir), contract)
+    encoder = SentenceTransformerEncoder(config.encoder.name, dtype=contract.encoder.dtype)
+
+    def add_encoder(new: Path) -> None:
+        try:
+            made["encoder"] = export_encoder(encoder, config.encoder.name, texts, new)
+        except CheckpointError as error:  # a bundle without it serves hosts that have torch
+            made["encoder"] = {"not exported": str(error)}
+
+    return write_bundle(folder, bundle, made, add_encoder)
 
 
 def read_taught(store: PartsStore, contract: FeatureContract, max_rows: int) -> Taught:
@@ -212,6 +229,13 @@ def _distil(
                 best, best_epoch, best_cosine = now, epoch, cosine
             progress.advance()
     return best, best_epoch
+
+
+def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
+    relation = store.scan(GENERATED_JDS, contract.fingerprint)
+    query = f"SELECT {GENERATED_JDS}[1] FROM {relation} ORDER BY hash(cv_hash) LIMIT {N_COMPARED}"
+    with duckdb.connect() as connection:
+        return [text for (text,) in connection.execute(query).fetchall()]
 
 
 def _ranked_pairs(config: GirlConfig, contract: FeatureContract) -> RankedPairs:

@@ -33,15 +33,17 @@ def lookup(
     json_file: JsonOption = None,
 ) -> None:
     """Look seekers up in the online store, as a ranking service would; nothing is queued."""
-    from girl_features.lookup import open_client
-    from girl_features.pipeline import open_encoder
+    from girl_features.lookup import open_client, serving_encoder
+    from girl_features.lookup.opening import contract_of
     from girl_features.schema import Tier
 
     if cv is not None and len(seekers) != 1:
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
     resolved = load(config, set_values)
     texts = None if cv is None else [cv.read_text(encoding="utf-8", errors="replace")]
-    with open_client(resolved, contract, encoder=open_encoder(resolved) if texts else None) as client:
+    found_contract = contract_of(resolved, contract)
+    encoder = serving_encoder(resolved, found_contract) if texts else None
+    with open_client(resolved, found_contract, encoder=encoder) as client:
         found = client.job_seekers(seekers, texts, deadline_ms=DEADLINE_MS)
     if found.problem is not None:
         print(f"the online store was not read: {found.problem}", file=sys.stderr)

@@ -85,14 +85,11 @@ def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
     """The ranker over a client of its own contract, which the Feast repo must know."""
     from girl_features.errors import ContractMismatchError, UnknownContractError, require
     from girl_features.generation_queue import OfferQueue
-    from girl_features.lookup import open_client
-    from girl_features.lookup.opening import open_queue
-    from girl_features.pipeline import open_encoder
+    from girl_features.lookup import open_client, open_queue, serving_encoder
 
     contract = require("girl_features.integrations.registry", "rank").peek_ranker(folder).contract
     queue = open_queue(config)
-    has_bundle = config.lookup.bundle is not None or (config.students_dir / contract).is_dir()
-    encoder = open_encoder(config) if has_bundle else None  # without a bundle nothing reads a request's CV
+    encoder = serving_encoder(config, contract)
     try:
         client = open_client(config, contract, encoder=encoder, queue=OfferQueue(queue))
     except UnknownContractError as error:

@@ -97,7 +97,7 @@ def student(
     found = store.contract(contract) if contract else store.newest_contract()
     folder = require("girl_features.trainers.student", "train").train_student(resolved, found)
     made = read_manifest(folder).made
-    shown = {"folder": str(folder), "contract": found.fingerprint, **made["measures"]}
+    shown = {"folder": str(folder), "contract": found.fingerprint, **made["measures"], "encoder": made.get("encoder")}
     emit(shown, json_file, lambda: print_mapping("Student", shown))
 
 

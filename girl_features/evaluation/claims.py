@@ -18,20 +18,20 @@ class ClaimResult:
     subject: str
     over: str
     slice: str
-    auc: float | None
-    auc_over: float | None
-    auc_gain: float | None
-    auc_gain_low: float | None
-    auc_gain_high: float | None
-    auc_gain_seed_sd: float | None
-    logloss_gain: float | None  # below 0 is better
-    logloss_gain_low: float | None
-    logloss_gain_high: float | None
-    verdict: Verdict | None  # on AUC
-    logloss_verdict: Verdict | None
     n: int
     seeds: int
     simulation: bool
+    auc: float | None = None
+    auc_over: float | None = None
+    auc_gain: float | None = None
+    auc_gain_low: float | None = None
+    auc_gain_high: float | None = None
+    auc_gain_seed_sd: float | None = None
+    logloss_gain: float | None = None  # below 0 is better
+    logloss_gain_low: float | None = None
+    logloss_gain_high: float | None = None
+    verdict: Verdict | None = None  # on AUC
+    logloss_verdict: Verdict | None = None
 
 
 def judge_claim(
@@ -41,12 +41,14 @@ def judge_claim(
     own, other = measured[Cell(*claim.subject.split("/"))], measured[Cell(*claim.over.split("/"))]
     shown = (data, claim.name, claim.subject, claim.over, slice_name)
     if own is None or other is None:
-        nothing = (None, None, None, None, None, None, None, None, None, None, None)
-        return ClaimResult(*shown, *nothing, n, 0, simulation)
+        return ClaimResult(*shown, n=n, seeds=0, simulation=simulation)
     gains = gains_over(own, other)
     low, high = gains.logloss_gain_low, gains.logloss_gain_high
     return ClaimResult(
         *shown,
+        n=n,
+        seeds=max(len(own.auc), len(other.auc)),
+        simulation=simulation,
         auc=float(own.auc.mean()),
         auc_over=float(other.auc.mean()),
         auc_gain=gains.auc_gain,
@@ -58,7 +60,4 @@ def judge_claim(
         logloss_gain_high=high,
         verdict=gains.verdict,
         logloss_verdict=None if low is None or high is None else verdict_of(-high, -low),  # a loss: lower is better
-        n=n,
-        seeds=max(len(own.auc), len(other.auc)),
-        simulation=simulation,
     )

@@ -17,7 +17,7 @@ from girl_features.encoder import TextEncoder
 from girl_features.errors import DataError
 from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.experiment_data import generated_by_version, joined_parts, load_data
-from girl_features.evaluation.text_vectors import TextVectors, VectorTable
+from girl_features.evaluation.text_vectors import TextVectors, VectorTable, encode_once
 from girl_features.feature_rows import pool_samples
 from girl_features.generator import RewardModel
 from girl_features.generator.checkpoint import trained_reward_models
@@ -84,7 +84,7 @@ class Opened(NamedTuple):
     contract: FeatureContract
     jobs: JobTable
     jd_vectors: np.ndarray  # (m, d)
-    vectors: TextVectors
+    encoder: TextEncoder
     matcher: Ranker | None
 
 
@@ -175,7 +175,7 @@ def _open(
     contract = contract_of(config, record, encoder)
     PartsStore(config.store_dir).contract(contract.fingerprint)  # materialized, or says so
     jobs = read_jobs(tables)
-    vectors = TextVectors(encoder, config.workspace / "grounding" / "vectors")
+    jd_vectors = TextVectors(encoder, config.workspace / "grounding" / "vectors").table(jobs.jds).of(jobs.jds)
     matcher = None
     if make_ranker is not None:
         windows = windows_of(config, tables)
@@ -183,7 +183,7 @@ def _open(
         parts = joined_parts(load_data(config.name, tables, windows), config, contract)
         matcher = make_ranker(*MATCHER, 0)
         matcher.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
-    return Opened(contract, jobs, vectors.table(jobs.jds).of(jobs.jds), vectors, matcher)
+    return Opened(contract, jobs, jd_vectors, encoder, matcher)
 
 
 def _test_queries(config: GirlConfig, opened: Opened, test: pl.DataFrame, limit: int | None) -> list[Query]:
@@ -202,7 +202,7 @@ def _test_queries(config: GirlConfig, opened: Opened, test: pl.DataFrame, limit:
     if limit is not None and limit < len(found):
         drawn = np.random.default_rng(0).choice(len(found), limit, replace=False)
         found = [found[i] for i in sorted(drawn)]
-    table = opened.vectors.table([text for _, _, cv, texts, _ in found for text in (cv, *texts)])
+    table = encode_once(opened.encoder, [text for _, _, cv, texts, _ in found for text in (cv, *texts)])
     return [
         Query(seeker, at, cv, table.of([cv])[0], _mean(table, texts), tuple(row_of[job] for job in job_ids))
         for seeker, at, cv, texts, job_ids in found
@@ -223,7 +223,7 @@ def _seeker_queries(config: GirlConfig, tables: Tables, opened: Opened, seekers:
         texts = known.get((seeker, updated_at.astimezone(UTC), cv_hash))
         if not texts:
             raise DataError(f"the newest CV of {seeker!r} has no generated JD; run `girl materialize`")
-        table = opened.vectors.table([cv, *texts])
+        table = encode_once(opened.encoder, [cv, *texts])
         queries.append(Query(seeker, now, cv, table.of([cv])[0], _mean(table, texts), ()))
     return queries
 

@@ -31,6 +31,12 @@ class VectorTable(NamedTuple):
         return np.asarray(self.vectors[[self.rows[text] for text in texts]])
 
 
+def encode_once(encoder: TextEncoder, texts: Sequence[str]) -> VectorTable:
+    """The vectors of all distinct `texts`, kept nowhere: for texts about people."""
+    distinct = list(dict.fromkeys(texts))
+    return VectorTable({text: i for i, text in enumerate(distinct)}, encoder.encode(distinct).vectors)
+
+
 class TextVectors:
     """An encoder with a memory in `folder`. A pure function of the text, so it is keyed on nothing else."""
 

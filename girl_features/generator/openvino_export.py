@@ -93,7 +93,7 @@ def _write(folder: Path, weights: Weights, target: Path) -> None:
     graph = _traced(model.float().eval())
     _hide_cache(openvino, graph, model.config)
     if weights == "int8":
-        _round_weights(openvino, graph)
+        round_weights(openvino, graph)
     openvino.save_model(graph, target / f"{MODEL_NAME}.xml", compress_to_fp16=False)
     model.config.save_pretrained(target)
     for path in target.iterdir():
@@ -196,7 +196,7 @@ def _start_empty(openvino: Any, graph: Any, heads: int, size: int) -> None:
     graph.validate_nodes_and_infer_types()
 
 
-def _round_weights(openvino: Any, graph: Any) -> None:
+def round_weights(openvino: Any, graph: Any) -> None:
     """Keep each weight matrix as int8 and one float32 scale a row: the pattern OpenVINO computes with as int8."""
     from openvino import opset13 as ops
 

@@ -5,6 +5,7 @@
     student.safetensors          weights of the student; may be left out
     neighbours_cv.npy            (m, d) unit CV vectors ...
     neighbours_generated.npy     (m, d) ... and the generated vectors of the same CVs; both may be left out
+    encoder.*, tokenizer.json    the sentence encoder for hosts without torch (host_encoder.py); may be left out
 
 No ids and no texts: but vectors say something of people, so treat it as you treat the store.
 """
@@ -12,6 +13,7 @@ No ids and no texts: but vectors say something of people, so treat it as you tre
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -53,13 +55,16 @@ class Manifest(BaseModel):
     sha256: dict[str, str]
 
 
-def write_bundle(folder: Path, bundle: Bundle, made: dict[str, Any]) -> Path:
+def write_bundle(
+    folder: Path, bundle: Bundle, made: dict[str, Any], write_more: Callable[[Path], object] = lambda folder: None
+) -> Path:
     """Write `bundle` as `folder`, in place of one that is there, and return it.
 
     Args:
         folder: it appears whole or not at all.
         bundle: what to write.
         made: settings and measures to keep beside it.
+        write_more: adds files to the folder it is called with.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder.parent) as temporary:
@@ -72,6 +77,7 @@ def write_bundle(folder: Path, bundle: Bundle, made: dict[str, Any]) -> Path:
         if bundle.neighbours_cv is not None and bundle.neighbours_generated is not None:
             np.save(new / NEIGHBOURS_CV, bundle.neighbours_cv.astype(np.float32), allow_pickle=False)
             np.save(new / NEIGHBOURS_GENERATED, bundle.neighbours_generated.astype(np.float32), allow_pickle=False)
+        write_more(new)
         manifest = Manifest(
             fingerprint=bundle.contract.fingerprint,
             contract=bundle.contract,

@@ -1,0 +1,148 @@
+"""Experiment, grounding and judge by command, on a very small simulated market with a real generator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from girl_features.cli import app
+from girl_features.errors import ConfigError, DataError
+from girl_features.evaluation.experiment_config import load_experiment
+from girl_features.evaluation.experiment_prepare import GeneratorFailedError, arm_config, write_sample_market
+
+CONFIG = {
+    "name": "small",
+    "workspace": "own",
+    "tables": {name: {"path": f"tables/{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
+    "windows": {"sft_share": 0.35, "reward_share": 0.1, "rl_share": 0.05, "train_share": 0.3, "valid_share": 0.08},
+    "generator": {
+        "engine": "transformers",
+        "max_cv_tokens": 48,
+        "tiny": {"vocab_size": 600, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 1},
+    },
+    "sft": {"epochs": 2, "max_jd_tokens": 32},
+    "sampling": {"max_new_tokens": 24},
+}
+EXPERIMENT = {
+    "name": "trial",
+    "workspace": "out",
+    "data": {"market": {"config": "girl.yaml", "simulation": True, "sample_seekers": 120}},
+    "generators": {"girl-sft": {"stages": ["sft"], "set": ["generator.stage=sft", "sampling.n=2"]}},
+    "samples": "girl-sft",
+    "grids": [
+        {"rows": ["base", "girl-sft", "regression", "max-2"], "predictors": ["dot"]},
+        {"rows": ["base"], "predictors": ["cosine"]},
+    ],
+    "baselines": ["ncf", "bigrec"],
+    "seeds": [0],
+    "n_bootstrap": 100,
+    "ground_queries": 10,
+}
+
+
+def girl(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evidence")
+    (folder / "girl.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "trial.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> Result:
+    page = folder / "page.md"
+    return girl(
+        "experiment", "run", folder / "trial.yaml", "--jobs", 1, "--markdown", page, "--json", folder / "o.json"
+    )
+
+
+def test_one_command_goes_from_tables_to_a_page(folder: Path, first: Result) -> None:
+    assert first.exit_code == 0, (first.output, first.exception)
+    assert "Simulation: market, girl-sft over base, dot:" in first.stdout
+    page = (folder / "page.md").read_text()
+    assert "market (simulation), from generated JD to real jobs: girl-sft" in page and "| chance |" in page
+    result = json.loads((folder / "o.json").read_text())
+    assert {row["row"] for row in result["rows"]} == {"base", "girl-sft", "regression", "max-2", "baseline"}
+    assert result["fits"] == {"made": 7, "kept": 0}
+    assert not (folder / "own").exists(), "the user's own workspace is left alone"
+
+
+def test_a_second_time_nothing_is_fitted(folder: Path, first: Result) -> None:
+    again = girl("experiment", "run", folder / "trial.yaml", "--jobs", 1, "--json", "-")
+    assert json.loads(again.stdout)["fits"] == {"made": 0, "kept": 7}
+
+
+def test_the_plan_counts_the_fits(folder: Path, first: Result) -> None:
+    plan = girl("experiment", "run", folder / "trial.yaml", "--dry-run")
+    assert plan.exit_code == 0, plan.output
+    assert "7 cells" in plan.stdout and "market (simulation): 7 fits on" in plan.stdout
+
+
+def own_config(folder: Path) -> list[str]:
+    """Options that point at the experiment's workspace and generator."""
+    config = load_experiment(folder / "trial.yaml")
+    workspace = arm_config(config, "market", config.generators["girl-sft"]).workspace
+    return ["--config", str(folder / "girl.yaml"), "--set", f"workspace={workspace}", "--set", "sampling.n=2"]
+
+
+def test_jobs_for_one_seeker(folder: Path, first: Result) -> None:
+    import polars as pl
+
+    last = pl.read_parquet(folder / "tables" / "interactions.parquet").sort("decided_at")["job_seeker_id"][-1]
+    found = girl("ground", last, *own_config(folder), "--method", "distance", "--k", 3, "--json", "-")
+    assert found.exit_code == 0, (found.output, found.exception)
+    jobs = json.loads(found.stdout)
+    assert [job["rank"] for job in jobs] == [1, 2, 3]
+    assert jobs[0]["score"] >= jobs[1]["score"] >= jobs[2]["score"]
+    assert isinstance(girl("ground", "nobody", *own_config(folder), "--method", "distance").exception, DataError)
+    assert isinstance(girl("ground", *own_config(folder), "--method", "luck").exception, ConfigError)
+
+
+def test_a_judge_wants_two_generators(folder: Path, first: Result) -> None:
+    missing = girl("judge", *own_config(folder))
+    assert isinstance(missing.exception, ConfigError)
+    assert "no materialized generator 'girl'; the store has girl-sft" in str(missing.exception)
+
+
+def test_a_generator_that_cannot_be_trained_is_named(folder: Path, first: Result) -> None:
+    broken = {**EXPERIMENT, "name": "broken", "generators": {"girl": {"stages": ["ppo"]}}, "samples": None}
+    broken |= {"grids": [{"rows": ["base", "girl"], "predictors": ["dot"]}]}
+    (folder / "broken.yaml").write_text(yaml.safe_dump(broken))
+    failed = girl("experiment", "run", folder / "broken.yaml", "--jobs", 1)
+    assert isinstance(failed.exception, GeneratorFailedError)
+    assert "stage ppo of generator 'girl' on 'market'" in str(failed.exception)
+
+
+def test_a_sample_market_never_replaces_other_tables(tmp_path: Path) -> None:
+    (tmp_path / "girl.yaml").write_text(yaml.safe_dump(CONFIG))
+    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "jobs.parquet").write_bytes(b"mine")
+    with pytest.raises(DataError):
+        write_sample_market(load_experiment(tmp_path / "trial.yaml").data["market"])
+    assert (tmp_path / "tables" / "jobs.parquet").read_bytes() == b"mine"
+
+
+def test_a_generator_can_be_left_out_on_one_data_set(tmp_path: Path) -> None:
+    data = {"market": {"config": "girl.yaml"}, "other": {"config": "girl.yaml", "without": ["girl"]}}
+    generators = {"girl-sft": {}, "girl": {"stages": ["sft", "reward", "ppo"]}}
+    claims = [{"name": "x", "subject": "dot/girl", "over": "dot/base"}]
+    grids = [{"rows": ["base", "girl-sft", "girl"], "predictors": ["dot"]}]
+    raw = {"data": data, "generators": generators, "grids": grids, "claims": claims, "reference": "girl"}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    config = load_experiment(path)
+    other = config.on("other")
+    assert [cell.row for cell in other.cells] == ["base", "girl-sft"]
+    assert other.reference_arm == "girl-sft" and other.claims == () and config.on("market") is config
+    path.write_text(yaml.safe_dump({**raw, "data": {"market": {"config": "x", "without": ["girl", "girl-sft"]}}}))
+    with pytest.raises(ConfigError, match=r"data\.market\.without"):
+        load_experiment(path)
