@@ -14,7 +14,8 @@ later, less that to those of other seekers.
 Best-of-N has KL log N - (N - 1) / N from its generator and costs N generations for every JD that is served.
 `gain_at_common_kl` is read off each algorithm's curve of evaluations, on the CVs that choose the checkpoint, at the
 largest KL that PPO, RLOO and GRPO all reached; DPO has one where it went as far.
-Finished parts are kept in --cache and taken from there; delete it to measure again.
+Finished parts are kept in --cache and taken from there; delete it to measure again. Those that docs/results/training.md
+was made from are in docs/results/training.
 """
 
 from __future__ import annotations
