@@ -36,6 +36,7 @@ from store import redis_server  # noqa: E402
 from girl_features.config import GirlConfig  # noqa: E402
 from girl_features.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
+from girl_features.lookup.host_encoder import HostEncoder, export_encoder  # noqa: E402
 from girl_features.pipeline import open_encoder  # noqa: E402
 from girl_features.sample import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
@@ -46,6 +47,7 @@ CV_WORDS = 1000
 INNER = 4  # asked in a row of each: what it finds in the processor's caches is mostly its own
 NO_DEADLINE_MS = 60_000.0  # for measuring what a thing takes
 JOBS_RANKED = 100
+WARM_UP = 5  # CVs encoded before any count
 
 
 class Size(NamedTuple):
@@ -112,7 +114,7 @@ class Bench:
             found = _timed(ask, times["ours"])
             assert found.tiers.tolist() == [Tier.STUDENT], "answered by another tier than is being measured"
             _timed(lambda: self.raw(known), times["baseline"])
-        return _row(f"student_with_encoder{self.suffix}", {name: own[5:] for name, own in times.items()})
+        return _row(f"student_with_encoder{self.suffix}", {name: own[WARM_UP:] for name, own in times.items()})
 
     def _compare(self, name: str, asked: Iterator[list[str]], repeats: int, wanted: dict[Tier, int]) -> dict[str, Any]:
         names = ViewNames.of(self.market.contract)
@@ -183,9 +185,19 @@ def long_cvs(root: Path, n: int) -> list[str]:
     return [" ".join(" ".join(pieces[i] for i in rng.permutation(len(pieces))).split()[:CV_WORDS]) for _ in range(n)]
 
 
+def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
+    """What `girl train student` puts into a bundle for services: the config's encoder without torch."""
+    folder.mkdir()
+    own = open_encoder(config)
+    print(f"encoder on the host: {export_encoder(own, config.encoder.name, texts, folder)}", file=sys.stderr)
+    return HostEncoder(folder, own.contract)
+
+
 def measure(size: Size, only: list[str], root: Path) -> Iterator[dict[str, Any]]:
     tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
-    encoder = open_encoder(GirlConfig.model_validate({"tables": tables}))
+    config = GirlConfig.model_validate({"tables": tables})
+    cvs = long_cvs(root, size.encoded + WARM_UP)
+    encoder = hosted_encoder(config, root / "encoder", cvs[:8])
     market = build_market(root, encoder.contract, size.seekers, 2 * JOBS_RANKED)
     with ExitStack() as stack:
         servers = [None, stack.enter_context(redis_server())]
@@ -199,9 +211,7 @@ def measure(size: Size, only: list[str], root: Path) -> Iterator[dict[str, Any]]
                 "mixed_100": bench.mixed,
             }
             if redis is None:
-                tasks["student_with_encoder"] = lambda own=bench: own.student_with_encoder(  # type: ignore[misc]
-                    long_cvs(root, size.encoded + 5)
-                )
+                tasks["student_with_encoder"] = lambda own=bench: own.student_with_encoder(cvs)  # type: ignore[misc]
                 tasks["service_rank_100_at_10x"] = lambda own=bench: service_load(own)  # type: ignore[misc]
             for name, task in tasks.items():
                 if not only or name in only:

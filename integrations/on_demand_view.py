@@ -26,10 +26,10 @@ from feast.types import Array, Float32, Int64, String
 
 from girl_features.contract import text_hash
 from girl_features.cv_text import clean_cv
-from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import UnknownContractError
-from girl_features.lookup.bundle import read_bundle
+from girl_features.lookup.bundle import read_bundle, read_manifest
 from girl_features.lookup.cold_start import ColdStart
+from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 from girl_features.schema import (
     CV,
     CV_HASH,
@@ -49,21 +49,18 @@ _SOURCE = """\
 def {name}(inputs):
     from girl_features.integrations.on_demand_view import answer
 
-    return answer(inputs, {contract!r}, {bundle!r}, {encoder!r}, {trained_until!r})
+    return answer(inputs, {contract!r}, {bundle!r}, {trained_until!r})
 """
 
 
-def cold_start_view(
-    views: Mapping[str, object], contract: str, bundle: str | Path, encoder: str | None = None
-) -> dict[str, object]:
+def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Path) -> dict[str, object]:
     """The on-demand view of one contract by name, for the `globals()` of a definitions file.
 
     Args:
         views: what `girl_feature_views` gave.
         contract: whole fingerprint.
-        bundle: folder that `girl train student` wrote, on every host that serves this repo; read on first use.
-        encoder: name or folder of the contract's sentence encoder, for CVs that come with a request; without one only
-            the store's CV vectors are used.
+        bundle: folder that `girl train student` wrote, on every host that serves this repo; read on first use. Its
+            encoder reads the CVs of requests; where it has none, only the store's CV vectors are used.
 
     Raises:
         UnknownContractError: `views` has none of this contract.
@@ -79,7 +76,6 @@ def cold_start_view(
         name=name,
         contract=contract,
         bundle=str(Path(bundle).expanduser().absolute()),
-        encoder=encoder,
         trained_until=generated.tags["trained_until"],
     )
     made: dict[str, Any] = {}
@@ -101,9 +97,7 @@ def cold_start_view(
     return {name: view}
 
 
-def answer(
-    inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, encoder: str | None, trained_until: str
-) -> dict[str, list[Any]]:
+def answer(inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trained_until: str) -> dict[str, list[Any]]:
     """`girl_vector` and `girl_tier` (a number, 0 the best) of n seekers, from what Feast looked up and was sent."""
     generated, generated_at, hashes, cv_vectors, cv_at = (inputs[name] for name in _LOOKED_UP)
     n = len(generated)
@@ -119,7 +113,7 @@ def answer(
     ]
     rows = [i for i in range(n) if tiers[i] == Tier.PRIOR]
     if rows:
-        cold = _cold_start(contract, bundle, encoder)
+        cold = _cold_start(contract, Path(bundle))
         found, own = _stand_ins(cold, [texts[i] for i in rows], [cv_vectors[i] for i in rows])
         for i, vector, tier in zip(rows, found.tolist(), own.tolist(), strict=True):
             vectors[i], tiers[i] = vector, Tier(tier)
@@ -158,7 +152,9 @@ def _utc(time: datetime) -> datetime:
 
 
 @lru_cache(maxsize=8)
-def _cold_start(contract: str, bundle: str, encoder: str | None) -> ColdStart:
-    """The bundle, once a process."""
-    opened = SentenceTransformerEncoder(encoder) if encoder is not None else None
-    return ColdStart(read_bundle(Path(bundle), contract), frozenset(Tier), N_NEIGHBOURS, opened)
+def _cold_start(contract: str, folder: Path) -> ColdStart:
+    """The bundle with its encoder, once a process."""
+    bundle = read_bundle(folder, contract)
+    has_encoder = GRAPH in read_manifest(folder).sha256
+    encoder = HostEncoder(folder, bundle.contract.encoder) if has_encoder else None
+    return ColdStart(bundle, frozenset(Tier), N_NEIGHBOURS, encoder)

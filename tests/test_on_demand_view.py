@@ -119,7 +119,7 @@ def inputs(**changes: list[Any]) -> dict[str, list[Any]]:
     ],
 )
 def test_tiers_of_one_seeker(repo: Repo, changes: dict[str, list[Any]], tier: Tier) -> None:
-    found = answer(inputs(**changes), FP, str(repo.bundle), None, "2020-01-01T00:00:00+00:00")
+    found = answer(inputs(**changes), FP, str(repo.bundle), "2020-01-01T00:00:00+00:00")
     assert found["girl_tier"] == [tier]
 
 
