@@ -9,6 +9,8 @@ linear map, and ends as that where the hidden layer does not help held-out seeke
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +146,10 @@ def fit_student(taught: Taught, settings: StudentConfig, pairs: RankedPairs | No
         taught.take(part["row"].to_numpy()) for part in hold_out_seekers(frame, settings.holdout, settings.seed)
     )
     ridge = fit_ridge(kept.cvs, kept.generated, (held.cvs, held.generated))
-    student, epoch = _distil(kept, held, ridge, settings, pairs) if settings.hidden_size else (ridge.map, 0)
+    student, epoch = ridge.map, 0
+    if settings.hidden_size:
+        with _one_thread():
+            student, epoch = _distil(kept, held, ridge, settings, pairs)
     near = neighbours_mean(held.cvs, unit_rows(kept.cvs), kept.generated, 10)
     measures = {
         "n_seekers": len(set(taught.seeker_ids)),
@@ -229,6 +234,17 @@ def _distil(
                 best, best_epoch, best_cosine = now, epoch, cosine
             progress.advance()
     return best, best_epoch
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a network trains ten times slower on two threads of a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
