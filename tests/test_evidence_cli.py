@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -94,9 +95,11 @@ def own_config(folder: Path) -> list[str]:
 
 
 def test_jobs_for_one_seeker(folder: Path, first: Result) -> None:
-    import polars as pl
-
-    last = pl.read_parquet(folder / "tables" / "interactions.parquet").sort("decided_at")["job_seeker_id"][-1]
+    newest = (
+        pl.read_parquet(folder / "tables" / "job_seekers.parquet").group_by("job_seeker_id").agg(pl.max("updated_at"))
+    )
+    written = pl.read_parquet(folder / "out" / "trial" / "market" / "work" / "store" / "generated_jds" / "*" / "part-*")
+    last = newest.join(written, on=["job_seeker_id", "updated_at"])["job_seeker_id"].min()
     found = girl("ground", last, *own_config(folder), "--method", "distance", "--k", 3, "--json", "-")
     assert found.exit_code == 0, (found.output, found.exception)
     jobs = json.loads(found.stdout)
