@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+import torch
 
 from girl_features.trainers.sft import train_sft
 from tests.input_tables import load, write_tables
@@ -11,5 +14,6 @@ from tests.test_sft import WINDOWS, _config, _rows
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    torch.set_num_threads(int(os.environ["SFT_WORKER_THREADS"]))
     with load(write_tables(folder, _rows())) as tables:
         train_sft(tables, WINDOWS, _config(folder / "workspace"))
