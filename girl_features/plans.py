@@ -90,7 +90,7 @@ def plan_generation(
         retry_failed: plan those without a JD fit to store once more, with seeds not used before.
     """
     connection = tables.connection
-    _wanted_cvs(connection, "wanted_cvs", contract.trained_until)
+    fill_wanted_cvs(connection, "wanted_cvs", contract.trained_until)
     made = _rows_of(connection, store, GENERATED_JDS, contract.fingerprint)
     failed = _rows_of(connection, store, FAILURES, contract.fingerprint)
     connection.execute(
@@ -126,7 +126,7 @@ def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
     Blank CVs get one too (of the empty text), so that every decision has its CV's vector.
     """
     connection = tables.connection
-    _wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
+    fill_wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
     connection.execute("ALTER TABLE cv_vector_plan ADD COLUMN n_failures INTEGER DEFAULT 0")
     made = _rows_of(connection, store, CV_VECTORS, contract.encoder.fingerprint)
     connection.execute(
@@ -198,7 +198,8 @@ def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) ->
     return f"no_{view}"
 
 
-def _wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> None:
+def fill_wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> int:
+    """Fill table `plan` with the CV versions that a generator trained until then gets rows for, and count them."""
     connection.execute(
         f"""
         CREATE OR REPLACE TABLE {plan} AS
@@ -209,6 +210,7 @@ def _wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> None:
         """,
         {"trained_until": trained_until},
     )
+    return _count(connection, plan)
 
 
 def _chunks(connection: Any, query: str, chunk_size: int) -> Chunks[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from girl_features.evaluation.experiment import SEEDLESS
 from girl_features.evaluation.experiment_config import BASELINE_ROW, ExperimentConfig
 from girl_features.evaluation.experiment_prepare import arm_config
 from girl_features.pipeline import open_tables, windows_of
+from girl_features.plans import fill_wanted_cvs
 from girl_features.splits import summarize
 
 # seconds a fit on 1,000 training pairs, one core of a small server: for the order of magnitude
@@ -60,8 +61,8 @@ def plan_experiment(config: ExperimentConfig, write_sample: Callable[[str], None
         arms = [arm_config(config, name, arm) for arm in own_config.generators.values()]
         with open_tables(arms[0]) as tables:
             counts = {w.window: w for w in summarize(tables, windows_of(arms[0], tables)).windows}
-            row = tables.connection.execute("SELECT (SELECT count(*) FROM job_seekers), (SELECT count(*) FROM jobs)")
-            n_cvs, n_jobs = row.fetchone() or (0, 0)
+            n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows_of(arms[0], tables).sft_end)
+            n_jobs = tables.connection.execute("SELECT count(*) FROM jobs").fetchall()[0][0]
         n_train = counts["train"].n_decisions
         fits = [
             cell.predictor
