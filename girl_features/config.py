@@ -228,6 +228,17 @@ class EncoderConfig(_Model):
     )
 
 
+class RayConfig(_Model):
+    """Where, and on how many workers, `girl materialize --on ray` works."""
+
+    address: str | None = Field(None, description="of a cluster; default: RAY_ADDRESS, else one on this machine alone")
+    workers: int | None = Field(
+        None, ge=1, description="each loads the models once; default: as many as there is room for"
+    )
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+
+
 class FeastConfig(_Model):
     """The Feast repo the features go to."""
 
@@ -292,6 +303,7 @@ class GirlConfig(_Model):
     sampling: SamplingConfig = SamplingConfig()
     encoder: EncoderConfig = EncoderConfig()
     chunk_size: int = Field(256, ge=1, description="CVs generated, encoded and written at a time")
+    ray: RayConfig = RayConfig()
     feast: FeastConfig = FeastConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     ranker: RankerConfig = RankerConfig()

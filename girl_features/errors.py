@@ -18,6 +18,7 @@ GirlError
 │   ├── StoreLockedError      another run is writing to it
 │   ├── MissingVectorsError   pairs whose CV or JD vector was not known by then
 │   └── DeadlineError         the online store took longer than it may
+├── ClusterError              a worker of a cluster failed, or there is no cluster
 └── MissingExtraError         an optional dependency of ours is not installed
 """
 
@@ -124,6 +125,10 @@ class StoreLockedError(StoreError):
 
 class DeadlineError(StoreError):
     """The online store took longer to answer than `read_deadline_ms` allows."""
+
+
+class ClusterError(GirlError):
+    """A worker of a cluster failed, or there is no cluster."""
 
 
 class MissingExtraError(GirlError):

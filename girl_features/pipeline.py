@@ -44,6 +44,16 @@ class OpenGenerator(NamedTuple):
     engine: str  # what runs it, kept in every row
 
 
+class Models(NamedTuple):
+    """All that one process needs to turn CVs into features."""
+
+    encoder: TextEncoder
+    opened: OpenGenerator
+
+
+CarryOut = Callable[[Tables, str], MaterializeReport]  # from tables and the id of the run
+
+
 def open_tables(config: GirlConfig) -> Tables:
     """Read and check the three tables of `config`; close what comes back."""
     skew = timedelta(minutes=config.clock_skew_minutes)
@@ -156,6 +166,17 @@ def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
     return OpenGenerator(generator, contract, reward_model, contract.engine_name)
 
 
+def open_models(config: GirlConfig) -> Models:
+    """Load encoder and generator."""
+    encoder = open_encoder(config)
+    return Models(encoder, open_generator(config, encoder))
+
+
+def settle_contract(config: GirlConfig) -> FeatureContract:
+    """The contract that `open_models` would come to on this machine, without loading the generator."""
+    return contract_of(config, find_generator(config)[1], open_encoder(config))
+
+
 def run_materialize(
     config: GirlConfig,
     *,
@@ -174,8 +195,7 @@ def run_materialize(
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
-    encoder = open_encoder(config)
-    opened = open_generator(config, encoder)
+    encoder, opened = open_models(config)
     return run_batch(config, encoder, opened, should_stop=should_stop, retry_failed=retry_failed, new_run=new_run)
 
 
@@ -189,27 +209,44 @@ def run_batch(
     new_run: bool = False,
 ) -> MaterializeReport:
     """`run_materialize` with an encoder and a generator that are open already."""
-    store, fingerprint = PartsStore(config.store_dir), opened.contract.fingerprint
+    store = PartsStore(config.store_dir)
+
+    def carry_out(tables: Tables, run: str) -> MaterializeReport:
+        return materialize(
+            tables,
+            opened.generator,
+            encoder,
+            opened.contract,
+            store,
+            chunk_size=config.chunk_size,
+            run=run,
+            engine=opened.engine,
+            should_stop=should_stop,
+            reward_model=opened.reward_model,
+            retry_failed=retry_failed,
+        )
+
+    return run_recorded(config, opened.contract, opened.engine, carry_out, new_run=new_run)
+
+
+def run_recorded(
+    config: GirlConfig, contract: FeatureContract, engine: str, carry_out: CarryOut, *, new_run: bool = False
+) -> MaterializeReport:
+    """Have `contract`'s features made, under a record of the run, and publish them.
+
+    Args:
+        engine: what generates.
+        carry_out: brings the store up to date.
+        new_run: give up unfinished runs of other contracts, which are refused otherwise.
+    """
     resolved = config.model_dump(mode="json")
-    with RunLog(config.runs_dir).begin(fingerprint, opened.engine, resolved, new_run=new_run) as run:
+    with RunLog(config.runs_dir).begin(contract.fingerprint, engine, resolved, new_run=new_run) as run:
         with open_tables(config) as tables:
-            report = materialize(
-                tables,
-                opened.generator,
-                encoder,
-                opened.contract,
-                store,
-                chunk_size=config.chunk_size,
-                run=run.id,
-                engine=opened.engine,
-                should_stop=should_stop,
-                reward_model=opened.reward_model,
-                retry_failed=retry_failed,
-            )
+            report = carry_out(tables, run.id)
         run.totals, run.stopped = vars(report), report.stopped
         if not report.stopped:
             failpoint("batch.before_publish")
-            publish_contract(config, store, opened.contract)
+            publish_contract(config, PartsStore(config.store_dir), contract)
     return report
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
-from girl_features.lookup import JobVectors, SeekerVectors
 from girl_features.ranker import PairFeatures, check_labels
 from girl_features.schema import Encoded, GeneratedText, Tier
+
+if TYPE_CHECKING:
+    from girl_features.lookup import JobVectors, SeekerVectors  # brings Feast, which takes seconds
 
 
 class HashingEncoder:
@@ -110,6 +113,8 @@ class VectorClient:
     def job_seekers(
         self, ids: Sequence[str], cvs: Sequence[str | None] | None = None, deadline_ms: float | None = None
     ) -> SeekerVectors:
+        from girl_features.lookup import SeekerVectors
+
         self.wait()
         known = np.array([name in self.seekers for name in ids])
         vectors = np.array([self.seekers.get(name, [0.0, 0.0]) for name in ids], np.float32).reshape(-1, 2)
@@ -123,6 +128,8 @@ class VectorClient:
         return SeekerVectors(vectors, tiers, age, none, none, has, vectors, has, self.contract, None)
 
     def jobs(self, ids: Sequence[str], deadline_ms: float | None = None) -> JobVectors:
+        from girl_features.lookup import JobVectors
+
         vectors = np.array([self.vectors.get(name, [0.0, 0.0]) for name in ids], np.float32).reshape(-1, 2)
         return JobVectors(vectors, vectors.any(axis=1), self.contract, None)
 

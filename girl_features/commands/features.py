@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,9 @@ from girl_features.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from girl_features.batch import MaterializeReport
     from girl_features.config import GirlConfig
 
 
@@ -42,20 +45,24 @@ def materialize(
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Give up an unfinished run whose config was another.")
     ] = False,
+    on: Annotated[
+        Literal["local", "ray"], typer.Option(help="This process, or Ray workers (see `ray` in girl.yaml).")
+    ] = "local",
     json_file: JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
-    from girl_features.pipeline import run_materialize
-
     resolved = load(config, set_values)
     if dry_run:
+        if on == "ray":
+            raise typer.BadParameter("--dry-run plans and samples on this machine; leave --on ray out")
         _plan(resolved, sample, cost_per_hour, retry_failed, json_file)
         return
     words = ["girl", "materialize", "--config", str(config)]
     words += [word for value in set_values or [] for word in ("--set", value)]
     words += ["--retry-failed"] if retry_failed else []
+    words += ["--on", "ray"] if on == "ray" else []
     with stop_on_signal(shlex.join(words)) as stop:
-        report = run_materialize(
+        report = _run(on)(
             resolved, should_stop=lambda: stop.signal is not None, retry_failed=retry_failed, new_run=new_run
         )
     emit(vars(report), json_file, lambda: print_mapping("Materialized", vars(report)))
@@ -65,6 +72,16 @@ def materialize(
         raise typer.Exit(128 + stop.signal)
     if report.n_failed:
         raise typer.Exit(1)
+
+
+def _run(on: str) -> Callable[..., MaterializeReport]:
+    if on == "ray":
+        from girl_features.integrations.ray_data import run_on_ray
+
+        return run_on_ray
+    from girl_features.pipeline import run_materialize
+
+    return run_materialize
 
 
 def _plan(
