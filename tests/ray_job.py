@@ -1,6 +1,7 @@
 """The batch job on Ray with a fake generator and encoder, in this process or as a `girl` command that can be killed.
 
-    python -m tests.ray_job girl ARGUMENT ...
+    python -m tests.ray_job girl ARGUMENT ...       the `girl` command, but for the models
+    python -m tests.ray_job measure FOLDER N        N CVs by models that cost nothing: what Ray and the driver cost
 
 Workers note in `generated.txt` every CV that the generator is given, and take as many seconds for a chunk as
 `seconds.txt` says. What a CV says happens to them: `in circles` comes out as a loop, `deadly` kills the worker each
@@ -10,7 +11,10 @@ time, `fragile` only the first time.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import random
+import resource
 import signal
 import sys
 import time
@@ -18,14 +22,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.integrations import ray_data
 from girl_features.integrations.ray_data import ModelSource
 from girl_features.pipeline import Models, OpenGenerator
-from girl_features.schema import GeneratedText
+from girl_features.schema import Encoded, GeneratedText
 from tests.fakes import HashingEncoder, feature_contract
-from tests.input_tables import day
+from tests.input_tables import day, write_tables
 
 LOOP = "and so on and so forth, " * 5
 
@@ -80,5 +86,52 @@ def girl(arguments: list[str]) -> None:
     main()
 
 
+class FreeEncoder:
+    """Vectors of a real size that cost next to nothing."""
+
+    contract = HashingEncoder(384).contract
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        lengths = np.array([len(text) for text in texts], np.float32)
+        return Encoded(np.sin(lengths[:, None] + np.arange(384, dtype=np.float32)), np.zeros(len(texts), bool))
+
+
+class FreeGenerator:
+    """The first 600 characters of each CV: a JD's length."""
+
+    def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
+        return [
+            [GeneratedText(cv[:600], "stop", 255, 128, False) for _ in own] for cv, own in zip(cvs, seeds, strict=True)
+        ]
+
+
+def free_contract(config: GirlConfig) -> FeatureContract:
+    return feature_contract(day(10).isoformat(), dimension=384)
+
+
+def free_models(config: GirlConfig) -> Models:
+    return Models(FreeEncoder(), OpenGenerator(FreeGenerator(), free_contract(config), None, "transformers"))
+
+
+def measure(folder: Path, n: int) -> None:
+    """Seconds of the driver for `n` CVs of 3,400 characters, with its process time and peak memory."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(5000)]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(f"s{i}", " ".join(rng.choices(words, k=530))[:3400], day(11)) for i in range(n)]
+    tables = write_tables(folder, {"job_seekers": rows, "jobs": [], "interactions": []})
+    settings = {"workspace": folder / "workspace", "tables": tables.model_dump(), "ray": {"workers": 2}}
+    config = GirlConfig.model_validate({**settings, "feast": {"online": False}})
+    before = time.process_time()
+    report = ray_data.run_on_ray(config, source=ModelSource(free_contract, free_models))
+    own = time.process_time() - before
+    stored = sum(path.stat().st_size for path in config.store_dir.rglob("part-*.parquet"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"n": n, "seconds": report.seconds, "driver_cpu": own, "peak_mib": peak, "bytes": stored}))
+
+
 if __name__ == "__main__":
-    girl(sys.argv[2:])
+    if sys.argv[1] == "measure":
+        measure(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        girl(sys.argv[2:])
