@@ -1,6 +1,6 @@
 """The batch job on Ray Data: the local job's plan, chunks, work and ledger, on many workers.
 
-The driver plans in DuckDB and hands what is missing to Ray as a dataset, one block a chunk. Each actor loads generator
+The driver plans in DuckDB and hands what is missing to Ray as a dataset, one row a chunk. Each actor loads generator
 and encoder once and finishes chunk after chunk by the functions that the local job uses (`chunks.py`). The driver,
 which holds the store's lock, commits them (`batch.py`): a worker that outlives a killed driver can write nothing. See
 docs/adr/0018-ray-data.md.
@@ -9,26 +9,22 @@ docs/adr/0018-ray-data.md.
 from __future__ import annotations
 
 import itertools
-import math
-import os
 import pickle
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from girl_features.batch import Batch, MaterializeReport, run_plan
 from girl_features.chunks import encode_jds, generate_timed
-from girl_features.config import GirlConfig, RayConfig
+from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.data import Tables
 from girl_features.errors import ClusterError, ContractMismatchError, require
 from girl_features.feature_rows import Origin
+from girl_features.integrations.ray_cluster import MAX_TRIES, Gate, closing_on_stop, connected, import_ray, on_this_node
 from girl_features.pipeline import Models, open_models, run_recorded, settle_contract
 from girl_features.plans import JobVersion
 from girl_features.progress import Progress
@@ -37,10 +33,9 @@ from girl_features.store.failpoints import failpoint
 from girl_features.store.parts import PartsStore
 
 GENERATE, ENCODE_CVS, ENCODE_JOBS = "generate", "encode_cvs", "encode_jobs"
-MAX_TRIES = 4  # of one chunk, whose worker died each time; and of loading the models, a worker
 QUEUED = 2  # chunks an actor holds: the one at work, and the next
-STOP_INTERVAL_S = 0.2
 TELL_TIMEOUT_S = 10
+Results = Generator[tuple[str, Any], None, None]  # kind and finished chunk; to be closed, as Ray works for it
 
 _CHUNK = pa.schema(  # one row a chunk; its lists are the fields of CVVersion, of JobVersion the first four
     [
@@ -84,7 +79,7 @@ def run_on_ray(
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
-    _import_ray(config.ray)
+    import_ray(config.ray)
     contract = source.contract(config)
     store = PartsStore(config.store_dir)
 
@@ -138,46 +133,6 @@ class ChunkWorker:
         return [job._replace(jd="") for job in rows], self._encoder.encode([job.jd for job in rows])
 
 
-class Gate:
-    """Lets chunks begin until it is closed, and knows which have; an actor that the driver owns.
-
-    Ray starts a worker that died again, and its chunk with it, for ever; here is where that ends.
-    """
-
-    def __init__(self, n_workers: int) -> None:
-        self._max_loads = MAX_TRIES * n_workers
-        self._n_loads = 0  # since a chunk began
-        self._n_tries: dict[int, int] = {}
-        self._closed = False
-        self._problem: str | None = None
-
-    def load(self) -> bool:
-        """Whether a worker is to load its models: not if too many did, and died of it."""
-        self._n_loads += 1
-        return self._n_loads <= self._max_loads
-
-    def enter(self, number: int) -> int:
-        """Which try at this chunk is about to begin; 0 if none may. One whose worker died may begin again."""
-        self._n_loads = 0
-        if self._closed and number not in self._n_tries:
-            return 0
-        self._n_tries[number] = self._n_tries.get(number, 0) + 1
-        return self._n_tries[number]
-
-    def close(self) -> int:
-        """Let no other chunk begin; the number of those that have."""
-        self._closed = True
-        return len(self._n_tries)
-
-    def tell(self, problem: str) -> None:
-        """Keep the first problem that a worker met."""
-        self._problem = self._problem or problem
-
-    def problem(self) -> str | None:
-        """What a worker met, if one did."""
-        return self._problem
-
-
 class _RayWork:
     """One run on a cluster."""
 
@@ -189,10 +144,14 @@ class _RayWork:
         if not batch.report.n_planned and not batch.n_inputs:
             return  # a night with nothing to do starts no cluster
         # Ray prints to standard output, which is for results
-        with redirect_stdout(sys.stderr), self._errors(), _cluster(self._config.ray) as n_workers:
-            gate = _on_this_node(Gate, n_workers)
-            with _closing_on_stop(gate, batch.should_stop), self._errors(gate):
-                for kind, done in self._finished(batch, gate, n_workers):
+        with redirect_stdout(sys.stderr), self._errors(), connected(self._config.ray) as n_workers:
+            gate = on_this_node(Gate, n_workers)
+            with (
+                closing_on_stop(gate, batch.should_stop),
+                self._errors(gate),
+                closing(self._finished(batch, gate, n_workers)) as finished,
+            ):
+                for kind, done in finished:
                     _commit(batch, kind, done, generating, encoding)
 
     @contextmanager
@@ -210,7 +169,7 @@ class _RayWork:
                 f"mend it, then run the same command again, which resumes"
             ) from error
 
-    def _finished(self, batch: Batch, gate: Any, n_workers: int) -> Iterator[tuple[str, Any]]:
+    def _finished(self, batch: Batch, gate: Any, n_workers: int) -> Results:
         """Chunks as they are finished, each once, until all are or a stop was asked for and those begun are."""
         settings, data = self._config.ray, require("ray.data", "ray")
         chunks = data.from_arrow_refs([self._ray.put(chunk) for chunk in _chunks(batch)])
@@ -275,85 +234,3 @@ def _settled(config: GirlConfig, contract: FeatureContract) -> GirlConfig:
     generator = config.generator.model_copy(update={"engine": contract.engine_name})
     encoder = config.encoder.model_copy(update={"dtype": contract.encoder.dtype})
     return config.model_copy(update={"generator": generator, "encoder": encoder})
-
-
-def _import_ray(settings: RayConfig) -> None:
-    """Ray reads these when it is imported; what the environment says already goes before."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if _address(settings) is None:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # all its ports on the loopback interface
-    require("ray", "ray")
-
-
-def _address(settings: RayConfig) -> str | None:
-    return settings.address or os.environ.get("RAY_ADDRESS") or None
-
-
-@contextmanager
-def _cluster(settings: RayConfig) -> Iterator[int]:
-    """A connection to Ray for the block, with the number of workers to start; one that is there already is kept."""
-    ray, address = require("ray", "ray"), _address(settings)
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        handler = signal.getsignal(signal.SIGTERM)
-        ray.init(**_where(settings, address), log_to_driver=False, logging_level="warning")
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of defaults that Ray sets itself
-        require("ray.data", "ray").DataContext.get_current().enable_progress_bars = False
-    try:
-        yield _n_workers(settings, ray.cluster_resources(), can_grow=address is not None)
-    finally:
-        if is_ours:
-            ray.shutdown()
-
-
-def _where(settings: RayConfig, address: str | None) -> dict[str, Any]:
-    if address is not None:
-        return {"address": address}
-    wanted = None if settings.workers is None else math.ceil(settings.workers * settings.cpus_per_worker)
-    return {"address": "local", "num_cpus": wanted, "include_dashboard": False}
-
-
-def _n_workers(settings: RayConfig, resources: dict[str, float], *, can_grow: bool) -> int:
-    n_cpus, n_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    room = int(n_cpus // settings.cpus_per_worker)
-    if settings.gpus_per_worker:
-        room = min(room, int(n_gpus // settings.gpus_per_worker))
-    n_workers = settings.workers or room
-    if not n_workers or (n_workers > room and not can_grow):
-        raise ClusterError(
-            f"{settings.workers or 1} workers of {settings.cpus_per_worker:g} CPUs and {settings.gpus_per_worker:g} "
-            f"GPUs each find no room: Ray has {n_cpus:g} CPUs and {n_gpus:g} GPUs; set `ray.workers`, "
-            f"`ray.cpus_per_worker` or `ray.gpus_per_worker` lower"
-        )
-    return n_workers
-
-
-def _on_this_node(kind: type, *arguments: Any) -> Any:
-    """An actor of class `kind` beside the driver, with which it lives and dies."""
-    ray = require("ray", "ray")
-    strategies = require("ray.util.scheduling_strategies", "ray")
-    node = ray.get_runtime_context().get_node_id()
-    here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote(*arguments)
-
-
-@contextmanager
-def _closing_on_stop(gate: Any, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Close the gate as soon as a stop is asked for, though the driver waits for a chunk."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(STOP_INTERVAL_S):
-            if should_stop():
-                gate.close.remote()
-                return
-
-    thread = threading.Thread(target=watch, name="stop", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -22,7 +22,8 @@ from girl_features.batch import MaterializeReport
 from girl_features.cli import app, main
 from girl_features.config import GirlConfig, RayConfig
 from girl_features.errors import ClusterError, MissingExtraError
-from girl_features.integrations.ray_data import MAX_TRIES, Gate, _import_ray, _n_workers, run_on_ray
+from girl_features.integrations.ray_cluster import MAX_TRIES, Gate, import_ray, n_workers
+from girl_features.integrations.ray_data import run_on_ray
 from girl_features.pipeline import run_batch
 from girl_features.runs import RunLog
 from girl_features.store.parts import PartsStore
@@ -81,7 +82,7 @@ def cluster() -> Iterator[str]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # it kills workers where other programs fill the memory
         patch.delenv("RAY_ADDRESS", raising=False)
-        _import_ray(RayConfig())
+        import_ray(RayConfig())
         import ray
 
         ray.init(
@@ -219,6 +220,8 @@ def test_an_error_in_a_worker_is_ours_and_says_what_it_was(cluster: str, tmp_pat
     assert RunLog(config.runs_dir).records()[-1].error == "ClusterError"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("GIRL_MANY_KILLS" not in os.environ, reason="Ray takes its time to start: set GIRL_MANY_KILLS=1")
 def test_a_chunk_that_kills_its_workers_ends_the_run(cluster: str, tmp_path: Path) -> None:
     config = _inputs(tmp_path, ["a deadly cook"])
     with pytest.raises(ClusterError, match=r"failed: ClusterError: 4 workers died over one chunk"):
@@ -245,13 +248,13 @@ def test_workers_that_die_while_they_load_are_not_started_for_ever() -> None:
 
 def test_no_room_for_a_worker_is_an_error_before_anything_waits() -> None:
     machine = {"CPU": 2.0, "memory": 1.0}
-    assert _n_workers(RayConfig(), machine, can_grow=False) == 2
-    assert _n_workers(RayConfig(cpus_per_worker=2), machine, can_grow=False) == 1
-    assert _n_workers(RayConfig(workers=5), machine, can_grow=True) == 5, "an autoscaler may bring them"
+    assert n_workers(RayConfig(), machine, can_grow=False) == 2
+    assert n_workers(RayConfig(cpus_per_worker=2), machine, can_grow=False) == 1
+    assert n_workers(RayConfig(workers=5), machine, can_grow=True) == 5, "an autoscaler may bring them"
     with pytest.raises(ClusterError, match="Ray has 2 CPUs and 0 GPUs"):
-        _n_workers(RayConfig(gpus_per_worker=1), machine, can_grow=True)
+        n_workers(RayConfig(gpus_per_worker=1), machine, can_grow=True)
     with pytest.raises(ClusterError, match="5 workers of 1 CPUs"):
-        _n_workers(RayConfig(workers=5), machine, can_grow=False)
+        n_workers(RayConfig(workers=5), machine, can_grow=False)
 
 
 def test_without_ray_the_command_names_the_extra(
