@@ -5,10 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen3Config,
+)
 
 from girl_features.config import TinyConfig
 from girl_features.contract import FeatureContract
@@ -239,6 +249,36 @@ def test_an_adapter_is_merged_into_the_export(folder: Path, exports: Path, tmp_p
     assert written != _open_reference(folder, 0.0, 4).generate(CVS, seeds), "it is not the base's text"
 
 
+_SHAPE = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6}
+FAMILIES: dict[str, Any] = {
+    "llama, shared heads": LlamaConfig(**_SHAPE, num_key_value_heads=2, vocab_size=320),
+    "qwen3, one shared head": Qwen3Config(**_SHAPE, num_key_value_heads=1, head_dim=16, vocab_size=320),
+    "gpt2": GPT2Config(n_embd=48, n_layer=2, n_head=6, vocab_size=320),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_models_write_what_the_reference_does(
+    folder: Path, exports: Path, tmp_path: Path, family: str
+) -> None:
+    pytest.importorskip("openvino_genai")
+    from girl_features.generator.openvino_engine import OpenVINOGenerator
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if weights.dim() == 2 and "emb" not in name and "wte" not in name:
+                weights.mul_(10)  # so that texts depend on more than the last token
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    seeds = [[0]] * len(CVS)
+    ours = OpenVINOGenerator(tmp_path, weights="float32", exports=exports, threads=1, **_drawing(0.0))
+    written = ours.generate(CVS, seeds)
+    assert written == _open_reference(tmp_path, 0.0, 4).generate(CVS, seeds)
+    assert len({own[0].text for own in written}) > 1
+
+
 def test_an_export_is_made_once_and_again_where_it_is_damaged(folder: Path, tmp_path: Path, capfd) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("openvino_genai")
     from girl_features.generator.openvino_export import exported
@@ -287,6 +327,17 @@ def test_an_engine_that_is_not_installed_names_the_extra(folder: Path, exports: 
         pytest.skip("vLLM is installed")
     with pytest.raises(ConfigError, match=r"girl-features\[vllm\]"):
         open_engine(_contract("vllm"), folder, batch_size=None, threads=None, exports=exports)
+
+
+def test_a_model_whose_attention_openvino_cannot_page_names_the_way_out(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino_genai")
+    from girl_features.generator.openvino_engine import OpenVINOGenerator
+
+    model = AutoModelForCausalLM.from_config(BloomConfig(hidden_size=48, n_layer=1, n_head=6, vocab_size=320))
+    model.save_pretrained(tmp_path / "bloom")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "bloom")
+    with pytest.raises(CheckpointError, match=r"set `generator\.engine` to `transformers`"):
+        OpenVINOGenerator(tmp_path / "bloom", exports=tmp_path / "exports", **_drawing(0.0))
 
 
 def test_a_model_that_openvino_cannot_convert_names_the_way_out(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
-from transformers import TrainerCallback, TrainerState
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainerState
+from trl.trainer.sft_trainer import SFTTrainer
 
-from girl_features.config import GirlConfig
+from girl_features.config import GirlConfig, SFTConfig
 from girl_features.errors import CheckpointError, EmptyWindowError, StoreLockedError, TrainingError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
@@ -22,7 +24,7 @@ from girl_features.prompts import TINY
 from girl_features.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.sft import bits_per_character, tokenize_pairs, train_sft, window_texts
+from girl_features.trainers.sft import _trainer, bits_per_character, tokenize_pairs, train_sft, window_texts
 from girl_features.trainers.tiny import train_tokenizer
 from tests.input_tables import day, load, write_tables
 
@@ -304,3 +306,26 @@ def test_altered_weights_and_records_are_refused(trained, tmp_path: Path) -> Non
 def test_an_empty_window_is_named(tmp_path: Path) -> None:
     with load(write_tables(tmp_path, _rows())) as tables, pytest.raises(EmptyWindowError, match="sft"):
         train_sft(tables, Windows(*(day(0) for _ in range(5))), _config(tmp_path / "workspace"))
+
+
+@pytest.mark.parametrize("n_items", [None, 60])
+def test_the_loss_on_cpus_and_its_gradients_are_trls(tmp_path: Path, n_items: int | None) -> None:
+    tokenizer = train_tokenizer(["abc def ghi. jkl mno. "] * 9, 300)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    pairs = pl.DataFrame({"cv": ["abc", "abc def ghi jkl"], "jd": ["ghi. jkl mno.", "mno"]})
+    rows = tokenize_pairs(tokenizer, TINY, pairs, max_cv_tokens=20, max_jd_tokens=20).rows
+    trainer = _trainer(model, tokenizer, rows, [], SFTConfig(batch_size=2), tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    found = []
+    for compute_loss in (trainer.compute_loss, partial(SFTTrainer.compute_loss, trainer)):
+        model.zero_grad()
+        loss = compute_loss(model, dict(batch), num_items_in_batch=n_items)
+        loss.backward()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    (ours, our_gradient), (trls, trl_gradient) = found
+    assert ours == pytest.approx(trls, rel=1e-5)
+    torch.testing.assert_close(our_gradient, trl_gradient, rtol=1e-4, atol=1e-6)

@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before any Hugging Fac
 import polars as pl
 import torch
 from datasets import Dataset, disable_progress_bars
+from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig as TRLConfig
 from trl.trainer.sft_trainer import SFTTrainer
@@ -48,6 +49,8 @@ from girl_features.store.files import exclusive_lock
 from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
 from girl_features.trainers.pretrain import Recipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
+
+IGNORED = -100  # label of tokens that the loss does not count
 
 
 class TokenizedPairs(NamedTuple):
@@ -284,7 +287,7 @@ def _trainer(
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
     )
-    trainer = SFTTrainer(
+    trainer = (SFTTrainer if gpu else _CPUTrainer)(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
@@ -297,6 +300,31 @@ def _trainer(
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     return trainer
+
+
+class _CPUTrainer(SFTTrainer):
+    """TRL's trainer with a plain cross-entropy.
+
+    TRL's own loss never holds all logits, which saves a GPU's memory; on a CPU it took three quarters of a step of
+    `tiny` with 8,192 tokens, and a step of this one takes 0.4 times as long.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean over the counted tokens of the batch, as TRL's; the head is applied from the first of them on."""
+        labels = inputs["labels"][:, 1:]  # (b, t - 1)
+        counted = (labels != IGNORED).any(dim=0).nonzero()
+        first = int(counted[0]) if len(counted) else labels.shape[1] - 1
+        asked = {key: value for key, value in inputs.items() if key != "labels"}
+        outputs = model(**asked, use_cache=False, logits_to_keep=labels.shape[1] + 1 - first)
+        logits, targets = outputs.logits[:, :-1].float(), labels[:, first:]
+        n_tokens = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        total = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        loss = total / torch.as_tensor(n_tokens).clamp(min=1)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # counted over all processes; their gradients are averaged
+        return (loss, outputs) if return_outputs else loss
 
 
 def _lora(settings: SFTConfig) -> Any:

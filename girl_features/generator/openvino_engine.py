@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from girl_features.errors import require
+from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.openvino_export import Weights, exported
 from girl_features.generator.prompting import Prompting, Request, by_cv
@@ -45,9 +45,16 @@ class OpenVINOGenerator:
         self._temperature = temperature
         self._top_p = top_p
         self._batch_size = batch_size
-        self._pipeline = self._genai.ContinuousBatchingPipeline(
-            str(exported(folder, weights, exports)), self._scheduler(), "CPU", _properties(threads)
-        )
+        export = exported(folder, weights, exports)
+        try:
+            self._pipeline = self._genai.ContinuousBatchingPipeline(
+                str(export), self._scheduler(), "CPU", _properties(weights, threads)
+            )
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"openvino-genai cannot run {str(folder)!r} ({str(error).splitlines()[-1]}); set `generator.engine` to "
+                f"`transformers`"
+            ) from error
 
     @property
     def prompt_version(self) -> str:
@@ -100,8 +107,11 @@ def _in_waves(requests: Sequence[Request], size: int) -> Iterator[Request]:
     return iter(sorted(requests, key=lambda r: (r.cv // size, r.sample, r.cv)))
 
 
-def _properties(threads: int | None) -> dict[str, Any]:
-    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
+def _properties(weights: Weights, threads: int | None) -> dict[str, Any]:
+    """int8 weights are multiplied in what the CPU is fastest at (bfloat16, where it has AMX), others in float32."""
+    properties: dict[str, Any] = {"KV_CACHE_PRECISION": "f16"}
+    if weights == "float32":
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
     return properties

@@ -18,8 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import sdpa_mask
 
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_hash, base_folder, is_adapter, weights_hash
@@ -30,6 +33,7 @@ MODEL_NAME = "openvino_model"
 MANIFEST = "export.json"
 EXPORT_VERSION = 1  # raised when this file writes other models from the same weights
 _EXTRA = "openvino"
+_ATTENTION = "girl_openvino"  # its name in transformers' registry
 
 
 def exported(name: str | Path, weights: Weights, cache: Path) -> Path:
@@ -124,6 +128,29 @@ class _Flat(torch.nn.Module):
         return (result.logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
 
+def _attention(
+    module: Any,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' sdpa for models whose heads share keys and values, (b, h, t, d) and (b, h / n, s, d) twice.
+
+    It repeats keys and values without asking for their shapes: openvino-genai's paging looks for just this.
+    """
+    n = queries.shape[1] // keys.shape[1]
+    keys, values = (x.unsqueeze(2).expand(-1, -1, n, -1, -1).flatten(1, 2) for x in (keys, values))
+    result = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
+    return result.transpose(1, 2), None
+
+
+AttentionInterface.register(_ATTENTION, _attention)
+AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+
+
 def _traced(model: Any) -> Any:
     # the parts of openvino.convert_model, which as a whole sends usage data to its maker
     from openvino.frontend import FrontEndManager
@@ -137,6 +164,8 @@ def _traced(model: Any) -> Any:
         warnings.simplefilter("ignore")  # the tracer's, on branches that these lengths do not decide
         try:
             heads, size = _cache_shape(model.config)
+            if heads != model.config.num_attention_heads:
+                model.set_attn_implementation(_ATTENTION)
             past = [torch.zeros(2, heads, n_past, size) for _ in range(2 * model.config.num_hidden_layers)]
             decoder = TorchScriptPythonDecoder(_Flat(model), example_input=(ids, mask, places, *past))
             frontend = FrontEndManager().load_by_framework("pytorch")
