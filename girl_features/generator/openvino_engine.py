@@ -52,7 +52,7 @@ class OpenVINOGenerator:
             )
         except RuntimeError as error:
             raise CheckpointError(
-                f"openvino-genai cannot run {str(folder)!r} ({str(error).splitlines()[-1]}); set `generator.engine` to "
+                f"openvino-genai cannot run {str(folder)!r} ({' '.join(str(error).split())[:300]}); set `generator.engine` to "
                 f"`transformers`"
             ) from error
 

@@ -31,7 +31,7 @@ from girl_features.generator.transformers_engine import load_causal_lm
 Weights = Literal["int8", "float32"]
 MODEL_NAME = "openvino_model"
 MANIFEST = "export.json"
-EXPORT_VERSION = 1  # raised when this file writes other models from the same weights
+EXPORT_VERSION = 2  # raised when this file writes other models from the same weights
 _EXTRA = "openvino"
 _ATTENTION = "girl_openvino"  # its name in transformers' registry
 
