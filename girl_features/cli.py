@@ -1,13 +1,15 @@
 """The `girl` command: arguments in, one call, a short summary out.
 
 Results go to stdout, logs and progress to stderr. Exit 0 for success, 1 if some rows failed, 2 for bad
-arguments or input. Heavy imports sit inside the commands, so that `girl --help` answers at once.
+arguments or input and for whatever nobody foresaw. Heavy imports sit inside the commands, so that
+`girl --help` answers at once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from typing import Annotated
 
@@ -62,7 +64,7 @@ app.command("map")(online.map_contract)
 
 
 def main() -> None:
-    """Console entry point: our own errors become one line and exit code 2."""
+    """Console entry point: our own errors become one line and exit code 2; any other a traceback and 2, never 1."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("FEAST_USAGE", "False")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -75,6 +77,14 @@ def main() -> None:
     except GirlError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except Exception as error:
+        traceback.print_exc()
+        print("error: this was not foreseen (above); nothing says that the work was done", file=sys.stderr)
+        raise SystemExit(2) from error
+    except SystemExit as stopped:
+        if stopped.code == 1 and not isinstance(stopped.__context__, typer.Exit):  # a closed pipe, or a library's
+            raise SystemExit(2) from stopped
+        raise
 
 
 def _version(show: bool) -> None:

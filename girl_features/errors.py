@@ -1,7 +1,7 @@
 """Every error a caller may want to handle.
 
 GirlError
-├── ConfigError               girl.yaml or --set is wrong
+├── ConfigError               girl.yaml, --set or --json is wrong
 ├── DataError                 a table cannot be read or has the wrong columns or types
 │   └── RejectedRowsError     rows were rejected and `strict` was asked for
 ├── EmptyWindowError          a time window holds no usable rows
@@ -33,7 +33,7 @@ class GirlError(Exception):
 
 
 class ConfigError(GirlError):
-    """girl.yaml or a `--set` value is wrong."""
+    """girl.yaml, a `--set` value or the file of `--json` is wrong."""
 
 
 class DataError(GirlError):

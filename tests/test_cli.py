@@ -51,6 +51,47 @@ def test_our_errors_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys) -> No
     assert printed.err.count("\n") == 1
 
 
+def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["girl", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("surprise"), BrokenPipeError(32, "closed"), MemoryError(), SystemExit(1)]
+)
+def test_what_nobody_foresaw_is_never_exit_code_1(tmp_path, monkeypatch, capsys, error) -> None:  # type: ignore[no-untyped-def]
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("girl_features.store.parts.PartsStore.contracts", fail)
+    assert _main(monkeypatch, "contracts", "--config", _config(tmp_path)) == 2
+    if isinstance(error, RuntimeError):
+        printed = capsys.readouterr().err
+        assert "Traceback" in printed and "surprise" in printed
+
+
+def test_rejected_rows_are_exit_code_1_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path, {"job_seekers": [*GOOD["job_seekers"], ("", "no id", day(3))]})
+    assert _main(monkeypatch, "check", "--config", config) == 1
+
+
+def test_a_json_file_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    arguments = ("check", "--config", _config(tmp_path), "--json", str(tmp_path / "file" / "out.json"))
+    assert _main(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert "interactions" in printed.out
+    assert printed.err.startswith("error: --json ") and "the work is done" in printed.err
+
+
+def test_a_cv_file_that_is_not_there_is_named(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    missing = str(tmp_path / "cv.txt")
+    assert _main(monkeypatch, "lookup", "s1", "--config", _config(tmp_path), "--cv", missing) == 2
+    assert capsys.readouterr().err.startswith(f"error: --cv {missing} cannot be read (No such file")
+
+
 def test_check_prints_people_and_machines_the_same_counts(tmp_path: Path) -> None:
     config = _config(tmp_path)
     result = _run("check", "--config", config, "--json", str(tmp_path / "out.json"))

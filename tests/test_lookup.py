@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import sqlite3
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from girl_features.store.online import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo, open_repo
 from tests.fakes import feature_contract
-from tests.feast_repos import OUR_SQLITE
+from tests.feast_repos import OUR_REDIS, OUR_SQLITE
 from tests.served_market import served_market
 from tests.store_rows import Row, write_rows
 
@@ -224,6 +225,17 @@ def test_an_emptied_online_store_is_noticed_and_filled_again(market: Market, nam
     assert market.generated([seeker]) == [0.0]
     assert market.publish()[VIEWS.generated] >= 1
     assert market.generated([seeker]) == [4.0]
+
+
+@pytest.mark.parametrize("kind", [OUR_REDIS, "redis"])
+def test_a_redis_that_is_down_is_named_with_what_to_do(tmp_path: Path, kind: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        down = served_market(tmp_path, online={"type": kind, "connection_string": address}, contract=CONTRACT)
+        write_rows(down.store, CONTRACT, [row("s1", 1.0)])
+        with pytest.raises(StoreError, match=r"does not answer: .*see that the server"):
+            publish(down.config.feast_repo, down.store, CONTRACT)
 
 
 def test_one_publisher_at_a_time(market: Market) -> None:

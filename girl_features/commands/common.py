@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from girl_features.errors import ConfigError
+
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
 
@@ -56,14 +58,25 @@ def load(config: Path, overrides: list[str] | None) -> GirlConfig:
 
 
 def emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
-    """Show the result to people, or write it as JSON to a file (and show it) or to stdout (alone)."""
+    """Show the result to people, or write it as JSON to a file (and show it) or to stdout (alone).
+
+    Raises:
+        ConfigError: the file cannot be written; the result is shown first, so that it is not lost.
+    """
     text = json.dumps(result, indent=1, default=str)
     if json_file is not None and str(json_file) == "-":
         typer.echo(text)
         return
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(text + "\n", encoding="utf-8")
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            show()
+            raise ConfigError(
+                f"--json {json_file} cannot be written ({error.strerror or error}), but the work is done: see above; "
+                f"name a file that can be written, or '-' for stdout"
+            ) from error
     show()
 
 

@@ -40,7 +40,7 @@ def lookup(
     if cv is not None and len(seekers) != 1:
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
     resolved = load(config, set_values)
-    texts = None if cv is None else [cv.read_text(encoding="utf-8", errors="replace")]
+    texts = None if cv is None else [_cv_text(cv)]
     found_contract = contract_of(resolved, contract)
     encoder = serving_encoder(resolved, found_contract) if texts else None
     with open_client(resolved, found_contract, encoder=encoder) as client:
@@ -124,6 +124,15 @@ def map_contract(
             )
 
     emit(result, json_file, show)
+
+
+def _cv_text(path: Path) -> str:
+    from girl_features.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"--cv {path} cannot be read ({error.strerror or error}); name a file of plain text") from error
 
 
 def _line(values: dict[str, int]) -> str:

@@ -8,6 +8,7 @@ crash before the ledger is written costs time, not truth.
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,9 @@ def publish(
         for name, (view, fingerprint) in sources.items():
             if republish:
                 ledger.forget(name)
-            target = _Target(feast_store, feast_store.get_feature_view(name), VIEWS[view].key, ledger)
+            key = VIEWS[view].key
+            alive = store.erased.condition([key])
+            target = _Target(feast_store, feast_store.get_feature_view(name), key, ledger, alive)
             n_rows[name] = target.publish(store.sound_parts(view, fingerprint), batch_size, progress)
     return PublishReport(n_rows)
 
@@ -86,11 +89,12 @@ def publish(
 class _Target:
     """One Feast view and what it already holds online."""
 
-    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger) -> None:
+    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger, alive: str) -> None:
         self._store = store
         self._view = view
         self._key = key
         self._ledger = ledger
+        self._alive = alive  # SQL: true for rows of nobody who was erased
         self._features = [feature.name for feature in view.features]
 
     def publish(self, parts: list[Path], batch_size: int, progress: Callable[[int], None] | None) -> int:
@@ -101,7 +105,7 @@ class _Target:
             old = []
         new = [path for path in parts if path not in old]
         n_rows = 0
-        for batch in newest_rows(parts, new, self._key, self._features, batch_size) if new else ():
+        for batch in newest_rows(parts, new, self._key, self._features, batch_size, self._alive) if new else ():
             self._write(batch)
             n_rows += batch.num_rows
             if progress is not None:
@@ -111,7 +115,8 @@ class _Target:
         return n_rows
 
     def _still_holds(self, part: Path) -> bool:
-        row = duckdb.execute(f"SELECT {self._key} FROM read_parquet(?) LIMIT 1", [str(part)]).fetchone()
+        query = f"SELECT {self._key} FROM read_parquet(?) WHERE {self._alive} LIMIT 1"
+        row = duckdb.execute(query, [str(part)]).fetchone()
         if row is None:
             return True
         feature = self._features[0]
@@ -135,19 +140,20 @@ class _Target:
 
 
 def newest_rows(
-    parts: list[Path], touching: list[Path], key: str, features: list[str], batch_size: int
+    parts: list[Path], touching: list[Path], key: str, features: list[str], batch_size: int, alive: str = "true"
 ) -> Iterator[pa.RecordBatch]:
     """The newest row over `parts` of each id that occurs in `touching`, at most `batch_size` at a time.
 
     Newest is by event, then created timestamp, then part name and place in it. The choice is made on keys and
-    times alone and the wide columns are read afterwards, so that memory follows the ids, not the vectors.
+    times alone and the wide columns are read afterwards, so that memory follows the ids, not the vectors. Rows for
+    which the SQL `alive` is not true are left out: a part of a backup may hold people who were erased.
     """
     columns = ", ".join([key, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *features])
     query = f"""
         WITH newest AS (
             SELECT max(({EVENT_TIMESTAMP}, {CREATED_TIMESTAMP}, filename, file_row_number)) AS pick
             FROM read_parquet($parts, filename = true, file_row_number = true)
-            WHERE {key} IN (SELECT {key} FROM read_parquet($touching))
+            WHERE {key} IN (SELECT {key} FROM read_parquet($touching)) AND {alive}
             GROUP BY {key}
         )
         SELECT {columns}
@@ -162,6 +168,7 @@ def newest_rows(
 
 @contextmanager
 def _online_errors(store: FeatureStore) -> Iterator[None]:
+    """What SQLite, Redis and the network raise, as StoreErrors."""
     try:
         yield
     except sqlite3.Error as error:
@@ -169,3 +176,14 @@ def _online_errors(store: FeatureStore) -> Iterator[None]:
             f"Feast's online store of project {store.project!r} does not answer: {error}; if its file was removed, "
             f"remove the registry beside it too, run `feast apply`, then publish again"
         ) from error
+    except (OSError, *_redis_errors()) as error:
+        raise StoreError(
+            f"Feast's online store of project {store.project!r} does not answer: {error}; see that the server which "
+            f"`online_store:` of feature_store.yaml names is up, then run the same command again: what is in the "
+            f"parts is not generated again"
+        ) from error
+
+
+def _redis_errors() -> tuple[type[Exception], ...]:
+    redis = sys.modules.get("redis")  # not imported: then none of its errors is about
+    return () if redis is None else (redis.RedisError,)
