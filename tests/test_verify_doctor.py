@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import duckdb
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -266,3 +267,31 @@ def test_erasing_forgets_offline_and_online(market: Market) -> None:
     publish(market.repo, market.store, CONTRACT)
     assert market.online("s3") == 0.0
     assert verify(market.repo).agrees
+
+
+def test_a_part_of_a_backup_brings_nobody_back(market: Market) -> None:
+    if "Packed" not in type(open_repo(market.repo)._get_provider().online_store).__name__:
+        return
+    kept = {path: path.read_bytes() for path in market.store.root.rglob("part-*.parquet")}
+    write_rows(market.store, CONTRACT, generated=[Row("s5", DAY + timedelta(days=1), DAY, [7.0, 1.0])])
+    erase(market.repo, market.store, "s3")
+    publish(market.repo, market.store, CONTRACT)
+    for path, data in kept.items():
+        path.write_bytes(data)
+    publish(market.repo, market.store, CONTRACT)
+    assert publish(market.repo, market.store, CONTRACT, republish=True).n_rows[GENERATED] == 29
+    assert (market.online("s3"), market.online("s4"), market.online("s5")) == (0.0, 5.0, 7.0)
+    relation = market.store.scan("generated_jds", CONTRACT.fingerprint)
+    assert duckdb.sql(f"SELECT count(*) FROM {relation} WHERE job_seeker_id = 's3'").fetchall() == [(0,)]
+    assert verify(market.repo).agrees
+
+
+def test_publishing_again_sends_nothing_though_a_part_begins_with_somebody_erased(market: Market) -> None:
+    if "Packed" not in type(open_repo(market.repo)._get_provider().online_store).__name__:
+        return
+    kept = {path: path.read_bytes() for path in market.store.root.rglob("part-*.parquet")}
+    erase(market.repo, market.store, "s0")
+    for path, data in kept.items():
+        path.write_bytes(data)
+    publish(market.repo, market.store, CONTRACT)
+    assert publish(market.repo, market.store, CONTRACT).total == 0

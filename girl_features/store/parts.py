@@ -65,6 +65,11 @@ class PartsStore:
             raise StoreError(f"{fingerprint!r} is not a fingerprint: {FINGERPRINT_LENGTH} hex digits are wanted")
         return self.root / view / fingerprint
 
+    @property
+    def erased(self) -> Tombstones:
+        """Who was erased from this store, as of now."""
+        return Tombstones.of(self.root)
+
     def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path:
         """Commit `table` as one new part: after return it survives a crash, before it nothing shows.
 
@@ -89,10 +94,16 @@ class PartsStore:
         return [path for path in self.part_paths(view, fingerprint) if is_sound(path) or not set_aside(path)]
 
     def scan(self, view: str, fingerprint: str) -> str | None:
-        """All sound rows as a DuckDB table expression for a FROM clause, or None where there is no part yet."""
+        """All sound rows as a DuckDB table expression for a FROM clause, or None where there is no part yet.
+
+        Rows of those who were erased are left out: a part of a backup may hold them.
+        """
         paths = self.sound_parts(view, fingerprint)
         quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
-        return f"read_parquet([{', '.join(quoted)}])" if quoted else None
+        if not quoted:
+            return None
+        relation, alive = f"read_parquet([{', '.join(quoted)}])", self.erased.condition([VIEWS[view].key])
+        return relation if alive == "true" else f"(SELECT * FROM {relation} WHERE {alive})"
 
     def compact(self, view: str, fingerprint: str) -> int:
         """Merge small parts while readers go on, and say how many files fewer there are; only under `lock()`."""
