@@ -51,9 +51,9 @@ class OpenVINOGenerator:
                 str(export), self._scheduler(), "CPU", _properties(weights, threads)
             )
         except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"openvino-genai cannot run {str(folder)!r} ({' '.join(str(error).split())[:300]}); set `generator.engine` to "
-                f"`transformers`"
+                f"openvino-genai cannot run {str(folder)!r} ({reason}); set `generator.engine` to `transformers`"
             ) from error
 
     @property
