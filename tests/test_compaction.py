@@ -13,7 +13,7 @@ import pytest
 
 from girl_features.errors import StoreLockedError
 from girl_features.store.compaction import compact, erase_rows, is_unfinished, mend
-from girl_features.store.files import waiting_lock
+from girl_features.store.files import TEMPORARY_PREFIX, waiting_lock
 from girl_features.store.part_files import LOCK, REPLACES_PREFIX, commit_part, is_sound, part_files, reading
 from girl_features.store.parts import PartsStore
 from girl_features.store.tombstones import Tombstones, lift_tombstone
@@ -136,6 +136,17 @@ def test_erasing_passes_over_a_damaged_part_and_deletes_it(tmp_path: Path) -> No
     assert erase_rows(tmp_path, [folder], "id", "gone") == 1
     assert ids_in(folder) == ["stays"]
     assert not [path for path in folder.rglob("*") if path.is_file() and b"gone" in path.read_bytes()]
+
+
+def test_erasing_deletes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    store = PartsStore(tmp_path / "store")
+    store.save_contract(CONTRACT)
+    path = store.write_part("cv_vectors", ENCODER, cv_table(CONTRACT, [Row("gone", NOW, NOW, [1.0, 2.0])]))
+    assert path is not None
+    (path.parent / f"{TEMPORARY_PREFIX}of-a-killed-writer").write_bytes(path.read_bytes())
+    store.erase("gone")
+    assert not [path for path in store.root.rglob("*") if path.is_file() and b"gone" in path.read_bytes()]
+    assert not list(store.root.rglob(f"{TEMPORARY_PREFIX}*"))
 
 
 def test_erasing_waits_for_a_writer_that_has_not_seen_the_tombstone(tmp_path: Path) -> None:

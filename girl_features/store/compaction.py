@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from girl_features.store.failpoints import failpoint
-from girl_features.store.files import exclusive_lock, waiting_lock, write_whole
+from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.part_files import (
     LOCK,
     REPLACES_PREFIX,
@@ -56,7 +56,8 @@ def compact(folder: Path, *, max_bytes: int = MAX_MERGED_BYTES) -> int:
 def erase_rows(root: Path, folders: list[Path], column: str, name: str) -> int:
     """Take every row whose `column` is `name` out of the parts in `folders`, and keep it from coming back.
 
-    The tombstone goes to `root`, which holds the folders. Quarantined parts cannot be searched and are deleted.
+    The tombstone goes to `root`, which holds the folders. Quarantined parts, and files that killed writers left
+    half-written, cannot be searched and are deleted.
 
     Returns:
         The number of rows that were removed.
@@ -67,7 +68,9 @@ def erase_rows(root: Path, folders: list[Path], column: str, name: str) -> int:
     for folder in folders:
         with exclusive_lock(folder / _COMPACTION_LOCK):
             with waiting_lock(folder / LOCK, exclusive=True):
-                pass  # writers that had not seen the tombstone are through; later ones see it
+                # writers that had not seen the tombstone are through, and later ones see it; so nobody is writing
+                for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+                    path.unlink(missing_ok=True)
             finish(folder)
             for path in _sound(part_files(folder)):
                 n_rows += _without(folder, path, column, name)
