@@ -31,6 +31,7 @@ from girl_features.progress import Progress
 from girl_features.reuse import reuse_generated
 from girl_features.schema import CVVersion, Encoded
 from girl_features.store.failpoints import failpoint
+from girl_features.store.files import LOCK_WAIT_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
 
@@ -149,15 +150,17 @@ class Batch:
 CarryOut = Callable[[Batch, Progress, Progress], None]  # with the progress of generating and that of encoding
 
 
-def run_plan(batch: Batch, carry_out: CarryOut, *, retry_failed: bool = False) -> MaterializeReport:
+def run_plan(
+    batch: Batch, carry_out: CarryOut, *, retry_failed: bool = False, lock_wait_s: float = LOCK_WAIT_S
+) -> MaterializeReport:
     """Plan under the store's lock, have the plan carried out, and report.
 
     Raises:
-        StoreLockedError: another run is writing.
+        StoreLockedError: another run was writing for all of `lock_wait_s` seconds.
         StoreError: a part cannot be written, or DuckDB finds no room to plan in.
     """
     report, store = batch.report, batch.store
-    with store.lock(), planning_errors():
+    with store.lock(lock_wait_s), planning_errors():
         started = time.perf_counter()
         store.clean_temporaries()
         store.save_contract(batch.contract)

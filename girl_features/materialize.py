@@ -26,6 +26,7 @@ from girl_features.generator import Generator, RewardModel
 from girl_features.progress import Progress
 from girl_features.schema import CVVersion
 from girl_features.store.failpoints import failpoint
+from girl_features.store.files import LOCK_WAIT_S
 from girl_features.store.parts import PartsStore
 
 __all__ = ["MaterializeReport", "materialize"]
@@ -49,6 +50,7 @@ def materialize(
     should_stop: Callable[[], bool] = lambda: False,
     reward_model: RewardModel | None = None,
     retry_failed: bool = False,
+    lock_wait_s: float = LOCK_WAIT_S,
 ) -> MaterializeReport:
     """Bring the store up to date for `contract`; a second run generates nothing.
 
@@ -60,10 +62,11 @@ def materialize(
         should_stop: asked between chunks; True ends the run once the chunk that is being generated is committed.
         reward_model: keeps the best JDs, where the contract's sampling asks for best-of-N.
         retry_failed: try CVs again that no earlier run found a good JD for.
+        lock_wait_s: seconds to wait for another run that is writing.
 
     Raises:
         ContractMismatchError: the encoder is not the one the contract names.
-        StoreLockedError: another run is writing.
+        StoreLockedError: another run is still writing then.
         StoreError: a part cannot be written, or DuckDB finds no room to plan in.
     """
     if encoder.contract != contract.encoder:
@@ -73,7 +76,7 @@ def materialize(
     def carry_out(batch: Batch, generating: Progress, encoding: Progress) -> None:
         _Work(batch, generator, encoder, reward_model).execute(generating, encoding)
 
-    return run_plan(batch, carry_out, retry_failed=retry_failed)
+    return run_plan(batch, carry_out, retry_failed=retry_failed, lock_wait_s=lock_wait_s)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -57,7 +58,8 @@ CarryOut = Callable[[Tables, str], MaterializeReport]  # from tables and the id 
 def open_tables(config: GirlConfig) -> Tables:
     """Read and check the three tables of `config`; close what comes back."""
     skew = timedelta(minutes=config.clock_skew_minutes)
-    return load_tables(config.tables, now=datetime.now(UTC), clock_skew=skew, strict=config.strict)
+    erased = PartsStore(config.store_dir).erased
+    return load_tables(config.tables, now=datetime.now(UTC), clock_skew=skew, strict=config.strict, erased=erased)
 
 
 def open_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
@@ -290,7 +292,7 @@ def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureCon
 
 def _apply_where_new(config: GirlConfig, store: PartsStore, contract: FeatureContract) -> None:
     from girl_features.init_repo import DEFINITIONS, write_repo
-    from girl_features.store.repo import apply_repo, contract_service, open_repo
+    from girl_features.store.repo import apply_repo
 
     repo = config.feast_repo
     if not (repo / "feature_store.yaml").is_file():
@@ -299,17 +301,29 @@ def _apply_where_new(config: GirlConfig, store: PartsStore, contract: FeatureCon
                 f"`feast.repo` names {repo}, which has no feature_store.yaml; `girl init {repo}` writes one"
             )
         write_repo(repo, config.store_dir, config.name)
+    with suppress(StoreError):  # a registry that is just being written; without the lock, as a batch may hold it long
+        if _is_known(repo, contract):
+            return
     with store.lock():  # the registry has no lock of its own
-        try:
-            contract_service(open_repo(repo), contract.fingerprint)
-        except UnknownContractError:
-            if not (repo / DEFINITIONS).is_file():
-                raise StoreError(
-                    f"the Feast repo {repo} does not know contract {contract.fingerprint!r} yet: run `feast apply` "
-                    f"there (with girl_feature_views({str(config.store_dir)!r}) in a definitions file), then "
-                    f"`girl materialize` again; nothing is generated twice"
-                ) from None
-            apply_repo(repo)
+        if _is_known(repo, contract):
+            return
+        if not (repo / DEFINITIONS).is_file():
+            raise StoreError(
+                f"the Feast repo {repo} does not know contract {contract.fingerprint!r} yet: run `feast apply` "
+                f"there (with girl_feature_views({str(config.store_dir)!r}) in a definitions file), then "
+                f"`girl materialize` again; nothing is generated twice"
+            )
+        apply_repo(repo)
+
+
+def _is_known(repo: Path, contract: FeatureContract) -> bool:
+    from girl_features.store.repo import contract_service, open_repo
+
+    try:
+        contract_service(open_repo(repo), contract.fingerprint)
+    except UnknownContractError:
+        return False
+    return True
 
 
 def check_no_leakage(windows: Windows, record: GeneratorRecord) -> None:

@@ -32,9 +32,11 @@ from girl_features.report import CheckReport
 from girl_features.schema import CV_HASH, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
 from girl_features.sources import open_source
 from girl_features.store.failpoints import failpoint
+from girl_features.store.files import LOCK_POLL_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import FAILURES, GENERATED_JDS
 
+GAP_S = 4 * LOCK_POLL_S  # between two chunks, so that a run that waits for the store gets it
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +87,7 @@ class Worker:
                 run=f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
                 engine=self._opened.engine,
                 reward_model=self._opened.reward_model,
+                lock_wait_s=0,  # who stops a worker while a batch runs shall not have to wait for the batch
             )
         failpoint("worker.before_publish")
         publish_contract(self._config, self._store, self.contract)
@@ -123,6 +126,7 @@ def serve(
         if report.n_taken:
             total = total.plus(report)
             told(report)
+            _sleep(GAP_S, should_stop)
         elif once:
             break
         else:

@@ -238,7 +238,8 @@ def test_a_redis_that_is_down_is_named_with_what_to_do(tmp_path: Path, kind: str
             publish(down.config.feast_repo, down.store, CONTRACT)
 
 
-def test_one_publisher_at_a_time(market: Market) -> None:
+def test_one_publisher_at_a_time(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("girl_features.store.ledger.LOCK_WAIT_S", 0.1)
     with (
         Ledger.of(market.store.root, market.repo, "girl"),
         pytest.raises(StoreLockedError, match="is being written by process"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +27,9 @@ TRAINED_UNTIL = day(10)
 CONTRACT = feature_contract(TRAINED_UNTIL.isoformat())
 
 
-def _run(folder, store, seekers, *, contract=CONTRACT, generator=None, chunk_size=2, stop=lambda: False):  # type: ignore[no-untyped-def]
+def _run(
+    folder, store, seekers, *, contract=CONTRACT, generator=None, chunk_size=2, stop=lambda: False, lock_wait_s=0.0
+):  # type: ignore[no-untyped-def]
     # every seeker needs a decision only for the third table to be readable; none is used here
     rows = {"job_seekers": seekers, "interactions": []}
     with load(write_tables(folder, rows)) as tables:
@@ -40,6 +44,7 @@ def _run(folder, store, seekers, *, contract=CONTRACT, generator=None, chunk_siz
             engine="template",
             now=lambda: CREATED,
             should_stop=stop,
+            lock_wait_s=lock_wait_s,
         )
 
 
@@ -94,6 +99,20 @@ def test_a_second_run_generates_nothing_and_a_changed_cv_only_itself(tmp_path: P
     third = _run(tmp_path, store, changed, generator=generator)
     assert [cv for cv, _ in generator.calls] == ["head cook"]
     assert third.n_generated == 1
+
+
+def test_whoever_was_erased_is_not_generated_for_again(tmp_path: Path) -> None:
+    store = PartsStore(tmp_path / "store")
+    _run(tmp_path, store, [("gone", "cook", day(11)), ("stays", "nurse", day(12))])
+    store.erase("gone")
+    n_parts = len(list(store.root.rglob("part-*.parquet")))
+    generator = TemplateGenerator()
+    again = _run(tmp_path, store, [("gone", "head cook", day(13)), ("stays", "nurse", day(12))], generator=generator)
+    assert generator.calls == []
+    assert (again.n_planned, again.n_generated, again.n_cv_vectors) == (0, 0, 0)
+    assert len(list(store.root.rglob("part-*.parquet"))) == n_parts, "no empty part either"
+    store.lift("gone")
+    assert _run(tmp_path, store, [("gone", "head cook", day(13))], generator=generator).n_generated == 1
 
 
 def test_a_text_mended_in_place_is_generated_again(tmp_path: Path) -> None:
@@ -161,6 +180,22 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     store = PartsStore(tmp_path / "store")
     with store.lock(), pytest.raises(StoreLockedError):
         _run(tmp_path, store, [("a", "cook", day(11))])
+
+
+def test_a_run_waits_for_a_short_holder(tmp_path: Path) -> None:
+    store = PartsStore(tmp_path / "store")
+    held = threading.Event()
+
+    def hold() -> None:
+        with store.lock():
+            held.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    assert _run(tmp_path, store, [("a", "cook", day(11))], lock_wait_s=60).n_generated == 1
+    thread.join()
 
 
 @settings(max_examples=15, deadline=None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -271,10 +274,33 @@ def test_a_removed_contract_can_be_saved_again_and_has_its_rows(store: PartsStor
 
 
 def test_a_second_holder_is_told_who_holds_the_lock(store: PartsStore) -> None:
-    with store.lock(), pytest.raises(StoreLockedError, match=r"process \d+ on .+ since 2"), store.lock():
+    with store.lock(), pytest.raises(StoreLockedError, match=r"process \d+ on .+ since 2"), store.lock(0):
         pass
     with store.lock():  # let go at the end of the block
         pass
+
+
+def test_a_second_holder_waits_its_time_and_is_told_for_whom(
+    store: PartsStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("girl_features.store.files.TOLD_AFTER_S", 0.1)
+    held, order = threading.Event(), []
+
+    def hold() -> None:
+        with store.lock():
+            held.set()
+            time.sleep(0.4)
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with store.lock():
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    [told] = caplog.messages
+    assert "waiting" in told and f"process {os.getpid()} on" in told
 
 
 def test_the_lock_of_a_killed_holder_is_taken_over(store: PartsStore) -> None:
@@ -287,7 +313,7 @@ def test_the_lock_of_a_killed_holder_is_taken_over(store: PartsStore) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreLockedError, match=f"process {holder.pid} "), store.lock():
+        with pytest.raises(StoreLockedError, match=f"process {holder.pid} "), store.lock(0):
             pass
         holder.kill()
         holder.wait()

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -108,6 +110,36 @@ def test_offers_for_another_contract_are_left_to_its_worker(market: ServedMarket
     assert serve(market.worker(), every_seconds=0.1, once=True) == CycleReport()
     assert queue.lengths() == {"f" * 12: 1}
     queue.done([one.place for one in queue.take("f" * 12, 1)])
+
+
+def test_a_busy_worker_lets_a_run_that_waits_in(market: ServedMarket) -> None:
+    queue = open_queue(market.config)
+    n = 40
+    queue.add([Offer(CONTRACT.fingerprint, f"busy{i}", text_hash(f"cv {i}"), f"cv {i}") for i in range(n)])
+    busy = market._replace(config=market.config.model_copy(update={"chunk_size": 1})).worker()
+    begun, done = threading.Event(), []
+
+    def told(report: CycleReport) -> None:
+        done.append(report.n_taken)
+        begun.set()
+
+    thread = threading.Thread(target=lambda: serve(busy, every_seconds=0.05, told=told, should_stop=lambda: over))
+    over = False
+    thread.start()
+    try:
+        assert begun.wait(60)
+        with market.store.lock():
+            n_then = len(done)
+            time.sleep(0.5)
+            assert len(done) <= n_then + 1, "it publishes what it has, and waits"
+        assert n_then < n, "it was let in before the worker was out of work"
+    finally:
+        while sum(done) < n and thread.is_alive():
+            time.sleep(0.05)
+        over = True
+        thread.join()
+    assert sum(done) == n
+    assert queue.lengths().get(CONTRACT.fingerprint, 0) == 0
 
 
 KILLED_AT = (

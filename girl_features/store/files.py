@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -11,12 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from girl_features.errors import StoreError, StoreLockedError
 from girl_features.store.failpoints import failpoint
 
 TEMPORARY_PREFIX = ".tmp-"  # hidden and without .parquet, so that no reader's glob takes one for data
+LOCK_WAIT_S = 600.0  # for a lock that a worker holds for the length of a chunk, or a publisher for that of a view
+LOCK_POLL_S = 0.05  # between two looks at a lock
+TOLD_AFTER_S = 3.0
+_log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
@@ -62,8 +68,12 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold `path` for the length of the block; the kernel lets go when the holder dies, however it dies.
+
+    Args:
+        path: the lock file.
+        wait_s: seconds to wait for another holder; whoever waits for more than a moment is told for whom.
 
     Raises:
         StoreLockedError: another process, or another block of this one, holds it; says who and since when.
@@ -75,13 +85,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot open the lock {path}: {error.strerror or error}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreLockedError(
-                f"{path.parent} is being written by {_holder(path)}; "
-                f"wait for that run to end, or stop it, and run the same command again"
-            ) from error
+        _take_alone(file, path, wait_s)
         file.truncate(0)
         json.dump(
             {
@@ -96,6 +100,27 @@ def exclusive_lock(path: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)  # a name that is left here is that of a holder who died
+
+
+def _take_alone(file: IO[str], path: Path, wait_s: float) -> None:
+    started, told = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            waited = time.monotonic() - started
+            if waited >= wait_s:
+                raise StoreLockedError(
+                    f"{path.parent} is being written by {_holder(path)}; "
+                    f"wait for that run to end, or stop it, and run the same command again"
+                ) from error
+            if waited >= TOLD_AFTER_S and not told:
+                told = True
+                _log.warning(
+                    "waiting, for %g s at most, until %s is free: %s holds it", wait_s, path.parent, _holder(path)
+                )
+            time.sleep(LOCK_POLL_S)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from girl_features.errors import StoreError
-from girl_features.store.files import exclusive_lock, write_whole
+from girl_features.store.files import LOCK_WAIT_S, exclusive_lock, write_whole
 
 
 class Ledger:
@@ -23,16 +23,16 @@ class Ledger:
     @classmethod
     @contextmanager
     def of(cls, store_root: Path, repo: Path, project: str) -> Iterator[Ledger]:
-        """The ledger for one Feast repo and project, held by one run for the length of the block.
+        """The ledger for one Feast repo and project, held by one run for the length of the block; the next one waits.
 
         Raises:
-            StoreLockedError: another run holds it.
+            StoreLockedError: another run held it for all of LOCK_WAIT_S.
             StoreError: it cannot be read.
         """
         target = {"repo": str(repo.expanduser().resolve()), "project": project}
         name = hashlib.sha256(json.dumps(target).encode()).hexdigest()[:16]
         path = store_root / "published" / f"{name}.json"
-        with exclusive_lock(path.with_suffix(".lock")):
+        with exclusive_lock(path.with_suffix(".lock"), wait_s=LOCK_WAIT_S):
             yield cls(path, target)
 
     def published(self, view: str) -> frozenset[str]:

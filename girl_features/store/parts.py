@@ -26,7 +26,7 @@ from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureC
 from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
 from girl_features.schema import JOB_SEEKER_ID
 from girl_features.store.compaction import compact, erase_rows
-from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
+from girl_features.store.files import LOCK_WAIT_S, TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.part_files import LOCK, commit_part, is_sound, parquet_bytes, part_files, set_aside
 from girl_features.store.rows import (
     CV_VECTORS,
@@ -133,13 +133,13 @@ class PartsStore:
             path.unlink()
         return len(stale)
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the store for writing, for the length of a `with` block.
+    def lock(self, wait_s: float = LOCK_WAIT_S) -> AbstractContextManager[None]:
+        """Hold the store for writing, for the length of a `with` block, once others have let go of it.
 
         Raises:
-            StoreLockedError: another run holds it; says which process, on which host, since when.
+            StoreLockedError: another run held it for `wait_s` seconds; says which process, on which host, since when.
         """
-        return exclusive_lock(self.root / ".lock")
+        return exclusive_lock(self.root / ".lock", wait_s=wait_s)
 
     def save_contract(self, contract: FeatureContract) -> None:
         """Make `contract` known, and its views readable, before its first row. A second time does nothing."""
