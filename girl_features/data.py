@@ -27,6 +27,7 @@ from girl_features.errors import DataError, RejectedRowsError
 from girl_features.report import MAX_LISTED, CheckReport, Note, Rejection, TableReport
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
 from girl_features.sources import FILE_COLUMN, open_source, shown
+from girl_features.store.tombstones import NOBODY, Tombstones
 
 MEMORY_LIMIT = "1GB"  # DuckDB spills to the temporary folder beyond this
 _CATALOG = "girl_tables"
@@ -40,6 +41,8 @@ class Tables:
     the job's first decision; interactions(job_seeker_id, job_id, matched, decided_at), each with its job and
     with a CV version strictly before `decided_at`; and rejections(table_name, file, row, id, reason, detail),
     all of them. Times are TIMESTAMPTZ and the session is in UTC.
+
+    `erased` says whose features the store was told to forget: their rows are here, but nothing can be joined to them.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Tables:
         connection: duckdb.DuckDBPyConnection,
         report: CheckReport,
         folder: tempfile.TemporaryDirectory[str],
+        erased: Tombstones = NOBODY,
     ) -> None:
         self.connection = connection
         self.report = report
+        self.erased = erased
         self._folder = folder
 
     def close(self) -> None:
@@ -66,7 +71,9 @@ class Tables:
         self.close()
 
 
-def load_tables(tables: TablesConfig, *, now: datetime, clock_skew: timedelta, strict: bool = False) -> Tables:
+def load_tables(
+    tables: TablesConfig, *, now: datetime, clock_skew: timedelta, strict: bool = False, erased: Tombstones = NOBODY
+) -> Tables:
     """The three tables, cleaned; rows that cannot be used are left out and reported.
 
     Texts lose control characters, become Unicode NFC and are cut to MAX_TEXT_CHARS. Times become UTC in
@@ -78,6 +85,7 @@ def load_tables(tables: TablesConfig, *, now: datetime, clock_skew: timedelta, s
         now: with a time zone; times later than `now + clock_skew` are rejected.
         clock_skew: tolerance for clocks that run ahead.
         strict: take any rejected row as an error.
+        erased: whom the feature store has forgotten.
 
     Raises:
         DataError: a table cannot be read, lacks a column, or has one of the wrong type.
@@ -98,7 +106,7 @@ def load_tables(tables: TablesConfig, *, now: datetime, clock_skew: timedelta, s
     except BaseException:
         folder.cleanup()
         raise
-    return Tables(connection, report, folder)
+    return Tables(connection, report, folder, erased)
 
 
 def _connect(folder: Path) -> duckdb.DuckDBPyConnection:

@@ -20,11 +20,12 @@ import duckdb
 from girl_features.contract import FeatureContract
 from girl_features.data import Tables
 from girl_features.errors import StoreError
-from girl_features.schema import CVVersion
+from girl_features.schema import JOB_SEEKER_ID, CVVersion
 from girl_features.sources import quote_literal
 from girl_features.store.part_files import is_sound, set_aside
 from girl_features.store.parts import PartsStore, contract_parts
 from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS
+from girl_features.store.tombstones import Tombstones
 
 T = TypeVar("T")
 Chunks: TypeAlias = Generator[list[T], None, None]  # to be closed, as it holds a connection
@@ -90,7 +91,7 @@ def plan_generation(
         retry_failed: plan those without a JD fit to store once more, with seeds not used before.
     """
     connection = tables.connection
-    fill_wanted_cvs(connection, "wanted_cvs", contract.trained_until)
+    fill_wanted_cvs(connection, "wanted_cvs", contract.trained_until, store.erased)
     made = _rows_of(connection, store, GENERATED_JDS, contract.fingerprint)
     failed = _rows_of(connection, store, FAILURES, contract.fingerprint)
     connection.execute(
@@ -126,7 +127,8 @@ def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
     Blank CVs get one too (of the empty text), so that every decision has its CV's vector.
     """
     connection = tables.connection
-    fill_wanted_cvs(connection, "cv_vector_plan", contract.trained_until - timedelta(microseconds=1))
+    just_before = contract.trained_until - timedelta(microseconds=1)
+    fill_wanted_cvs(connection, "cv_vector_plan", just_before, store.erased)
     connection.execute("ALTER TABLE cv_vector_plan ADD COLUMN n_failures INTEGER DEFAULT 0")
     made = _rows_of(connection, store, CV_VECTORS, contract.encoder.fingerprint)
     connection.execute(
@@ -198,14 +200,18 @@ def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) ->
     return f"no_{view}"
 
 
-def fill_wanted_cvs(connection: Any, plan: str, trained_until: datetime) -> int:
-    """Fill table `plan` with the CV versions that a generator trained until then gets rows for, and count them."""
+def fill_wanted_cvs(connection: Any, plan: str, trained_until: datetime, erased: Tombstones) -> int:
+    """Fill table `plan` with the CV versions that a generator trained until then gets rows for, and count them.
+
+    Whoever was erased gets none, though the input tables still have their CVs.
+    """
     connection.execute(
         f"""
         CREATE OR REPLACE TABLE {plan} AS
         SELECT * EXCLUDE next_at FROM (
             SELECT *, lead(updated_at) OVER (PARTITION BY job_seeker_id ORDER BY updated_at) AS next_at
-            FROM (SELECT job_seeker_id, updated_at, cv_hash, length(cv) AS n_characters FROM job_seekers)
+            FROM (SELECT job_seeker_id, updated_at, cv_hash, length(cv) AS n_characters FROM job_seekers
+                WHERE {erased.condition([JOB_SEEKER_ID])})
         ) WHERE next_at IS NULL OR next_at > $trained_until
         """,
         {"trained_until": trained_until},

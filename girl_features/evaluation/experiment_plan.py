@@ -61,7 +61,8 @@ def plan_experiment(config: ExperimentConfig, write_sample: Callable[[str], None
         arms = [arm_config(config, name, arm) for arm in own_config.generators.values()]
         with open_tables(arms[0]) as tables:
             counts = {w.window: w for w in summarize(tables, windows_of(arms[0], tables)).windows}
-            n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows_of(arms[0], tables).sft_end)
+            sft_end = windows_of(arms[0], tables).sft_end
+            n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", sft_end, tables.erased)
             n_jobs = tables.connection.execute("SELECT count(*) FROM jobs").fetchall()[0][0]
         n_train = counts["train"].n_decisions
         fits = [

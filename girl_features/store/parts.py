@@ -37,7 +37,7 @@ from girl_features.store.rows import (
     checked,
     stored_schema,
 )
-from girl_features.store.tombstones import Tombstones
+from girl_features.store.tombstones import Tombstones, lift_tombstone
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _GLOB_CHARACTERS = frozenset("*?[]{}")
@@ -70,9 +70,11 @@ class PartsStore:
         """Who was erased from this store, as of now."""
         return Tombstones.of(self.root)
 
-    def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path:
+    def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path | None:
         """Commit `table` as one new part: after return it survives a crash, before it nothing shows.
 
+        Returns:
+            The part; None if no row was left to write, as all were of people who were erased.
         Raises:
             UnknownContractError: `save_contract` has not seen this fingerprint.
             StoreError: the table does not fit the view, or the disk does not take it.
@@ -83,7 +85,8 @@ class PartsStore:
         table = checked(table, _spec(view), fingerprint, dimension)
         folder.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder / LOCK, exclusive=False):  # not while an erasure goes on
-            return commit_part(folder, Tombstones.of(folder).without_erased(table))
+            table = Tombstones.of(folder).without_erased(table)
+            return commit_part(folder, table) if table.num_rows else None
 
     def part_paths(self, view: str, fingerprint: str) -> list[Path]:
         """Paths of the committed parts, oldest first."""
@@ -125,6 +128,10 @@ class PartsStore:
         views = [view for view, spec in VIEWS.items() if spec.key == JOB_SEEKER_ID]
         folders = [folder for view in views for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
         return erase_rows(self.root, folders, JOB_SEEKER_ID, job_seeker_id)
+
+    def lift(self, job_seeker_id: str) -> bool:
+        """Let rows of an erased job seeker in again; whether there was a tombstone. What was erased stays gone."""
+        return lift_tombstone(self.root, JOB_SEEKER_ID, job_seeker_id)
 
     def clean_temporaries(self) -> int:
         """Delete what killed writers left behind, and say how many files; only under `lock()`."""

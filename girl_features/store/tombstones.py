@@ -57,14 +57,22 @@ class Tombstones(NamedTuple):
         return table
 
 
+NOBODY = Tombstones({})
+
+
 def id_hash(name: str) -> str:
     """SHA-256 of an id, which is what a tombstone keeps of it."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
+def is_erased(root: Path, column: str, name: str) -> bool:
+    """Whether the id `name` in `column` is marked as erased under `root`; one look at the disk."""
+    return _path(root, column, name).exists()
+
+
 def raise_tombstone(root: Path, column: str, name: str) -> Path:
     """Mark the id `name` in `column` as erased under `root`; a second time does nothing."""
-    path = root / FOLDER / f"{column}-{id_hash(name)}.json"
+    path = _path(root, column, name)
     if not path.exists():
         write_whole(path, json.dumps({"erased_at": datetime.now(UTC).isoformat()}).encode())
         fsync_folder(root)
@@ -73,7 +81,13 @@ def raise_tombstone(root: Path, column: str, name: str) -> Path:
 
 def lift_tombstone(root: Path, column: str, name: str) -> bool:
     """Let rows of the id in again (somebody came back); whether there was a tombstone."""
-    path = root / FOLDER / f"{column}-{id_hash(name)}.json"
-    existed = path.exists()
+    path = _path(root, column, name)
+    if not path.exists():
+        return False
     path.unlink(missing_ok=True)
-    return existed
+    fsync_folder(path.parent)
+    return True
+
+
+def _path(root: Path, column: str, name: str) -> Path:
+    return root / FOLDER / f"{column}-{id_hash(name)}.json"
