@@ -7,6 +7,7 @@ The CV of a decision is the seeker's newest version strictly before it. SQL spel
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ import polars as pl
 from girl_features.config import WindowsConfig
 from girl_features.data import Tables
 from girl_features.errors import EmptyWindowError
+from girl_features.schema import JOB_SEEKER_ID
 
 WINDOWS = ("sft", "reward", "rl", "train", "valid", "test")
+_log = logging.getLogger(__name__)
 
 
 class Windows(NamedTuple):
@@ -171,7 +174,8 @@ _TRAINING_DATA = {"sft": _SFT_PAIRS, "reward": _PREFERENCE_PAIRS, "rl": _RL_CVS}
 _RANKED = """
     SELECT job_seeker_id, job_id, matched, decided_at,
            job_seeker_id NOT IN (SELECT job_seeker_id FROM interactions
-                                 WHERE decided_at >= $train_start AND decided_at < $train_end) AS is_cold_start
+                                 WHERE decided_at >= $train_start AND decided_at < $train_end) AS is_cold_start,
+           {alive} AS alive
     FROM interactions
     WHERE decided_at >= $start AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ)
     ORDER BY decided_at, job_seeker_id, job_id
@@ -216,18 +220,25 @@ def rl_cvs(tables: Tables, windows: Windows) -> pl.DataFrame:
 def ranking_split(tables: Tables, windows: Windows) -> RankingSplit:
     """Decisions of the train, valid and test windows.
 
+    Those of people who were erased are left out, as nothing can be joined to them, and counted in the log.
+
     Raises:
         EmptyWindowError: one of the three has no decisions, or only matched or only mismatched ones.
     """
     frames = []
+    alive, n_left_out = tables.erased.condition([JOB_SEEKER_ID]), 0
     for window in RankingSplit._fields:
-        frame = _frame(tables, _RANKED, windows, window, _train_bounds(windows))
+        frame = _frame(tables, _RANKED.format(alive=alive), windows, window, _train_bounds(windows))
+        n_left_out += int((~frame["alive"]).sum())
+        frame = frame.filter("alive").drop("alive")
         if frame.is_empty():
             raise _empty(windows, window, "no decisions")
         if frame["matched"].n_unique() == 1:
             kind = "matched" if frame["matched"][0] else "mismatched"
             raise _empty(windows, window, f"only {kind} decisions ({frame.height}), and a ranker needs both kinds")
         frames.append(frame)
+    if n_left_out:
+        _log.warning("%d decisions of erased job seekers are left out of the ranking windows", n_left_out)
     return RankingSplit(*frames)
 
 

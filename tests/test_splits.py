@@ -23,6 +23,7 @@ from girl_features.splits import (
     sft_pairs,
     summarize,
 )
+from girl_features.store.tombstones import Tombstones, id_hash
 from tests.input_tables import day, load, write_tables
 
 FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -327,3 +328,19 @@ def test_sql_names_the_columns_of_the_schema(tmp_path: Path) -> None:
         assert set(schema.PreferencePair._fields) <= set(preference_pairs(tables, windows).columns)
         decisions = (*schema.INPUT_COLUMNS["interactions"], "is_cold_start")
         assert all(tuple(frame.columns) == decisions for frame in ranking_split(tables, windows))
+
+
+def test_decisions_of_erased_seekers_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows, windows = busy_market(), windows_at(2, 3, 4, 20, 25)
+    with load(write_tables(tmp_path, rows)) as tables:
+        before = ranking_split(tables, windows)
+        assert caplog.messages == []
+        gone = before.train["job_seeker_id"][0]
+        tables.erased = Tombstones({"job_seeker_id": frozenset([id_hash(gone)])})
+        after = ranking_split(tables, windows)
+    n = 0
+    for was, now in zip(before, after, strict=True):
+        assert now.equals(was.filter(was["job_seeker_id"] != gone)), "the others are as they were"
+        n += was.height - now.height
+    assert n > 0
+    assert caplog.messages == [f"{n} decisions of erased job seekers are left out of the ranking windows"]
