@@ -18,16 +18,17 @@ import yaml
 from typer.testing import CliRunner
 
 from girl_features.cli import app
-from girl_features.errors import StoreError
+from girl_features.errors import StoreError, StoreLockedError
 from girl_features.init_repo import init_repo
 from girl_features.lookup import FeatureClient
 from girl_features.store.doctor import examine
 from girl_features.store.erasing import erase
+from girl_features.store.ledger import Ledger
 from girl_features.store.names import ViewNames
 from girl_features.store.online import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo, open_repo, registry_problem
-from girl_features.store.verify import verify
+from girl_features.store.verify import NOT_ONLINE, verify
 from tests.fakes import feature_contract
 from tests.feast_repos import OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE
 from tests.store_rows import Row, write_rows
@@ -107,6 +108,32 @@ def test_rows_that_were_not_published_are_found(market: Market) -> None:
     assert verify(market.repo).agrees
 
 
+def test_nobody_publishes_while_the_store_is_compared(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("girl_features.store.ledger.LOCK_WAIT_S", 0.0)
+    with Ledger.of(market.store.root, market.repo, "girl"), pytest.raises(StoreLockedError):
+        verify(market.repo, market.store)
+    assert verify(market.repo, market.store).agrees
+
+
+def test_a_row_on_its_way_hides_no_other_fault(market: Market) -> None:
+    write_rows(market.store, CONTRACT, generated=[Row("old", DAY, DAY, [1.0, 1.0])])
+    for part in market.store.part_paths("generated_jds", CONTRACT.fingerprint):
+        os.utime(part, (0, 0))
+    write_rows(market.store, CONTRACT, generated=[Row("new", DAY, DAY, [1.0, 1.0])])
+    found = {view.view: view for view in verify(market.repo, market.store).views}[GENERATED]
+    assert (found.n_missing, found.n_on_their_way, found.examples) == (1, 1, ["'old'"])
+
+
+def test_where_there_is_nothing_to_compare_that_is_said(market: Market, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    done = run(app, ["verify", "--config", str(market.repo / "girl.yaml"), "--set", "feast.online=false"])
+    assert (done.exit_code, done.stdout) == (0, f"{NOT_ONLINE}\n")
+    init_repo(tmp_path / "empty", tmp_path / "empty" / ".girl" / "store", "girl")
+    done = run(app, ["verify", "--config", str(tmp_path / "empty" / "girl.yaml")])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("nothing to compare yet")
+
+
 def test_rows_that_are_only_online_are_found(market: Market) -> None:
     [part] = market.store.part_paths("cv_vectors", CONTRACT.encoder.fingerprint)
     part.unlink()
@@ -122,6 +149,11 @@ def test_the_commands_speak_to_machines_and_exit_with_the_verdict(market: Market
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["agrees"] is True
     write_rows(market.store, CONTRACT, generated=[Row("new", DAY, DAY, [1.0, 1.0])])
+    done = run(app, ["verify", "--config", str(market.repo / "girl.yaml")])
+    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
+    assert "of 4 views, 2 of them just being published" in done.stdout  # the vector and the text
+    for part in market.store.part_paths("generated_jds", CONTRACT.fingerprint):
+        os.utime(part, (0, 0))  # long ago
     done = run(app, ["verify", "--config", str(market.repo / "girl.yaml")])
     assert (done.exit_code, done.stdout.count("\n")) == (1, 1)
     assert "2 missing (first: 'new'" in done.stdout  # the vector and the text

@@ -17,9 +17,14 @@ def verify(
     json_file: JsonOption = None,
 ) -> None:
     """Compare the online store with the parts, row by row, and say in one line whether they agree."""
-    from girl_features.store.verify import verify
+    from girl_features.store.parts import PartsStore
+    from girl_features.store.verify import VerifyReport, verify
 
-    report = verify(load(config, set_values).feast_repo, sample=sample, seed=seed)
+    resolved = load(config, set_values)
+    if resolved.feast.online:
+        report = verify(resolved.feast_repo, PartsStore(resolved.store_dir), sample=sample, seed=seed)
+    else:
+        report = VerifyReport([], sample is not None, is_online=False)
     emit(report.to_json(), json_file, lambda: typer.echo(report.verdict))
     if not report.agrees:
         raise typer.Exit(1)

@@ -120,7 +120,7 @@ class _Target:
         if row is None:
             return True
         feature = self._features[0]
-        with _online_errors(self._store):
+        with online_errors(self._store):
             online = self._store.get_online_features(
                 [f"{self._view.name}:{feature}"], [{self._view.join_keys[0]: row[0]}]
             )
@@ -130,7 +130,7 @@ class _Target:
         from girl_features.store.online_base import PackedOnlineStore
 
         online: Any = self._store._get_provider().online_store
-        with _online_errors(self._store):
+        with online_errors(self._store):
             if isinstance(online, PackedOnlineStore):
                 names = [self._view.join_keys[0] if name == self._key else name for name in batch.schema.names]
                 batch = batch.rename_columns(names)
@@ -167,7 +167,7 @@ def newest_rows(
 
 
 @contextmanager
-def _online_errors(store: FeatureStore) -> Iterator[None]:
+def online_errors(store: FeatureStore) -> Iterator[None]:
     """What SQLite, Redis and the network raise, as StoreErrors."""
     try:
         yield

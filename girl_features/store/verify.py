@@ -1,16 +1,27 @@
-"""Is what the online store answers what the parts say? Row by row, or a sample; one verdict."""
+"""Is what the online store answers what the parts say? Row by row, or a sample; one verdict.
+
+Nobody publishes to the Feast repo while it is looked at. A worker may go on to commit meanwhile: rows of parts that it
+wrote a moment ago and has not published yet are counted for themselves, as no fault.
+"""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from girl_features.store.ledger import Ledger
+from girl_features.store.online import online_errors
+from girl_features.store.part_files import LOCK, reading
+from girl_features.store.parts import PartsStore
 from girl_features.store.repo import open_repo
 
 if TYPE_CHECKING:
@@ -19,6 +30,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 2_000
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _N_NAMED = 5
+GRACE_S = 60.0  # a part is published so soon after it is written, if a worker is at it
+NOT_ONLINE = "nothing to compare: `feast.online` is false, so nothing is published"
 
 
 @dataclass
@@ -31,11 +44,12 @@ class ViewVerdict:
     n_stale: int = 0  # online with another event time than the newest offline
     n_different: int = 0  # same event time, other values
     n_extra: int = 0  # online, but not offline; only looked for when every row is checked
+    n_on_their_way: int = 0  # written a moment ago and not published yet: no fault
     examples: list[str] = field(default_factory=list)  # ids of the first faults
 
     @property
     def n_faults(self) -> int:
-        """All four together."""
+        """All four kinds of fault together."""
         return self.n_missing + self.n_stale + self.n_different + self.n_extra
 
 
@@ -45,6 +59,7 @@ class VerifyReport:
 
     views: list[ViewVerdict]
     sampled: bool
+    is_online: bool = True  # there is an online store to compare with
 
     @property
     def agrees(self) -> bool:
@@ -54,10 +69,15 @@ class VerifyReport:
     @property
     def verdict(self) -> str:
         """One line for people."""
-        checked = sum(view.n_checked for view in self.views)
+        if not self.is_online:
+            return NOT_ONLINE
+        checked = sum(view.n_checked + view.n_extra for view in self.views)
+        if not checked:
+            return "nothing to compare yet: no rows are stored; `girl materialize` makes them"
         scope = f"{checked:,} {'sampled ' if self.sampled else ''}rows of {len(self.views)} views"
         if self.agrees:
-            return f"OK: offline = online in {scope}"
+            n = sum(view.n_on_their_way for view in self.views)
+            return f"OK: offline = online in {scope}" + (f", {n:,} of them just being published" if n else "")
         parts = []
         for kind in ("missing", "stale", "different", "extra"):
             if n := sum(getattr(view, f"n_{kind}") for view in self.views):
@@ -72,68 +92,102 @@ class VerifyReport:
         return {"agrees": self.agrees, "verdict": self.verdict, "sampled": self.sampled, "views": views}
 
 
-def verify(repo: Path, *, sample: int | None = None, seed: int = 0) -> VerifyReport:
+def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = None, seed: int = 0) -> VerifyReport:
     """Compare the newest offline row of each entity with the online store of the Feast repo, view by view.
 
     Args:
+        repo: the Feast repo.
+        store: whose publishers are to wait meanwhile; nobody's if left out.
         sample: entities to compare in each view, drawn with `seed`; every one if left out.
+        seed: of the sample.
 
     Raises:
         StoreError: no Feast repo, or a store that cannot be read.
+        StoreLockedError: somebody is publishing, and goes on for long.
     """
-    store = open_repo(repo)
-    views = [view for view in store.list_feature_views() if view.online and view.batch_source is not None]
-    return VerifyReport([_verify_view(store, view, sample, seed) for view in views], sample is not None)
+    feast_store = open_repo(repo)
+    since = time.time() - GRACE_S
+    with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
+        views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
+        verdicts = [_Comparison(feast_store, view).run(sample, seed, ledger, since) for view in views]
+    return VerifyReport(verdicts, sample is not None)
 
 
-def _verify_view(store: FeatureStore, view: FeatureView, sample: int | None, seed: int) -> ViewVerdict:
-    from feast.utils import _convert_arrow_to_proto
+class _Comparison:
+    """One Feast view, compared."""
 
-    from girl_features.store.online_base import PackedOnlineStore
+    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
+        from girl_features.store.online_base import PackedOnlineStore
 
-    verdict = ViewVerdict(view.name)
-    online: Any = store._get_provider().online_store
-    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    is_packed = isinstance(online, PackedOnlineStore)
-    exact = timedelta(microseconds=1) if is_packed else timedelta(seconds=1)  # Feast's SQLite store keeps seconds
-    offline_keys: set[bytes] = set()
-    for batch in _newest_rows(store, view, sample, seed):
-        rows = _convert_arrow_to_proto(batch, view, types)
-        keys = [key for key, _, _, _ in rows]
-        verdict.n_checked += len(keys)
-        if is_packed:
-            offline_keys.update(online.key_bytes(store.config, keys))
-            found = online.read_rows(store.config, view, keys)  # expired rows too
-        else:
-            found = online.online_read(store.config, view, keys)
-        for (key, values, event_time, _), (online_time, online_values) in zip(rows, found, strict=True):
-            online_row = None if online_time is None else (online_time, online_values or {})
-            _compare(verdict, key, (_aware(event_time), values), online_row, exact)
-    if is_packed and sample is None:
-        verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
-    return verdict
+        self._store, self._view = store, view
+        self._online: Any = store._get_provider().online_store
+        self._is_packed = isinstance(self._online, PackedOnlineStore)
+        self._exact = timedelta(microseconds=1) if self._is_packed else timedelta(seconds=1)  # Feast's keeps seconds
+        self._faults: list[tuple[str, Any]] = []  # kind and entity key
+
+    def run(self, sample: int | None, seed: int, ledger: Ledger | None, since: float) -> ViewVerdict:
+        """The verdict; `since` is the time of the oldest part that may be on its way."""
+        from feast.utils import _convert_arrow_to_proto
+
+        store, view, online = self._store, self._view, self._online
+        verdict = ViewVerdict(view.name)
+        types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+        offline_keys: set[bytes] = set()
+        for batch in _newest_rows(store, view, sample, seed):
+            rows = _convert_arrow_to_proto(batch, view, types)
+            keys = [key for key, _, _, _ in rows]
+            verdict.n_checked += len(keys)
+            with online_errors(store):
+                if self._is_packed:
+                    offline_keys.update(online.key_bytes(store.config, keys))
+                    found = online.read_rows(store.config, view, keys)  # expired rows too
+                else:
+                    found = online.online_read(store.config, view, keys)
+            for (key, values, event_time, _), (online_time, online_values) in zip(rows, found, strict=True):
+                online_row = None if online_time is None else (online_time, online_values or {})
+                if kind := self._fault((_aware(event_time), values), online_row):
+                    self._faults.append((kind, key))
+        if self._is_packed and sample is None:
+            with online_errors(store):
+                verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
+        self._count(verdict, _on_their_way(view, ledger, since) if self._faults and ledger is not None else set())
+        return verdict
+
+    def _fault(
+        self, offline: tuple[datetime, dict[str, Any]], online: tuple[datetime, dict[str, Any]] | None
+    ) -> str | None:
+        wanted = _present(offline[1])
+        present = _present(online[1]) if online is not None else {}
+        if online is None or (wanted and not present):
+            return "n_missing"
+        if abs(online[0] - offline[0]) >= self._exact:
+            return "n_stale"
+        return "n_different" if present != wanted else None
+
+    def _count(self, verdict: ViewVerdict, on_their_way: set[str]) -> None:
+        for kind, key in self._faults:
+            names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
+            if names[0] in on_their_way:
+                verdict.n_on_their_way += 1
+                continue
+            setattr(verdict, kind, getattr(verdict, kind) + 1)
+            if len(verdict.examples) < _N_NAMED:
+                verdict.examples.append(", ".join(map(repr, names)))
 
 
-def _compare(
-    verdict: ViewVerdict,
-    key: Any,
-    offline: tuple[datetime, dict[str, Any]],
-    online: tuple[datetime, dict[str, Any]] | None,
-    exact: timedelta,
-) -> None:
-    wanted = _present(offline[1])
-    present = _present(online[1]) if online is not None else {}
-    if online is None or (wanted and not present):
-        verdict.n_missing += 1
-    elif abs(online[0] - offline[0]) >= exact:
-        verdict.n_stale += 1
-    elif present != wanted:
-        verdict.n_different += 1
-    else:
-        return
-    if len(verdict.examples) < _N_NAMED:
-        names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
-        verdict.examples.append(", ".join(map(repr, names)))
+def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
+    """Ids in parts written after `since` that are not published yet."""
+    source: Any = view.batch_source
+    folder, published = Path(getattr(source, "path", "")), ledger.published(view.name)
+    ids: set[str] = set()
+    if not (folder / LOCK).is_file():  # no folder of parts
+        return ids
+    key = {new: old for old, new in source.field_mapping.items()}.get(view.join_keys[0], view.join_keys[0])
+    with reading(folder) as parts:
+        for path in parts:
+            if path.name not in published and path.stat().st_mtime >= since:
+                ids.update(pq.read_table(path, columns=[key])[key].to_pylist())
+    return ids
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
