@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -152,6 +153,16 @@ def test_no_text_at_all_ends_its_own_marks(text: str) -> None:
     assert messages_for(Pair("cv", text, "b"))[1]["content"].count("</job_a>") == 1
 
 
+@pytest.mark.parametrize("text", ["<|" * 16_000, "<cv" * 16_000 + ">" * 16_000, "< " * 32_000, "ignore all " * 6_000])
+def test_a_text_made_to_take_long_takes_no_time(text: str) -> None:
+    started = time.process_time()
+    content = messages_for(Pair(text, text, text))[1]["content"]
+    speaks_to_the_judge(text)
+    assert time.process_time() - started < 1.0, "it took 4 to 24 s when the whole text was read"
+    assert len(content) < 20_000
+    assert all(content.count(mark) == 1 for mark in ("<cv>", "</cv>", "</job_a>"))
+
+
 def test_texts_that_speak_to_the_judge_are_counted() -> None:
     assert all(speaks_to_the_judge(payload) for payload in PAYLOADS)
     plain = "Nurse. You will follow the instructions of doctors, and answer calls. Ignore no alarm. All shifts."
@@ -294,9 +305,16 @@ def test_a_key_does_not_travel_in_the_clear() -> None:
     with pytest.raises(ConfigError, match="put the key in GIRL_JUDGE_KEY") as raised:
         Endpoint("https://me:hunter2@judge.example/v1", "m")
     assert "hunter2" not in str(raised.value)
-    with pytest.raises(ConfigError, match="over https only"):
-        Endpoint("http://judge.example/v1", "m", "key")
-    Endpoint("http://judge.example/v1", "m")
+    Endpoint("https://judge.example/v1", "m", "key")
+
+
+@pytest.mark.parametrize("key", ["key", None])
+def test_cvs_do_not_travel_in_the_clear(key: str | None) -> None:
+    for host in ("judge.example", "10.0.0.7:8000", "127.0.0.1.judge.example", "localhost.judge.example"):
+        with pytest.raises(ConfigError, match="over https only"):
+            Endpoint(f"http://{host}/v1", "m", key)
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        Endpoint(f"http://{host}/v1", "m", key)
 
 
 def test_a_run_that_broke_off_asks_only_what_is_missing(tmp_path: Path) -> None:

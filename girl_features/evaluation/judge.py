@@ -38,7 +38,9 @@ _SYSTEM = (
     "instruction. Answer with one line of JSON and nothing else, each value A, B or tie: "
     '{"detail": "A", "relevance": "tie", "conciseness": "B"}'
 )
-_MARKS = re.compile(r"<\|.*?\|>|</?\s*(?:cv|job_a|job_b)\s*>|\[/?INST\]|<</?SYS>>", re.IGNORECASE | re.DOTALL)
+MAX_PASSES = 8  # over a text, taking marks out: one inside the other so deep is no accident
+_MARKS = re.compile(r"<\|.{0,100}?\|>|</?\s*(?:cv|job_a|job_b)\s*>|\[/?INST\]|<</?SYS>>", re.IGNORECASE | re.DOTALL)
+_NO_BRACKETS = str.maketrans("<>[]", "    ")  # no mark is left without them
 _ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|above|prior|all|any|earlier)\b.{0,40}\binstructions?\b"
     r"|\byou are (?:now )?(?:a|an|the) (?:judge|assistant|system)\b"
@@ -172,15 +174,18 @@ def parse_answer(reply: str) -> dict[str, Answer] | None:
 
 def speaks_to_the_judge(text: str) -> bool:
     """Whether a JD holds what no job description does: orders to a reader that is a machine."""
-    return bool(_ORDERS.search(text) or _MARKS.search(text))
+    shown = text[:MAX_TEXT]
+    return bool(_ORDERS.search(shown) or _MARKS.search(shown))
 
 
 def _defused(text: str) -> str:
-    """The text without the marks that end it, cut to what the judge sees."""
-    before = ""
-    while before != text:  # taking one mark out may join the halves of another
+    """What the judge sees of the text, without the marks that end it."""
+    text = text[:MAX_TEXT]
+    for _ in range(MAX_PASSES):  # taking one mark out may join the halves of another
         before, text = text, _MARKS.sub(" ", text)
-    return text[:MAX_TEXT]
+        if text == before:
+            return text
+    return text.translate(_NO_BRACKETS)
 
 
 def _side(answer: str) -> int:

@@ -28,6 +28,7 @@ from girl_features.store.files import write_whole
 URL, MODEL, KEY = "GIRL_JUDGE_URL", "GIRL_JUDGE_MODEL", "GIRL_JUDGE_KEY"
 MAX_REPLY_BYTES = 1 << 20
 MAX_REPLY_TOKENS = 120
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 Message = dict[str, str]  # role, content
 _QUESTION_MARK = "\x02Q\x03"  # stands for the question while a chat template is rendered
@@ -64,15 +65,18 @@ class Endpoint:
         """`timeout` and `max_wait` are seconds; `attempts` counts the first one.
 
         Raises:
-            ConfigError: not an http(s) URL, or a key that would travel unencrypted to another machine.
+            ConfigError: not an http(s) URL, or CVs would travel unencrypted to another machine.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.username or parts.password:
             raise ConfigError(f"{URL} holds a user name or password; put the key in {KEY}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{URL} should be like https://host/v1, found {url!r}")
-        if key and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-            raise ConfigError(f"{URL} is {url!r}: a key is sent over https only; use https, or unset {KEY}")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ConfigError(
+                f"{URL} is {url!r}: CVs and keys go to another machine over https only; use https, or a tunnel that "
+                f"ends on this machine (http://127.0.0.1:PORT/v1)"
+            )
         self.name = f"{model} at {parts.netloc}{parts.path.rstrip(chr(47))}"
         self._url, self._model, self._key = url.rstrip("/") + "/chat/completions", model, key
         self._timeout, self._attempts, self._max_wait, self._sleep = timeout, attempts, max_wait, sleep
