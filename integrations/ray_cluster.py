@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from girl_features.config import RayConfig
@@ -62,6 +65,8 @@ def import_ray(settings: RayConfig) -> None:
     """Ray reads these when it is imported; what the environment says already goes before."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if _address(settings) is None:
+        if "RAY_AUTH_MODE" not in os.environ:  # else whoever has an account here could run code as this user
+            os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # all its ports on the loopback interface
     require("ray", "ray")
 
@@ -75,25 +80,26 @@ def connected(settings: RayConfig) -> Iterator[int]:
     """A connection to Ray for the block, with the number of workers to start; one that is there already is kept."""
     ray, address = require("ray", "ray"), _address(settings)
     is_ours = not ray.is_initialized()
-    if is_ours:
-        handler = signal.getsignal(signal.SIGTERM)
-        ray.init(**_where(settings, address), log_to_driver=False, logging_level="warning")
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of defaults that Ray sets itself
-        require("ray.data", "ray").DataContext.get_current().enable_progress_bars = False
-    try:
-        yield n_workers(settings, ray.cluster_resources(), can_grow=address is not None)
-    finally:
+    with ExitStack() as stack:
         if is_ours:
-            ray.shutdown()
+            handler = signal.getsignal(signal.SIGTERM)
+            where = {"address": address} if address is not None else _of_this_machine(settings, stack)
+            ray.init(**where, log_to_driver=False, logging_level="warning")
+            stack.callback(ray.shutdown)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of defaults that Ray sets itself
+            require("ray.data", "ray").DataContext.get_current().enable_progress_bars = False
+        yield n_workers(settings, ray.cluster_resources(), can_grow=address is not None)
 
 
-def _where(settings: RayConfig, address: str | None) -> dict[str, Any]:
-    if address is not None:
-        return {"address": address}
+def _of_this_machine(settings: RayConfig, stack: ExitStack) -> dict[str, Any]:
+    """A Ray of our own, whose files, CVs in spilled objects among them, nobody else may read."""
     wanted = None if settings.workers is None else math.ceil(settings.workers * settings.cpus_per_worker)
-    return {"address": "local", "num_cpus": wanted, "include_dashboard": False}
+    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    private = tempfile.TemporaryDirectory(prefix="girl-ray-", dir=parent, ignore_cleanup_errors=True)  # mode 700
+    folder = Path(stack.enter_context(private)) / "r"  # Ray lets everybody into the folder it is given
+    return {"address": "local", "num_cpus": wanted, "include_dashboard": False, "_temp_dir": str(folder)}
 
 
 def n_workers(settings: RayConfig, resources: dict[str, float], *, can_grow: bool) -> int:

@@ -246,6 +246,38 @@ def test_workers_that_die_while_they_load_are_not_started_for_ever() -> None:
     assert gate.load(), "one that died at work hours later"
 
 
+def test_a_ray_of_this_machine_wants_a_token_and_its_files_are_its_owners(tmp_path: Path) -> None:
+    code = (
+        "from girl_features.config import RayConfig\n"
+        "from girl_features.integrations.ray_cluster import connected, import_ray\n"
+        "settings = RayConfig(workers=1)\n"
+        "import_ray(settings)\n"
+        "with connected(settings):\n"
+        "    import ray; from ray._raylet import AuthenticationMode, get_authentication_mode\n"
+        "    assert get_authentication_mode() == AuthenticationMode.TOKEN\n"
+        "    print(ray._private.worker._global_node.get_session_dir_path())\n"
+        "    input()\n"
+    )
+    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**environment, "HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        session = Path(driver.stdout.readline().strip())
+        private = next(folder for folder in session.parents if folder.name.startswith("girl-ray-"))
+        assert session.is_dir() and private.stat().st_mode & 0o077 == 0, "nobody else gets in"
+        assert list(tmp_path.rglob("*")) == [], "the token is in no file"
+        driver.communicate("\n", timeout=120)
+    assert driver.returncode == 0
+    assert not private.exists()
+
+
 def test_no_room_for_a_worker_is_an_error_before_anything_waits() -> None:
     machine = {"CPU": 2.0, "memory": 1.0}
     assert n_workers(RayConfig(), machine, can_grow=False) == 2
