@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,10 @@ from girl_features.generator.retry import generate_chunk
 from girl_features.generator.transformers_engine import TransformersGenerator
 from girl_features.pipeline import contract_of, find_generator, find_reward_model, open_generator
 from girl_features.schema import CVVersion
-from girl_features.splits import Windows
+from girl_features.splits import Windows, preference_pairs
 from girl_features.trainers.feedback import text_signs
 from girl_features.trainers.reward import train_reward
-from girl_features.trainers.rl import train_ppo
+from girl_features.trainers.rl import _inputs_hash, train_ppo
 from girl_features.trainers.sft import train_sft
 from tests.fakes import HashingEncoder
 from tests.input_tables import day, load, write_tables
@@ -161,6 +162,37 @@ def test_the_alternatives_leave_a_generator_of_their_own(prepared, algo: str, tu
     assert 0 < record.metrics["kl_per_sequence"] < 10
     assert trained_generators(workspace / "generators", stage=algo) == [folder]
     assert pl.read_parquet(folder / "metrics.parquet")["loss"].drop_nulls().len() >= 2
+
+
+def test_the_pairs_dpo_learns_from_are_inputs_of_dpo_alone(tmp_path: Path) -> None:
+    def hashed(algo: str, jds: list[str] | None) -> str:
+        columns = {"job_seeker_id": ["a", "b"], "cv": ["cook", "nurse"], "chosen": jds, "rejected": ["c", "d"]}
+        pairs = None if jds is None else pl.DataFrame(columns)
+        cvs = pl.DataFrame({"job_seeker_id": ["s"], "cv_hash": ["h"]})
+        made = SimpleNamespace(weights_sha256="w", adapter_sha256=None, max_cv_tokens=24)
+        config = config_for(tmp_path, **FAST, ppo={"algo": algo})
+        return _inputs_hash(cvs, pairs, WINDOWS, config, made, made)  # type: ignore[arg-type]
+
+    assert hashed("dpo", ["x", "y"]) == hashed("dpo", ["x", "y"])
+    assert len({hashed("dpo", jds) for jds in (["x", "y"], ["x", "z"], ["y", "x"])}) == 3
+    assert hashed("ppo", None) == hashed("ppo", None)
+
+
+def test_dpo_trains_again_on_other_pairs(prepared, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    workspace, data = prepared
+    seen: list[pl.DataFrame | None] = []
+
+    def keep(cvs, pairs, *_):  # type: ignore[no-untyped-def]
+        seen.append(pairs)
+        raise EmptyWindowError("far enough")
+
+    monkeypatch.setattr("girl_features.trainers.rl._inputs_hash", keep)
+    with load(write_tables(data, market(120))) as tables:
+        for algo in ("dpo", "ppo"):
+            with pytest.raises(EmptyWindowError, match="far enough"):
+                train_ppo(tables, WINDOWS, config_for(workspace, **FAST, ppo={"algo": algo}))
+        assert seen[0] is not None and seen[0].equals(preference_pairs(tables, WINDOWS)) and seen[0].height
+    assert seen[1] is None
 
 
 def test_signs_of_gaming_by_hand() -> None:

@@ -34,7 +34,7 @@ def train_alternative(
     tokenizer: Any,
     task: JDTask,
     held_out: JDTask,
-    pairs: pl.DataFrame,
+    pairs: pl.DataFrame | None,
     settings: PPOConfig,
     max_new_tokens: int,
     work: Path,
@@ -46,7 +46,7 @@ def train_alternative(
         tokenizer: of both.
         task: the RL window's CVs (RLOO, GRPO).
         held_out: CVs that choose the checkpoint.
-        pairs: preference pairs, `cv`, `chosen`, `rejected` (DPO).
+        pairs: preference pairs, `cv`, `chosen`, `rejected`, which DPO needs and the others do not read.
         settings: the `ppo` section; clip, penalties, KL weight and limits mean the same here.
         max_new_tokens: the longest JD.
         work: folder for what TRL writes.
@@ -118,7 +118,7 @@ def _sampling_trainer(
     actor: Any,
     tokenizer: Any,
     task: JDTask,
-    pairs: pl.DataFrame,
+    pairs: pl.DataFrame | None,
     settings: PPOConfig,
     max_new_tokens: int,
     work: Path,
@@ -165,13 +165,14 @@ def _dpo(
     actor: Any,
     tokenizer: Any,
     task: JDTask,
-    pairs: pl.DataFrame,
+    pairs: pl.DataFrame | None,
     settings: PPOConfig,
     max_new_tokens: int,
     work: Path,
 ) -> Any:
     from trl import DPOConfig, DPOTrainer
 
+    assert pairs is not None, "DPO learns from pairs"
     prompts = [task.prompt_of(cv) for cv in pairs["cv"]]
     texts = [tokenizer.decode(ids) for ids in prompts]
     usable = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]

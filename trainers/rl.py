@@ -84,7 +84,8 @@ def train_ppo(
     cvs = rl_cvs(tables, windows)
     sft_folder, sft = newest_sft(config)
     reward_folder, reward = _reward_model_of(config, sft)
-    inputs = _inputs_hash(cvs, windows, config, sft, reward)
+    pairs = preference_pairs(tables, windows) if config.ppo.algo == "dpo" else None
+    inputs = _inputs_hash(cvs, pairs, windows, config, sft, reward)
     for folder in trained_generators(config.generators_dir, stage=config.ppo.algo):
         if not force and read_record(folder).inputs_sha256 == inputs:
             return folder
@@ -109,7 +110,7 @@ def train_ppo(
     else:
         if is_adapter(sft_folder):
             raise ConfigError(f"ppo.algo {config.ppo.algo!r} needs an SFT generator with `sft.tuning: full`")
-        policies, pairs = Policies(models.actor, models.frozen), preference_pairs(tables, windows)
+        policies = Policies(models.actor, models.frozen)
         outcome = train_alternative(policies, tokenizer, task, held_out, pairs, config.ppo, limit, work)
     metrics = {
         **_gains(outcome, work),
@@ -252,8 +253,14 @@ def _notes(outcome: Outcome, reward: GeneratorRecord) -> tuple[str, ...]:
 
 
 def _inputs_hash(
-    cvs: pl.DataFrame, windows: Windows, config: GirlConfig, sft: GeneratorRecord, reward: GeneratorRecord
+    cvs: pl.DataFrame,
+    pairs: pl.DataFrame | None,
+    windows: Windows,
+    config: GirlConfig,
+    sft: GeneratorRecord,
+    reward: GeneratorRecord,
 ) -> str:
+    """Of all that decides what comes out; `pairs` are those that DPO learns from, None for the others."""
     settings = {
         "ppo": config.ppo.model_dump(mode="json"),
         "max_new_tokens": config.sampling.max_new_tokens,
@@ -264,6 +271,10 @@ def _inputs_hash(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for row in cvs.select("job_seeker_id", "cv_hash").iter_rows():
         digest.update(hashlib.sha256("\0".join(row).encode()).digest())
+    if pairs is not None:
+        digest.update(b"pairs")
+        for row in pairs.select("job_seeker_id", "cv", "chosen", "rejected").iter_rows():
+            digest.update(hashlib.sha256("\0".join(row).encode()).digest())
     return digest.hexdigest()
 
 
