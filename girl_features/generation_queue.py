@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,14 +61,22 @@ class Waiting(NamedTuple):
 class GenerationQueue:
     """The file. Any number of processes and threads may use it at once."""
 
-    def __init__(self, path: Path, max_length: int = 100_000) -> None:
+    def __init__(
+        self, path: Path, max_length: int = 100_000, is_erased: Callable[[str], bool] = lambda job_seeker_id: False
+    ) -> None:
         """Open the queue, or begin one.
+
+        Args:
+            path: of the file.
+            max_length: offers that may wait.
+            is_erased: whether nothing may be kept of this job seeker.
 
         Raises:
             StoreError: the file cannot be made, or is not a queue.
         """
         self.path = path
         self._max_length = max_length
+        self._is_erased = is_erased
         self._local = threading.local()
         with self._transaction():
             pass
@@ -76,10 +84,12 @@ class GenerationQueue:
     def add(self, offers: Sequence[Offer]) -> int:
         """Append those that are not waiting yet while there is room, and say how many; the same CV waits once.
 
+        CVs of people who were erased do not wait.
+
         Raises:
             StoreError: the disk does not take it.
         """
-        usable = [offer for offer in offers if _is_usable(offer)]
+        usable = [offer for offer in offers if _is_usable(offer) and not self._is_erased(offer.job_seeker_id)]
         now = time.time_ns() // 1000
         with self._transaction() as connection:
             before = connection.total_changes

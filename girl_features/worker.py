@@ -11,9 +11,9 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import duckdb
 import pyarrow as pa
@@ -29,14 +29,15 @@ from girl_features.lookup.opening import open_queue
 from girl_features.materialize import materialize
 from girl_features.pipeline import OpenGenerator, open_encoder, open_generator, publish_contract
 from girl_features.report import CheckReport
-from girl_features.schema import CV_HASH, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
+from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
 from girl_features.sources import open_source
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_POLL_S
 from girl_features.store.parts import PartsStore
-from girl_features.store.rows import FAILURES, GENERATED_JDS
+from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS
 
 GAP_S = 4 * LOCK_POLL_S  # between two chunks, so that a run that waits for the store gets it
+Held: TypeAlias = dict[str, dict[str, datetime]]  # job seeker -> hash of a CV -> when it was last that
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,8 @@ class CycleReport(NamedTuple):
     n_failed: int = 0  # no JD was fit to store
     n_known: int = 0  # the store had them
     n_without_cv: int = 0  # no text came with the request, and the tables have none
+    n_outdated: int = 0  # a text of the seeker's that a newer one has replaced
+    n_erased: int = 0  # of people who were erased since
 
     def plus(self, other: CycleReport) -> CycleReport:
         """The counts of both."""
@@ -75,7 +78,8 @@ class Worker:
         waiting = self._queue.take(self.contract.fingerprint, self._config.chunk_size)
         if not waiting:
             return CycleReport()
-        versions = _as_known(self._store, self.contract, _versions(self._config, waiting))
+        alive = [one for one in waiting if not self._store.is_erased(one.offer.job_seeker_id)]
+        versions, n_without_cv, n_outdated = self._versions(alive)
         with _tables_of(versions) as tables:
             report = materialize(
                 tables,
@@ -94,8 +98,38 @@ class Worker:
         failpoint("worker.published")
         self._queue.done([one.place for one in waiting])
         n_known = report.n_unchanged + report.n_failed_before
-        n_without_cv = len({one.offer[1:3] for one in waiting}) - len(versions)
-        return CycleReport(len(waiting), report.n_generated, report.n_failed, n_known, n_without_cv)
+        n_erased = len(waiting) - len(alive)
+        return CycleReport(
+            len(waiting), report.n_generated, report.n_failed, n_known, n_without_cv, n_outdated, n_erased
+        )
+
+    def _versions(self, waiting: Sequence[Waiting]) -> tuple[list[CVVersion], int, int]:
+        """The CVs to see to, how many seekers have none, and how many texts are left out as outdated.
+
+        A text that the store or the tables hold is of the time it has there, so that a CV which is offered twice, or in
+        vain, is not generated for again. If it is not its seeker's newest there, it is left out: a request with an old
+        text does not undo a newer CV. A new text is of when it was first offered. Where none came with the request,
+        it is the newest of the tables.
+        """
+        offered = [
+            CVVersion(one.offer.job_seeker_id, one.offer.cv, one.offered_at, one.offer.cv_hash)
+            for one in waiting
+            if one.offer.cv
+        ]
+        nameless = {one.offer.job_seeker_id for one in waiting if not one.offer.cv}
+        held = _held(self._store, self.contract, sorted({one.offer.job_seeker_id for one in waiting}))
+        unknown = {version.job_seeker_id for version in offered if version.cv_hash not in held[version.job_seeker_id]}
+        asked = sorted(nameless | unknown)
+        in_tables = table_versions(self._config, asked) if asked else []
+        newest = {version.job_seeker_id: version for version in in_tables}
+        of_tables = [newest[name] for name in sorted(nameless) if name in newest and newest[name].cv]
+        for version in in_tables:
+            if version.job_seeker_id in unknown:
+                _hold(held, version.job_seeker_id, version.cv_hash, version.updated_at)
+        placed = [_placed(version, held) for version in offered]
+        found = [*filter(None, placed), *(_placed(version, held) or version for version in of_tables)]
+        versions = {(version.job_seeker_id, version.cv_hash): version for version in reversed(found)}
+        return list(versions.values()), len(nameless) - len(of_tables), placed.count(None)
 
 
 def serve(
@@ -144,66 +178,57 @@ def open_worker(config: GirlConfig) -> Worker:
     return Worker(config, encoder, open_generator(config, encoder), open_queue(config))
 
 
-def _versions(config: GirlConfig, waiting: Sequence[Waiting]) -> list[CVVersion]:
-    """The CVs that wait, one a seeker and text; those that came without one as the tables have them.
-
-    A CV that came with a request counts as written when it was first offered: that is when it was known.
-    """
-    versions = {}
-    for one in waiting:
-        if one.offer.cv:
-            version = CVVersion(one.offer.job_seeker_id, one.offer.cv, one.offered_at, one.offer.cv_hash)
-            versions[version.job_seeker_id, version.cv_hash] = version
-    nameless = sorted({one.offer.job_seeker_id for one in waiting if not one.offer.cv})
-    for version in newest_cvs(config, nameless) if nameless else ():
-        versions.setdefault((version.job_seeker_id, version.cv_hash), version)
-    return list(versions.values())
-
-
-def newest_cvs(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CVVersion]:
-    """The newest CV of each of the seekers that the input table has one of, cleaned and checked as ever."""
-    latest = datetime.now(UTC)
+def table_versions(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CVVersion]:
+    """All CV versions that the input table has of these seekers, by id and time, as `load_tables` would take them."""
+    latest = datetime.now(UTC) + timedelta(minutes=config.clock_skew_minutes)
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
-        connection.execute("CREATE TABLE asked AS SELECT id FROM ids")
+        connection.execute("CREATE TYPE asked AS ENUM (SELECT DISTINCT id FROM ids)")
         with open_source(connection, "job_seekers", config.tables.job_seekers, home="memory") as source:
-            theirs = source.columns[JOB_SEEKER_ID]
-            some = f"(SELECT * FROM {source.relation} WHERE {theirs}::VARCHAR IN (SELECT id FROM memory.main.asked))"
-            rows = connection.execute(
-                f"""SELECT job_seeker_id, cv, updated_at, cv_hash
-                FROM ({staging_sql(source._replace(relation=some), latest)})
-                WHERE problem IS NULL AND cv <> ''
-                QUALIFY row_number() OVER (PARTITION BY job_seeker_id ORDER BY updated_at DESC) = 1"""
-            ).fetchall()
+            # a filter, not a join: of two rows with one time the last counts, and a join may change their order
+            is_asked = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.asked) IS NOT NULL"
+            some = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_asked})")
+            connection.execute(f"CREATE TABLE memory.main.staged AS {staging_sql(some, latest)}")
+        rows = connection.execute(
+            """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
+            QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1
+            ORDER BY job_seeker_id, updated_at"""
+        ).fetchall()
     return [CVVersion(*row) for row in rows]
 
 
-def _as_known(store: PartsStore, contract: FeatureContract, versions: Sequence[CVVersion]) -> list[CVVersion]:
-    """The versions, those that are their seekers' newest in the store under the time they have there.
-
-    So the plan finds them: a CV that was offered twice, or in vain, is not generated for again.
-    """
-    asked = pa.table({"id": [version.job_seeker_id for version in versions]}, pa.schema([("id", pa.string())]))
-    newest: dict[str, tuple[str, datetime]] = {}
+def _held(store: PartsStore, contract: FeatureContract, job_seeker_ids: Sequence[str]) -> Held:
+    """The CV versions of these seekers that the store has a vector, a generated JD or a failure of."""
+    held: Held = {name: {} for name in job_seeker_ids}
+    views = [(view, contract.fingerprint, UPDATED_AT) for view in (GENERATED_JDS, FAILURES)]
+    views.append((CV_VECTORS, contract.encoder.fingerprint, EVENT_TIMESTAMP))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.register("asked", asked)
-        views = [store.scan(view, contract.fingerprint) for view in (GENERATED_JDS, FAILURES)]
-        for relation in filter(None, views):
+        connection.register("asked", pa.table({"id": list(job_seeker_ids)}, pa.schema([("id", pa.string())])))
+        for view, fingerprint, time_column in views:
+            if (relation := store.scan(view, fingerprint)) is None:
+                continue
             rows = connection.execute(
-                f"""SELECT {JOB_SEEKER_ID}, arg_max({CV_HASH}, {UPDATED_AT}), max({UPDATED_AT}) FROM {relation}
-                WHERE {JOB_SEEKER_ID} IN (SELECT id FROM asked) GROUP BY 1"""
+                f"""SELECT {JOB_SEEKER_ID}, {CV_HASH}, max({time_column}) FROM {relation}
+                WHERE {JOB_SEEKER_ID} IN (SELECT id FROM asked) GROUP BY ALL"""
             ).fetchall()
             for name, cv_hash, updated_at in rows:
-                if name not in newest or newest[name][1] < updated_at:
-                    newest[name] = (cv_hash, updated_at)
-    return [
-        version._replace(updated_at=newest[version.job_seeker_id][1])
-        if newest.get(version.job_seeker_id, ("",))[0] == version.cv_hash
-        else version
-        for version in versions
-    ]
+                _hold(held, name, cv_hash, updated_at)
+    return held
+
+
+def _hold(held: Held, job_seeker_id: str, cv_hash: str, updated_at: datetime) -> None:
+    own = held[job_seeker_id]
+    own[cv_hash] = max(updated_at, own.get(cv_hash, updated_at))
+
+
+def _placed(version: CVVersion, held: Held) -> CVVersion | None:
+    """`version` at the time it is held under, if it is; None where a newer one of its seeker is held."""
+    own = held[version.job_seeker_id]
+    held_at = own.get(version.cv_hash, version.updated_at)
+    is_outdated = version.cv_hash in own and held_at < max(own.values())
+    return None if is_outdated else version._replace(updated_at=held_at)
 
 
 def _tables_of(versions: Sequence[CVVersion]) -> Tables:
@@ -214,7 +239,9 @@ def _tables_of(versions: Sequence[CVVersion]) -> Tables:
     columns: dict[str, list[Any]] = {
         name: [getattr(version, name) for version in versions] for name in JOB_SEEKERS_SCHEMA.names
     }
-    rows = pa.table(columns, JOB_SEEKERS_SCHEMA).append_column(CV_HASH, pa.array([v.cv_hash for v in versions]))
+    rows = pa.table(columns, JOB_SEEKERS_SCHEMA).append_column(
+        CV_HASH, pa.array([version.cv_hash for version in versions], pa.string())
+    )
     connection.register("versions", rows)
     connection.execute("CREATE TABLE job_seekers AS SELECT * FROM versions")
     connection.unregister("versions")

@@ -66,6 +66,13 @@ def test_an_erased_cv_is_gone_to_the_last_byte(tmp_path: Path) -> None:
     assert all(b"canary" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_offers_of_erased_seekers_are_not_kept(tmp_path: Path) -> None:
+    queue = GenerationQueue(tmp_path / "queue.db", is_erased=lambda name: name == "s1")
+    assert queue.add([offer("s1", "a canary who sings in mines"), offer("s2")]) == 1
+    assert [one.offer for one in queue.take(A, 9)] == [offer("s2")]
+    assert all(b"canary" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     path.write_bytes(b"no database at all, but long enough to look like one" * 100)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -31,7 +32,12 @@ BAD = ["", "", "", ""]  # texts that no try makes fit to store
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> ServedMarket:
-    cvs = [("in-tables", "cook of many soups", day(5)), ("in-tables", "cook", day(1))]
+    cvs = [
+        *(("in-tables", "cook of many soups", day(5)), ("in-tables", "cook", day(1))),
+        *(("promoted", "chief clerk", day(5)), ("promoted", "clerk", day(1))),
+        *(("withdrawn", "smith", day(1)), ("withdrawn", " ", day(5))),
+        *(("mended", "weldor", day(1)), ("mended", "welder of pipes", day(1))),
+    ]
     generator = TemplateGenerator({"a hopeless CV": list(BAD)})
     return served_market(tmp_path_factory.mktemp("worker"), cvs=cvs, generator=generator)
 
@@ -61,13 +67,64 @@ def test_a_miss_is_tier_one_after_a_cycle_and_so_is_a_changed_cv(market: ServedM
     assert worker.cycle() == CycleReport(), "nothing waits"
 
 
-def test_a_cv_that_comes_back_is_copied_not_generated(market: ServedMarket) -> None:
+def versions_of(market: ServedMarket, seeker: str) -> list[tuple[str, datetime]]:
+    """Generated JDs and the times of their CVs, as the store has them."""
+    relation = market.store.scan("generated_jds", CONTRACT.fingerprint)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        query = f"SELECT cv_hash, updated_at FROM {relation} WHERE job_seeker_id = ? ORDER BY updated_at"
+        return [(name, at.astimezone(UTC)) for name, at in connection.execute(query, [seeker]).fetchall()]
+
+
+def test_a_request_with_an_old_text_does_not_undo_a_newer_cv(market: ServedMarket) -> None:
     worker = market.worker()
-    for cv in ("baker", "baker of bread", "baker"):
+    for cv in ("baker", "baker of bread"):
         ask(market, "s2", cv)
         worker.cycle()
         assert ask(market, "s2", cv) == Tier.GENERATED
+    before = versions_of(market, "s2")
+    assert ask(market, "s2", "baker") == Tier.STALE
+    assert worker.cycle() == CycleReport(n_taken=1, n_outdated=1)
+    assert versions_of(market, "s2") == before
+    assert ask(market, "s2", "baker of bread") == ask(market, "s2") == Tier.GENERATED
     assert (n_calls(market, "baker"), n_calls(market, "baker of bread")) == (1, 1)
+
+
+def test_a_text_that_the_tables_hold_is_of_the_time_it_has_there(market: ServedMarket) -> None:
+    worker = market.worker()
+    ask(market, "promoted", "clerk")
+    assert worker.cycle() == CycleReport(n_taken=1, n_outdated=1)
+    ask(market, "promoted", "chief clerk")
+    assert worker.cycle() == CycleReport(n_taken=1, n_generated=1)
+    assert versions_of(market, "promoted") == [(text_hash("chief clerk"), day(5))]
+    assert ask(market, "promoted", "chief clerk") == Tier.GENERATED
+    assert n_calls(market, "clerk") == 0
+    ask(market, "promoted", "head of all clerks")
+    assert worker.cycle() == CycleReport(n_taken=1, n_generated=1), "a text nobody knew is new"
+    assert ask(market, "promoted", "head of all clerks") == Tier.GENERATED
+
+
+def test_the_tables_newest_cv_counts_even_where_it_is_blank_or_tied(market: ServedMarket) -> None:
+    worker = market.worker()
+    assert ask(market, "withdrawn") == Tier.PRIOR
+    assert worker.cycle() == CycleReport(n_taken=1, n_without_cv=1)
+    assert ask(market, "mended") == Tier.PRIOR
+    assert worker.cycle() == CycleReport(n_taken=1, n_generated=1)
+    assert [n_calls(market, cv) for cv in ("smith", "weldor", "welder of pipes")] == [0, 0, 1]
+    open_queue(market.config).done([one.place for one in open_queue(market.config).take(CONTRACT.fingerprint, 9)])
+
+
+def test_whoever_was_erased_is_neither_queued_nor_generated_for(market: ServedMarket) -> None:
+    worker, queue = market.worker(), open_queue(market.config)
+    offers = [Offer(CONTRACT.fingerprint, "forgotten", text_hash(cv), cv) for cv in ("monk", "")]
+    assert queue.add(offers) == 2
+    market.store.erase("forgotten")
+    assert worker.cycle() == CycleReport(n_taken=2, n_erased=2)
+    assert n_calls(market, "monk") == 0
+    assert queue.lengths() == {}
+    assert queue.add(offers) == 0
+    assert ask(market, "forgotten", "monk") == Tier.PRIOR
+    assert queue.lengths() == {}
 
 
 def test_what_is_offered_again_is_not_generated_again(market: ServedMarket) -> None:

@@ -95,4 +95,5 @@ def serving_encoder(config: GirlConfig, contract: str) -> TextEncoder | None:
 
 def open_queue(config: GirlConfig) -> GenerationQueue:
     """The queue in the workspace of a config."""
-    return GenerationQueue(config.queue_path, config.lookup.max_queued)
+    is_erased = PartsStore(config.store_dir).is_erased
+    return GenerationQueue(config.queue_path, config.lookup.max_queued, is_erased)

@@ -37,7 +37,7 @@ from girl_features.store.rows import (
     checked,
     stored_schema,
 )
-from girl_features.store.tombstones import Tombstones, lift_tombstone
+from girl_features.store.tombstones import Tombstones, is_erased, lift_tombstone
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _GLOB_CHARACTERS = frozenset("*?[]{}")
@@ -69,6 +69,10 @@ class PartsStore:
     def erased(self) -> Tombstones:
         """Who was erased from this store, as of now."""
         return Tombstones.of(self.root)
+
+    def is_erased(self, job_seeker_id: str) -> bool:
+        """Whether this job seeker was erased; one look at the disk."""
+        return is_erased(self.root, JOB_SEEKER_ID, job_seeker_id)
 
     def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path | None:
         """Commit `table` as one new part: after return it survives a crash, before it nothing shows.
