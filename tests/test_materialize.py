@@ -115,20 +115,6 @@ def test_whoever_was_erased_is_not_generated_for_again(tmp_path: Path) -> None:
     assert _run(tmp_path, store, [("gone", "head cook", day(13))], generator=generator).n_generated == 1
 
 
-def test_whoever_was_erased_is_not_generated_for_again(tmp_path: Path) -> None:
-    store = PartsStore(tmp_path / "store")
-    _run(tmp_path, store, [("gone", "cook", day(11)), ("stays", "nurse", day(12))])
-    store.erase("gone")
-    n_parts = len(list(store.root.rglob("part-*.parquet")))
-    generator = TemplateGenerator()
-    again = _run(tmp_path, store, [("gone", "head cook", day(13)), ("stays", "nurse", day(12))], generator=generator)
-    assert generator.calls == []
-    assert (again.n_planned, again.n_generated, again.n_cv_vectors) == (0, 0, 0)
-    assert len(list(store.root.rglob("part-*.parquet"))) == n_parts, "no empty part either"
-    store.lift("gone")
-    assert _run(tmp_path, store, [("gone", "head cook", day(13))], generator=generator).n_generated == 1
-
-
 def test_a_text_mended_in_place_is_generated_again(tmp_path: Path) -> None:
     store = PartsStore(tmp_path / "store")
     _run(tmp_path, store, [("a", "coook", day(11))])
