@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -47,6 +48,34 @@ def test_the_readme_names_every_command_and_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for extra in set(extras) - {"dev"}:
         assert f"`{extra}`" in README, extra
+
+
+def test_the_readme_says_what_all_brings() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [brought] = re.findall(r"girl-features\[(.*?)\]", extras["all"][0])
+    [row] = re.findall(r"^\| `all` \| (.*?) \|", README, flags=re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == brought.split(",")
+
+
+def test_the_readme_says_which_commands_take_no_set() -> None:
+    def without(command: Any, name: str) -> set[str]:
+        below = getattr(command, "commands", None)
+        if below is None:
+            return set() if any("--set" in option.opts for option in command.params) else {name}
+        return {found for sub, inner in below.items() for found in without(inner, f"{name} {sub}".strip())}
+
+    [sentence] = re.findall(r"\(all but (.*?)\)", README.replace("\n", " "))
+    assert without(get_command(app), "") == set(re.findall(r"`(.*?)`", sentence))
+
+
+def test_the_guide_shows_every_folder_of_the_workspace() -> None:
+    [tree] = re.findall(r"```\nworkspace/\n(.*?)```", GUIDE, flags=re.DOTALL)
+    shown = set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "girl_features").rglob("*.py"))
+    made = set(re.findall(r'(?:config|resolved|self)\.workspace / "([\w.]+)"', sources))
+    assert len(made) > 10
+    assert made == shown
+    assert "runs/evaluate-" in tree
 
 
 def test_the_readme_opens_with_demo_and_test() -> None:
