@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from girl_features.cli import app
 from girl_features.contract import text_hash
-from girl_features.errors import CheckpointError, ConfigError
+from girl_features.errors import CheckpointError, ConfigError, StoreError
 from girl_features.generation_queue import Offer
 from girl_features.lookup import open_queue
 from girl_features.lookup.bundle import write_bundle
@@ -26,6 +27,11 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> ServedMarket:
     rows = [Row("made", day(1), day(1), [1.0] * 8)]
     write_rows(market.store, CONTRACT, [Row("known", day(1), day(1), [1.0] * 8)], generated=rows)
     market.publish()
+    return with_config(market)
+
+
+def with_config(market: ServedMarket) -> ServedMarket:
+    """`market` with a girl.yaml beside its workspace."""
     tables = market.config.tables.model_dump(exclude_none=True)
     path = market.config.workspace.parent / "girl.yaml"
     path.write_text(yaml.safe_dump({"workspace": "workspace", "tables": tables}))
@@ -60,6 +66,34 @@ def test_erase_empties_the_queue_too(market: ServedMarket) -> None:
     queue.add([Offer(CONTRACT.fingerprint, name, text_hash("cv"), "cv") for name in ("gone", "stays")])
     assert json.loads(girl(market, "erase", "gone", "--json", "-"))["n_queued"] == 1
     assert [one.offer.job_seeker_id for one in queue.take(CONTRACT.fingerprint, 9)] == ["stays"]
+
+
+def test_erase_empties_the_queue_where_the_online_store_cannot_delete(tmp_path: Path) -> None:
+    market = with_config(served_market(tmp_path, online={"type": "sqlite", "path": "data/stock.db"}))
+    queue = open_queue(market.config)
+    queue.add([Offer(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")])
+    with pytest.raises(StoreError, match="cannot delete one entity"):
+        girl(market, "erase", "gone")
+    assert queue.lengths() == {}
+    assert queue.add([Offer(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")]) == 0
+
+
+def test_an_id_that_nobody_has_is_named_and_an_erasure_undone(market: ServedMarket) -> None:
+    def said(*words: str) -> tuple[str, str]:
+        path = market.config.workspace.parent / "girl.yaml"
+        result = CliRunner().invoke(app, ["erase", *words, "--config", str(path)])
+        assert result.exit_code == 0, result.output
+        return result.stdout, result.stderr
+
+    write_rows(market.store, CONTRACT, [Row("ann", day(1), day(1), [1.0] * 8)])
+    assert "nothing was found under the id 'anne'" in said("anne")[1]
+    assert market.store.is_erased("anne")
+    assert "nothing was found" not in said("ann")[1]
+    assert "nothing was found" not in said("ann")[1], "erased before, which is why there is nothing"
+    assert "is generated for again from now on" in said("anne", "--undo")[0]
+    assert not market.store.is_erased("anne")
+    assert "was not erased" in said("anne", "--undo")[0]
+    assert json.loads(said("ann", "--undo", "--json", "-")[0]) == {"was_erased": True}
 
 
 def test_what_is_missing_is_said(market: ServedMarket) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from girl_features.commands.common import DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, emit, load, print_mapping
+
+if TYPE_CHECKING:
+    from girl_features.config import GirlConfig
+    from girl_features.store.parts import PartsStore
 
 
 def verify(
@@ -69,20 +74,59 @@ def erase(
     seeker: Annotated[str, typer.Argument(help="Job seeker id.")],
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Generate for the id again from now on; what was erased is not brought back.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Forget one job seeker, offline and online, and keep later runs from bringing the rows back."""
-    from girl_features.lookup.opening import open_queue
-    from girl_features.store.erasing import erase
     from girl_features.store.parts import PartsStore
 
     resolved = load(config, set_values)
-    result = erase(resolved.feast_repo, PartsStore(resolved.store_dir), seeker)._asdict()
-    result["n_queued"] = open_queue(resolved).erase(seeker) if resolved.queue_path.is_file() else 0
+    store = PartsStore(resolved.store_dir)
+    if undo:
+        _undo_erasure(store, seeker, json_file)
+        return
+    was_erased = store.is_erased(seeker)
+    result = _erase(resolved, store, seeker)
+    if not was_erased and not any(result.values()):
+        print(
+            f"nothing was found under the id {seeker!r}; from now on nothing is generated for it: if that is not the "
+            f"id you meant, run `girl erase --undo` with it",
+            file=sys.stderr,
+        )
 
     def show() -> None:
         print_mapping("Erased", result)
         if resolved.students_dir.is_dir():
             typer.echo("bundles hold vectors without ids: make them anew with `girl train student`")
+
+    emit(result, json_file, show)
+
+
+def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]:
+    """Counts of what was removed. The queue, which holds the CV itself, is emptied whatever else goes wrong."""
+    from girl_features.lookup.opening import open_queue
+    from girl_features.store.erasing import erase
+
+    n_queued = 0
+    try:
+        report = erase(config.feast_repo, store, seeker)
+    finally:  # last, as later offers find the tombstone
+        if config.queue_path.is_file():
+            n_queued = open_queue(config).erase(seeker)
+    return {**report._asdict(), "n_queued": n_queued}
+
+
+def _undo_erasure(store: PartsStore, seeker: str, json_file: JsonOption) -> None:
+    with store.lock():
+        result = {"was_erased": store.lift(seeker)}
+
+    def show() -> None:
+        typer.echo(
+            f"{seeker!r} is generated for again from now on; what was erased is not brought back"
+            if result["was_erased"]
+            else f"{seeker!r} was not erased: nothing was changed"
+        )
 
     emit(result, json_file, show)

@@ -134,7 +134,7 @@ class PartsStore:
         return erase_rows(self.root, folders, JOB_SEEKER_ID, job_seeker_id)
 
     def lift(self, job_seeker_id: str) -> bool:
-        """Let rows of an erased job seeker in again; whether there was a tombstone. What was erased stays gone."""
+        """Let rows of an erased job seeker in again, and say whether one was erased. What is gone stays gone."""
         return lift_tombstone(self.root, JOB_SEEKER_ID, job_seeker_id)
 
     def clean_temporaries(self) -> int:
