@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
-
 from girl_features.schema import JOB_SEEKER_ID
 from girl_features.sources import quote_literal
+from girl_features.store.history import connected
 from girl_features.store.part_files import reading
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import FAILURES, GENERATED_JDS
@@ -39,8 +38,7 @@ def history(store: PartsStore, job_seeker_id: str) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for view, folder in _folders(store):
-        with reading(folder) as files, duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with reading(folder) as files, connected() as connection:
             erased = Tombstones.of(folder).condition([JOB_SEEKER_ID])
             result = connection.execute(
                 f"""SELECT COLUMNS(c -> c NOT LIKE '%vector') FROM {_relation(files)}
@@ -62,7 +60,7 @@ def rows_of_run(store: PartsStore, contract: str, run: str) -> RunRows:
         if not folder.is_dir():
             continue
         is_good, is_blank = ("true", "false") if view == GENERATED_JDS else ("false", "status = 'no_cv'")
-        with reading(folder) as files, duckdb.connect() as connection:
+        with reading(folder) as files, connected() as connection:
             row = connection.execute(
                 f"""SELECT count(*) FILTER ({is_good}), count(*) FILTER (NOT {is_good} AND NOT {is_blank}),
                 count(*) FILTER ({is_blank}), coalesce(sum(n_prompt_tokens), 0)::BIGINT,

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -38,6 +37,7 @@ from girl_features.schema import (
     Tier,
 )
 from girl_features.splits import ranking_split
+from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import GENERATED_JDS, vectors_of
 from girl_features.vector_map import VectorMap, fit_ridge, mean_cosine
@@ -124,7 +124,7 @@ def read_both(store: PartsStore, source: FeatureContract, target: FeatureContrac
     relations = [store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target)]
     table = None
     if all(relations):
-        with duckdb.connect() as connection:
+        with connected() as connection:
             table = connection.execute(
                 f"""SELECT ours.{JOB_SEEKER_ID} AS id, ours.{GENERATED_JD_VECTOR} AS ours,
                     theirs.{GENERATED_JD_VECTOR} AS theirs
@@ -190,8 +190,7 @@ def write_mapped(
     }
     columns = ", ".join(f"{replaced.get(name, f'ours.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
     n_rows = 0
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connected() as connection:
         rows = connection.execute(f"SELECT {columns} FROM {ours} AS ours {lacking}")
         for batch in rows.to_arrow_reader(ROWS_A_PART):
             table = pa.Table.from_batches([batch])

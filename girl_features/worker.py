@@ -33,6 +33,7 @@ from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SE
 from girl_features.sources import open_source
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_POLL_S
+from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import CV_VECTORS, FAILURES, GENERATED_JDS
 
@@ -203,8 +204,7 @@ def _held(store: PartsStore, contract: FeatureContract, job_seeker_ids: Sequence
     held: Held = {name: {} for name in job_seeker_ids}
     views = [(view, contract.fingerprint, UPDATED_AT) for view in (GENERATED_JDS, FAILURES)]
     views.append((CV_VECTORS, contract.encoder.fingerprint, EVENT_TIMESTAMP))
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connected() as connection:
         connection.register("asked", pa.table({"id": list(job_seeker_ids)}, pa.schema([("id", pa.string())])))
         for view, fingerprint, time_column in views:
             if (relation := store.scan(view, fingerprint)) is None:

@@ -72,3 +72,14 @@ def test_help_loads_neither_arrow_nor_a_database() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pyarrow", "duckdb", "polars", "pydantic"} & set(loaded)
+
+
+def test_no_duckdb_may_take_all_memory() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in ("girl_features", "trainers", "integrations")
+        for path in (ROOT / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "duckdb.connect()" in line
+    ]
+    assert not bare, "use store.history.connected, which spills to disk instead"

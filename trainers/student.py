@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 import polars as pl
 import torch
@@ -33,6 +32,7 @@ from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
 from girl_features.splits import ranking_split
+from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import CV_VECTORS, GENERATED_JDS, vectors_of
 from girl_features.trainers.common import hold_out_seekers
@@ -115,7 +115,7 @@ def read_taught(store: PartsStore, contract: FeatureContract, max_rows: int) -> 
     cvs = store.scan(CV_VECTORS, contract.encoder.fingerprint)
     table = None
     if generated is not None and cvs is not None:
-        with duckdb.connect() as connection:
+        with connected() as connection:
             table = connection.execute(
                 f"""SELECT job_seeker_id, {CV_VECTOR}, {GENERATED_JD_VECTOR} FROM {generated} AS made
                 JOIN {cvs} AS cvs USING (job_seeker_id, cv_hash)
@@ -250,7 +250,7 @@ def _one_thread() -> Iterator[None]:
 def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
     relation = store.scan(GENERATED_JDS, contract.fingerprint)
     query = f"SELECT {GENERATED_JDS}[1] FROM {relation} ORDER BY hash(cv_hash) LIMIT {N_COMPARED}"
-    with duckdb.connect() as connection:
+    with connected() as connection:
         return [text for (text,) in connection.execute(query).fetchall()]
 
 

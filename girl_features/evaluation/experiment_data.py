@@ -121,13 +121,12 @@ def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureCo
 
 def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[tuple[object, ...], tuple[str, ...]]:
     """(job_seeker_id, updated_at, cv_hash) -> the JDs generated from that CV version."""
-    import duckdb
+    from girl_features.store.history import connected
 
     relation = store.scan("generated_jds", contract.fingerprint)
     if relation is None:
         raise StoreError(f"the store holds no generated JD of contract {contract.fingerprint!r}; `girl materialize`")
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connected() as connection:
         query = f"SELECT job_seeker_id, updated_at, cv_hash, generated_jds FROM {relation}"
         rows = connection.execute(query).pl().iter_rows()
         return {(seeker, updated_at, cv_hash): tuple(texts) for seeker, updated_at, cv_hash, texts in rows}

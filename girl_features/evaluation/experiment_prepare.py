@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import duckdb
-
 from girl_features.config import FeastConfig, GirlConfig, load_config
 from girl_features.contract import FeatureContract
 from girl_features.errors import GirlError
@@ -28,6 +26,7 @@ from girl_features.pipeline import (
     windows_of,
 )
 from girl_features.sample import write_sample
+from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
 
 
@@ -130,7 +129,7 @@ def write_sample_market(source: DataSource) -> None:
 def _tokens_a_cv(store: PartsStore, contract: FeatureContract) -> float:
     relation = store.scan("generated_jds", contract.fingerprint)
     assert relation is not None, "materialized above"
-    with duckdb.connect() as connection:
+    with connected() as connection:
         row = connection.execute(f"SELECT avg(n_new_tokens) FROM {relation}").fetchone()
     return float(row[0]) if row and row[0] is not None else 0.0
 

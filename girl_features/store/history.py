@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from girl_features.store.tombstones import Tombstones
 
+MEMORY_LIMIT = "1GB"  # of one DuckDB, which spills to the temporary folder beyond this
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
 GATHER_ROWS = 8_192  # of vectors: some 12 MB at 384 dimensions
 FEW_VERSIONS = 8  # up to so many rows a key, comparing them all is faster than sorting for an ASOF join
@@ -42,7 +43,7 @@ class ViewSource(NamedTuple):
 
 
 @contextmanager
-def connected(memory_limit: str, threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB of its own, in UTC, that spills to disk rather than pass `memory_limit` and installs nothing."""
     with tempfile.TemporaryDirectory(prefix="girl-duckdb-") as spill:
         settings: dict[str, str | bool | int | float | list[str]] = {

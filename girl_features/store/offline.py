@@ -28,7 +28,7 @@ from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
 from girl_features.store.appending import append_rows
-from girl_features.store.history import ViewSource, connected, join_view
+from girl_features.store.history import MEMORY_LIMIT, ViewSource, connected, join_view
 from girl_features.store.jobs import PartsRetrievalJob
 from girl_features.store.latest import RowsQuery, rows_between
 from girl_features.store.part_files import is_sound, reading
@@ -44,7 +44,7 @@ class PartsDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """`offline_store:` of feature_store.yaml."""
 
     type: StrictStr = "girl_features.store.offline.PartsDuckDBOfflineStore"
-    memory_limit: StrictStr = "1GB"
+    memory_limit: StrictStr = MEMORY_LIMIT
     """ What DuckDB may hold in memory before it spills to disk; results come on top. """
     threads: int | None = None
     """ Of DuckDB; all cores if left out. """
@@ -300,7 +300,7 @@ def _extreme(times: pa.ChunkedArray, which: str) -> datetime | None:
 
 def _limits(config: RepoConfig) -> tuple[str, int | None]:
     settings = config.offline_store
-    return getattr(settings, "memory_limit", "1GB"), getattr(settings, "threads", None)
+    return getattr(settings, "memory_limit", MEMORY_LIMIT), getattr(settings, "threads", None)
 
 
 def _rows_job(config: RepoConfig, location: Path, query: Any) -> PartsRetrievalJob:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
 from girl_features.schema import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from girl_features.store.history import connected
 from girl_features.store.ledger import Ledger
 from girl_features.store.names import ViewNames
 from girl_features.store.parts import PartsStore
@@ -160,8 +161,7 @@ def newest_rows(
         FROM read_parquet($parts, filename = true, file_row_number = true) AS part
         JOIN newest ON part.filename = pick[3] AND part.file_row_number = pick[4]
     """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connected() as connection:
         names = {"parts": [str(path) for path in parts], "touching": [str(path) for path in touching]}
         yield from connection.execute(query, names).to_arrow_reader(batch_size)
 
