@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from math import erf
 
 import numpy as np
+import polars as pl
 import pytest
 
+from girl_features.config import GirlConfig
 from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
 from girl_features.evaluation.bootstrap import (
     percentile_interval,
@@ -20,10 +22,12 @@ from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingP
 from girl_features.evaluation.metrics import auc, log_loss
 from girl_features.evaluation.reference import CosineRanker, cosine, platt_scale
 from girl_features.evaluation.results import ResultRow
+from girl_features.evaluation.run import save_comparison
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import LowerTiers
 from tests.fakes import ColumnRanker
+from tests.input_tables import write_tables
 
 PAIRS_A_SEEKER = 5
 
@@ -229,6 +233,17 @@ def test_scores_are_kept_for_every_pair():
     kept = comparison.scores.filter(predictor="column", row="girl-sft", seed=1).sort("pair")
     assert auc(kept["matched"].to_numpy(), kept["score"].to_numpy()) == cell(comparison).auc
     assert kept["job_seeker_id"].to_list() == list(test.seeker_ids)
+
+
+def test_kept_scores_name_nobody(tmp_path):
+    comparison = compare(planted_pairs(np.random.default_rng(0)))
+    config = GirlConfig(workspace=tmp_path / "workspace", tables=write_tables(tmp_path))
+    kept = pl.read_parquet(save_comparison(config, comparison) / "scores.parquet")
+    assert "job_seeker_id" not in kept.columns
+    assert "seeker-" not in kept.write_csv()
+    assert kept["seeker"].n_unique() == comparison.scores["job_seeker_id"].n_unique() == 80
+    same = comparison.scores.with_columns(kept["seeker"]).group_by("seeker").agg(pl.col("job_seeker_id").n_unique())
+    assert same["job_seeker_id"].to_list() == [1] * 80
 
 
 @pytest.mark.parametrize("cold", ["nobody", "matches alone"])

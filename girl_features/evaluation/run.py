@@ -83,7 +83,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             progress=progress.advance,
             stand_ins=stand_ins_of(config),
         )
-    _save(config, comparison)
+    save_comparison(config, comparison)
     records = {row: record for row, (_, record) in chosen.items()}
     return Outcome(comparison, windows, {row: contract for row, (contract, _) in chosen.items()}, rows, records)
 
@@ -164,8 +164,13 @@ def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataF
     )
 
 
-def _save(config: GirlConfig, comparison: Comparison) -> Path:
+def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:
+    """Keep the config and every score in a new folder of `runs/`, and return it.
+
+    `girl erase` does not look there, so seekers are numbers in it: pairs of one can be told, people cannot.
+    """
     folder = config.workspace / "runs" / f"evaluate-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     write_resolved(config, folder / "girl.yaml")
-    comparison.scores.write_parquet(folder / "scores.parquet")
+    number = pl.col(JOB_SEEKER_ID).rank("dense").alias("seeker")
+    comparison.scores.with_columns(number).drop(JOB_SEEKER_ID).write_parquet(folder / "scores.parquet")
     return folder
