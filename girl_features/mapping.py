@@ -174,15 +174,16 @@ def write_mapped(
     """Write rows of `target` for the CVs that only `source` has, and say how many; only under the store's lock.
 
     They are known from when both generators and the CV were, as the map has learned from either. So offline joins,
-    which want a CV's own time, take them up for CVs written since; look-ups take all.
+    which want a CV's own time, take them up for CVs written since; look-ups take all. Of a seeker's CVs that would be
+    known at one time only the newest gets a row, and none does where `target` knows a newer one by then.
     """
     ours, theirs = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
     if ours is None:
         return 0
     known_from = max(source.trained_until, target.trained_until)
-    lacking = f"ANTI JOIN {theirs} AS theirs USING (job_seeker_id, updated_at, cv_hash)" if theirs else ""
+    known_at = f"greatest(ours.updated_at, TIMESTAMPTZ '{known_from.isoformat()}')"
     replaced = {
-        EVENT_TIMESTAMP: f"greatest(updated_at, TIMESTAMPTZ '{known_from.isoformat()}')",
+        EVENT_TIMESTAMP: known_at,
         CREATED_TIMESTAMP: f"TIMESTAMPTZ '{now.isoformat()}'",
         CONTRACT: f"'{target.fingerprint}'",
         RUN: f"'map-{now:%Y%m%dT%H%M%S%f}'",
@@ -191,7 +192,8 @@ def write_mapped(
     columns = ", ".join(f"{replaced.get(name, f'ours.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
     n_rows = 0
     with connected() as connection:
-        rows = connection.execute(f"SELECT {columns} FROM {ours} AS ours {lacking}")
+        connection.execute(f"CREATE TEMP TABLE chosen AS {_lacking(ours, theirs, known_at)}")
+        rows = connection.execute(f"SELECT {columns} FROM {ours} AS ours JOIN chosen USING ({_OURS})")
         for batch in rows.to_arrow_reader(ROWS_A_PART):
             table = pa.Table.from_batches([batch])
             if not table.num_rows:
@@ -202,6 +204,20 @@ def write_mapped(
             store.write_part(GENERATED_JDS, target.fingerprint, table.set_column(place, GENERATED_JD_VECTOR, column))
             n_rows += table.num_rows
     return n_rows
+
+
+_OURS = "job_seeker_id, updated_at, cv_hash, created_timestamp"
+
+
+def _lacking(ours: str, theirs: str | None, known_at: str) -> str:
+    """SELECT of the keys of rows of `ours` to be mapped: they are chosen without their texts and vectors."""
+    unknown = f"""
+        WHERE NOT EXISTS (SELECT 1 FROM {theirs} AS theirs WHERE theirs.job_seeker_id = ours.job_seeker_id
+            AND (theirs.updated_at = ours.updated_at AND theirs.cv_hash = ours.cv_hash
+                OR theirs.updated_at > ours.updated_at AND theirs.event_timestamp <= {known_at}))"""
+    return f"""SELECT {_OURS} FROM {ours} AS ours {unknown if theirs else ""}
+        QUALIFY row_number() OVER (PARTITION BY job_seeker_id, {known_at}
+            ORDER BY updated_at DESC, created_timestamp DESC) = 1"""
 
 
 def measure_losses(

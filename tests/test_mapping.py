@@ -75,6 +75,25 @@ def test_what_the_old_contract_lacks_is_written_and_says_so(tmp_path: Path) -> N
         read_both(store, NEW, OLD)
 
 
+def test_of_several_cvs_known_at_one_time_the_newest_is_mapped(tmp_path: Path) -> None:
+    store = PartsStore(tmp_path / "store")
+    older, newer = (feature_contract(dimension=D, seed=i, trained_until=day(i).isoformat()) for i in (10, 50))
+    rows = [Row(name, day(at), NOW, [1.0, at, 0, 0]) for name in ("alone", "behind") for at in (20, 30, 60)]
+    write(store, older, rows)
+    write(store, newer, [Row("other", day(1), NOW, [0, 0, 0, 1.0]), Row("behind", day(40), NOW, [0, 0, 0, 1.0])])
+    as_it_is = VectorMap.linear(np.eye(D), np.zeros(D), 1.0)
+    assert write_mapped(store, older, newer, as_it_is, NOW) == 3
+    assert write_mapped(store, older, newer, as_it_is, NOW) == 0
+    relation = store.scan("generated_jds", newer.fingerprint)
+    query = f"SELECT job_seeker_id, updated_at, event_timestamp FROM {relation} WHERE run LIKE 'map-%' ORDER BY ALL"
+    found = [(name, at.astimezone(UTC), known.astimezone(UTC)) for name, at, known in duckdb.sql(query).fetchall()]
+    assert found == [
+        ("alone", day(30), day(50)),
+        ("alone", day(60), day(60)),
+        ("behind", day(60), day(60)),  # of day 40 there is a row that was made, not mapped
+    ]
+
+
 def parts(generated: np.ndarray, labels: np.ndarray, contract: str) -> RankingParts:
     n = len(labels)
     seekers = np.array([f"s{i // 4}" for i in range(n)])
