@@ -14,26 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError, require
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.results import EvaluationSlice, gains_over, make_slice, measure
+from girl_features.mapped_rows import write_mapped
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import open_tables, publish_contract, windows_of
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import (
-    CONTRACT,
-    CREATED_TIMESTAMP,
     ENGINE,
-    EVENT_TIMESTAMP,
     GENERATED_JD_VECTOR,
-    GENERATED_SCHEMA,
     JOB_SEEKER_ID,
     MATCHED,
-    RUN,
     Tier,
 )
 from girl_features.splits import ranking_split
@@ -43,7 +38,6 @@ from girl_features.store.rows import GENERATED_JDS, vectors_of
 from girl_features.vector_map import VectorMap, fit_ridge, mean_cosine
 
 MIN_SEEKERS = 50
-ROWS_A_PART = 10_000
 HELD_OUT = 5  # one seeker in so many measures the map
 MakeRanker = Callable[[str, str, int], Ranker]
 
@@ -166,58 +160,6 @@ def fit_rotation(inputs: np.ndarray, targets: np.ndarray) -> VectorMap:
     left, _, right = np.linalg.svd((inputs - centre).T @ (targets - mean))
     skip = left @ right
     return VectorMap.linear(skip, mean - centre @ skip, float(np.linalg.norm(targets, axis=1).mean()))
-
-
-def write_mapped(
-    store: PartsStore, source: FeatureContract, target: FeatureContract, mapping: VectorMap, now: datetime
-) -> int:
-    """Write rows of `target` for the CVs that only `source` has, and say how many; only under the store's lock.
-
-    They are known from when both generators and the CV were, as the map has learned from either. So offline joins,
-    which want a CV's own time, take them up for CVs written since; look-ups take all. Of a seeker's CVs that would be
-    known at one time only the newest gets a row, and none does where `target` knows a newer one by then.
-    """
-    ours, theirs = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
-    if ours is None:
-        return 0
-    known_from = max(source.trained_until, target.trained_until)
-    known_at = f"greatest(ours.updated_at, TIMESTAMPTZ '{known_from.isoformat()}')"
-    replaced = {
-        EVENT_TIMESTAMP: known_at,
-        CREATED_TIMESTAMP: f"TIMESTAMPTZ '{now.isoformat()}'",
-        CONTRACT: f"'{target.fingerprint}'",
-        RUN: f"'map-{now:%Y%m%dT%H%M%S%f}'",
-        ENGINE: f"'map:{source.fingerprint}'",
-    }
-    columns = ", ".join(f"{replaced.get(name, f'ours.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
-    n_rows = 0
-    with connected() as connection:
-        connection.execute(f"CREATE TEMP TABLE chosen AS {_lacking(ours, theirs, known_at)}")
-        rows = connection.execute(f"SELECT {columns} FROM {ours} AS ours JOIN chosen USING ({_OURS})")
-        for batch in rows.to_arrow_reader(ROWS_A_PART):
-            table = pa.Table.from_batches([batch])
-            if not table.num_rows:
-                continue
-            vectors = mapping(vectors_of(table[GENERATED_JD_VECTOR], source.encoder.dimension))
-            place = table.column_names.index(GENERATED_JD_VECTOR)
-            column = pa.array(list(vectors), GENERATED_SCHEMA.field(GENERATED_JD_VECTOR).type)
-            store.write_part(GENERATED_JDS, target.fingerprint, table.set_column(place, GENERATED_JD_VECTOR, column))
-            n_rows += table.num_rows
-    return n_rows
-
-
-_OURS = "job_seeker_id, updated_at, cv_hash, created_timestamp"
-
-
-def _lacking(ours: str, theirs: str | None, known_at: str) -> str:
-    """SELECT of the keys of rows of `ours` to be mapped: they are chosen without their texts and vectors."""
-    unknown = f"""
-        WHERE NOT EXISTS (SELECT 1 FROM {theirs} AS theirs WHERE theirs.job_seeker_id = ours.job_seeker_id
-            AND (theirs.updated_at = ours.updated_at AND theirs.cv_hash = ours.cv_hash
-                OR theirs.updated_at > ours.updated_at AND theirs.event_timestamp <= {known_at}))"""
-    return f"""SELECT {_OURS} FROM {ours} AS ours {unknown if theirs else ""}
-        QUALIFY row_number() OVER (PARTITION BY job_seeker_id, {known_at}
-            ORDER BY updated_at DESC, created_timestamp DESC) = 1"""
 
 
 def measure_losses(
