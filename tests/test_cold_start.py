@@ -188,6 +188,12 @@ def test_a_bundle_comes_back_and_is_replaced_whole(tmp_path: Path) -> None:
     found = read_bundle(tmp_path / "b", CONTRACT.fingerprint)
     assert (found.student, found.neighbours_cv) == (None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    write_bundle(tmp_path / "b", bundle()._replace(neighbours_seeker=np.array([0, 1, 0])), {})
+    found = read_bundle(tmp_path / "b", CONTRACT.fingerprint)
+    assert found.neighbours_seeker is not None and found.neighbours_seeker.tolist() == [0, 1, 0]
+    write_bundle(tmp_path / "b", bundle()._replace(neighbours_seeker=np.array([0, 1])), {})
+    with pytest.raises(CheckpointError, match="wanted an int32 for each CV"):
+        read_bundle(tmp_path / "b", CONTRACT.fingerprint)
 
 
 def test_a_bundle_of_another_contract_is_refused(market: ServedMarket, tmp_path: Path) -> None:

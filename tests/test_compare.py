@@ -25,7 +25,7 @@ from girl_features.evaluation.results import ResultRow
 from girl_features.evaluation.run import save_comparison
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
-from girl_features.tiers import LowerTiers
+from girl_features.tiers import CAVEAT, LowerTiers
 from tests.fakes import ColumnRanker
 from tests.input_tables import write_tables
 
@@ -362,4 +362,6 @@ def test_each_lower_tier_is_a_slice_of_its_own_in_the_json() -> None:
     assert found["tier_student"]["logloss"] != pytest.approx(found["all"]["logloss"])
     assert found["tier_prior"]["auc"] == 0.5
     assert found["tier_prior"]["verdict"] == "worse"
+    assert comparison.to_json()["meta"]["tiers"] == CAVEAT
+    assert "tiers" not in compare(test, n_bootstrap=100).to_json()["meta"]
     assert {row.slice for row in comparison.rows} == {"all", "cold"}  # what pages and plots show

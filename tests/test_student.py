@@ -81,12 +81,20 @@ def test_the_bundle_has_student_means_and_neighbours(config: GirlConfig) -> None
     assert bundle.prior == pytest.approx(data.generated.mean(axis=0), abs=1e-6)
     assert bundle.cv_mean == pytest.approx(data.cvs.mean(axis=0), abs=1e-6)
     assert bundle.neighbours_cv is not None
+    assert bundle.neighbours_seeker is not None
+    assert bundle.neighbours_seeker.tolist() == list(range(60)), "numbers, not ids"
+    assert not any(b"s59" in path.read_bytes() for path in folder.iterdir())
     assert bundle.neighbours_cv[0] == pytest.approx(data.cvs[-1]), "the newest first"
     assert bundle.student is not None
     made = read_manifest(folder).made
     assert made["measures"]["n_seekers"] == made["n_neighbours"] == 60
     newest = read_taught(store, CONTRACT, 25)
     assert newest.seeker_ids == [f"s{i}" for i in range(59, 34, -1)]
+
+
+def test_versions_of_one_seeker_have_one_number() -> None:
+    rows = np.zeros((4, 2), np.float32)
+    assert Taught(["b", "a", "b", "c"], rows, rows).numbers().tolist() == [0, 1, 0, 2]
 
 
 def test_too_few_seekers_are_named(config: GirlConfig) -> None:

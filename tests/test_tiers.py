@@ -77,6 +77,19 @@ def test_the_mean_of_others_leaves_the_seekers_own_cv_out(m: int, n: int, k: int
         np.testing.assert_allclose(row, wanted, atol=1e-5)
 
 
+def test_no_version_of_the_seekers_own_cv_is_a_neighbour() -> None:
+    # rows 0 and 1 are two versions of one seeker's CV, 2 and 3 are of others
+    stored = np.array([[1, 0], [0.9, 0.435], [0.6, 0.8], [0, 1]], np.float32)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    generated = np.array([[1, 0], [2, 0], [3, 0], [4, 0]], np.float32)
+    asked, seekers = stored[:1], np.array([7, 7, 8, 9], np.int32)
+    assert mean_of_others(asked, stored, generated, 1).tolist() == [[2, 0]], "without numbers the other version is left"
+    assert mean_of_others(asked, stored, generated, 1, seekers).tolist() == [[3, 0]]
+    assert mean_of_others(asked, stored, generated, 4, seekers).tolist() == [[3.5, 0]]  # (3 + 4) / 2
+    stranger = np.array([[0.95, 0.3]], np.float32)
+    assert mean_of_others(stranger, stored, generated, 1, seekers).tolist() == [[2, 0]], "nobody's own"
+
+
 def test_a_bundle_stands_in_for_the_tiers_it_has() -> None:
     contract = feature_contract(dimension=2)
     student = VectorMap.linear(np.eye(2, dtype=np.float32)[::-1], np.zeros(2, np.float32), 1.0)  # swaps the two
@@ -88,6 +101,8 @@ def test_a_bundle_stands_in_for_the_tiers_it_has() -> None:
     assert lower[Tier.STUDENT].tolist() == [[0, 1], [1, 0], [0, 1]]
     assert lower[Tier.NEIGHBOURS].tolist() == [[0, 5], [3, 0], [0, 5]]  # of the other CV, never the own
     assert not lower[Tier.PRIOR].any()
+    one = Bundle(contract, zeros, zeros, None, cvs, generated, np.zeros(2, np.int32))  # both CVs are one seeker's
+    assert bundle_stand_ins(one, 1)(pairs)[Tier.NEIGHBOURS].tolist() == [generated.mean(axis=0).tolist()] * 3
     assert list(bundle_stand_ins(Bundle(contract, zeros, zeros, None, None, None), 1)(pairs)) == [Tier.PRIOR]
 
 

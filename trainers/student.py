@@ -50,6 +50,11 @@ class Taught(NamedTuple):
     cvs: np.ndarray  # (n, d) float32
     generated: np.ndarray  # (n, d) float32
 
+    def numbers(self) -> np.ndarray:
+        """(n,) int32: one number a seeker, from 0 in the order of the CVs."""
+        known: dict[str, int] = {}
+        return np.array([known.setdefault(name, len(known)) for name in self.seeker_ids], np.int32)
+
     def take(self, rows: np.ndarray) -> Taught:
         """The rows of these indices."""
         return Taught([self.seeker_ids[i] for i in rows.tolist()], self.cvs[rows], self.generated[rows])
@@ -87,6 +92,7 @@ def train_student(config: GirlConfig, contract: FeatureContract) -> Path:
         student=student,
         neighbours_cv=unit_rows(taught.cvs),
         neighbours_generated=taught.generated,
+        neighbours_seeker=taught.numbers(),
     )
     made: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "measures": measures}
     made["n_neighbours"] = len(taught.cvs)

@@ -38,6 +38,7 @@ def train(
     """A ranker of the ranking windows, saved for `girl serve`, with AUC and LogLoss for each tier of a look-up."""
     from girl_features.errors import require
     from girl_features.store.parts import PartsStore
+    from girl_features.tiers import CAVEAT
 
     resolved = load(config, set_values)
     store = PartsStore(resolved.store_dir)
@@ -50,6 +51,8 @@ def train(
         typer.echo(f"{trained.predictor} ranker of contract {trained.contract}, {trained.n_train} pairs: {folder}")
         for tier in trained.tiers:
             typer.echo(f"  {tier.tier:<10} AUC {tier.auc:.4f}  LogLoss {tier.logloss:.4f}  ({tier.n} test pairs)")
+        if any(tier.tier in ("student", "neighbours") for tier in trained.tiers):
+            typer.echo(f"  note: {CAVEAT}")
 
     emit({**trained._asdict(), "tiers": [tier._asdict() for tier in trained.tiers]}, json_file, show)
 

@@ -22,7 +22,7 @@ from girl_features.evaluation.results import (
 )
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
-from girl_features.tiers import StandIns, at_tier, prior_alone
+from girl_features.tiers import CAVEAT, StandIns, at_tier, prior_alone
 
 __all__ = ["BASE", "COSINE", "Comparison", "LabelledPairs", "RankingParts", "ResultRow", "compare_rows"]
 
@@ -106,6 +106,8 @@ def compare_rows(
         "parts": {name: _describe(part) for name, part in splits[BASE]._asdict().items()},
         "definitions": DEFINITIONS,
     }
+    if {Tier.STUDENT, Tier.NEIGHBOURS} & {tier for _, _, tier in tier_cells}:
+        meta["tiers"] = CAVEAT
     return Comparison(rows, meta, _score_frame(data, cells, test, seeds), tier_rows)
 
 

@@ -5,6 +5,7 @@
     student.safetensors          weights of the student; may be left out
     neighbours_cv.npy            (m, d) unit CV vectors ...
     neighbours_generated.npy     (m, d) ... and the generated vectors of the same CVs; both may be left out
+    neighbours_seeker.npy        (m,) int32: CVs of one seeker have one number, which says nothing else
     encoder.*, tokenizer.json    the sentence encoder for hosts without torch (host_encoder.py); may be left out
 
 No ids and no texts: but vectors say something of people, so treat it as you treat the store.
@@ -28,6 +29,7 @@ from girl_features.vector_map import VectorMap
 
 MANIFEST, MEANS, STUDENT = "bundle.json", "means.safetensors", "student.safetensors"
 NEIGHBOURS_CV, NEIGHBOURS_GENERATED = "neighbours_cv.npy", "neighbours_generated.npy"
+NEIGHBOURS_SEEKER = "neighbours_seeker.npy"
 
 
 class Bundle(NamedTuple):
@@ -39,6 +41,7 @@ class Bundle(NamedTuple):
     student: VectorMap | None
     neighbours_cv: np.ndarray | None  # (m, d) float32 unit vectors, mapped from the file
     neighbours_generated: np.ndarray | None  # (m, d) float32, mapped from the file
+    neighbours_seeker: np.ndarray | None = None  # (m,) int32 numbers: whose CVs they are, for evaluations alone
 
 
 class Manifest(BaseModel):
@@ -77,6 +80,8 @@ def write_bundle(
         if bundle.neighbours_cv is not None and bundle.neighbours_generated is not None:
             np.save(new / NEIGHBOURS_CV, bundle.neighbours_cv.astype(np.float32), allow_pickle=False)
             np.save(new / NEIGHBOURS_GENERATED, bundle.neighbours_generated.astype(np.float32), allow_pickle=False)
+            if bundle.neighbours_seeker is not None:
+                np.save(new / NEIGHBOURS_SEEKER, bundle.neighbours_seeker.astype(np.int32), allow_pickle=False)
         write_more(new)
         manifest = Manifest(
             fingerprint=bundle.contract.fingerprint,
@@ -122,10 +127,11 @@ def read_bundle(folder: Path, fingerprint: str) -> Bundle:
         near = [_array(folder / name, d) for name in (NEIGHBOURS_CV, NEIGHBOURS_GENERATED)]
         if near[0] is not None and near[1] is not None and len(near[0]) != len(near[1]):
             raise CheckpointError(f"{folder} has {len(near[0])} CVs and {len(near[1])} generated vectors")
+    seekers = _seekers(folder / NEIGHBOURS_SEEKER, near[0]) if NEIGHBOURS_SEEKER in manifest.sha256 else None
     for name in ("prior", "cv_mean"):
         if name not in means or means[name].shape != (d,) or not np.isfinite(means[name]).all():
             raise CheckpointError(f"{folder / MEANS} has no {name!r} of {d} finite floats")
-    return Bundle(manifest.contract, means["prior"], means["cv_mean"], student, *near)
+    return Bundle(manifest.contract, means["prior"], means["cv_mean"], student, *near, seekers)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -150,6 +156,16 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         return dict(numpy_files.load_file(path))
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _seekers(path: Path, cvs: np.ndarray | None) -> np.ndarray:
+    try:
+        numbers = np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no readable array: {error}") from error
+    if cvs is None or numbers.dtype != np.int32 or numbers.shape != (len(cvs),):
+        raise CheckpointError(f"{path} holds {numbers.dtype} of shape {numbers.shape}, wanted an int32 for each CV")
+    return numbers
 
 
 def _array(path: Path, dimension: int) -> np.ndarray:
