@@ -10,11 +10,13 @@ import pytest
 from girl_features.config import GirlConfig, TinyConfig
 from girl_features.errors import CheckpointError, LeakageError
 from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
-from girl_features.pipeline import check_no_leakage, contract_of, find_generator
+from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_tables
+from girl_features.plans import fill_wanted_cvs
 from girl_features.splits import Windows
+from girl_features.store.parts import PartsStore
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.fakes import HashingEncoder
-from tests.input_tables import day
+from tests.input_tables import day, write_tables
 
 WINDOWS = Windows(day(10), day(20), day(30), day(40), day(50))
 
@@ -88,6 +90,14 @@ def test_a_generator_that_saw_ranking_labels_is_refused(tmp_path: Path) -> None:
     late = _record(WINDOWS.rl_end + timedelta(microseconds=1), tmp_path)
     with pytest.raises(LeakageError, match="ranking labels begin at"):
         check_no_leakage(WINDOWS, late)
+
+
+def test_opened_tables_know_whom_the_store_has_forgotten(tmp_path: Path) -> None:
+    config = GirlConfig(workspace=tmp_path / "workspace", tables=write_tables(tmp_path))
+    for gone in (False, True):
+        with open_tables(config) as tables:
+            assert fill_wanted_cvs(tables.connection, "wanted", day(0), tables.erased) == (0 if gone else 2)
+        PartsStore(config.store_dir).erase("s1")
 
 
 def test_two_trainings_are_two_contracts(tmp_path: Path) -> None:
