@@ -131,7 +131,7 @@ def read_bundle(folder: Path, fingerprint: str) -> Bundle:
     for name in ("prior", "cv_mean"):
         if name not in means or means[name].shape != (d,) or not np.isfinite(means[name]).all():
             raise CheckpointError(f"{folder / MEANS} has no {name!r} of {d} finite floats")
-    return Bundle(manifest.contract, means["prior"], means["cv_mean"], student, *near, seekers)
+    return Bundle(manifest.contract, means["prior"], means["cv_mean"], student, near[0], near[1], seekers)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -176,7 +176,7 @@ def online_errors(store: FeatureStore) -> Iterator[None]:
             f"Feast's online store of project {store.project!r} does not answer: {error}; if its file was removed, "
             f"remove the registry beside it too, run `feast apply`, then publish again"
         ) from error
-    except (OSError, *_redis_errors()) as error:
+    except _network_errors() as error:
         raise StoreError(
             f"Feast's online store of project {store.project!r} does not answer: {error}; see that the server which "
             f"`online_store:` of feature_store.yaml names is up, then run the same command again: what is in the "
@@ -184,6 +184,6 @@ def online_errors(store: FeatureStore) -> Iterator[None]:
         ) from error
 
 
-def _redis_errors() -> tuple[type[Exception], ...]:
+def _network_errors() -> tuple[type[Exception], ...]:
     redis = sys.modules.get("redis")  # not imported: then none of its errors is about
-    return () if redis is None else (redis.RedisError,)
+    return (OSError,) if redis is None else (OSError, redis.RedisError)
