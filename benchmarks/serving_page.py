@@ -22,8 +22,8 @@ WHAT = """\
 - `raw` reads the same two vectors a seeker from the same kind of store with nothing around it: SQLite's
   `SELECT ... IN` over two bare tables, Redis' `MGET`. It knows no tiers, times, checks or deadlines. `stock` is Feast's
   `get_online_features` on Feast's own store. All are asked in turns, on one core.
-- What a hit costs beyond the raw read is spread over some 260 calls of Python and numpy (dimension and finiteness checked,
-  tiers, ages, the queue); under a profiler none took a tenth of it.
+- What a hit costs beyond the raw read is spread over some 260 calls of Python and numpy (dimension and finiteness
+  checked, tiers, ages, the queue); under a profiler none took a tenth of it.
 - Where a machine is shared, p99 is mostly other people's work, and only ratios say something. `CPU` is what the
   processor spent on our look-up, all threads together: by that the aim for one core is judged.
 - `service_rank_100_at_10x`: `POST /rank` with a hundred jobs over HTTP on loopback, from ten times as many connections
