@@ -149,3 +149,14 @@ def test_a_generator_can_be_left_out_on_one_data_set(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({**raw, "data": {"market": {"config": "x", "without": ["girl", "girl-sft"]}}}))
     with pytest.raises(ConfigError, match=r"data\.market\.without"):
         load_experiment(path)
+
+
+def test_some_of_the_data_sets(tmp_path: Path) -> None:
+    both = {**EXPERIMENT, "data": {"one": {"config": "girl.yaml"}, "two": {"config": "girl.yaml"}}}
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(both), encoding="utf-8")
+    config = load_experiment(path)
+    assert list(config.only(["two"]).data) == ["two"]
+    assert config.only(None) == config == config.only([])
+    with pytest.raises(ConfigError, match="no data set 'three' in this experiment; it has one, two"):
+        config.only(["two", "three"])

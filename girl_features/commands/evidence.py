@@ -27,6 +27,7 @@ experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdic
 @experiment_app.command("run")
 def run(
     file: Annotated[Path, typer.Argument(help="An experiment's YAML, or a girl.yaml for the default experiment.")],
+    data: Annotated[list[str] | None, typer.Option(help="Only this data set of FILE. Repeatable.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the results page here.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that fit rankers; default: the cores.")] = None,
     dry_run: Annotated[
@@ -44,7 +45,7 @@ def run(
         write_sample_market,
     )
 
-    config = load_experiment(file)
+    config = load_experiment(file).only(data)
     n_workers = jobs or default_jobs()
     if dry_run:
         plans = plan_experiment(config, lambda name: write_sample_market(config.data[name]))
@@ -69,10 +70,11 @@ def run(
             )
         except InterruptedRunError:
             raise typer.Exit(128 + (stop.signal or 0)) from None
-    _report(results, steps, file, markdown, json_file)
+    command = " ".join([f"girl experiment run {file}", *(f"--data {name}" for name in data or ())])
+    _report(results, steps, command, markdown, json_file)
 
 
-def _report(results: Any, steps: Steps, file: Path, markdown: Path | None, json_file: Path | None) -> None:
+def _report(results: Any, steps: Steps, command: str, markdown: Path | None, json_file: Path | None) -> None:
     from datetime import UTC, datetime
 
     from girl_features.evaluation.experiment_extras import make_extras
@@ -81,7 +83,7 @@ def _report(results: Any, steps: Steps, file: Path, markdown: Path | None, json_
 
     folder = results.config.workspace / results.config.name
     page = markdown or folder / "evidence.md"
-    command = f"girl experiment run {file}" + (f" --markdown {markdown}" if markdown else "")
+    command += f" --markdown {markdown}" if markdown else ""
     today = datetime.now(UTC).date()
     extras = {name: make_extras(results.config, name, steps) for name in results.config.data}
     blocks = {name: found.blocks for name, found in extras.items()}

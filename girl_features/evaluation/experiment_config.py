@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -127,6 +128,18 @@ class ExperimentConfig(_Model):
             for side in (claim.subject, claim.over):
                 if side not in cells:
                     raise ValueError(f"claim {claim.name!r} speaks of {side!r}, which no grid or baseline runs")
+
+    def only(self, names: Sequence[str] | None) -> ExperimentConfig:
+        """The experiment on some of its data sets; None or none for all.
+
+        Raises:
+            ConfigError: it has no such data set.
+        """
+        if not names:
+            return self
+        if unknown := [name for name in names if name not in self.data]:
+            raise ConfigError(f"no data set {unknown[0]!r} in this experiment; it has {', '.join(self.data)}")
+        return self.model_copy(update={"data": {name: self.data[name] for name in self.data if name in names}})
 
     def on(self, data: str) -> ExperimentConfig:
         """What is left of the experiment on one data set, without the generators that are not made there."""
