@@ -10,8 +10,8 @@ process's own seconds: with one thread, about what an idle machine would take. R
 `share_of_limit` is of the tokens a second that reading weights and cache from memory would allow, at a bandwidth
 measured here. `agreement` is greedy text against the reference: the share of tokens before the first difference, and of
 identical texts. `same_text` is sampled text, in batches of 32 and, by a fresh engine in another order, of 8.
-`job_*` rows are the whole of `girl materialize`: read, generate, encode, write, publish online. They count seconds of the
-clock on the wall, as generating and encoding overlap, and so need an idle machine.
+`job_*` rows are the whole of `girl materialize`: read, generate, encode, write, publish online. They count seconds
+of the clock on the wall, as generating and encoding overlap, and so need an idle machine.
 """
 
 from __future__ import annotations
