@@ -41,7 +41,7 @@ from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.sample import block_tables
 from girl_features.sample_market import BLOCK_SEEKERS, SPAN_DAYS, Jobs, People, simulate_block, true_fit
-from girl_features.schema import CV, JD, JOB_SEEKER_ID, MATCHED, Tier
+from girl_features.schema import CV, JD, Tier
 from girl_features.splits import ranking_split
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import at_tier, bundle_stand_ins
@@ -192,17 +192,7 @@ def materialized(config: GirlConfig, simulation: bool) -> Data:
     contract = store.newest_contract()
     with open_tables(config) as tables:
         split = ranking_split(tables, windows_of(config, tables))
-    parts = RankingParts(
-        *(
-            LabelledPairs(
-                join_pairs(config.feast_repo, contract, part),
-                part[MATCHED].to_numpy(),
-                part[JOB_SEEKER_ID].to_numpy().astype(np.str_),
-                part["is_cold_start"].to_numpy(),
-            )
-            for part in split
-        )
-    )
+    parts = RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
     cold = set(parts.test.seeker_ids[parts.test.is_cold_start].tolist())
     taught = read_taught(store, contract, config.student.max_rows)
     taught = taught.take(np.array([i for i, name in enumerate(taught.seeker_ids) if name not in cold]))

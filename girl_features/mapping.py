@@ -28,7 +28,6 @@ from girl_features.schema import (
     ENGINE,
     GENERATED_JD_VECTOR,
     JOB_SEEKER_ID,
-    MATCHED,
     Tier,
 )
 from girl_features.splits import ranking_split
@@ -172,15 +171,7 @@ def measure_losses(
     with open_tables(config) as tables:
         split = ranking_split(tables, windows_of(config, tables))
     old, new = (
-        [
-            LabelledPairs(
-                join_pairs(config.feast_repo, contract, part),
-                part[MATCHED].to_numpy(),
-                part[JOB_SEEKER_ID].to_numpy().astype(np.str_),
-                part["is_cold_start"].to_numpy(),
-            )
-            for part in split
-        ]
+        [LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split]
         for contract in (target, source)
     )
     unseen = ~np.isin(both.seeker_ids, old[2].seeker_ids)

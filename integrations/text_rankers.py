@@ -34,7 +34,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from girl_features.integrations import text_networks as networks  # noqa: E402
-from girl_features.integrations.two_tower import one_thread  # noqa: E402
+from girl_features.torch_threads import one_thread  # noqa: E402
 
 WEIGHTS, NAMES = "ranker.safetensors", "names.json"
 _WORD = re.compile(r"\w+")

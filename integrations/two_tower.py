@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -48,6 +47,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from girl_features.integrations import two_tower_networks as networks  # noqa: E402
+from girl_features.torch_threads import one_thread  # noqa: E402
 
 WEIGHTS = "ranker.safetensors"
 _PARTS = ("mlp", "jd_tower", "linear")  # names of Form.parts in the file
@@ -233,17 +233,6 @@ class TwoTowerRanker:
                 batch = _inputs(self._form, fitted.scalers, features.take(rows))
                 logits.append(fitted.network(batch).numpy().astype(np.float64))
         return np.concatenate(logits)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread for the block: small networks gain nothing from threads, and their steps would wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _build(form: Form, dimension: int, dropout: float) -> nn.Module:

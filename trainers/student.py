@@ -9,8 +9,6 @@ linear map, and ends as that where the hidden layer does not help held-out seeke
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +33,7 @@ from girl_features.splits import ranking_split
 from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.rows import CV_VECTORS, GENERATED_JDS, vectors_of
+from girl_features.torch_threads import one_thread
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
 
@@ -154,7 +153,7 @@ def fit_student(taught: Taught, settings: StudentConfig, pairs: RankedPairs | No
     ridge = fit_ridge(kept.cvs, kept.generated, (held.cvs, held.generated))
     student, epoch = ridge.map, 0
     if settings.hidden_size:
-        with _one_thread():
+        with one_thread():
             student, epoch = _distil(kept, held, ridge, settings, pairs)
     near = neighbours_mean(held.cvs, unit_rows(kept.cvs), kept.generated, 10)
     measures = {
@@ -240,17 +239,6 @@ def _distil(
                 best, best_epoch, best_cosine = now, epoch, cosine
             progress.advance()
     return best, best_epoch
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """So small a network trains ten times slower on two threads of a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:

@@ -37,6 +37,12 @@ class LabelledPairs(NamedTuple):
     seeker_ids: np.ndarray  # (n,) str
     is_cold_start: np.ndarray  # (n,) bool: the seeker has no interactions in the training window
 
+    @classmethod
+    def of(cls, features: PairFeatures, decisions: pl.DataFrame) -> LabelledPairs:
+        """Features of the n `decisions` of a ranking window, with their outcomes."""
+        seeker_ids = decisions[JOB_SEEKER_ID].to_numpy().astype(np.str_)
+        return cls(features, decisions[MATCHED].to_numpy(), seeker_ids, decisions["is_cold_start"].to_numpy())
+
 
 class RankingParts(NamedTuple):
     """The three windows a ranker is trained, calibrated and judged on."""

@@ -95,18 +95,8 @@ def joined_parts(data: ExperimentData, config: GirlConfig, contract: FeatureCont
     for part in PARTS:
         frame = data.decisions[part]
         features = join_pairs(config.feast_repo, contract, frame.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT))
-        parts.append(labelled(frame, features))
+        parts.append(LabelledPairs.of(features, frame))
     return RankingParts(*parts)
-
-
-def labelled(frame: pl.DataFrame, features: object) -> LabelledPairs:
-    """Features of a part's decisions with their outcomes."""
-    return LabelledPairs(
-        features,  # type: ignore[arg-type]
-        frame[MATCHED].to_numpy(),
-        _strings(frame[JOB_SEEKER_ID]),
-        frame["is_cold_start"].to_numpy(),
-    )
 
 
 def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureContract) -> dict[str, np.ndarray]:

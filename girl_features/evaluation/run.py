@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from girl_features.config import GirlConfig, write_resolved
@@ -30,7 +29,7 @@ from girl_features.pipeline import (
 )
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.splits import Windows, ranking_split
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import stand_ins_of
@@ -156,12 +155,7 @@ def _record_notes(record: GeneratorRecord) -> list[str]:
 
 def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
     keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return LabelledPairs(
-        join_pairs(config.feast_repo, contract, keys),
-        decisions[MATCHED].to_numpy(),
-        decisions[JOB_SEEKER_ID].to_numpy().astype(np.str_),
-        decisions["is_cold_start"].to_numpy(),
-    )
+    return LabelledPairs.of(join_pairs(config.feast_repo, contract, keys), decisions)
 
 
 def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:
