@@ -43,8 +43,11 @@ FLAGS = ("is_naive", "is_cut_time", "is_truncated", "is_changed", "is_blank")
 _LINE_BREAKS = r"[\x0b\x0c\x{85}]"
 _CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f-\x{9f}]"
 _ANY_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
-# Characters that NFC leaves alone whatever their neighbours; a text of these alone skips the slow pass.
-_NFC_SAFE = r"\x{0}-\x{2ff}\x{400}-\x{482}\x{2010}-\x{205e}\x{20a0}-\x{20bf}\x{25a0}-\x{25ff}\x{4e00}-\x{9fff}"
+# Characters that NFC leaves alone whatever their neighbours, but the controls above: a text of these alone is clean.
+_CLEAN = (
+    r"\t\n\r\x20-\x7e\x{a0}-\x{2ff}\x{400}-\x{482}"
+    r"\x{2010}-\x{205e}\x{20a0}-\x{20bf}\x{25a0}-\x{25ff}\x{4e00}-\x{9fff}"
+)
 BLANK = r"[\s\p{Z}\p{Cf}]*"
 
 # Files mistaken for text, by their first characters: as bytes read as Latin-1 or cp1252, with replacement
@@ -106,9 +109,10 @@ def staging_sql(source: Source, latest: datetime) -> str:
                {_flags("is_truncated", "final <> cut AND NOT is_blank", "is_blank")} AS flags
         FROM (SELECT *, CASE WHEN is_blank THEN '' ELSE clean END AS final
         FROM (SELECT *, regexp_full_match(clean, '{BLANK}') AS is_blank
-        FROM (SELECT *, {_cleaned("cut", "has_controls")} AS clean
-        FROM (SELECT *, regexp_matches(cut, '{_ANY_CONTROL}') AS has_controls
-        FROM (SELECT {", ".join(typed)}, {_text_columns(source, text)}, {FILE_COLUMN} FROM {source.relation})))))
+        FROM (SELECT *, {_cleaned("cut", "is_suspect", "has_controls")} AS clean
+        FROM (SELECT *, is_suspect AND regexp_matches(cut, '{_ANY_CONTROL}') AS has_controls
+        FROM (SELECT *, regexp_matches(cut, '[^{_CLEAN}]') AS is_suspect
+        FROM (SELECT {", ".join(typed)}, {_text_columns(source, text)}, {FILE_COLUMN} FROM {source.relation}))))))
     """
 
 
@@ -233,26 +237,32 @@ def _text_columns(source: Source, column: str) -> str:
         raw, undecodable = f"coalesce({theirs}::VARCHAR, '')", "false"
     else:
         raise _wrong_type(source, column, "text", f"CAST({theirs} AS VARCHAR)")
+    is_long = f"(strlen({raw}) > {MAX_TEXT_CHARS} AND length({raw}) > {MAX_TEXT_CHARS})"  # bytes cost nothing to count
     return (
-        f"left({raw}, {MAX_TEXT_CHARS}) AS cut, length({raw}) > {MAX_TEXT_CHARS} AS is_truncated, "
+        f"CASE WHEN {is_long} THEN left({raw}, {MAX_TEXT_CHARS}) ELSE {raw} END AS cut, {is_long} AS is_truncated, "
         f"{undecodable} AS is_undecodable"
     )
 
 
-def _cleaned(text: str, has_controls: str) -> str:
+def _cleaned(text: str, is_suspect: str, has_controls: str) -> str:
     """Control characters removed, then Unicode NFC; each pass only where it can change something."""
     plain = (
         f"CASE WHEN {has_controls} THEN regexp_replace(regexp_replace({text}, '{_LINE_BREAKS}', chr(10), 'g'), "
         f"'{_CONTROLS}', '', 'g') ELSE {text} END"
     )
-    return f"CASE WHEN regexp_matches({text}, '[^{_NFC_SAFE}]') THEN nfc_normalize({plain}) ELSE {plain} END"
+    return f"CASE WHEN {is_suspect} THEN nfc_normalize({plain}) ELSE {text} END"
 
 
 def _text_checks(column: str) -> list[Check]:
     head = r"regexp_replace(left(cut, 64), '^[\s\x{feff}]+', '')"
+    named = " ".join(f"WHEN regexp_matches({head}, '^(?:{pattern})') THEN '{name}'" for name, pattern in _FILE_TYPES)
+    any_of_them = "|".join(pattern for _, pattern in _FILE_TYPES)
     checks = [
-        Check("binary_text", f"regexp_matches({head}, '^(?:{pattern})')", f"'{column} looks like {name}'")
-        for name, pattern in _FILE_TYPES
+        Check(
+            "binary_text",
+            f"regexp_matches(left(cut, 64), '^[\\s\\x{{feff}}]*(?:{any_of_them})')",
+            f"'{column} looks like ' || CASE {named} END",
+        )
     ]
     kept = f"length(regexp_replace(left(cut, 1000), '{_CONTROLS}', '', 'g'))"
     n_controls = f"(length(left(cut, 1000)) - {kept})"

@@ -72,7 +72,7 @@ class FeatureContract(_Fingerprinted):
     encoder: EncoderContract
     engine: Literal["openvino", "openvino-float32", "vllm"] | None = None  # other texts; None: transformers
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
-    pipeline_version: Literal[1, 2] = 2  # raised when cleaning, retries or the rules for defects change what is stored
+    pipeline_version: Literal[1, 2, 3] = 3  # raised when cleaning, retries or rules for defects change what is stored
 
     @property
     def engine_name(self) -> str:

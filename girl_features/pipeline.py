@@ -185,6 +185,7 @@ def run_materialize(
     should_stop: Callable[[], bool] = lambda: False,
     retry_failed: bool = False,
     new_run: bool = False,
+    narrow: Callable[[Tables], None] = lambda tables: None,
 ) -> MaterializeReport:
     """The whole batch job: store up to date, Feast repo applied, online store published.
 
@@ -192,13 +193,16 @@ def run_materialize(
         should_stop: asked between chunks; True ends the job, to be resumed by another call.
         retry_failed: try CVs again that no earlier run found a good JD for.
         new_run: give up unfinished runs of other contracts, which are refused otherwise.
+        narrow: takes rows out of the tables as they were read, so that nothing is made for them.
 
     Raises:
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
     encoder, opened = open_models(config)
-    return run_batch(config, encoder, opened, should_stop=should_stop, retry_failed=retry_failed, new_run=new_run)
+    return run_batch(
+        config, encoder, opened, should_stop=should_stop, retry_failed=retry_failed, new_run=new_run, narrow=narrow
+    )
 
 
 def run_batch(
@@ -209,11 +213,13 @@ def run_batch(
     should_stop: Callable[[], bool] = lambda: False,
     retry_failed: bool = False,
     new_run: bool = False,
+    narrow: Callable[[Tables], None] = lambda tables: None,
 ) -> MaterializeReport:
     """`run_materialize` with an encoder and a generator that are open already."""
     store = PartsStore(config.store_dir)
 
     def carry_out(tables: Tables, run: str) -> MaterializeReport:
+        narrow(tables)
         return materialize(
             tables,
             opened.generator,

@@ -37,6 +37,16 @@ _WITH_TEXTS = """
 """
 
 
+# CV versions that no decision from $start on is made on
+_NOT_RANKED = """
+    DELETE FROM job_seekers WHERE (job_seeker_id, updated_at) NOT IN (
+        SELECT DISTINCT i.job_seeker_id, v.updated_at
+        FROM (SELECT * FROM interactions WHERE decided_at >= $start::TIMESTAMPTZ) i
+        ASOF JOIN (SELECT job_seeker_id, updated_at FROM job_seekers) v
+            ON i.job_seeker_id = v.job_seeker_id AND i.decided_at > v.updated_at)
+"""
+
+
 class History(NamedTuple):
     """The m decisions of the generator's windows: what the controls may learn from, as the generator did."""
 
@@ -87,6 +97,11 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
         _objects(before["cv"]), _objects(before["jd"]), before[MATCHED].to_numpy(), _strings(before[JOB_SEEKER_ID])
     )
     return ExperimentData(name, decisions, history, windows)
+
+
+def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
+    """Leave only the CV versions that decisions of the ranking windows are made on: an experiment needs no others."""
+    tables.connection.execute(_NOT_RANKED, {"start": windows.rl_end})
 
 
 def joined_parts(data: ExperimentData, config: GirlConfig, contract: FeatureContract) -> RankingParts:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from girl_features.config import GirlConfig
 from girl_features.evaluation.experiment import SEEDLESS
 from girl_features.evaluation.experiment_config import BASELINE_ROW, ExperimentConfig
+from girl_features.evaluation.experiment_data import keep_ranked_cvs
 from girl_features.evaluation.experiment_prepare import arm_config
 from girl_features.pipeline import open_tables, windows_of
 from girl_features.plans import fill_wanted_cvs
@@ -60,9 +61,10 @@ def plan_experiment(config: ExperimentConfig, write_sample: Callable[[str], None
         own_config = config.on(name)
         arms = [arm_config(config, name, arm) for arm in own_config.generators.values()]
         with open_tables(arms[0]) as tables:
-            counts = {w.window: w for w in summarize(tables, windows_of(arms[0], tables)).windows}
-            sft_end = windows_of(arms[0], tables).sft_end
-            n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", sft_end, tables.erased)
+            windows = windows_of(arms[0], tables)
+            counts = {w.window: w for w in summarize(tables, windows).windows}
+            keep_ranked_cvs(tables, windows)
+            n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows.sft_end, tables.erased)
             n_jobs = tables.connection.execute("SELECT count(*) FROM jobs").fetchall()[0][0]
         n_train = counts["train"].n_decisions
         fits = [

@@ -13,7 +13,7 @@ from girl_features.config import FeastConfig, GirlConfig, load_config
 from girl_features.contract import FeatureContract
 from girl_features.errors import GirlError
 from girl_features.evaluation.experiment_config import Arm, DataSource, ExperimentConfig
-from girl_features.evaluation.experiment_data import generated_texts, joined_parts, load_data
+from girl_features.evaluation.experiment_data import generated_texts, joined_parts, keep_ranked_cvs, load_data
 from girl_features.evaluation.experiment_rows import ArmFeatures, Prepared, Steps
 from girl_features.evaluation.text_vectors import TextVectors
 from girl_features.pipeline import (
@@ -61,7 +61,7 @@ def arm_config(config: ExperimentConfig, data: str, arm: Arm) -> GirlConfig:
 def prepare(
     name: str, config: ExperimentConfig, steps: Steps, should_stop: Callable[[], bool] = lambda: False
 ) -> Prepared:
-    """Train and materialize every generator on data set `name`, and read its windows.
+    """Train every generator on data set `name`, generate for the CVs of its ranking windows, and read those windows.
 
     Raises:
         InterruptedRunError: a stop was asked for.
@@ -111,7 +111,9 @@ def _train_and_materialize(
                 steps.train(stage, tables, windows, config)
             except GirlError as error:
                 raise GeneratorFailedError(data, arm_name, stage, error) from error
-    if run_materialize(config, should_stop=should_stop, new_run=True).stopped:
+    if run_materialize(
+        config, should_stop=should_stop, new_run=True, narrow=lambda tables: keep_ranked_cvs(tables, windows)
+    ).stopped:
         raise InterruptedRunError
 
 

@@ -8,16 +8,18 @@ import unicodedata
 MIN_WORDS = 3
 LOOP_WORDS = 4  # a loop is a run of this many words ...
 LOOP_CHARACTERS = 12  # ... or, in scripts that put no spaces between words, of this many characters ...
-LOOP_REPEATS = 4  # ... standing this often or more in one text
+LOOP_REPEATS = 4  # ... standing this often or more in one text ...
+MIN_LOOPED = 0.2  # ... and making up this share of it: real JDs say "5 years of experience in" line after line
 MIN_LETTERS = 0.3  # share of what is not space; 999 of 1,000 real JDs have more than .86
 
 # scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-# what no JD says but a model that lost its thread, or was told to by a CV, does
+# what no JD says but a model that lost its thread, or was told to by a CV, does; not what only lays a text out, as
+# headings of Markdown and HTML's paragraphs and lists do: whole job boards are written so
 _MARKUP = re.compile(
-    r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|^\#{2,}\s|"
-    r"</?(?:a|b|body|br|div|html|iframe|img|li|link|meta|object|p|s|script|span|style|svg|table|ul)\b[^>]*>",
-    re.IGNORECASE | re.MULTILINE,
+    r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|"
+    r"</?(?:a|body|embed|form|html|iframe|img|input|link|meta|object|script|style|svg)\b[^>]*>",
+    re.IGNORECASE,
 )
 _ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|earlier|preceding)\b.{0,20}"
@@ -49,9 +51,8 @@ def _loops(text: str, *, by_character: bool) -> bool:
     for start in range(len(units) - length + 1):
         run = tuple(units[start : start + length])
         counts[run] = counts.get(run, 0) + 1
-        if counts[run] >= LOOP_REPEATS:
-            return True
-    return False
+    repeats = max(counts.values(), default=0)
+    return repeats >= LOOP_REPEATS and repeats * length >= MIN_LOOPED * len(units)
 
 
 def _is_malformed(text: str) -> bool:
