@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
     "n_bootstrap": 100,
     "claims": [
-        {"name": "better", "subject": "column/girl", "over": "column/base"},
+        {"name": "better", "subject": "column/girl", "over": "column/base", "cause": "windows"},
         {"name": "worse", "subject": "column/base", "over": "column/girl"},
         {"name": "same", "subject": "column/base", "over": "column/base"},
     ],

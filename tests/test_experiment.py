@@ -187,6 +187,8 @@ def test_the_page_and_the_tables_hold_the_numbers(tmp_path: Path, results: Exper
     ).fetchone()
     assert best is not None and best[0] == "girl"
     assert pl.read_parquet(folder / "claims.parquet")["verdict"].to_list().count("better") >= 1
+    assert "| windows | column/girl over column/base |" in text, "a claim that looks for a cause"
+    assert "| girl | " in text and "test pairs with a JD" in text
     assert "k generated JDs a CV" in text and "baselines of the journal version" in text
 
 

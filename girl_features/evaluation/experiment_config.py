@@ -56,6 +56,9 @@ class Claim(_Model):
     name: str
     subject: str
     over: str
+    cause: str = Field(
+        "", max_length=60, description="what this claim changes, where a lift is missing, to look for why"
+    )
 
     @field_validator("subject", "over")
     @classmethod

@@ -8,12 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from girl_features.evaluation.claims import ClaimResult
 from girl_features.evaluation.experiment import DataResults, ExperimentResults
 from girl_features.evaluation.experiment_config import BASELINE_ROW, Cell, pooled
+from girl_features.evaluation.experiment_data import PARTS
 from girl_features.evaluation.experiment_plots import plot_data
+from girl_features.evaluation.experiment_rows import ArmFeatures
 from girl_features.evaluation.report import HOW_TO_READ, cells_table, inline, interval_text, number_text
 from girl_features.evaluation.results import ResultRow
 
@@ -127,8 +130,30 @@ def _summary(results: ExperimentResults, data: DataResults) -> str:
     every = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{every.count(v)} {v}" for v in ("better", "worse", "not shown"))
     lines.insert(0, f"{len(every)} claims on all test pairs: {counts}")
+    causes = _causes_table(data)
     missing = [f"not made here, and so not compared: {', '.join(gone)}"] if (gone := _without(results, data)) else []
-    return f"### {_title(data)}\n\n{_list([*lines, *missing])}"
+    return "\n\n".join([f"### {_title(data)}", _list([*lines, *missing]), *causes])
+
+
+def _causes_table(data: DataResults) -> list[str]:
+    """The claims that look for the cause of a missing lift, on all test pairs."""
+    causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
+    lines = [
+        (
+            causes[claim.claim],
+            f"{claim.subject} over {claim.over}",
+            number_text(claim.auc_over, ".4f"),
+            number_text(claim.auc_gain, "+.4f"),
+            interval_text(claim.auc_gain_low, claim.auc_gain_high, "+.4f"),
+            claim.verdict or "",
+        )
+        for claim in data.claims
+        if claim.claim in causes and claim.slice == "all"
+    ]
+    if not lines:
+        return []
+    header = ("what was changed", "compared", "AUC without", "gain", "gain, 95 %", "verdict")
+    return [f"#### {_title(data)}, looking for causes", cells_table(header, sorted(lines))]
 
 
 def _without(results: ExperimentResults, data: DataResults) -> tuple[str, ...]:
@@ -141,12 +166,51 @@ def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
     plots = plot_data(data, pictures)
     return [
         f"## {_title(data)}: {size}",
-        _list([f"{inline(note)}." for arm in data.prepared.arms.values() for note in arm.notes]),
+        _windows_table(data),
+        cells_table(
+            ("generator", "contract", "tokens a CV", "test pairs with a JD", "trained"),
+            [_generator_cells(name, arm) for name, arm in data.prepared.arms.items()],
+        ),
         *(_table(data, name) for name in dict.fromkeys(row.slice for row in data.rows)),
         *_journal_table(data),
         *_k_table(data),
         *(f"![{caption}]({pictures.name}/{file})" for file, caption in plots),
     ]
+
+
+def _windows_table(data: DataResults) -> str:
+    ends = data.prepared.data.windows
+    parts = data.prepared.arms[data.config.reference_arm].parts
+    lines = [
+        (
+            name,
+            f"{end:%Y-%m-%d}" if end else "",
+            str(len(part.labels)),
+            str(len(set(part.seeker_ids.tolist()))),
+            str(int(part.labels.sum())),
+            str(int(part.is_cold_start.sum())),
+        )
+        for name, part, end in zip(PARTS, parts, (ends.train_end, ends.valid_end, None), strict=True)
+    ]
+    before = ("generators'", *_history_cells(data))
+    return cells_table(("window", "until", "pairs", "seekers", "matched", "of cold-start seekers"), [before, *lines])
+
+
+def _history_cells(data: DataResults) -> tuple[str, ...]:
+    history, ends = data.prepared.data.history, data.prepared.data.windows
+    n_seekers = len(set(history.job_seeker_ids.tolist()))
+    return (f"{ends.rl_end:%Y-%m-%d}", str(len(history.matched)), str(n_seekers), str(int(history.matched.sum())), "")
+
+
+def _generator_cells(name: str, arm: ArmFeatures) -> tuple[str, ...]:
+    has_jd = np.any(arm.parts.test.features.generated_jd != 0, axis=1)
+    return (
+        name,
+        arm.contract.fingerprint,
+        f"{arm.tokens_a_cv:.0f}",
+        f"{has_jd.mean():.1%}",
+        "; ".join(inline(note).removeprefix(f"{name}: ") for note in arm.notes),
+    )
 
 
 def _table(data: DataResults, slice_name: str) -> str:
