@@ -1,0 +1,199 @@
+"""Texts a second of the default text encoder on every engine, and how near each comes to float32's vectors.
+
+    python benchmarks/encoder.py --json FILE                          # CVs and JDs of ../shared/data/careers, or else
+    python benchmarks/encoder.py --data sample --texts 48 --cpu-time  # of the simulated market
+
+All get the same texts, longest first, in batches of 32, on `--threads` threads (default 1); tokenizing counts. They
+take turns, and the median counts; before that each encodes all texts once, as kernels are made at their first use. On a
+machine that others load, `--cpu-time` counts the process's own seconds: with one thread, about what an idle machine
+would take. Ratios hold better than rates. `cosine_*` are over the texts, to sentence-transformers' float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import numpy as np
+import polars as pl
+import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+from transformers import AutoModel
+
+from girl_features.encoder import DEFAULT_ENCODER, find_encoder_folder
+from girl_features.evaluation.machine import machine_description
+from girl_features.generator.openvino_export import round_weights
+from girl_features.sample import write_sample
+from girl_features.vector_map import unit_rows
+
+CAREERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "careers"
+BATCH = 32
+TEXTS, ROUNDS, QUICK = 256, 3, (64, 1)
+REFERENCE = "sentence-transformers float32"
+OPENVINO = {  # row -> weights, what it computes in
+    "openvino float32": ("float32", "f32"),
+    "openvino bfloat16": ("float32", "bf16"),
+    "openvino int8 weights, float32": ("int8", "f32"),
+    "openvino int8 weights, bfloat16": ("int8", "bf16"),
+}
+ONNX = "onnxruntime float32"
+PACKAGES = ("openvino", "onnxruntime")
+Encode = Callable[[list[str]], np.ndarray]  # n texts to (n, d) float32 unit vectors
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (b, t) int64 ids and mask to (b, d) float32
+
+
+def some_texts(data: str, n: int) -> list[str]:
+    """As many CVs as JDs, none twice, in sentence-transformers' order: so all engines get the same batches."""
+    with tempfile.TemporaryDirectory(prefix="girl-encoder-") as name:
+        folder = Path(name if data == "sample" else data)
+        if data == "sample":
+            write_sample(folder, n_seekers=n)
+        columns = {"job_seekers": "cv", "jobs": "jd"}
+        found = [pl.read_parquet(folder / f"{table}.parquet")[column] for table, column in columns.items()]
+    cvs, jds = (texts.unique(maintain_order=True).shuffle(seed=0).to_list() for texts in found)
+    return sorted(cvs[: n - n // 2] + jds[: n // 2], key=len, reverse=True)
+
+
+def by_sentence_transformers(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    vectors = model.encode(texts, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
+    return unit_rows(vectors.float().numpy())  # bfloat16 has no room for lengths of exactly one
+
+
+class Pooled(torch.nn.Module):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.model = AutoModel.from_pretrained(str(folder), use_safetensors=True, attn_implementation="eager").eval()
+        self.example = torch.ones(2, 2, 7, dtype=torch.long).unbind()  # ids and mask; both sizes become dynamic
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).float()
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def openvino_run(module: Pooled, weights: str, precision: str, threads: int) -> Run:
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    # the parts of openvino.convert_model, which as a whole sends usage data to its maker
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(module, example_input=module.example)  # has to outlive the conversion
+    graph = frontend.convert(frontend.load(decoder))
+    graph.reshape({port: openvino.PartialShape([-1, -1]) for port in graph.inputs})
+    if weights == "int8":
+        round_weights(openvino, graph)
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(graph, "CPU", hints)
+    return lambda ids, mask: np.array(compiled([ids, mask])[0])
+
+
+def onnx_run(module: Pooled, threads: int) -> Run:
+    import onnxruntime
+
+    dynamic = {name: {0: "texts", 1: "tokens"} for name in ("ids", "mask")}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # the one step of the export that needs the package `onnx`: it adds functions, of which this model has none
+    step = "torch.onnx._internal.torchscript_exporter.onnx_proto_utils._add_onnxscript_fn"
+    with tempfile.TemporaryDirectory() as folder, patch(step, lambda model, _: model):
+        file = f"{folder}/encoder.onnx"
+        torch.onnx.export(module, module.example, file, input_names=[*dynamic], dynamic_axes=dynamic, dynamo=False)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0]
+
+
+def in_batches(tokenizer: Tokenizer, run: Run, texts: list[str]) -> np.ndarray:
+    batches = (tokenizer.encode_batch(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH))  # each padded
+    vectors = [run(np.array([t.ids for t in batch]), np.array([t.attention_mask for t in batch])) for batch in batches]
+    return unit_rows(np.concatenate(vectors))
+
+
+def open_engines(tokenizer: Tokenizer, folder: Path, threads: int) -> dict[str, Encode]:
+    """Row -> its engine, of those that are installed; the reference is the first."""
+    engines: dict[str, Encode] = {}
+    for dtype in ("float32", "bfloat16"):
+        model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+        engines[f"sentence-transformers {dtype}"] = partial(by_sentence_transformers, model)
+    tokenizer.enable_truncation(int(model.max_seq_length))
+    tokenizer.enable_padding()
+    module, runs = Pooled(folder), {}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracers', on branches that these lengths do not decide
+        if find_spec("openvino"):
+            runs |= {name: openvino_run(module, *kind, threads) for name, kind in OPENVINO.items()}
+        if find_spec("onnxruntime"):
+            runs[ONNX] = onnx_run(module, threads)
+    return engines | {name: partial(in_batches, tokenizer, run) for name, run in runs.items()}
+
+
+def measure(engines: dict[str, Encode], texts: list[str], rounds: int, cpu_time: bool) -> list[dict[str, Any]]:
+    clock = time.process_time if cpu_time else time.perf_counter
+    vectors = {name: encode(texts) for name, encode in engines.items()}
+    found: dict[str, list[float]] = {name: [] for name in engines}
+    for number in range(rounds):
+        for name, encode in engines.items():
+            started = clock()
+            encode(texts)
+            found[name].append(len(texts) / (clock() - started))
+            print(f"  round {number} {name}: {found[name][-1]:.1f} texts/s", file=sys.stderr, flush=True)
+    rows: list[dict[str, Any]] = []
+    for name in engines:
+        rate = statistics.median(found[name])
+        cosines = (vectors[name].astype(np.float64) * vectors[REFERENCE]).sum(axis=1)
+        row = {"name": name, "texts_per_s": rate, "over_float32": rate / statistics.median(found[REFERENCE])}
+        rows.append({**row, "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, metavar="N", help=f"{TEXTS} by default")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} by default")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} texts and {QUICK[1]} round by default")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--data", default=str(CAREERS) if CAREERS.is_dir() else "sample", help="folder, or `sample`")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="count the process's own seconds")
+    given = parser.parse_args()
+    if given.cpu_time and given.threads > 1:
+        parser.error("--cpu-time adds up the seconds of all threads: use it with --threads 1")
+    torch.set_num_threads(given.threads)
+    n_texts, n_rounds = QUICK if given.quick else (TEXTS, ROUNDS)
+    texts = some_texts(given.data, given.texts or n_texts)
+    folder = find_encoder_folder(DEFAULT_ENCODER)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    engines = open_engines(tokenizer, folder, given.threads)
+    n_tokens = statistics.fmean(sum(t.attention_mask) for t in tokenizer.encode_batch(texts))
+    result = {"encoder": DEFAULT_ENCODER, "data": Path(given.data).name, "simulation": given.data == "sample"}
+    result |= {"n_texts": len(texts), "mean_tokens": n_tokens, "threads": given.threads, "cpu_time": given.cpu_time}
+    result["machine"] = "; ".join([machine_description(), *(f"{x} {version(x)}" for x in PACKAGES if find_spec(x))])
+    print(", ".join(f"{key} {value}" for key, value in result.items()), flush=True)
+    rows = measure(engines, texts, given.rounds or n_rounds, given.cpu_time)
+    rows += [{"name": name, "missing": "not installed"} for name in (*OPENVINO, ONNX) if name not in engines]
+    for row in rows:
+        print("  ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
+    if given.json:
+        given.json.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
