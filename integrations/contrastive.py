@@ -16,6 +16,8 @@ import numpy as np
 
 from girl_features.encoder import find_encoder_folder
 from girl_features.errors import ShapeError, require
+from girl_features.evaluation.cells import code_hash
+from girl_features.generator.checkpoint import weights_hash
 from girl_features.progress import Progress
 
 MIN_PAIRS = 20
@@ -46,7 +48,8 @@ def tune_encoder(
     if len(cvs) < MIN_PAIRS:
         raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
     base = find_encoder_folder(name)
-    digest = hashlib.sha256(repr((name, asdict(settings), list(cvs), list(jds))).encode())
+    made_of = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
+    digest = hashlib.sha256(repr(made_of).encode())
     final = folder / f"contrastive-{digest.hexdigest()[:12]}"
     if final.is_dir():
         return final

@@ -9,7 +9,7 @@ import numpy as np
 
 from girl_features.contract import EncoderContract
 from girl_features.errors import require
-from girl_features.generator.checkpoint import weights_hash
+from girl_features.generator.checkpoint import adapter_hash, is_adapter, weights_hash
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.prompts import plain_text_ids
 from girl_features.schema import Encoded
@@ -17,6 +17,7 @@ from girl_features.schema import Encoded
 torch = require("torch", "rank")
 
 MAX_TOKENS = 256
+READING = "last state 1"  # raise the number when the vector of a text changes
 
 
 class LanguageModelEncoder:
@@ -27,8 +28,8 @@ class LanguageModelEncoder:
         self._model.eval()
         self._batch_size = batch_size
         self._contract = EncoderContract(
-            name=f"language model {folder.name}",
-            weights_sha256=weights_hash(folder),
+            name=f"language model {folder.name}, {READING}",
+            weights_sha256=adapter_hash(folder) if is_adapter(folder) else weights_hash(folder),
             max_tokens=MAX_TOKENS,
             pooling="other",
             normalized=False,

@@ -40,7 +40,11 @@ from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # one fit: there is nothing random in them
-_OWN_SOURCES = ("cells.py", "controls.py", "several_jds.py", "reference.py", "experiment_rows.py")
+_OWN_SOURCES = (  # of the package, beside the steps' own
+    *(f"evaluation/{name}.py" for name in ("cells", "controls", "several_jds", "reference", "experiment_rows")),
+    *("ranker.py", "text_ranker.py", "tiers.py", "torch_threads.py", "prompts.py"),
+    "generator/transformers_engine.py",
+)
 
 
 class WorkerLostError(GirlError):
@@ -95,7 +99,7 @@ def run_experiment(
         InterruptedRunError: a stop was asked for.
         GirlError: as the steps do.
     """
-    code = code_hash([*steps.sources, *(Path(__file__).parent / name for name in _OWN_SOURCES)])
+    code = code_hash([*steps.sources, *(Path(__file__).parents[1] / name for name in _OWN_SOURCES)])
     found, n_fits, n_kept = [], 0, 0
     for name in config.data:
         own, prepared = config.on(name), prepare(name)
