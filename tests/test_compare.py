@@ -17,6 +17,7 @@ from girl_features.evaluation.bootstrap import (
     resample_seekers,
     resampled_auc,
     resampled_log_loss,
+    seed_shares,
 )
 from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.metrics import auc, log_loss
@@ -135,6 +136,19 @@ def test_noise_is_not_shown_about_95_times_in_a_hundred():
     assert 0.005 <= shown <= 0.15
 
 
+def test_luck_with_seeds_is_not_shown_either():
+    """Rankers of one row are better or worse by seed alone, on test seekers so many that they hardly matter."""
+    rng, n_shown = np.random.default_rng(9), 0
+    for i in range(60):
+        test = planted_pairs(rng, n_seekers=400)
+        signal = test.labels * 1.0
+        rows = [np.stack([signal * q + rng.normal(size=len(signal)) for q in rng.normal(1, 0.3, 5)]) for _ in "ab"]
+        resamples = resample_seekers(test.labels, test.seeker_ids, 200, i)
+        low, high = percentile_interval(np.subtract(*(resampled_auc(test.labels, row, resamples) for row in rows)))
+        n_shown += low > 0 or high < 0
+    assert n_shown <= 15, "of 60; five seeds tell their own spread a little too small"
+
+
 def test_resampling_seekers_is_wider_than_resampling_pairs_of_dependent_seekers():
     test = planted_pairs(np.random.default_rng(1), n_seekers=200, seeker_sd=3.0)
     by_seeker = np.ptp(gain_interval(test, test.seeker_ids, n=500))
@@ -148,12 +162,13 @@ def test_resampled_metrics_equal_metrics_of_the_repeated_rows():
     rng = np.random.default_rng(3)
     scores = rng.random((2, len(test.labels))).round(1)  # two seeds, with ties
     aucs, losses = (f(test.labels, scores, resamples) for f in (resampled_auc, resampled_log_loss))
-    names = np.unique(test.seeker_ids)
+    names, shares = np.unique(test.seeker_ids), seed_shares(20, 2)
+    assert set(shares[:, 0]) == {0, 0.5, 1} and (shares.sum(axis=1) == 1).all()
     for r, drawn in enumerate(resamples.counts):
         assert drawn.sum() == len(names)
         rows = np.concatenate([np.flatnonzero(test.seeker_ids == s) for s in np.repeat(names, drawn)])
-        assert aucs[r] == pytest.approx(np.mean([auc(test.labels[rows], one[rows]) for one in scores]))
-        assert losses[r] == pytest.approx(np.mean([log_loss(test.labels[rows], one[rows]) for one in scores]))
+        assert aucs[r] == pytest.approx(shares[r] @ [auc(test.labels[rows], one[rows]) for one in scores])
+        assert losses[r] == pytest.approx(shares[r] @ [log_loss(test.labels[rows], one[rows]) for one in scores])
 
 
 def test_many_resamples_are_measured_in_portions_of_the_same_values():

@@ -1,11 +1,11 @@
-"""Paired bootstrap by job seeker: how far a metric, or a difference of two, could move on other test seekers.
+"""Paired bootstrap by job seeker and seed: how far a metric, or a difference of two, could move on other test seekers.
 
 A resample draws the test seekers with replacement and keeps all pairs of each drawn one, as pairs of one seeker
-are not independent. Every scored column is measured on the same resamples, so differences are paired.
+are not independent. It also draws the seeds of the rankers with replacement, and averages over those drawn. Every
+scored column is measured on the same resamples, and columns of as many seeds on the same seeds: differences are paired.
 
-What an interval covers: the sampling of test seekers, given the trained rankers. The seeds of a row are averaged
-within each resample, so its interval says nothing of how much another seed or other training data would change;
-the spread over seeds is reported beside it.
+What an interval covers: the sampling of test seekers and the seeds of the rankers. It says nothing of how much other
+training data, or a generator trained once more, would change.
 """
 
 from __future__ import annotations
@@ -70,31 +70,38 @@ def resample_seekers(labels: np.ndarray, seeker_ids: np.ndarray, n_resamples: in
 
 
 def resampled_auc(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """(r,) AUC of each resample, averaged over the s seeds of `scores` (s, n).
+    """(r,) AUC of each resample, averaged over the seeds it draws from the s of `scores` (s, n).
 
     Raises:
         ShapeError, UndefinedMetricError: as `metrics.auc`.
     """
-    total = np.zeros(len(resamples.counts))
+    total, shares = np.zeros(len(resamples.counts)), seed_shares(len(resamples.counts), len(scores))
     step = max(1, _CELLS_AT_ONCE // len(resamples.seeker))
     for start in range(0, len(total), step):
         part = slice(start, start + step)
         weights = resamples.counts[part].T[resamples.seeker].astype(np.float64)  # (n, step)
-        for one_seed in scores:
-            total[part] += weighted_auc(*checked(labels, one_seed), weights)
-    return total / len(scores)
+        for one_seed, share in zip(scores, shares.T, strict=True):
+            total[part] += share[part] * weighted_auc(*checked(labels, one_seed), weights)
+    return total
 
 
 def resampled_log_loss(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """(r,) LogLoss of each resample, averaged over the s seeds of `scores` (s, n), probabilities.
+    """(r,) LogLoss of each resample, averaged over the seeds it draws from the s of `scores` (s, n), probabilities.
 
     Raises:
         ShapeError, UndefinedMetricError: as `metrics.log_losses`.
     """
-    losses = np.mean([log_losses(labels, one_seed) for one_seed in scores], axis=0)  # (n,)
     n_rows = np.bincount(resamples.seeker)
-    loss_of_seeker = np.bincount(resamples.seeker, weights=losses)  # (m,) summed over the seeker's rows
-    return np.asarray((resamples.counts @ loss_of_seeker) / (resamples.counts @ n_rows))
+    of_seekers = [np.bincount(resamples.seeker, weights=log_losses(labels, one_seed)) for one_seed in scores]  # (s, m)
+    of_seeds = resamples.counts @ np.stack(of_seekers).T  # (r, s), summed over the rows drawn
+    shares = seed_shares(len(resamples.counts), len(scores))
+    return np.asarray((of_seeds * shares).sum(axis=1) / (resamples.counts @ n_rows))
+
+
+def seed_shares(n_resamples: int, n_seeds: int) -> np.ndarray:
+    """(r, s) share that each seed has in each resample: the same wherever there are as many seeds."""
+    drawn = np.random.default_rng(n_seeds).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples)
+    return np.asarray(drawn / n_seeds)
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval:

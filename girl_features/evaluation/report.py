@@ -27,9 +27,9 @@ _SPREAD_HEADER = (
 _WIDE = 100  # columns of a terminal that shows every interval on one line
 HOW_TO_READ = (
     "Columns headed 95 % hold percentile intervals of a paired bootstrap: test seekers are drawn with replacement, "
-    "each with all of their pairs; metrics are averaged over the seeds within each draw. An interval covers the "
-    "sampling of test seekers, given the trained rankers: not other seeds (their spread stands apart), other training "
-    "data, or another market."
+    "each with all of their pairs, and the seeds of the rankers too; metrics are averaged over the seeds drawn. An "
+    "interval covers the sampling of test seekers and seeds: not other training data, another run of the generator's "
+    "training, or another market."
 )
 
 
@@ -207,14 +207,9 @@ def _finding(row: ResultRow) -> str:
 
 
 def _seed_caution(row: ResultRow) -> str:
-    """A warning where a shown gain is within two standard errors, over the seeds, of zero."""
-    if row.verdict == "not shown" or row.auc_gain is None:
-        return ""
-    if row.auc_gain_seed_sd is None:
-        return "; one seed only: another may differ"
-    if abs(row.auc_gain) > 2 * row.auc_gain_seed_sd / row.seeds**0.5:
-        return ""
-    return f"; varies much over the {row.seeds} seeds, SD {row.auc_gain_seed_sd:.4f}: repeat with more"
+    """A warning where a gain is shown on one seed: the interval knows nothing of others."""
+    is_warned = row.verdict in ("better", "worse") and row.auc_gain_seed_sd is None
+    return "; one seed only: another may differ" if is_warned else ""
 
 
 def _counts(part: Mapping[str, int]) -> str:
