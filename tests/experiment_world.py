@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from girl_features.config import GirlConfig
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.experiment import run_experiment
 from girl_features.evaluation.experiment_config import ExperimentConfig
@@ -49,6 +50,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
+GIRL = GirlConfig.model_validate(
+    {"tables": {name: {"path": f"{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")}}
+)
+
+
 def config_for(folder: Path, **changes: Any) -> ExperimentConfig:
     return ExperimentConfig.model_validate({**CONFIG, "workspace": folder / "out", **changes})
 
@@ -72,7 +78,8 @@ def prepared_for(folder: Path, name: str) -> Prepared:
     windows = Windows(*(start + timedelta(days=i) for i in range(5)))
     data = ExperimentData(name, frames, history, windows)
     own = folder / "out" / "trial" / name
-    arm = ArmFeatures(contract, folder, RankingParts(**parts), texts, 24.0, ("girl: stage sft",))
+    notes = ("girl: stage sft",)
+    arm = ArmFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
     return Prepared(name, True, data, {"girl": arm}, TextVectors(HashingEncoder(D), own / "vectors"), "hashing", own)
 
 

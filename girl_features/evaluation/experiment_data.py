@@ -22,13 +22,13 @@ from girl_features.text_ranker import PairTexts
 PARTS = ("train", "valid", "test")
 COUNT_BINS = ((0, 0), (1, 4), (5, 9), (10, None))  # decisions of a seeker in the ranking training window
 
-# decisions from $start to before $end, each with the newest CV strictly before it
+# decisions from $start to before $end of those who were not erased, each with the newest CV strictly before it
 _WITH_TEXTS = """
     SELECT job_seeker_id, job_id, matched, decided_at, updated_at, cv_hash, cv, jd
     FROM (SELECT i.job_seeker_id, i.job_id, i.matched, i.decided_at, v.updated_at
           FROM (SELECT * FROM interactions
                 WHERE ($start::TIMESTAMPTZ IS NULL OR decided_at >= $start::TIMESTAMPTZ)
-                  AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ)) i
+                  AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ) AND {alive}) i
           ASOF JOIN (SELECT job_seeker_id, updated_at FROM job_seekers) v
             ON i.job_seeker_id = v.job_seeker_id AND i.decided_at > v.updated_at)
     JOIN job_seekers USING (job_seeker_id, updated_at)
@@ -152,7 +152,8 @@ def pair_texts(data: ExperimentData, generated: dict[str, np.ndarray]) -> dict[s
 
 
 def _with_texts(tables: Tables, start: object, end: object) -> pl.DataFrame:
-    return tables.connection.execute(_WITH_TEXTS, {"start": start, "end": end}).pl()
+    query = _WITH_TEXTS.format(alive=tables.erased.condition([JOB_SEEKER_ID]))
+    return tables.connection.execute(query, {"start": start, "end": end}).pl()
 
 
 def _strings(column: pl.Series) -> np.ndarray:

@@ -28,6 +28,7 @@ from girl_features.pipeline import (
 from girl_features.sample import write_sample
 from girl_features.store.history import connected
 from girl_features.store.parts import PartsStore
+from girl_features.store.tombstones import copy_tombstones
 
 
 class InterruptedRunError(GirlError):
@@ -51,11 +52,14 @@ def arm_config(config: ExperimentConfig, data: str, arm: Arm) -> GirlConfig:
     """The girl.yaml of a data set, as one generator departs from it, in a workspace of the experiment's own.
 
     So an experiment neither publishes anything nor changes which generator the user's own batch takes for the newest.
+    Whoever is erased from the user's store is erased there too.
     """
     own = load_config(config.data[data].config, list(arm.set))
-    return own.model_copy(
+    moved = own.model_copy(
         update={"workspace": config.workspace / config.name / data / "work", "feast": FeastConfig(online=False)}
     )
+    copy_tombstones(own.store_dir, moved.store_dir)
+    return moved
 
 
 def prepare(
@@ -70,8 +74,8 @@ def prepare(
     config, source, folder = config.on(name), config.data[name], config.workspace / config.name / name
     write_sample_market(source)
     arms = {arm: arm_config(config, name, settings) for arm, settings in config.generators.items()}
-    for arm, own in arms.items():
-        _train_and_materialize(name, arm, own, config.generators[arm].stages, steps, should_stop)
+    for arm, own in list(arms.items()):
+        arms[arm] = _train_and_materialize(name, arm, own, config.generators[arm].stages, steps, should_stop)
     first = next(iter(arms.values()))
     encoder = open_encoder(first)
     with open_tables(first) as tables:
@@ -83,6 +87,7 @@ def prepare(
         check_no_leakage(data.windows, record.model_copy(update={"trained_until": contract.trained_until}))
         store = PartsStore(own.store_dir)
         features[arm] = ArmFeatures(
+            config=own,
             contract=contract,
             folder=generator,
             parts=joined_parts(data, own, contract),
@@ -101,20 +106,26 @@ def _train_and_materialize(
     stages: Sequence[str],
     steps: Steps,
     should_stop: Callable[[], bool],
-) -> None:
+) -> GirlConfig:
+    """The config with the generator that the last stage made, so that another arm's, if newer, is not taken for it."""
     with open_tables(config) as tables:
-        windows = windows_of(config, tables)
+        windows, made = windows_of(config, tables), None
         for stage in stages:
             if should_stop():
                 raise InterruptedRunError
             try:
-                steps.train(stage, tables, windows, config)
+                folder = steps.train(stage, tables, windows, config)
             except GirlError as error:
                 raise GeneratorFailedError(data, arm_name, stage, error) from error
+            if stage != "reward":
+                made = config.generator.model_copy(update={"checkpoint": folder})
+    if made is not None:
+        config = config.model_copy(update={"generator": made})
     if run_materialize(
         config, should_stop=should_stop, new_run=True, narrow=lambda tables: keep_ranked_cvs(tables, windows)
     ).stopped:
         raise InterruptedRunError
+    return config
 
 
 def write_sample_market(source: DataSource) -> None:

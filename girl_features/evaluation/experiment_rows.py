@@ -42,6 +42,7 @@ class Steps(NamedTuple):
 class ArmFeatures(NamedTuple):
     """What one generator gave for the ranking windows."""
 
+    config: GirlConfig  # with `generator.checkpoint` at what was trained
     contract: FeatureContract
     folder: Path  # of the generator
     parts: RankingParts

@@ -79,6 +79,13 @@ def raise_tombstone(root: Path, column: str, name: str) -> Path:
     return path
 
 
+def copy_tombstones(source: Path, root: Path) -> None:
+    """Make those erased under `source` erased under `root` as well."""
+    for path in (source / FOLDER).glob("*.json"):
+        if _NAME.fullmatch(path.name) and not (root / FOLDER / path.name).exists():
+            write_whole(root / FOLDER / path.name, path.read_bytes())
+
+
 def lift_tombstone(root: Path, column: str, name: str) -> bool:
     """Let rows of the id in again (somebody came back); whether there was a tombstone."""
     path = _path(root, column, name)
