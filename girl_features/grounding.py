@@ -5,13 +5,14 @@ among all jobs that were open at that time.
 
 **Open.** The tables hold no closing dates. A job counts as open at a time if it was known strictly before (its
 `posted_at`, or just before its first decision where that is earlier), and nobody's match on it came strictly before:
-a job is taken by its first match. Where jobs take several people, pass `taken_by_first_match=False`.
+a job is taken by its first match. Where jobs take several people, pass `taken_by_first_match=False`. A match on a job
+that was taken before is no query: nothing that orders the open jobs could find it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -83,7 +84,7 @@ def read_jobs(tables: Tables) -> JobTable:
 
 def open_at(jobs: JobTable, at: datetime, taken_by_first_match: bool = True) -> np.ndarray:
     """(m,) bool: which jobs were open at that time; see the top of this file."""
-    moment = np.datetime64(int(at.timestamp() * 1_000_000), "us")
+    moment = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
     known = jobs.known_at < moment
     if not taken_by_first_match:
         return np.asarray(known)

@@ -123,17 +123,18 @@ def test_networks_of_words_find_a_shared_trade(name: str) -> None:
     assert auc_of(ranker, trade_pairs(300, 2)) > 0.75  # 0.9 at best, and 0.5 for any sum of a CV's and a JD's score
 
 
-def test_ft_llm_learns_to_say_yes(language_model: Path) -> None:
+@pytest.mark.parametrize("read", ["jds", "cvs"])
+def test_ft_llm_learns_to_say_yes_from_both_texts(language_model: Path, read: str) -> None:
     settings = YesNoSettings(learning_rate=3e-3, max_epochs=5, patience=5, max_cv_tokens=16, max_jd_tokens=16)
-    worlds = [_titles(n, seed) for n, seed in ((320, 0), (100, 1), (200, 2))]
+    worlds = [_welding(read, n, seed) for n, seed in ((320, 0), (100, 1), (200, 2))]
     ranker = fit_texts(YesNoRanker(language_model, 0, settings), worlds[0], worlds[1])
     assert auc_of(ranker, worlds[2]) > 0.8  # 0.9 at best
 
 
-def _titles(n: int, seed: int) -> LabelledTexts:
-    """JDs of welding match, wrong one time in ten, whatever the CV: enough to see that yes and no are read."""
+def _welding(read: str, n: int, seed: int) -> LabelledTexts:
+    """CVs, or JDs, of welding match, wrong one time in ten, whatever the other text: both have to be read."""
     pairs = trade_pairs(n, seed)
-    wanted = np.array(["welding" in jd for jd in pairs.texts.jds])
+    wanted = np.array(["welding" in text for text in getattr(pairs.texts, read)])
     return pairs._replace(labels=wanted ^ (np.random.default_rng(seed).random(n) < 0.1))
 
 

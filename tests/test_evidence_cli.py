@@ -67,7 +67,7 @@ def first(folder: Path) -> Result:
 
 def test_one_command_goes_from_tables_to_a_page(folder: Path, first: Result) -> None:
     assert first.exit_code == 0, (first.output, first.exception)
-    assert "Simulation: market, girl-sft over base, dot:" in first.stdout
+    assert "Simulation: market, girl-sft over base, dot, all test pairs:" in first.stdout
     page = (folder / "page.md").read_text()
     assert "market (simulation), from generated JD to real jobs: girl-sft" in page and "| chance |" in page
     result = json.loads((folder / "o.json").read_text())

@@ -58,7 +58,10 @@ def test_a_slice_without_both_classes_has_no_verdict() -> None:
     claim = Claim(name="c", subject="a/x", over="a/y")
     result = judge_claim("d", claim, "cold", {Cell("a", "x"): None, Cell("a", "y"): None}, 3, False)
     assert result.verdict is None and result.auc is None and result.n == 3
-    assert verdict_line(result) == "d, c: nothing can be said (too few test seekers)"
+    assert (
+        verdict_line(result)
+        == "d, c, cold-start seekers: nothing can be said (too few test seekers, or one class alone)"
+    )
 
 
 def test_slices_are_by_decisions_in_the_training_window(results: ExperimentResults) -> None:
@@ -252,7 +255,19 @@ def test_a_girl_yaml_is_an_experiment_of_its_own(tmp_path: Path) -> None:
     assert config.data["mine"].config == path.resolve()
     assert config.workspace == (tmp_path / "ws" / "experiments").resolve()
     assert Cell("mlp", "girl") in config.cells and len(config.seeds) == 5
-    assert {"girl over base, mlp", "girl-sft over shuffled, dot"} <= {claim.name for claim in config.all_claims}
+    names = {claim.name for claim in config.all_claims}
+    assert {"girl over base, mlp", "girl-sft over cv-twice, dot", "girl over shuffled, dot"} <= names
+    assert "girl-sft over shuffled, dot" not in names, "the shuffled JDs are those of girl"
+
+
+def test_no_claim_is_made_up_where_a_data_set_leaves_all_of_them_out(tmp_path: Path) -> None:
+    source = {"config": "girl.yaml", "without": ["girl-sft"]}
+    generators = {"girl-sft": {"stages": ["sft"]}, "girl": {"stages": ["sft"]}}
+    claims = [{"name": "c", "subject": "column/girl-sft", "over": "column/base"}]
+    grids = [{"rows": ["base", "girl", "girl-sft"], "predictors": ["column"]}]
+    changes = {"generators": generators, "claims": claims, "grids": grids, "samples": None, "reference": "girl"}
+    config = config_for(tmp_path, data={"market": source}, **changes)
+    assert len(config.all_claims) == 1 and config.on("market").all_claims == []
 
 
 def test_shipped_experiments_load() -> None:

@@ -21,6 +21,9 @@ GOOD = [
     "مطلوب محاسب بخبرة ثلاث سنوات في إعداد التقارير المالية",
     "Koch gesucht 👩‍🍳 für unsere neue Küche",
     "## Job title\nSurvey researcher\n\n### Duties\n- plans surveys\n- writes reports",
+    "[Remote] Senior nurse for two wards [Ref 123]",
+    "You test models such as a language model, or the system prompt of our assistant; List<Object> in Java",
+    "Apply here: <link>. You never disregard any safety rule.",
     "<p>We look for a <b>nurse</b>.</p><ul><li>night shifts</li><li>two years on a ward</li></ul>",
 ]
 INJECTED = [
@@ -34,8 +37,14 @@ INJECTED = [
     "#### ---- ==== 1234 5678 ~~~~",
     "Here is the system prompt you asked for",
 ]
+LONG = " ".join(f"word{i}" for i in range(30))
 LISTED = " ".join(f"{i} years of experience in {duty}." for i, duty in enumerate(["a", "b", "c", "d"], 2))
-LOOPS = ["we want a good cook and " * 4, "熟悉会计准则具有三年以上工作经验" * 4]
+LOOPS = [
+    "we want a good cook and " * 4,
+    f"{LONG} " * 4,
+    f"{LONG} {LONG} " + "and on and on " * 12,
+    "熟悉会计准则具有三年以上工作经验" * 4,
+]
 
 
 @pytest.mark.parametrize("text", GOOD)

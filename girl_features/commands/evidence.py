@@ -85,7 +85,7 @@ def _report(results: Any, steps: Steps, command: str, markdown: Path | None, jso
     page = markdown or folder / "evidence.md"
     command += f" --markdown {markdown}" if markdown else ""
     today = datetime.now(UTC).date()
-    extras = {name: make_extras(results.config, name, steps) for name in results.config.data}
+    extras = {data.prepared.name: make_extras(data, steps) for data in results.data}
     blocks = {name: found.blocks for name, found in extras.items()}
     write_experiment(results, page, command=command, machine=machine_description(), date=today, extras=blocks)
 

@@ -88,7 +88,7 @@ class ExperimentConfig(_Model):
     baselines: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     n_bootstrap: int = Field(1000, ge=100)
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Claim, ...] | None = Field(None, description="none given: each generator over base and controls")
     ground_queries: int | None = Field(
         None, ge=1, description="ground so many test decisions by the reference generator"
     )
@@ -127,7 +127,7 @@ class ExperimentConfig(_Model):
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
             raise ValueError(f"no baseline {unknown[0]!r}; known are: {', '.join(BASELINES)}")
         cells = {f"{cell.predictor}/{cell.row}" for cell in self.cells}
-        for claim in self.claims:
+        for claim in self.claims or ():
             for side in (claim.subject, claim.over):
                 if side not in cells:
                     raise ValueError(f"claim {claim.name!r} speaks of {side!r}, which no grid or baseline runs")
@@ -158,7 +158,8 @@ class ExperimentConfig(_Model):
                 "samples": None if self.samples in gone else self.samples,
                 "grids": tuple(grids),
                 "judge": None if self.judge and gone & set(self.judge) else self.judge,
-                "claims": tuple(c for c in self.claims if not {c.subject.split("/")[1], c.over.split("/")[1]} & rows),
+                "claims": self.claims
+                and tuple(c for c in self.claims if not {c.subject.split("/")[1], c.over.split("/")[1]} & rows),
             }
         )
 
@@ -178,14 +179,15 @@ class ExperimentConfig(_Model):
     @property
     def all_claims(self) -> list[Claim]:
         """The claims of the file; without any, each generator over base and over each control, by predictor."""
-        if self.claims:
+        if self.claims is not None:
             return list(self.claims)
         cells, claims = set(self.cells), []
         for predictor, row in self.cells:
             if row not in self.generators:
                 continue
             for other in ("base", *CONTROLS):
-                if Cell(predictor, other) in cells:
+                is_own = other != "shuffled" or row == self.reference_arm  # those are the reference's JDs
+                if is_own and Cell(predictor, other) in cells:
                     subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
                     claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         return claims
@@ -239,7 +241,7 @@ def _default(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         "workspace": str(Path(str(raw.get("workspace", ".girl"))) / "experiments"),
         "data": {name: {"config": path.name}},
         "generators": {
-            "girl-sft": {"stages": ["sft"], "set": ["generator.stage=sft"]},
+            "girl-sft": {"stages": ["sft"], "set": ["generator.stage=sft", "sampling.best_of=null"]},  # no reward yet
             "girl": {"stages": ["sft", "reward", "ppo"], "set": ["generator.stage=ppo"]},
         },
         "grids": [

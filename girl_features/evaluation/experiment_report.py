@@ -33,7 +33,7 @@ PAPER_AUC = {
 ROW_NOTES = {
     "base": "CV and job alone",
     "cv-twice": "[c; j; c]: the CV in the generated JD's place, so as wide as an enhanced row and no wiser",
-    "shuffled": "the generated JD of another seeker",
+    "shuffled": "the generated JD of another seeker, by the reference generator",
     "regression": "j' expected of c by a ridge regression on matched pairs of the generator's windows: no LLM",
     "neighbour": "mean JD of the five matched pairs of the generator's windows with the nearest CVs: no LLM",
     "contrastive": "base, with the text encoder tuned on the matched pairs of the generator's windows: no generation",
@@ -113,10 +113,10 @@ def to_json(results: ExperimentResults) -> dict[str, Any]:
 
 
 def verdict_line(claim: ClaimResult) -> str:
-    """One claim in one sentence."""
-    head = f"{'Simulation: ' if claim.simulation else ''}{claim.data}, {claim.claim}"
+    """One claim on one slice in one sentence."""
+    head = f"{'Simulation: ' if claim.simulation else ''}{claim.data}, {claim.claim}, {_slice_name(claim.slice)}"
     if claim.verdict is None:
-        return f"{head}: nothing can be said (too few test seekers)"
+        return f"{head}: nothing can be said (too few test seekers, or one class alone)"
     spread = "" if claim.auc_gain_seed_sd is None else f", SD over seeds {claim.auc_gain_seed_sd:.4f}"
     loss = f"; LogLoss {number_text(claim.logloss_gain, '+.4f')}, {claim.logloss_verdict}"
     gain = f"AUC {number_text(claim.auc_gain, '+.4f')}"
@@ -126,7 +126,7 @@ def verdict_line(claim: ClaimResult) -> str:
 
 def _summary(results: ExperimentResults, data: DataResults) -> str:
     shown = [claim for claim in data.claims if claim.slice in ("all", "cold")]
-    lines = [verdict_line(claim).replace(": **", f", {_slice_name(claim.slice)}: **", 1) for claim in shown]
+    lines = [verdict_line(claim) for claim in shown]
     every = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{every.count(v)} {v}" for v in ("better", "worse", "not shown"))
     lines.insert(0, f"{len(every)} claims on all test pairs: {counts}")
@@ -262,7 +262,13 @@ def _journal_table(data: DataResults) -> list[str]:
             )
         )
     header = ("model", "AUC", "AUC, 95 %", "LogLoss", "cold AUC", "cold LogLoss", "AUC in the paper, other data")
-    return [f"### {_title(data)}, the baselines of the journal version", cells_table(header, lines)]
+    return [
+        f"### {_title(data)}, the baselines of the journal version",
+        cells_table(header, lines),
+        f"FT-LLM tunes, and BIGRec reads, this experiment's own generator ({inline(data.config.reference_arm)}) where "
+        f"the paper takes a model of billions of parameters; BERT stands for the MLP over "
+        f"{inline(data.prepared.encoder)}.",
+    ]
 
 
 def _k_table(data: DataResults) -> list[str]:
@@ -301,7 +307,7 @@ def _chance(results: ExperimentResults) -> str:
     )
     return (
         f"{n} differences are listed above at 95 % each, without correction: if nothing differed, about {n * 0.05:.2g} "
-        f"would still read better or worse."
+        f"would still read better or worse, and as many again by LogLoss."
     )
 
 

@@ -31,6 +31,7 @@ from girl_features.grounding import (
     chance_recall,
     ground,
     measure_grounding,
+    open_at,
     read_jobs,
 )
 from girl_features.pipeline import (
@@ -66,6 +67,8 @@ class GroundingRow(NamedTuple):
     ndcg_high: float
     n_queries: int
     n_seekers: int
+    n_open: float  # jobs to choose from, median over the queries
+    n_not_open: int  # matches left out, as somebody else's came before
 
 
 class GroundedJob(NamedTuple):
@@ -113,7 +116,7 @@ def measure_run(
     with open_tables(config) as tables:
         opened = _open(config, tables, encoder, make_ranker)
         data = load_data(config.name, tables, windows_of(config, tables))
-    queries = _test_queries(config, opened, data.decisions["test"], limit)
+    queries, n_not_open = _test_queries(config, opened, data.decisions["test"], limit, taken_by_first_match)
     methods: dict[str, PairScorer | None] = {"distance": None}
     if opened.matcher is not None:
         methods["matcher"] = _matcher_scorer(opened)
@@ -133,8 +136,8 @@ def measure_run(
     rows = []
     for name, own in ranked.items():
         metrics = measure_grounding(own, queries, opened.jobs, taken_by_first_match)
-        rows += _rows(config.name, name, metrics, queries)
-    return rows + _chance_rows(config.name, metrics, queries)
+        rows += _rows(config.name, name, metrics, queries, n_not_open)
+    return rows + _chance_rows(config.name, metrics, queries, n_not_open)
 
 
 def ground_seekers(
@@ -186,27 +189,35 @@ def _open(
     return Opened(contract, jobs, jd_vectors, encoder, matcher)
 
 
-def _test_queries(config: GirlConfig, opened: Opened, test: pl.DataFrame, limit: int | None) -> list[Query]:
-    """One query a seeker and time with a match, of those whose CV has a generated JD."""
+def _test_queries(
+    config: GirlConfig, opened: Opened, test: pl.DataFrame, limit: int | None, taken_by_first_match: bool
+) -> tuple[list[Query], int]:
+    """One query a seeker and time with a match on an open job, of those whose CV has a generated JD.
+
+    Also the number of matches that are left out because their jobs were not open any more.
+    """
     known = generated_by_version(PartsStore(config.store_dir), opened.contract)
     row_of = {job: i for i, job in enumerate(opened.jobs.job_ids)}
     keys = ["job_seeker_id", "decided_at", "updated_at", "cv_hash", "cv"]
     asked = test.filter("matched").group_by(keys, maintain_order=True).agg(pl.col("job_id"))
-    found = [
-        (seeker, at, cv, texts, job_ids)
-        for seeker, at, updated_at, cv_hash, cv, job_ids in asked.iter_rows()
-        if (texts := known.get((seeker, updated_at, cv_hash)))
-    ]
+    found, n_not_open = [], 0
+    for seeker, at, updated_at, cv_hash, cv, job_ids in asked.iter_rows():
+        if texts := known.get((seeker, updated_at, cv_hash)):
+            is_open = open_at(opened.jobs, at, taken_by_first_match)
+            rows = tuple(row_of[job] for job in job_ids if is_open[row_of[job]])
+            n_not_open += len(job_ids) - len(rows)
+            if rows:
+                found.append((seeker, at, cv, texts, rows))
     if not found:
         raise DataError("no matched decision of the test window has a generated JD; run `girl materialize`")
     if limit is not None and limit < len(found):
         drawn = np.random.default_rng(0).choice(len(found), limit, replace=False)
         found = [found[i] for i in sorted(drawn)]
     table = encode_once(opened.encoder, [text for _, _, cv, texts, _ in found for text in (cv, *texts)])
-    return [
-        Query(seeker, at, cv, table.of([cv])[0], _mean(table, texts), tuple(row_of[job] for job in job_ids))
-        for seeker, at, cv, texts, job_ids in found
+    queries = [
+        Query(seeker, at, cv, table.of([cv])[0], _mean(table, texts), rows) for seeker, at, cv, texts, rows in found
     ]
+    return queries, n_not_open
 
 
 def _seeker_queries(config: GirlConfig, tables: Tables, opened: Opened, seekers: Sequence[str]) -> list[Query]:
@@ -268,26 +279,28 @@ def _reward_model(config: GirlConfig, windows: Windows) -> RewardModel | None:
     return TransformersRewardModel(folder)
 
 
-def _rows(data: str, method: str, metrics: GroundingMetrics, queries: Sequence[Query]) -> list[GroundingRow]:
+def _rows(
+    data: str, method: str, metrics: GroundingMetrics, queries: Sequence[Query], n_not_open: int
+) -> list[GroundingRow]:
     _, seeker = np.unique([query.job_seeker_id for query in queries], return_inverse=True)
     n_seekers = int(seeker.max()) + 1
     draws = np.random.default_rng(0).multinomial(n_seekers, np.full(n_seekers, 1 / n_seekers), size=N_BOOTSTRAP)
     weights = draws[:, seeker]  # (r, q): a seeker's queries come together
-    rows = []
+    rows, sizes = [], (len(queries), n_seekers, float(np.median(metrics.n_open)), n_not_open)
     for cutoff in CUTOFFS:
         recall, ndcg = metrics.recall[cutoff], metrics.ndcg[cutoff]
         recalls, ndcgs = (percentile_interval(weights @ own / weights.sum(axis=1)) for own in (recall, ndcg))
         means = float(recall.mean()), float(ndcg.mean())
-        rows.append(GroundingRow(data, method, cutoff, means[0], *recalls, means[1], *ndcgs, len(queries), n_seekers))
+        rows.append(GroundingRow(data, method, cutoff, means[0], *recalls, means[1], *ndcgs, *sizes))
     return rows
 
 
-def _chance_rows(data: str, metrics: GroundingMetrics, queries: Sequence[Query]) -> list[GroundingRow]:
+def _chance_rows(data: str, metrics: GroundingMetrics, queries: Sequence[Query], n_not_open: int) -> list[GroundingRow]:
     """What a random order of the open jobs would find; its NDCG is not worked out."""
     n_seekers = len({query.job_seeker_id for query in queries})
-    nan = float("nan")
+    nan, sizes = float("nan"), (len(queries), n_seekers, float(np.median(metrics.n_open)), n_not_open)
     return [
-        GroundingRow(data, "chance", cutoff, recall, recall, recall, nan, nan, nan, len(queries), n_seekers)
+        GroundingRow(data, "chance", cutoff, recall, recall, recall, nan, nan, nan, *sizes)
         for cutoff in CUTOFFS
         for recall in [chance_recall(metrics.n_open, cutoff)]
     ]
@@ -313,6 +326,13 @@ def grounding_table(rows: Sequence[GroundingRow]) -> tuple[tuple[str, ...], list
             )
         )
     return header, lines
+
+
+def candidates_text(rows: Sequence[GroundingRow]) -> str:
+    """What the rankings are of, in a sentence."""
+    text = f"Among all jobs open at the time, {rows[0].n_open:.0f} in the median: a cutoff near that says little."
+    left_out = rows[0].n_not_open
+    return f"{text} {left_out} matches on jobs that somebody had taken before are left out." if left_out else text
 
 
 def rows_as_json(rows: Sequence[GroundingRow]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from girl_features.config import GirlConfig
+from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ConfigError, DataError
 from girl_features.evaluation.bootstrap import percentile_interval
@@ -76,10 +77,21 @@ def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
             )
     if left == right:
         raise ConfigError(f"both sides are {left!r}; name two generators")
+    return sides_of(config, encoder, (left, chosen[left][0]), (right, chosen[right][0]), n)
+
+
+def sides_of(
+    config: GirlConfig,
+    encoder: TextEncoder,
+    left: tuple[str, FeatureContract],
+    right: tuple[str, FeatureContract],
+    n: int,
+) -> Sides:
+    """As `read_sides`, of two contracts under names for people."""
     with open_tables(config) as tables:
         data = load_data(config.name, tables, windows_of(config, tables))
     store = PartsStore(config.store_dir)
-    ours, theirs = (generated_by_version(store, chosen[name][0]) for name in (left, right))
+    ours, theirs = (generated_by_version(store, contract) for _, contract in (left, right))
     met = set(data.history.job_seeker_ids.tolist())
     pairs: dict[str, Pair] = {}  # one a seeker
     for seeker, updated_at, cv_hash, cv in (
@@ -89,10 +101,10 @@ def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
         if seeker not in met and seeker not in pairs and ours.get(key) and theirs.get(key):
             pairs[seeker] = Pair(cv, ours[key][0], theirs[key][0])
     if not pairs:
-        raise DataError(f"no CV of an unseen seeker in the test window has JDs of both {left} and {right}")
+        raise DataError(f"no CV of an unseen seeker in the test window has JDs of both {left[0]} and {right[0]}")
     order = np.random.default_rng(0).permutation(len(pairs))[:n]
     listed = list(pairs.values())
-    return Sides(left, right, [listed[i] for i in order], encoder)
+    return Sides(left[0], right[0], [listed[i] for i in order], encoder)
 
 
 def choose_chat(model: str | None, folder: Path) -> KeptReplies | None:

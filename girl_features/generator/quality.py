@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 MIN_WORDS = 3
 LOOP_WORDS = 4  # a loop is a run of this many words ...
 LOOP_CHARACTERS = 12  # ... or, in scripts that put no spaces between words, of this many characters ...
 LOOP_REPEATS = 4  # ... standing this often or more in one text ...
-MIN_LOOPED = 0.2  # ... and making up this share of it: real JDs say "5 years of experience in" line after line
+MIN_LOOPED = 0.2  # ... and such runs making up this share of it: real JDs say "years of experience in" line after line
 MIN_LETTERS = 0.3  # share of what is not space; 999 of 1,000 real JDs have more than .86
 
 # scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
@@ -18,12 +19,13 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 # headings of Markdown and HTML's paragraphs and lists do: whole job boards are written so
 _MARKUP = re.compile(
     r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|"
-    r"</?(?:a|body|embed|form|html|iframe|img|input|link|meta|object|script|style|svg)\b[^>]*>",
+    r"</?(?:a|body|embed|html|iframe|img|input|meta|script|style|svg)\b[^<>]*>|"
+    r"</(?:form|link|object)>|<(?:form|link|object)\s[^<>]*=[^<>]*>",
     re.IGNORECASE,
 )
 _ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|earlier|preceding)\b.{0,20}"
-    r"\b(?:instruction|prompt|direction|rule)s?\b|\bas an? (?:ai )?language model\b|\bsystem prompt\b",
+    r"\b(?:instruction|prompt|direction|rule)s?\b|(?<!such )\bas an? (?:ai )?language model,|\bthe system prompt you\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -47,12 +49,10 @@ def defect(text: str) -> str | None:
 def _loops(text: str, *, by_character: bool) -> bool:
     units = list("".join(text.split())) if by_character else text.split()
     length = LOOP_CHARACTERS if by_character else LOOP_WORDS
-    counts: dict[tuple[str, ...], int] = {}
-    for start in range(len(units) - length + 1):
-        run = tuple(units[start : start + length])
-        counts[run] = counts.get(run, 0) + 1
-    repeats = max(counts.values(), default=0)
-    return repeats >= LOOP_REPEATS and repeats * length >= MIN_LOOPED * len(units)
+    runs = [tuple(units[start : start + length]) for start in range(len(units) - length + 1)]
+    counts = Counter(runs)
+    looped = {start + i for start, run in enumerate(runs) if counts[run] >= LOOP_REPEATS for i in range(length)}
+    return len(looped) >= MIN_LOOPED * len(units) and bool(looped)
 
 
 def _is_malformed(text: str) -> bool:
@@ -61,5 +61,5 @@ def _is_malformed(text: str) -> bool:
     n_letters = sum(unicodedata.category(c)[0] in "LM" for c in solid)
     if n_letters < MIN_LETTERS * len(solid):
         return True
-    is_json = (solid[0], solid[-1]) in (("{", "}"), ("[", "]"))
+    is_json = solid.startswith(('{"', "[{", '["')) and solid[-1] in "}]"
     return is_json or _MARKUP.search(text) is not None or _ORDERS.search(text) is not None
