@@ -17,8 +17,8 @@ from girl_features.pipeline import contract_of, find_generator, find_reward_mode
 from girl_features.schema import CVVersion
 from girl_features.splits import Windows, preference_pairs
 from girl_features.trainers.feedback import text_signs
-from girl_features.trainers.reward import train_reward
-from girl_features.trainers.rl import _inputs_hash, train_ppo
+from girl_features.trainers.reward import newest_sft, train_reward
+from girl_features.trainers.rl import _inputs_hash, _reward_model_of, train_ppo
 from girl_features.trainers.sft import train_sft
 from tests.fakes import HashingEncoder
 from tests.input_tables import day, load, write_tables
@@ -139,6 +139,11 @@ def test_a_reward_model_of_another_generator_is_refused(prepared) -> None:  # ty
         train_sft(tables, WINDOWS, config)
         with pytest.raises(CheckpointError, match="run `girl train reward` again"):
             train_ppo(tables, WINDOWS, config)
+        newest = train_reward(tables, WINDOWS, config)
+        assert _reward_model_of(config, newest_sft(config)[1])[0] == newest
+        first = config_for(other, **FAST)
+        older, record = _reward_model_of(first, newest_sft(first)[1])
+        assert older != newest and record.parents["sft"] == newest_sft(first)[1].weights_sha256
 
 
 def test_an_rl_window_without_new_seekers_is_named(prepared) -> None:  # type: ignore[no-untyped-def]

@@ -26,10 +26,12 @@ from girl_features.config import GirlConfig, PPOConfig
 from girl_features.data import Tables
 from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.generator.checkpoint import (
+    REWARD_RECORD_NAME,
     GeneratorRecord,
     is_adapter,
     read_record,
     trained_generators,
+    trained_reward_models,
     weights_hash,
     write_record,
 )
@@ -184,15 +186,17 @@ def _publish(actor: Any, tokenizer: Any, record: GeneratorRecord, outcome: Outco
 
 
 def _reward_model_of(config: GirlConfig, sft: GeneratorRecord) -> tuple[Path, GeneratorRecord]:
-    """The newest reward model; it has to come from the SFT generator in use, if it comes from one."""
-    folder, record = find_reward_model(config)
-    parent = record.parents.get("sft", sft.adapter_sha256 or sft.weights_sha256)
-    if parent != (sft.adapter_sha256 or sft.weights_sha256):
-        raise CheckpointError(
-            f"the reward model {folder.name} was made from another SFT generator ({parent[:12]}) than the newest "
-            f"({(sft.adapter_sha256 or sft.weights_sha256)[:12]}); run `girl train reward` again"
-        )
-    return folder, record
+    """The newest reward model that comes from the SFT generator in use, or from none."""
+    wanted = sft.adapter_sha256 or sft.weights_sha256
+    newest, record = find_reward_model(config)
+    for folder in trained_reward_models(config.rewards_dir):
+        own = read_record(folder, REWARD_RECORD_NAME)
+        if own.parents.get("sft", wanted) == wanted:
+            return folder, own
+    raise CheckpointError(
+        f"the reward model {newest.name} was made from another SFT generator ({record.parents['sft'][:12]}) than the "
+        f"one in use ({wanted[:12]}), and no other fits; run `girl train reward` again"
+    )
 
 
 def _models(sft_folder: Path, reward_model: TransformersRewardModel, settings: PPOConfig) -> tuple[Models, Any]:
