@@ -33,7 +33,7 @@ class DataSource(_Model):
     simulation: bool = False
     sample_seekers: int | None = Field(None, ge=40, description="write a sample market of this size first, if absent")
     sample_seed: int = 0
-    without: tuple[str, ...] = Field((), description="generators not made on this data set, and so their rows")
+    without: tuple[str, ...] = Field((), description="generators and baselines not made on this data set")
 
 
 class Arm(_Model):
@@ -102,9 +102,11 @@ class ExperimentConfig(_Model):
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ValueError(f"`seeds` must be one or more distinct numbers, found {list(self.seeds)}")
         for name, source in self.data.items():
-            if not set(source.without) < set(self.generators):
+            known = {*self.generators, *self.baselines}
+            if not set(source.without) <= known or set(self.generators) <= set(source.without):
                 raise ValueError(
-                    f"`data.{name}.without` should name some of `generators`, found {list(source.without)}"
+                    f"`data.{name}.without` should name some of `generators` and `baselines`, but not every generator; "
+                    f"found {list(source.without)}"
                 )
         for role, arm in (("reference", self.reference_arm), ("samples", self.samples)):
             if arm is not None and arm not in self.generators:
@@ -145,7 +147,7 @@ class ExperimentConfig(_Model):
         return self.model_copy(update={"data": {name: self.data[name] for name in self.data if name in names}})
 
     def on(self, data: str) -> ExperimentConfig:
-        """What is left of the experiment on one data set, without the generators that are not made there."""
+        """What is left of the experiment on one data set, without what is not made there."""
         gone = set(self.data[data].without)
         if not gone:
             return self
@@ -158,8 +160,8 @@ class ExperimentConfig(_Model):
                 "samples": None if self.samples in gone else self.samples,
                 "grids": tuple(grids),
                 "judge": None if self.judge and gone & set(self.judge) else self.judge,
-                "claims": self.claims
-                and tuple(c for c in self.claims if not {c.subject.split("/")[1], c.over.split("/")[1]} & rows),
+                "baselines": tuple(name for name in self.baselines if name not in gone),
+                "claims": self.claims and tuple(c for c in self.claims if not _names(c) & rows),
             }
         )
 
@@ -191,6 +193,12 @@ class ExperimentConfig(_Model):
                     subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
                     claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         return claims
+
+
+def _names(claim: Claim) -> set[str]:
+    """The rows and the baselines that the claim is about."""
+    sides = [side.split("/") for side in (claim.subject, claim.over)]
+    return {predictor if row == BASELINE_ROW else row for predictor, row in sides}
 
 
 class Pooled(NamedTuple):
