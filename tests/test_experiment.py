@@ -22,7 +22,8 @@ from girl_features.evaluation.claims import judge_claim
 from girl_features.evaluation.experiment import ExperimentResults, run_experiment
 from girl_features.evaluation.experiment_config import Cell, Claim, ExperimentConfig, load_experiment
 from girl_features.evaluation.experiment_prepare import InterruptedRunError
-from girl_features.evaluation.experiment_report import to_json, verdict_line, write_experiment
+from girl_features.evaluation.experiment_report import to_json, write_experiment
+from girl_features.evaluation.experiment_summary import verdict_line
 from girl_features.evaluation.text_vectors import TextVectors
 from tests.experiment_world import CONFIG, config_for, prepared_for, steps_for
 from tests.fakes import HashingEncoder
@@ -178,7 +179,7 @@ def test_the_page_and_the_tables_hold_the_numbers(tmp_path: Path, results: Exper
         again, page, command="girl experiment run x.yaml", machine="a <b>machine</b>", date=date(2026, 1, 1)
     )
     text = page.read_text()
-    assert "(simulation)" in text and "Simulation: market, better" in text
+    assert "(simulation)" in text and "Best with a generated JD: `column`, `girl`" in text
     assert "Fewer than 5 seeds" in text
     assert "<b>" not in text, "nothing from outside is markup"
     for file in ("market-lift.png", "market-calibration.png", "market-decisions.png", "market-k.png"):

@@ -78,7 +78,8 @@ def _report(results: Any, steps: Steps, command: str, markdown: Path | None, jso
     from datetime import UTC, datetime
 
     from girl_features.evaluation.experiment_extras import make_extras
-    from girl_features.evaluation.experiment_report import to_json, verdict_line, write_experiment
+    from girl_features.evaluation.experiment_report import to_json, write_experiment
+    from girl_features.evaluation.experiment_summary import verdict_line
     from girl_features.evaluation.machine import machine_description
 
     folder = results.config.workspace / results.config.name

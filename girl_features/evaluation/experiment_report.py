@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from girl_features.evaluation.claims import ClaimResult
 from girl_features.evaluation.experiment import DataResults, ExperimentResults
 from girl_features.evaluation.experiment_config import BASELINE_ROW, Cell, pooled
 from girl_features.evaluation.experiment_data import PARTS
 from girl_features.evaluation.experiment_plots import plot_data
 from girl_features.evaluation.experiment_rows import ArmFeatures
+from girl_features.evaluation.experiment_summary import (
+    bullets,
+    chance_line,
+    distinct_slices,
+    slice_title,
+    summary,
+    title_of,
+)
 from girl_features.evaluation.report import HOW_TO_READ, cells_table, inline, interval_text, number_text
 from girl_features.evaluation.results import ResultRow
 
@@ -61,7 +68,7 @@ def write_experiment(
     blocks = [
         f"# Evidence: {inline(config.name)}",
         f"    {inline(command)}",
-        _list(
+        bullets(
             [
                 f"**Date:** {date.isoformat()}",
                 f"**Machine:** {inline(machine)}",
@@ -71,8 +78,8 @@ def write_experiment(
             ]
         ),
         "## What is shown, and what is not",
-        *(_summary(results, data) for data in results.data),
-        _chance(results),
+        *(summary(results, data) for data in results.data),
+        chance_line(results),
         *(
             block
             for data in results.data
@@ -80,7 +87,7 @@ def write_experiment(
         ),
         "## How to read this",
         HOW_TO_READ,
-        _list([f"`{name}`: {text}." for name, text in ROW_NOTES.items()]),
+        bullets([f"`{name}`: {text}." for name, text in ROW_NOTES.items()]),
         "Controls learn from every decision of the windows before the rankers', which the generator had at most. "
         "All scores are calibrated on the validation window in the same way before LogLoss and ECE.",
     ]
@@ -112,66 +119,18 @@ def to_json(results: ExperimentResults) -> dict[str, Any]:
     }
 
 
-def verdict_line(claim: ClaimResult) -> str:
-    """One claim on one slice in one sentence."""
-    head = f"{'Simulation: ' if claim.simulation else ''}{claim.data}, {claim.claim}, {_slice_name(claim.slice)}"
-    if claim.verdict is None:
-        return f"{head}: nothing can be said (too few test seekers, or one class alone)"
-    spread = "" if claim.auc_gain_seed_sd is None else f", SD over seeds {claim.auc_gain_seed_sd:.4f}"
-    loss = f"; LogLoss {number_text(claim.logloss_gain, '+.4f')}, {claim.logloss_verdict}"
-    gain = f"AUC {number_text(claim.auc_gain, '+.4f')}"
-    ends = interval_text(claim.auc_gain_low, claim.auc_gain_high, "+.4f")
-    return f"{head}: **{claim.verdict}** ({gain}, 95 % interval {ends}{spread}{loss})"
-
-
-def _summary(results: ExperimentResults, data: DataResults) -> str:
-    shown = [claim for claim in data.claims if claim.slice in ("all", "cold")]
-    lines = [verdict_line(claim) for claim in shown]
-    every = [claim.verdict for claim in data.claims if claim.slice == "all"]
-    counts = ", ".join(f"{every.count(v)} {v}" for v in ("better", "worse", "not shown"))
-    lines.insert(0, f"{len(every)} claims on all test pairs: {counts}")
-    causes = _causes_table(data)
-    missing = [f"not made here, and so not compared: {', '.join(gone)}"] if (gone := _without(results, data)) else []
-    return "\n\n".join([f"### {_title(data)}", _list([*lines, *missing]), *causes])
-
-
-def _causes_table(data: DataResults) -> list[str]:
-    """The claims that look for the cause of a missing lift, on all test pairs."""
-    causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
-    lines = [
-        (
-            causes[claim.claim],
-            f"{claim.subject} over {claim.over}",
-            number_text(claim.auc_over, ".4f"),
-            number_text(claim.auc_gain, "+.4f"),
-            interval_text(claim.auc_gain_low, claim.auc_gain_high, "+.4f"),
-            claim.verdict or "",
-        )
-        for claim in data.claims
-        if claim.claim in causes and claim.slice == "all"
-    ]
-    if not lines:
-        return []
-    header = ("what was changed", "compared", "AUC without", "gain", "gain, 95 %", "verdict")
-    return [f"#### {_title(data)}, looking for causes", cells_table(header, sorted(lines))]
-
-
-def _without(results: ExperimentResults, data: DataResults) -> tuple[str, ...]:
-    return results.config.data[data.prepared.name].without
-
-
 def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
     test = data.prepared.arms[data.config.reference_arm].parts.test
     size = f"{len(test.labels)} test pairs, {int(test.labels.sum())} matched, {data.rows[0].n_seekers} seekers"
     plots = plot_data(data, pictures)
     return [
-        f"## {_title(data)}: {size}",
+        f"## {title_of(data)}: {size}",
         _windows_table(data),
         cells_table(
             ("generator", "contract", "tokens a CV", "test pairs with a JD", "trained"),
             [_generator_cells(name, arm) for name, arm in data.prepared.arms.items()],
         ),
-        *(_table(data, name) for name in dict.fromkeys(row.slice for row in data.rows)),
+        *(_table(data, name) for name in distinct_slices(data)),
         *_journal_table(data),
         *_k_table(data),
         *(f"![{caption}]({pictures.name}/{file})" for file, caption in plots),
@@ -217,7 +176,7 @@ def _table(data: DataResults, slice_name: str) -> str:
     rows = [row for row in data.rows if row.slice == slice_name and row.row != BASELINE_ROW]
     header = ("predictor", "row", "AUC", "AUC, 95 %", "gain", "gain, 95 %", "verdict", "LogLoss", "ECE", "SD, seeds")
     notes = [row.note for row in rows if row.note]
-    title = f"### {_title(data)}, {_slice_name(slice_name)}, {rows[0].n} pairs of {rows[0].n_seekers} seekers"
+    title = f"### {title_of(data)}, {slice_title(slice_name)}, {rows[0].n} pairs of {rows[0].n_seekers} seekers"
     return "\n\n".join([title, cells_table(header, [_cells(row) for row in rows]), *dict.fromkeys(notes)])
 
 
@@ -263,7 +222,7 @@ def _journal_table(data: DataResults) -> list[str]:
         )
     header = ("model", "AUC", "AUC, 95 %", "LogLoss", "cold AUC", "cold LogLoss", "AUC in the paper, other data")
     return [
-        f"### {_title(data)}, the baselines of the journal version",
+        f"### {title_of(data)}, the baselines of the journal version",
         cells_table(header, lines),
         f"FT-LLM tunes, and BIGRec reads, this experiment's own generator ({inline(data.config.reference_arm)}) where "
         f"the paper takes a model of billions of parameters; BERT stands for the MLP over "
@@ -298,27 +257,4 @@ def _k_table(data: DataResults) -> list[str]:
         *("predictor", "pooling", "k", "AUC", "gain over base", "gain, 95 %", "verdict"),
         *("tokens a CV", "vectors served", "s a fit"),
     )
-    return [f"### {_title(data)}, k generated JDs a CV", cells_table(header, lines)]
-
-
-def _chance(results: ExperimentResults) -> str:
-    n = sum(
-        claim.verdict is not None for data in results.data for claim in data.claims if claim.slice in ("all", "cold")
-    )
-    return (
-        f"{n} differences are listed above at 95 % each, without correction: if nothing differed, about {n * 0.05:.2g} "
-        f"would still read better or worse, and as many again by LogLoss."
-    )
-
-
-def _title(data: DataResults) -> str:
-    return f"{data.prepared.name}{' (simulation)' if data.prepared.simulation else ''}"
-
-
-def _slice_name(name: str) -> str:
-    titles = {"all": "all test pairs", "cold": "cold-start seekers"}
-    return titles.get(name, f"seekers with {name} in the training window")
-
-
-def _list(items: Sequence[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+    return [f"### {title_of(data)}, k generated JDs a CV", cells_table(header, lines)]
