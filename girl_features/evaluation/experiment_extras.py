@@ -70,7 +70,7 @@ def _judgement(data: DataResults, steps: Steps, title: str) -> Extras:
     if chat is None:
         measures = judge_run.run_measures(girl, sides)
         lines, title_of = judge_run.measures_lines(measures, sides), "reference-free measures, no judge"
-        values = {"measures": [measure._asdict() for measure in measures.measures]}
+        values: dict[str, Any] = {"measures": [measure._asdict() for measure in measures.measures]}
     else:
         report = judge_run.run_judge(chat, sides)
         lines, title_of = judge_run.judge_lines(report, sides), "judge"

@@ -286,12 +286,13 @@ def _rows(
     n_seekers = int(seeker.max()) + 1
     draws = np.random.default_rng(0).multinomial(n_seekers, np.full(n_seekers, 1 / n_seekers), size=N_BOOTSTRAP)
     weights = draws[:, seeker]  # (r, q): a seeker's queries come together
-    rows, sizes = [], (len(queries), n_seekers, float(np.median(metrics.n_open)), n_not_open)
+    rows, median_open = [], float(np.median(metrics.n_open))
     for cutoff in CUTOFFS:
         recall, ndcg = metrics.recall[cutoff], metrics.ndcg[cutoff]
         recalls, ndcgs = (percentile_interval(weights @ own / weights.sum(axis=1)) for own in (recall, ndcg))
-        means = float(recall.mean()), float(ndcg.mean())
-        rows.append(GroundingRow(data, method, cutoff, means[0], *recalls, means[1], *ndcgs, *sizes))
+        means, sizes = (float(recall.mean()), float(ndcg.mean())), (len(queries), n_seekers)
+        row = data, method, cutoff, means[0], *recalls, means[1], *ndcgs, *sizes, median_open, n_not_open
+        rows.append(GroundingRow(*row))
     return rows
 
 
