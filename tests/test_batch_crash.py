@@ -389,4 +389,5 @@ def test_cvs_of_4_gb_in_3_gb(tmp_path: Path) -> None:
     finally:
         group.rmdir()
     print(report)
-    assert report["n_generated"] == n
+    assert report["n_generated"] + report["n_failed"] == n  # some MD5s have too few letters to make a JD of
+    assert set(report["failures"]) <= {"malformed"}
