@@ -32,21 +32,21 @@ from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.results import EvaluationSlice, Measured, make_slice, measure
-from girl_features.integrations.registry import make_ranker
+from girl_features.input.splits import ranking_split
+from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
-from girl_features.mapping import Both, compare_mapped, fit_map
+from girl_features.lookup.vector_map import unit_rows
+from girl_features.mapping.run import Both, compare_mapped, fit_map
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
-from girl_features.sample import block_tables
-from girl_features.sample_market import BLOCK_SEEKERS, SPAN_DAYS, Jobs, People, simulate_block, true_fit
+from girl_features.sample.market import BLOCK_SEEKERS, SPAN_DAYS, Jobs, People, simulate_block, true_fit
+from girl_features.sample.tables import block_tables
 from girl_features.schema import CV, JD, Tier
-from girl_features.splits import ranking_split
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import at_tier, bundle_stand_ins
 from girl_features.trainers.student import RankedPairs, Taught, fit_student, read_taught
-from girl_features.vector_map import unit_rows
 
 TRAIN_FROM, TRAIN_UNTIL, TEST_FROM = 0.55, 0.82, 0.88  # shares of the decisions, by time: the default windows
 TIER_DROPOUT = 0.3

@@ -41,8 +41,8 @@ from transformers import AutoModel
 from girl_features.encoder import DEFAULT_ENCODER, find_encoder_folder
 from girl_features.evaluation.machine import machine_description
 from girl_features.generator.openvino_export import round_weights
-from girl_features.sample import write_sample
-from girl_features.vector_map import unit_rows
+from girl_features.lookup.vector_map import unit_rows
+from girl_features.sample.tables import write_sample
 
 CAREERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "careers"
 BATCH = 32

@@ -43,8 +43,8 @@ from girl_features.config import GirlConfig
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
 from girl_features.generator import Generator
 from girl_features.generator.engines import open_engine
+from girl_features.generator.prompts import PLAIN, encode_prompt
 from girl_features.pipeline import open_encoder, open_generator, run_batch
-from girl_features.prompts import PLAIN, encode_prompt
 from girl_features.schema import GeneratedText
 
 NEW_TOKENS, CV_TOKENS = 128, 200

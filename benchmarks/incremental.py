@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 
 from girl_features import schema
+from girl_features.batch.estimate import make_plan
+from girl_features.batch.local import materialize
 from girl_features.config import TableConfig, TablesConfig
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
-from girl_features.data import Tables, load_tables
-from girl_features.estimate import make_plan
 from girl_features.evaluation.machine import machine_description
-from girl_features.materialize import materialize
+from girl_features.input.tables import Tables, load_tables
 from girl_features.schema import Encoded, GeneratedText
 from girl_features.store.parts import PartsStore
 

@@ -27,8 +27,8 @@ from sklearn.metrics import roc_auc_score
 
 from girl_features import schema
 from girl_features.encoder import DEFAULT_ENCODER, SentenceTransformerEncoder
-from girl_features.sample import block_tables, write_sample
-from girl_features.sample_market import BLOCK_SEEKERS, Jobs, People, simulate_block, true_fit
+from girl_features.sample.market import BLOCK_SEEKERS, Jobs, People, simulate_block, true_fit
+from girl_features.sample.tables import block_tables, write_sample
 
 TRAIN_FROM, TRAIN_UNTIL, TEST_FROM = 0.55, 0.82, 0.88  # quantiles of decided_at
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from girl_features.sample_market import (
+from girl_features.sample.market import (
     CITIES,
     SPECIALISMS,
     Jobs,
@@ -18,7 +18,7 @@ from girl_features.sample_market import (
     simulate_block,
     true_fit,
 )
-from girl_features.sample_text import JD_RUNG_NEEDS, JD_RUNGS
+from girl_features.sample.texts import JD_RUNG_NEEDS, JD_RUNGS
 
 UNKNOWN = -1
 NO_SKILL = 64  # a need that nobody can meet

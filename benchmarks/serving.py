@@ -34,11 +34,11 @@ from serving_page import write_page  # noqa: E402
 from store import redis_server  # noqa: E402
 
 from girl_features.config import GirlConfig  # noqa: E402
-from girl_features.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
+from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
 from girl_features.lookup.host_encoder import HostEncoder, export_encoder  # noqa: E402
 from girl_features.pipeline import open_encoder  # noqa: E402
-from girl_features.sample import write_sample  # noqa: E402
+from girl_features.sample.tables import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
 from girl_features.store.names import ViewNames  # noqa: E402
 from girl_features.store.repo import open_repo  # noqa: E402
@@ -155,10 +155,10 @@ class Bench:
 
 def service_load(bench: Bench) -> dict[str, Any]:
     """`/rank` of a hundred jobs: one caller alone, then ten times the requests that the service takes on."""
-    from girl_features.integrations.lightgbm_ranker import LightGBMRanker
-    from girl_features.integrations.ranking import Ranking
+    from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
     from girl_features.integrations.ranking_service import create_app
-    from girl_features.integrations.service_limits import Limits
+    from girl_features.integrations.service.limits import Limits
+    from girl_features.integrations.service.ranking import Ranking
     from girl_features.ranker import PairFeatures
 
     market, limits = bench.market, Limits()

@@ -17,10 +17,10 @@ from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
 from girl_features.init_repo import write_repo
 from girl_features.lookup.bundle import Bundle, write_bundle
-from girl_features.store.online import publish
+from girl_features.lookup.vector_map import VectorMap
+from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
-from girl_features.vector_map import VectorMap
 
 SEED = 0
 MADE = datetime(2024, 1, 1, tzinfo=UTC)

@@ -34,7 +34,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from girl_features.store.part_files import parquet_bytes
+from girl_features.store.parts.part_files import parquet_bytes
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from girl_features.config import load_config
-from girl_features.integrations.ranker_training import ranking_parts, results_by_tier
-from girl_features.integrations.registry import WITH_FALLBACK, make_ranker
+from girl_features.integrations.rankers.registry import WITH_FALLBACK, make_ranker
+from girl_features.integrations.rankers.training import ranking_parts, results_by_tier
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import stand_ins_of
 

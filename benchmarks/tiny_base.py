@@ -48,12 +48,12 @@ from transformers import (
 
 from girl_features.config import GirlConfig, TinyConfig
 from girl_features.encoder import SentenceTransformerEncoder, find_encoder_folder
-from girl_features.generator.quality import defect
+from girl_features.generator.gate import defect
+from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.generator.sampling import SeededSampling
+from girl_features.input.splits import sft_pairs
 from girl_features.pipeline import open_tables, windows_of
-from girl_features.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
-from girl_features.sample import write_sample
-from girl_features.splits import sft_pairs
+from girl_features.sample.tables import write_sample
 from girl_features.store.files import write_whole
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.pretrain import decayed_apart, parted, warm_up_then_down

@@ -13,15 +13,15 @@ import polars as pl
 from sample_truth import fit_of, people_by_cv
 
 from girl_features.config import GirlConfig
-from girl_features.data import Tables
 from girl_features.errors import CheckpointError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
-from girl_features.generator.quality import defect
+from girl_features.generator.gate import defect
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.input.splits import Windows, rl_cvs
+from girl_features.input.tables import Tables
 from girl_features.pipeline import open_encoder, open_tables, windows_of
-from girl_features.sample import write_sample
-from girl_features.splits import Windows, rl_cvs
+from girl_features.sample.tables import write_sample
 from girl_features.trainers.feedback import JDTask, text_signs
 from girl_features.trainers.reward import train_reward
 from girl_features.trainers.rl import train_ppo

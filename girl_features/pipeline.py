@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from girl_features.batch.estimate import Estimate, Plan, estimate, make_plan
+from girl_features.batch.local import MaterializeReport, materialize
+from girl_features.batch.run_log import RunLog
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract, SamplingContract
-from girl_features.data import Tables, load_tables
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, settle_dtype
 from girl_features.errors import CheckpointError, ConfigError, LeakageError, StoreError, UnknownContractError
-from girl_features.estimate import Estimate, Plan, estimate, make_plan
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -28,10 +29,9 @@ from girl_features.generator.checkpoint import (
     weights_hash,
 )
 from girl_features.generator.engines import open_engine, settle_engine
-from girl_features.materialize import MaterializeReport, materialize
+from girl_features.input.splits import Windows, cut_windows
+from girl_features.input.tables import Tables, load_tables
 from girl_features.progress import Progress
-from girl_features.runs import RunLog
-from girl_features.splits import Windows, cut_windows
 from girl_features.store.failpoints import failpoint
 from girl_features.store.parts import PartsStore
 
@@ -288,7 +288,7 @@ def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureCon
         ConfigError: `feast.repo` names a folder without a Feast repo.
         StoreError: a repo that is not ours does not know the contract yet.
     """
-    from girl_features.store.online import publish
+    from girl_features.store.online.publishing import publish
 
     _apply_where_new(config, store, contract)
     if config.feast.online:
@@ -350,7 +350,7 @@ def windows_of(config: GirlConfig, tables: Tables) -> Windows:
 def _untuned(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     from transformers import AutoTokenizer
 
-    from girl_features.prompts import template_for
+    from girl_features.generator.prompts import template_for
 
     settings = config.generator
     if settings.trained_until is None:

@@ -10,9 +10,9 @@ import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError
 from girl_features.evaluation.reference import cosine
-from girl_features.integrations.pair_inputs import check_features, check_scored
-from girl_features.integrations.pca import PCA, fit_pca
-from girl_features.integrations.ranker_files import (
+from girl_features.integrations.rankers.pair_inputs import check_features, check_scored
+from girl_features.integrations.rankers.pca import PCA, fit_pca
+from girl_features.integrations.rankers.ranker_files import (
     ReductionManifest,
     hashes,
     read_arrays,

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from girl_features.errors import GirlError, require
-from girl_features.integrations.ranking import Ranked, Ranking
-from girl_features.integrations.service_limits import ARRIVED, Admission, BusyError, Gate, Limits, busy_response
-from girl_features.integrations.service_metrics import CONTENT_TYPE, Metrics, tier_name
-from girl_features.integrations.service_models import (
+from girl_features.integrations.service.limits import ARRIVED, Admission, BusyError, Gate, Limits, busy_response
+from girl_features.integrations.service.metrics import CONTENT_TYPE, Metrics, tier_name
+from girl_features.integrations.service.models import (
     FeaturesAnswer,
     FeaturesRequest,
     Health,
@@ -31,6 +30,7 @@ from girl_features.integrations.service_models import (
     ScoredJob,
     SeekerFeatures,
 )
+from girl_features.integrations.service.ranking import Ranked, Ranking
 from girl_features.lookup import SeekerVectors
 
 require("fastapi", "serve")

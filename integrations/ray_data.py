@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from girl_features.batch import Batch, MaterializeReport, run_plan
-from girl_features.chunks import encode_jds, generate_timed
+from girl_features.batch.chunk import encode_jds, generate_timed
+from girl_features.batch.feature_rows import Origin
+from girl_features.batch.plan import JobVersion
+from girl_features.batch.run import Batch, MaterializeReport, run_plan
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
-from girl_features.data import Tables
 from girl_features.errors import ClusterError, ContractMismatchError, require
-from girl_features.feature_rows import Origin
+from girl_features.input.tables import Tables
 from girl_features.integrations.ray_cluster import MAX_TRIES, Gate, closing_on_stop, connected, import_ray, on_this_node
 from girl_features.pipeline import Models, open_models, run_recorded, settle_contract
-from girl_features.plans import JobVersion
 from girl_features.progress import Progress
 from girl_features.schema import UTC_MICROSECONDS, CVVersion
 from girl_features.store.failpoints import failpoint

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from girl_features import pipeline
+from girl_features.batch.local import materialize
 from girl_features.config import GirlConfig
 from girl_features.encoder import TextEncoder
-from girl_features.materialize import materialize
 from girl_features.pipeline import OpenGenerator, open_tables, run_batch
 from girl_features.schema import GeneratedText
 from girl_features.store.failpoints import VARIABLE
@@ -102,7 +102,7 @@ def fork(config: GirlConfig, request: dict[str, Any]) -> int:
 
 
 def serve(folder: Path) -> None:
-    import girl_features.store.online
+    import girl_features.store.online.publishing
     import girl_features.store.repo  # noqa: F401  Feast, before the first fork
 
     config = make_inputs(folder)

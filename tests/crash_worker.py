@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 from feast import FeatureStore
 
-from girl_features.store.compaction import compact, erase_rows
 from girl_features.store.failpoints import VARIABLE
-from girl_features.store.packed_rows import PackedRow
-from girl_features.store.part_files import commit_part
+from girl_features.store.online.packed_rows import PackedRow
+from girl_features.store.parts.compaction import compact, erase_rows
+from girl_features.store.parts.part_files import commit_part
 from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
 
 ENGINE_ROWS = 25_000

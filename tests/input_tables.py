@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.config import TableConfig, TablesConfig
-from girl_features.data import Tables, load_tables
+from girl_features.input.tables import Tables, load_tables
 from girl_features.schema import INTERACTIONS_SCHEMA, JOB_SEEKERS_SCHEMA, JOBS_SCHEMA
 
 SCHEMAS = {"job_seekers": JOB_SEEKERS_SCHEMA, "jobs": JOBS_SCHEMA, "interactions": INTERACTIONS_SCHEMA}

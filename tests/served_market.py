@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from girl_features.batch.worker import Worker
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
-from girl_features.generation_queue import OfferQueue
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
+from girl_features.lookup.generation_queue import OfferQueue
 from girl_features.pipeline import OpenGenerator, publish_contract
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
-from girl_features.worker import Worker
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.feast_repos import OUR_SQLITE
 from tests.input_tables import write_tables

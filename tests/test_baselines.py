@@ -12,15 +12,15 @@ from girl_features.config import TinyConfig
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import CheckpointError, ConfigError, ShapeError
 from girl_features.evaluation.metrics import auc
-from girl_features.evaluation.text_vectors import VectorTable
-from girl_features.integrations.baselines import make_baseline
-from girl_features.integrations.bigrec import BIGRecMLPRanker, BIGRecRanker
-from girl_features.integrations.contrastive import ContrastiveSettings, tune_encoder
-from girl_features.integrations.language_model_vectors import LanguageModelEncoder
-from girl_features.integrations.text_networks import APJFNN, PJFNN
-from girl_features.integrations.text_rankers import NeuralTextRanker
-from girl_features.integrations.two_tower import TwoTowerRanker
-from girl_features.integrations.yes_no_ranker import YesNoRanker, YesNoSettings
+from girl_features.integrations.rankers.two_tower import TwoTowerRanker
+from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker
+from girl_features.lab.baselines.contrastive import ContrastiveSettings, tune_encoder
+from girl_features.lab.baselines.language_model_vectors import LanguageModelEncoder
+from girl_features.lab.baselines.registry import make_baseline
+from girl_features.lab.baselines.text_networks import APJFNN, PJFNN
+from girl_features.lab.baselines.text_rankers import NeuralTextRanker
+from girl_features.lab.baselines.yes_no_ranker import YesNoRanker, YesNoSettings
+from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.text_ranker import PairTexts

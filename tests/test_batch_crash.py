@@ -22,12 +22,12 @@ from typing import Any
 import duckdb
 import pytest
 
+from girl_features.batch.local import materialize
+from girl_features.batch.run_log import RunLog
 from girl_features.errors import StoreError
-from girl_features.materialize import materialize
-from girl_features.runs import RunLog
-from girl_features.store.part_files import reading
 from girl_features.store.parts import PartsStore
-from girl_features.store.rows import VIEWS
+from girl_features.store.parts.part_files import reading
+from girl_features.store.parts.rows import VIEWS
 from girl_features.store.verify import verify
 from tests.batch_worker import N_CVS, N_JOBS, cv_text, make_inputs, opened
 from tests.fakes import HashingEncoder

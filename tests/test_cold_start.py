@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from girl_features.checks import _CLEAN, BLANK, _cleaned
 from girl_features.contract import FeatureContract
-from girl_features.cv_text import clean_cv
 from girl_features.errors import CheckpointError, ContractMismatchError, DataError, ShapeError
+from girl_features.input.checks import _CLEAN, BLANK, _cleaned
+from girl_features.input.cv_text import clean_cv
 from girl_features.lookup import AsyncFeatureClient, FeatureClient, SeekerVectors
 from girl_features.lookup.bundle import Bundle, read_bundle, write_bundle
+from girl_features.lookup.vector_map import VectorMap, unit_rows
 from girl_features.schema import Encoded, Tier
-from girl_features.vector_map import VectorMap, unit_rows
 from tests.fakes import HashingEncoder, feature_contract
 from tests.input_tables import day
 from tests.served_market import CONTRACT, ServedMarket, served_market

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from girl_features.errors import StoreLockedError
-from girl_features.store.compaction import compact, erase_rows, is_unfinished, mend
 from girl_features.store.files import TEMPORARY_PREFIX, waiting_lock
-from girl_features.store.part_files import LOCK, REPLACES_PREFIX, commit_part, is_sound, part_files, reading
 from girl_features.store.parts import PartsStore
-from girl_features.store.tombstones import Tombstones, lift_tombstone
+from girl_features.store.parts.compaction import compact, erase_rows, is_unfinished, mend
+from girl_features.store.parts.part_files import LOCK, REPLACES_PREFIX, commit_part, is_sound, part_files, reading
+from girl_features.store.parts.tombstones import Tombstones, lift_tombstone
 from tests.fakes import feature_contract
 from tests.store_rows import Row, cv_table, generated_table, jd_table
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import ShapeError
-from girl_features.evaluation import controls
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.evaluation.experiment_config import Pooled, pooled
-from girl_features.evaluation.experiment_data import History
 from girl_features.evaluation.metrics import auc
-from girl_features.evaluation.several_jds import SpreadRanker, pool_samples
-from girl_features.evaluation.text_vectors import VectorTable
-from girl_features.integrations.calibration import fit_logistic
+from girl_features.integrations.rankers.calibration import fit_logistic
+from girl_features.lab.experiment import controls
+from girl_features.lab.experiment.config import Pooled, pooled
+from girl_features.lab.experiment.data import History
+from girl_features.lab.experiment.several_jds import SpreadRanker, pool_samples
+from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from tests.text_pairs import objects

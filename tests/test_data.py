@@ -21,12 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from girl_features.checks import _CLEAN, MAX_ID_BYTES, MAX_TEXT_CHARS
 from girl_features.config import TableConfig, TablesConfig
 from girl_features.contract import text_hash as cv_hash
 from girl_features.errors import DataError, RejectedRowsError
-from girl_features.report import MAX_LISTED
-from girl_features.sources import shown
+from girl_features.input.checks import _CLEAN, MAX_ID_BYTES, MAX_TEXT_CHARS
+from girl_features.input.report import MAX_LISTED
+from girl_features.input.sources import shown
 from tests.input_tables import CLOCK_SKEW, GOOD, NOW, day, load, rows_of, table_of, write_tables
 
 UTF8_SURROGATE = b"abc\xed\xa0\x80"

@@ -24,11 +24,11 @@ from girl_features.config import TinyConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import CheckpointError, ConfigError, ShapeError
 from girl_features.generator import Generator
+from girl_features.generator.draw import generate_chunk
 from girl_features.generator.engines import fastest_engine, open_engine, settle_engine
-from girl_features.generator.retry import generate_chunk
+from girl_features.generator.prompts import TINY, encode_prompt, plain_text_ids
 from girl_features.generator.transformers_engine import TransformersGenerator
 from girl_features.generator.vllm_engine import VLLMGenerator
-from girl_features.prompts import TINY, encode_prompt, plain_text_ids
 from girl_features.schema import CVVersion
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.fake_vllm import fake_modules

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from girl_features.cli import app
 from girl_features.errors import ConfigError, DataError
-from girl_features.evaluation.experiment_config import load_experiment
-from girl_features.evaluation.experiment_prepare import GeneratorFailedError, arm_config, write_sample_market
+from girl_features.lab.experiment.config import load_experiment
+from girl_features.lab.experiment.prepare import GeneratorFailedError, arm_config, write_sample_market
 
 CONFIG = {
     "name": "small",

@@ -17,14 +17,14 @@ import pytest
 import yaml
 
 from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
-from girl_features.evaluation.cells import CellId, code_hash, parts_hash, read_cell, write_cell
-from girl_features.evaluation.claims import judge_claim
-from girl_features.evaluation.experiment import ExperimentResults, run_experiment
-from girl_features.evaluation.experiment_config import Cell, Claim, ExperimentConfig, load_experiment
-from girl_features.evaluation.experiment_prepare import InterruptedRunError
-from girl_features.evaluation.experiment_report import to_json, write_experiment
-from girl_features.evaluation.experiment_summary import verdict_line
-from girl_features.evaluation.text_vectors import TextVectors
+from girl_features.lab.experiment.cells import CellId, code_hash, parts_hash, read_cell, write_cell
+from girl_features.lab.experiment.claims import judge_claim
+from girl_features.lab.experiment.config import Cell, Claim, ExperimentConfig, load_experiment
+from girl_features.lab.experiment.prepare import InterruptedRunError
+from girl_features.lab.experiment.report import to_json, write_experiment
+from girl_features.lab.experiment.run import ExperimentResults, run_experiment
+from girl_features.lab.experiment.summary import verdict_line
+from girl_features.lab.text_vectors import TextVectors
 from tests.experiment_world import CONFIG, config_for, prepared_for, steps_for
 from tests.fakes import HashingEncoder
 

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 
 from girl_features.errors import GirlError
-from girl_features.evaluation import experiment_extras
-from girl_features.evaluation.experiment import DataResults
-from girl_features.evaluation.experiment_data import keep_ranked_cvs, load_data
-from girl_features.evaluation.experiment_extras import make_extras
-from girl_features.splits import Windows
+from girl_features.input.splits import Windows
+from girl_features.lab.experiment import extras as experiment_extras
+from girl_features.lab.experiment.data import keep_ranked_cvs, load_data
+from girl_features.lab.experiment.extras import make_extras
+from girl_features.lab.experiment.run import DataResults
 from girl_features.store.parts import PartsStore
-from girl_features.store.tombstones import Tombstones, copy_tombstones, id_hash, lift_tombstone, raise_tombstone
+from girl_features.store.parts.tombstones import Tombstones, copy_tombstones, id_hash, lift_tombstone, raise_tombstone
 from tests.experiment_world import config_for, prepared_for, steps_for
 from tests.input_tables import GOOD, day, load, rows_of, write_tables
 

@@ -11,8 +11,8 @@ import pytest
 
 from girl_features.errors import CheckpointError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
-from girl_features.integrations.fallback import FallbackRanker
-from girl_features.integrations.registry import WITH_FALLBACK, load_ranker, make_ranker
+from girl_features.integrations.rankers.fallback import FallbackRanker
+from girl_features.integrations.rankers.registry import WITH_FALLBACK, load_ranker, make_ranker
 from tests.contracts import OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, planted
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from girl_features.errors import StoreError
-from girl_features.generation_queue import GenerationQueue, Offer, OfferQueue
+from girl_features.lookup.generation_queue import GenerationQueue, Offer, OfferQueue
 
 A, B = "a" * 12, "b" * 12
 

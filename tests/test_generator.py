@@ -10,11 +10,11 @@ import torch
 from girl_features.config import TinyConfig
 from girl_features.errors import CheckpointError, ShapeError
 from girl_features.generator.checkpoint import weights_hash
-from girl_features.generator.quality import clean, defect
-from girl_features.generator.retry import RETRY_SAMPLE_OFFSET, generate_chunk
+from girl_features.generator.draw import RETRY_SAMPLE_OFFSET, generate_chunk
+from girl_features.generator.gate import clean, defect
+from girl_features.generator.prompts import JD_TOKEN, PLAIN, TINY, encode_prompt, plain_text_ids, template_for
 from girl_features.generator.sampling import SeededSampling
 from girl_features.generator.transformers_engine import TransformersGenerator
-from girl_features.prompts import JD_TOKEN, PLAIN, TINY, encode_prompt, plain_text_ids, template_for
 from girl_features.schema import CVVersion
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.fakes import TemplateGenerator, feature_contract

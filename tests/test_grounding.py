@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import ShapeError
-from girl_features.grounding import (
+from girl_features.lab.grounding.nearest import ApproximateIndex, ExactIndex, make_index
+from girl_features.lab.grounding.open_jobs import (
     JobTable,
     Query,
     Ranked,
@@ -21,7 +22,6 @@ from girl_features.grounding import (
     read_jobs,
     reorder,
 )
-from girl_features.nearest import ApproximateIndex, ExactIndex, make_index
 from tests.input_tables import day, load, write_tables
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from girl_features.config import TinyConfig
 from girl_features.errors import ConfigError, ShapeError
-from girl_features.evaluation.judge import (
+from girl_features.lab.judge.chat import Endpoint, JudgeEndpointError, KeptReplies, LocalChat, Message
+from girl_features.lab.judge.verdicts import (
     CRITERIA,
     OVERALL,
     PAYLOADS,
@@ -30,7 +31,6 @@ from girl_features.evaluation.judge import (
     parse_answer,
     speaks_to_the_judge,
 )
-from girl_features.evaluation.judge_chat import Endpoint, JudgeEndpointError, KeptReplies, LocalChat, Message
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 

@@ -13,12 +13,12 @@ import pytest
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.mapped_rows import write_mapped
-from girl_features.mapping import Both, compare_mapped, fit_map, read_both, run_map
+from girl_features.lookup.vector_map import VectorMap, unit_rows
+from girl_features.mapping.rows import write_mapped
+from girl_features.mapping.run import Both, compare_mapped, fit_map, read_both, run_map
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
-from girl_features.vector_map import VectorMap, unit_rows
 from tests.fakes import ColumnRanker, feature_contract
 from tests.input_tables import day
 from tests.served_market import served_market

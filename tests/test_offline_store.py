@@ -20,8 +20,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import InvalidVectorError, StoreError
-from girl_features.store import history
-from girl_features.store.offline import PartsDuckDBOfflineStore, _readable
+from girl_features.store.offline import history
+from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore, _readable
 from tests.feast_repos import (
     DAY,
     FEATURES,

@@ -14,12 +14,12 @@ from girl_features.errors import UnknownContractError
 from girl_features.init_repo import DEFINITIONS, write_repo
 from girl_features.integrations.on_demand_view import answer, cold_start_view
 from girl_features.lookup.bundle import Bundle, write_bundle
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.schema import Tier
 from girl_features.store.feast_views import girl_feature_views
-from girl_features.store.online import publish
+from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo, open_repo
-from girl_features.vector_map import VectorMap
 from tests.fakes import feature_contract
 from tests.http_server import Caller, serving
 from tests.store_rows import Row, write_rows

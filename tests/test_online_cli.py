@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from girl_features.cli import app
 from girl_features.contract import text_hash
 from girl_features.errors import CheckpointError, ConfigError, StoreError
-from girl_features.generation_queue import Offer
 from girl_features.lookup import open_queue
 from girl_features.lookup.bundle import write_bundle
+from girl_features.lookup.generation_queue import Offer
 from tests.input_tables import day
 from tests.served_market import CONTRACT, ServedMarket, served_market
 from tests.store_rows import Row, write_rows

@@ -29,13 +29,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import DeadlineError, InvalidVectorError, StoreError
-from girl_features.store import packed
-from girl_features.store.keys import single_keys
-from girl_features.store.online_base import PackedOnlineStore
+from girl_features.store.online import packed
+from girl_features.store.online.keys import single_keys
+from girl_features.store.online.packed_rows import from_arrow, from_feast
+from girl_features.store.online.packed_store import PackedOnlineStore
+from girl_features.store.online.redis_wire import RedisReader
+from girl_features.store.online.response import PackedResponse
 from girl_features.store.online_redis import _address
-from girl_features.store.online_response import PackedResponse
-from girl_features.store.packed_rows import from_arrow, from_feast
-from girl_features.store.redis_wire import RedisReader
 from tests.feast_repos import (
     DAY,
     FEATURES,

@@ -31,9 +31,12 @@ def wheel(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
         .split("\0")
     )
     for name in filter(None, tracked):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+        path, copy = ROOT / name, source / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            copy.symlink_to(path.readlink())
+        elif path.is_file():
+            copy.write_bytes(path.read_bytes())
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)],
         check=True,
@@ -63,7 +66,7 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
     for part in (
         "py.typed",
         "trainers/sft.py",
-        "integrations/two_tower.py",
+        "integrations/rankers/two_tower.py",
         "feature_repo/feature_store.yaml",
         "feature_repo/girl_definitions.py",
         "feature_repo/.feastignore",

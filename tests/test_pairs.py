@@ -18,8 +18,8 @@ from girl_features.errors import DataError, InvalidVectorError, LeakageError, St
 from girl_features.init_repo import write_repo
 from girl_features.pairs import join_pairs
 from girl_features.schema import Tier
-from girl_features.store.part_files import commit_part
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.part_files import commit_part
 from girl_features.store.repo import apply_repo
 from tests.fakes import feature_contract
 from tests.store_rows import Row, write_rows

@@ -31,9 +31,9 @@ from girl_features.errors import (
     StoreLockedError,
     UnknownContractError,
 )
-from girl_features.store.part_files import quarantined
 from girl_features.store.parts import PartsStore
-from girl_features.store.rows import check_vectors
+from girl_features.store.parts.part_files import quarantined
+from girl_features.store.parts.rows import check_vectors
 from tests.fakes import feature_contract
 from tests.store_rows import Row, cv_table, generated_table, jd_table
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from girl_features.batch.plan import fill_wanted_cvs
 from girl_features.config import GirlConfig, TinyConfig
 from girl_features.errors import CheckpointError, LeakageError
 from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
+from girl_features.input.splits import Windows
 from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_tables
-from girl_features.plans import fill_wanted_cvs
-from girl_features.splits import Windows
 from girl_features.store.parts import PartsStore
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.fakes import HashingEncoder

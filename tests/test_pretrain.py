@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from girl_features.config import TinyConfig
 from girl_features.errors import TrainingError
+from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN
 from girl_features.generator.transformers_engine import load_causal_lm
-from girl_features.prompts import CV_TOKEN, JD_TOKEN
 from girl_features.trainers.pretrain import (
     MIN_PART,
     ROW_TOKENS,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from girl_features.generator.quality import clean, defect
+from girl_features.generator.draw import generate_chunk
+from girl_features.generator.gate import clean, defect
 from girl_features.generator.redaction import redact
-from girl_features.generator.retry import generate_chunk
 from girl_features.schema import CVVersion, GeneratedText
 from tests.fakes import TemplateGenerator, feature_contract
 from tests.input_tables import day

@@ -16,11 +16,11 @@ import pytest
 
 from girl_features.errors import CheckpointError, ContractMismatchError, InvalidVectorError
 from girl_features.evaluation.reference import CosineRanker
-from girl_features.integrations.lightgbm_ranker import LightGBMRanker
-from girl_features.integrations.ranking import Ranking
+from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
 from girl_features.integrations.ranking_service import create_app
-from girl_features.integrations.service_limits import Gate, Limits
-from girl_features.integrations.service_models import MAX_CV_LENGTH, MAX_ID_LENGTH, MAX_JOBS
+from girl_features.integrations.service.limits import Gate, Limits
+from girl_features.integrations.service.models import MAX_CV_LENGTH, MAX_ID_LENGTH, MAX_JOBS
+from girl_features.integrations.service.ranking import Ranking
 from girl_features.ranker import PairFeatures
 from tests.contracts import CONTRACT, OTHER_CONTRACT, fit, planted
 from tests.fakes import VectorClient

@@ -18,16 +18,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from girl_features.batch import MaterializeReport
+from girl_features.batch.run import MaterializeReport
+from girl_features.batch.run_log import RunLog
 from girl_features.cli import app, main
 from girl_features.config import GirlConfig, RayConfig
 from girl_features.errors import ClusterError, MissingExtraError
 from girl_features.integrations.ray_cluster import MAX_TRIES, Gate, import_ray, n_workers
 from girl_features.integrations.ray_data import run_on_ray
 from girl_features.pipeline import run_batch
-from girl_features.runs import RunLog
 from girl_features.store.parts import PartsStore
-from girl_features.store.rows import VIEWS
+from girl_features.store.parts.rows import VIEWS
 from tests.input_tables import day, write_tables
 from tests.ray_job import SOURCE, contract_of, models_of
 

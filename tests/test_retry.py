@@ -9,7 +9,7 @@ import pytest
 
 from girl_features.config import SamplingConfig
 from girl_features.contract import FeatureContract
-from girl_features.generator.retry import generate_chunk
+from girl_features.generator.draw import generate_chunk
 from girl_features.schema import CVVersion
 from tests.fakes import TemplateGenerator, feature_contract
 from tests.input_tables import day

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError, EmptyWindowError, ShapeError, TrainingError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, trained_reward_models
+from girl_features.generator.prompts import TINY
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
-from girl_features.prompts import TINY
-from girl_features.splits import Windows
+from girl_features.input.splits import Windows
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.reward import measure, thinned, tokenize_preferences, train_reward, warnings_about
 from girl_features.trainers.sft import train_sft

@@ -11,11 +11,11 @@ import pytest
 
 from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
-from girl_features.generator.retry import generate_chunk
+from girl_features.generator.draw import generate_chunk
 from girl_features.generator.transformers_engine import TransformersGenerator
+from girl_features.input.splits import Windows, preference_pairs
 from girl_features.pipeline import contract_of, find_generator, find_reward_model, open_generator
 from girl_features.schema import CVVersion
-from girl_features.splits import Windows, preference_pairs
 from girl_features.trainers.feedback import text_signs
 from girl_features.trainers.reward import newest_sft, train_reward
 from girl_features.trainers.rl import _inputs_hash, _reward_model_of, train_ppo

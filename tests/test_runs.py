@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from girl_features.batch.estimate import estimate, make_plan
+from girl_features.batch.lineage import history, rows_of_run
+from girl_features.batch.local import MaterializeReport, materialize
+from girl_features.batch.run_log import RunLog
 from girl_features.cli import app
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, StoreLockedError
-from girl_features.estimate import estimate, make_plan
-from girl_features.generator.quality import clean
-from girl_features.lineage import history, rows_of_run
-from girl_features.materialize import MaterializeReport, materialize
-from girl_features.runs import RunLog
+from girl_features.generator.gate import clean
 from girl_features.schema import CREATED_TIMESTAMP
-from girl_features.store.compaction import erase_rows
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.compaction import erase_rows
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.input_tables import day, load, write_tables
 

@@ -18,16 +18,7 @@ from hypothesis import strategies as st
 
 from girl_features import schema
 from girl_features.errors import DataError
-from girl_features.sample import (
-    BLOCKS_PER_ROW_GROUP,
-    PROBABILITY,
-    SAMPLE_END,
-    SCHEMAS,
-    SampleSummary,
-    block_tables,
-    write_sample,
-)
-from girl_features.sample_market import (
+from girl_features.sample.market import (
     BLOCK_SEEKERS,
     CARRIES_TO,
     CITIES,
@@ -42,6 +33,15 @@ from girl_features.sample_market import (
     match_probability,
     simulate_block,
     true_fit,
+)
+from girl_features.sample.tables import (
+    BLOCKS_PER_ROW_GROUP,
+    PROBABILITY,
+    SAMPLE_END,
+    SCHEMAS,
+    SampleSummary,
+    block_tables,
+    write_sample,
 )
 
 TABLES = ("job_seekers", "jobs", "interactions")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from girl_features.schema import GENERATED_JDS
-from girl_features.store.online import publish
+from girl_features.store.online.publishing import publish
 from tests.fakes import feature_contract
 from tests.served_market import served_market
 from tests.store_rows import Row, cv_table, generated_table

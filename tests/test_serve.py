@@ -20,20 +20,20 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from girl_features.batch.local import materialize
 from girl_features.cli import app
 from girl_features.config import GirlConfig, load_config
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError
 from girl_features.integrations.join_table import join_table
 from girl_features.integrations.online_pairs import online_columns
 from girl_features.integrations.plain_columns import PlainReduction
-from girl_features.integrations.ranker_training import train_ranker
+from girl_features.integrations.rankers.training import train_ranker
 from girl_features.lookup import FeatureClient
 from girl_features.lookup.bundle import Bundle, write_bundle
-from girl_features.materialize import materialize
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.pipeline import open_tables, publish_contract, windows_of
-from girl_features.sample import SAMPLE_END, write_sample
+from girl_features.sample.tables import SAMPLE_END, write_sample
 from girl_features.store.parts import PartsStore
-from girl_features.vector_map import VectorMap
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.http_server import Caller
 from tests.store_rows import Row, write_rows

@@ -19,9 +19,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 from girl_features.config import GirlConfig, SFTConfig
 from girl_features.errors import CheckpointError, EmptyWindowError, StoreLockedError, TrainingError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
+from girl_features.generator.prompts import TINY
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
-from girl_features.prompts import TINY
-from girl_features.splits import Windows, sft_pairs
+from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
 from girl_features.trainers.sft import _trainer, bits_per_character, tokenize_pairs, train_sft, window_texts

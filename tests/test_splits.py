@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from girl_features.config import WindowsConfig
-from girl_features.data import Tables
 from girl_features.errors import EmptyWindowError
-from girl_features.splits import (
+from girl_features.input.splits import (
     WINDOWS,
     Windows,
     cut_windows,
@@ -23,7 +22,8 @@ from girl_features.splits import (
     sft_pairs,
     summarize,
 )
-from girl_features.store.tombstones import Tombstones, id_hash
+from girl_features.input.tables import Tables
+from girl_features.store.parts.tombstones import Tombstones, id_hash
 from tests.input_tables import day, load, write_tables
 
 FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from girl_features.store.compaction import erase_rows, mend
-from girl_features.store.part_files import is_sound, quarantined, reading
+from girl_features.store.parts.compaction import erase_rows, mend
+from girl_features.store.parts.part_files import is_sound, quarantined, reading
 from tests.crash_worker import ENGINE_ROWS
 from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store
 
@@ -214,7 +214,7 @@ def test_writers_and_a_compaction_at_once(workshop: Workshop) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from girl_features.store.compaction import compact\n"
+            "import sys, time; from pathlib import Path; from girl_features.store.parts.compaction import compact\n"
             "for _ in range(20): compact(Path(sys.argv[1])); time.sleep(0.02)",
             str(workshop.folder / "parts"),
         ]

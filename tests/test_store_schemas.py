@@ -30,7 +30,7 @@ from feast.utils import _convert_arrow_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from girl_features.store.part_files import commit_part
+from girl_features.store.parts.part_files import commit_part
 from tests.feast_repos import DAY, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, write_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fetch_arrow_table.*:DeprecationWarning")

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from girl_features.errors import ConfigError
 from girl_features.evaluation.metrics import auc, log_loss
-from girl_features.integrations.lightgbm_ranker import LightGBMRanker
-from girl_features.integrations.registry import WITH_FALLBACK, make_ranker
+from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
+from girl_features.integrations.rankers.registry import WITH_FALLBACK, make_ranker
 from girl_features.lookup.bundle import Bundle
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import LowerTiers, at_tier, bundle_stand_ins, drop_tiers, mean_of_others, prior_alone
-from girl_features.vector_map import VectorMap
 from tests.contracts import CONTRACT, Labelled, fit, planted
 from tests.fakes import feature_contract
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from girl_features.sample import write_sample
-from girl_features.sample_market import BLOCK_JOBS, simulate_block, true_fit
-from girl_features.sample_text import N_DRAWS, jd_texts
+from girl_features.sample.market import BLOCK_JOBS, simulate_block, true_fit
+from girl_features.sample.tables import write_sample
+from girl_features.sample.texts import N_DRAWS, jd_texts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
-from girl_features.integrations import two_tower_networks as networks
-from girl_features.integrations.calibration import Calibration, fit_calibration, fit_logistic
-from girl_features.integrations.pair_inputs import columns, fit_scaler, scaled_columns
-from girl_features.integrations.registry import RANKERS, load_ranker, make_ranker
-from girl_features.integrations.two_tower import FORMS, WEIGHTS, TrainingSettings, TwoTowerRanker
+from girl_features.integrations.rankers import two_tower_networks as networks
+from girl_features.integrations.rankers.calibration import Calibration, fit_calibration, fit_logistic
+from girl_features.integrations.rankers.pair_inputs import columns, fit_scaler, scaled_columns
+from girl_features.integrations.rankers.registry import RANKERS, load_ranker, make_ranker
+from girl_features.integrations.rankers.two_tower import FORMS, WEIGHTS, TrainingSettings, TwoTowerRanker
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from tests.contracts import CONTRACT, OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, fit, planted

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from girl_features.errors import CheckpointError, ShapeError
 from girl_features.lookup.cold_start import neighbours_mean
-from girl_features.vector_map import VectorMap, fit_ridge, mean_cosine
+from girl_features.lookup.vector_map import VectorMap, fit_ridge, mean_cosine
 
 
 def small_map() -> VectorMap:

@@ -16,12 +16,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from girl_features.batch.worker import CycleReport, serve
 from girl_features.contract import text_hash
-from girl_features.generation_queue import Offer
 from girl_features.lookup import open_queue
+from girl_features.lookup.generation_queue import Offer
 from girl_features.schema import Tier
 from girl_features.store.failpoints import VARIABLE
-from girl_features.worker import CycleReport, serve
 from tests.fakes import TemplateGenerator
 from tests.input_tables import day
 from tests.served_market import CONTRACT, ServedMarket, served_market

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from girl_features.generator import RewardModel
-from girl_features.generator.quality import defect
+from girl_features.generator.gate import defect
+from girl_features.generator.prompts import encode_prompt, template_for
 from girl_features.generator.reward_model import TransformersRewardModel
-from girl_features.prompts import encode_prompt, template_for
 
 LOOP_WORDS = 4
 

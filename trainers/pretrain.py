@@ -25,8 +25,8 @@ from girl_features.config import TinyConfig
 from girl_features.contract import sha256_of_files
 from girl_features.encoder import find_encoder_folder
 from girl_features.errors import CheckpointError, TrainingError
+from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.progress import Progress
-from girl_features.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import exclusive_lock
 from girl_features.trainers.checkpoints import (

@@ -28,7 +28,6 @@ from trl.trainer.reward_config import RewardConfig as TRLConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from girl_features.config import GirlConfig, RewardConfig
-from girl_features.data import Tables
 from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.evaluation.metrics import auc, expected_calibration_error
 from girl_features.evaluation.reference import platt_scale
@@ -42,11 +41,12 @@ from girl_features.generator.checkpoint import (
     weights_hash,
     write_record,
 )
+from girl_features.generator.prompts import template_for
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, load_scorer, sequence_scores
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.input.splits import Windows, preference_pairs
+from girl_features.input.tables import Tables
 from girl_features.pipeline import find_generator
-from girl_features.prompts import template_for
-from girl_features.splits import Windows, preference_pairs
 from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
 from girl_features.trainers.curves import write_curves
 from girl_features.trainers.processes import is_main, wait_for_all

@@ -23,7 +23,6 @@ import polars as pl
 import torch
 
 from girl_features.config import GirlConfig, PPOConfig
-from girl_features.data import Tables
 from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
@@ -37,8 +36,9 @@ from girl_features.generator.checkpoint import (
 )
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.input.splits import Windows, preference_pairs, rl_cvs
+from girl_features.input.tables import Tables
 from girl_features.pipeline import find_reward_model
-from girl_features.splits import Windows, preference_pairs, rl_cvs
 from girl_features.trainers.alternatives import train_alternative
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.curves import write_curves

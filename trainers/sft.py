@@ -30,7 +30,6 @@ from trl.trainer.sft_config import SFTConfig as TRLConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from girl_features.config import GirlConfig, SFTConfig
-from girl_features.data import Tables
 from girl_features.errors import ConfigError
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -42,9 +41,17 @@ from girl_features.generator.checkpoint import (
     weights_hash,
     write_record,
 )
+from girl_features.generator.prompts import (
+    CV_TOKEN,
+    JD_TOKEN,
+    PromptTemplate,
+    encode_prompt,
+    plain_text_ids,
+    template_for,
+)
 from girl_features.generator.transformers_engine import load_causal_lm
-from girl_features.prompts import CV_TOKEN, JD_TOKEN, PromptTemplate, encode_prompt, plain_text_ids, template_for
-from girl_features.splits import Windows, sft_pairs
+from girl_features.input.splits import Windows, sft_pairs
+from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
 from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
 from girl_features.trainers.pretrain import Recipe, base_metrics, pretrained_base

@@ -22,20 +22,20 @@ from girl_features.config import GirlConfig, StudentConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import CheckpointError, EmptyWindowError
+from girl_features.input.splits import ranking_split
 from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.cold_start import neighbours_mean
 from girl_features.lookup.host_encoder import export_encoder
+from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
-from girl_features.splits import ranking_split
-from girl_features.store.history import connected
+from girl_features.store.offline.history import connected
 from girl_features.store.parts import PartsStore
-from girl_features.store.rows import CV_VECTORS, GENERATED_JDS, vectors_of
+from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, vectors_of
 from girl_features.torch_threads import one_thread
 from girl_features.trainers.common import hold_out_seekers
-from girl_features.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
 
 MIN_SEEKERS = 20
 WEIGHT_DECAY = 0.01

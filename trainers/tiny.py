@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from girl_features.config import TinyConfig
 from girl_features.encoder import find_encoder_folder
-from girl_features.prompts import CV_TOKEN, JD_TOKEN
+from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN
 
 PAD_TOKEN = "<|pad|>"
 END_TOKEN = "<|end|>"

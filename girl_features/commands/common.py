@@ -93,5 +93,5 @@ def ranker_factory() -> Callable[..., Any]:
     """What makes a ranker by name, where the extra `rank` is installed."""
     from girl_features.errors import require
 
-    factory: Callable[..., Any] = require("girl_features.integrations.registry", "rank").make_ranker
+    factory: Callable[..., Any] = require("girl_features.integrations.rankers.registry", "rank").make_ranker
     return factory

@@ -19,7 +19,7 @@ from girl_features.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from girl_features.evaluation.experiment_rows import Steps
+    from girl_features.lab.experiment.rows import Steps
 
 experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdicts.", no_args_is_help=True)
 
@@ -36,9 +36,9 @@ def run(
     json_file: JsonOption = None,
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
-    from girl_features.evaluation.experiment_config import load_experiment
-    from girl_features.evaluation.experiment_plan import plan_experiment, plan_lines
-    from girl_features.evaluation.experiment_prepare import (
+    from girl_features.lab.experiment.config import load_experiment
+    from girl_features.lab.experiment.plan import plan_experiment, plan_lines
+    from girl_features.lab.experiment.prepare import (
         InterruptedRunError,
         default_jobs,
         prepare,
@@ -58,7 +58,7 @@ def run(
         def stopped() -> bool:
             return stop.signal is not None
 
-        from girl_features.evaluation.experiment import run_experiment
+        from girl_features.lab.experiment.run import run_experiment
 
         try:
             results = run_experiment(
@@ -77,10 +77,10 @@ def run(
 def _report(results: Any, steps: Steps, command: str, markdown: Path | None, json_file: Path | None) -> None:
     from datetime import UTC, datetime
 
-    from girl_features.evaluation.experiment_extras import make_extras
-    from girl_features.evaluation.experiment_report import to_json, write_experiment
-    from girl_features.evaluation.experiment_summary import verdict_line
     from girl_features.evaluation.machine import machine_description
+    from girl_features.lab.experiment.extras import make_extras
+    from girl_features.lab.experiment.report import to_json, write_experiment
+    from girl_features.lab.experiment.summary import verdict_line
 
     folder = results.config.workspace / results.config.name
     page = markdown or folder / "evidence.md"
@@ -104,20 +104,19 @@ def _report(results: Any, steps: Steps, command: str, markdown: Path | None, jso
 def _steps() -> Steps:
     from girl_features.encoder import SentenceTransformerEncoder
     from girl_features.errors import require
-    from girl_features.evaluation.experiment_rows import Steps
+    from girl_features.lab.experiment.rows import Steps
 
-    ours = "girl_features.integrations"
-    registry = require(f"{ours}.registry", "rank")
-    others = ("service", "ranking", "online", "join")  # what serves and joins fits nothing
-    sources = [p for p in Path(str(registry.__file__)).parent.glob("*.py") if not p.name.startswith(others)]
+    rankers, baselines = "girl_features.integrations.rankers", "girl_features.lab.baselines"
+    registry, own = require(f"{rankers}.registry", "rank"), require(f"{baselines}.registry", "rank")
+    sources = [path for module in (registry, own) for path in Path(str(module.__file__)).parent.glob("*.py")]
     return Steps(
         make_ranker=registry.make_ranker,
-        make_baseline=require(f"{ours}.baselines", "rank").make_baseline,
+        make_baseline=own.make_baseline,
         train=_train,
-        tune_encoder=require(f"{ours}.contrastive", "rank").tune_encoder,
+        tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
-        language_model_encoder=require(f"{ours}.language_model_vectors", "rank").LanguageModelEncoder,
-        fit_logistic=require(f"{ours}.calibration", "rank").fit_logistic,
+        language_model_encoder=require(f"{baselines}.language_model_vectors", "rank").LanguageModelEncoder,
+        fit_logistic=require(f"{rankers}.calibration", "rank").fit_logistic,
         sources=tuple(sources),
     )
 
@@ -145,7 +144,7 @@ def ground(
 ) -> None:
     """From generated JDs to real jobs: those of some seekers, or how often the job really matched is found."""
     from girl_features.errors import ConfigError
-    from girl_features.evaluation.grounding_run import ground_seekers, grounding_table, measure_run, rows_as_json
+    from girl_features.lab.grounding.run import ground_seekers, grounding_table, measure_run, rows_as_json
 
     resolved = load(config, set_values)
     if method not in ("distance", "matcher", "reward"):
@@ -183,8 +182,8 @@ def judge(
     json_file: JsonOption = None,
 ) -> None:
     """Compare the JDs of two generators by an LLM judge (GIRL_JUDGE_URL, _MODEL, _KEY), or measure them without."""
-    from girl_features.evaluation import judge_run
-    from girl_features.evaluation.judge import as_json
+    from girl_features.lab.judge import run as judge_run
+    from girl_features.lab.judge.verdicts import as_json
 
     resolved = load(config, set_values)
     sides = judge_run.read_sides(resolved, left, right, n)

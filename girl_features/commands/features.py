@@ -25,7 +25,7 @@ from girl_features.commands.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from girl_features.batch import MaterializeReport
+    from girl_features.batch.run import MaterializeReport
     from girl_features.config import GirlConfig
 
 

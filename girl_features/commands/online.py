@@ -76,7 +76,7 @@ def serve_worker(
     json_file: JsonOption = None,
 ) -> None:
     """Generate for seekers whom services missed, and publish: their next request finds a generated JD."""
-    from girl_features.worker import open_worker, serve
+    from girl_features.batch.worker import open_worker, serve
 
     resolved = load(config, set_values)
     worker = open_worker(resolved)
@@ -106,7 +106,7 @@ def map_contract(
     json_file: JsonOption = None,
 ) -> None:
     """Map one contract's vectors to another's, so that a ranker of the old one goes on; says what it costs."""
-    from girl_features.mapping import run_map
+    from girl_features.mapping.run import run_map
     from girl_features.store.parts import PartsStore
 
     resolved = load(config, set_values)

@@ -22,8 +22,8 @@ from girl_features.commands.common import (
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
-    from girl_features.generation_queue import GenerationQueue
-    from girl_features.integrations.ranking import Ranking
+    from girl_features.integrations.service.ranking import Ranking
+    from girl_features.lookup.generation_queue import GenerationQueue
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
     store = PartsStore(resolved.store_dir)
     found = store.contract(contract) if contract else store.newest_contract()
     folder = out or resolved.trained_rankers_dir / f"{kind}-{found.fingerprint}"
-    train_ranker = require("girl_features.integrations.ranker_training", "rank").train_ranker
+    train_ranker = require("girl_features.integrations.rankers.training", "rank").train_ranker
     trained = train_ranker(resolved, found, kind, folder, seed)
 
     def show() -> None:
@@ -71,8 +71,8 @@ def serve(
     from girl_features.errors import require
 
     create_app = require("girl_features.integrations.ranking_service", "serve").create_app
-    limits = require("girl_features.integrations.service_limits", "serve").Limits
-    run_server = require("girl_features.integrations.service_server", "serve").run_server
+    limits = require("girl_features.integrations.service.limits", "serve").Limits
+    run_server = require("girl_features.integrations.service.server", "serve").run_server
     resolved = load(config, set_values)
     ranking, queue = _open(resolved, ranker)
     app = create_app(ranking, limits(threads, waiting, deadline), _length_of(queue, ranking.client.contract))
@@ -87,10 +87,10 @@ def serve(
 def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
     """The ranker over a client of its own contract, which the Feast repo must know."""
     from girl_features.errors import ContractMismatchError, UnknownContractError, require
-    from girl_features.generation_queue import OfferQueue
     from girl_features.lookup import open_client, open_queue, serving_encoder
+    from girl_features.lookup.generation_queue import OfferQueue
 
-    contract = require("girl_features.integrations.registry", "rank").peek_ranker(folder).contract
+    contract = require("girl_features.integrations.rankers.registry", "rank").peek_ranker(folder).contract
     queue = open_queue(config)
     encoder = serving_encoder(config, contract)
     try:
@@ -99,7 +99,7 @@ def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
         if not error.known:
             raise
         raise ContractMismatchError(error.known[-1], contract) from error
-    return require("girl_features.integrations.ranking", "rank").Ranking.load(client, folder), queue
+    return require("girl_features.integrations.service.ranking", "rank").Ranking.load(client, folder), queue
 
 
 def _length_of(queue: GenerationQueue, contract: str) -> Callable[[], float]:

@@ -21,7 +21,7 @@ def runs(
     """List the runs of the batch job, oldest first."""
     if context.invoked_subcommand is not None:
         return
-    from girl_features.runs import RunLog
+    from girl_features.batch.run_log import RunLog
 
     records = RunLog(load(config, set_values).runs_dir).records()
     rows = [record.model_dump(mode="json", exclude={"config"}) for record in records]
@@ -55,8 +55,8 @@ def show_run(
     """Show one run: its totals, what the store holds of it, and its resolved config."""
     import yaml
 
-    from girl_features.lineage import rows_of_run
-    from girl_features.runs import RunLog
+    from girl_features.batch.lineage import rows_of_run
+    from girl_features.batch.run_log import RunLog
     from girl_features.store.parts import PartsStore
 
     resolved = load(config, set_values)
@@ -81,7 +81,7 @@ def history(
     json_file: JsonOption = None,
 ) -> None:
     """Show every JD a job seeker ever had: contract, time, status, seeds and the texts."""
-    from girl_features.lineage import history
+    from girl_features.batch.lineage import history
     from girl_features.store.parts import PartsStore
 
     rows = history(PartsStore(load(config, set_values).store_dir), seeker)
@@ -91,7 +91,7 @@ def history(
 
 
 def _show_history(seeker: str, rows: list[dict[str, Any]]) -> None:
-    from girl_features.sources import shown
+    from girl_features.input.sources import shown
 
     for row in rows:
         typer.echo(

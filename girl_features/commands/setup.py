@@ -42,7 +42,7 @@ def sample(
 ) -> None:
     """Write a simulated market: seekers, jobs and recruiters' decisions, with a known truth planted in it."""
     from girl_features.progress import Progress
-    from girl_features.sample import write_sample
+    from girl_features.sample.tables import write_sample
 
     with Progress("sample", seekers, "seekers") as progress:
         summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach, overwrite=overwrite)
@@ -57,9 +57,9 @@ def check(
     json_file: JsonOption = None,
 ) -> None:
     """Validate the tables, list what is rejected and why, and show the time windows."""
+    from girl_features.input.show import print_check
+    from girl_features.input.splits import summarize
     from girl_features.pipeline import open_tables, windows_of
-    from girl_features.show import print_check
-    from girl_features.splits import summarize
 
     resolved = load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
     with open_tables(resolved) as tables:
@@ -80,8 +80,8 @@ def demo(
     json_file: JsonOption = None,
 ) -> None:
     """The whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
-    from girl_features.demo import run_demo
     from girl_features.errors import require
+    from girl_features.sample.demo import run_demo
 
     stages = {
         "sft": require("girl_features.trainers.sft", "train").train_sft,

@@ -17,6 +17,7 @@ from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
+from girl_features.input.splits import Windows, ranking_split
 from girl_features.pairs import join_pairs
 from girl_features.pipeline import (
     check_no_leakage,
@@ -30,7 +31,6 @@ from girl_features.pipeline import (
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
-from girl_features.splits import Windows, ranking_split
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import stand_ins_of
 

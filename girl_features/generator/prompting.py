@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from girl_features.errors import ShapeError
-from girl_features.prompts import PromptIds, PromptTemplate, encode_prompt, template_for
+from girl_features.generator.prompts import PromptIds, PromptTemplate, encode_prompt, template_for
 from girl_features.schema import GeneratedText
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from girl_features.errors import ShapeError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
-from girl_features.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
+from girl_features.generator.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
 
 
 class PairIds(NamedTuple):

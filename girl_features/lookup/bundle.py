@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from girl_features.contract import FeatureContract, sha256_of_files
 from girl_features.errors import CheckpointError, ContractMismatchError, require
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.store.files import fsync_folder
-from girl_features.vector_map import VectorMap
 
 MANIFEST, MEANS, STUDENT = "bundle.json", "means.safetensors", "student.safetensors"
 NEIGHBOURS_CV, NEIGHBOURS_GENERATED = "neighbours_cv.npy", "neighbours_generated.npy"

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from girl_features.contract import text_hash
-from girl_features.cv_text import clean_cv
 from girl_features.encoder import TextEncoder
 from girl_features.errors import DataError, ShapeError
-from girl_features.generation_queue import Offer, OfferQueue
+from girl_features.input.cv_text import clean_cv
 from girl_features.lookup.answers import JobVectors, SeekerVectors
 from girl_features.lookup.bundle import read_bundle
 from girl_features.lookup.cold_start import ColdStart
+from girl_features.lookup.generation_queue import Offer, OfferQueue
 from girl_features.lookup.stored import Found, OnlineReader, contract_views
 from girl_features.schema import Tier
 from girl_features.store.repo import open_repo

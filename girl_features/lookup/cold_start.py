@@ -15,8 +15,8 @@ from girl_features.encoder import TextEncoder
 from girl_features.errors import ContractMismatchError
 from girl_features.lookup.bounded import OneThread
 from girl_features.lookup.bundle import Bundle
+from girl_features.lookup.vector_map import unit_rows
 from girl_features.schema import Tier
-from girl_features.vector_map import unit_rows
 
 N_REMEMBERED = 10_000  # CV vectors of requests; some 15 MB at 384 dimensions
 ROWS_AT_ONCE = 8  # compared with all stored CVs between two looks at the clock

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from girl_features.contract import EncoderContract
-from girl_features.encoder import TextEncoder, find_encoder_folder
+from girl_features.encoder import TextEncoder, find_encoder_folder, read_characters
 from girl_features.errors import CheckpointError, require
-from girl_features.plans import read_characters
+from girl_features.lookup.vector_map import unit_rows
 from girl_features.schema import Encoded
-from girl_features.vector_map import unit_rows
 
 GRAPH, WEIGHTS, TOKENIZER = "encoder.xml", "encoder.bin", "tokenizer.json"
 FILES = (GRAPH, WEIGHTS, TOKENIZER)

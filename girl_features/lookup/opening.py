@@ -10,9 +10,9 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FINGERPRINT_LENGTH
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
 from girl_features.errors import MissingExtraError
-from girl_features.generation_queue import GenerationQueue, OfferQueue
 from girl_features.lookup.bundle import read_bundle, read_manifest
 from girl_features.lookup.client import FeatureClient
+from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore

@@ -18,10 +18,10 @@ from girl_features.errors import DeadlineError, StoreError
 from girl_features.lookup.bounded import OneThread
 from girl_features.lookup.breaker import CircuitBreaker
 from girl_features.schema import CV_HASH, CV_VECTOR, GENERATED_JD_VECTOR, JD_VECTOR
-from girl_features.store.online_base import PackedOnlineStore
-from girl_features.store.online_response import Column
-from girl_features.store.packed import STRING
-from girl_features.store.packed_rows import microseconds
+from girl_features.store.online.packed import STRING
+from girl_features.store.online.packed_rows import microseconds
+from girl_features.store.online.packed_store import PackedOnlineStore
+from girl_features.store.online.response import Column
 from girl_features.store.repo import contract_service
 
 if TYPE_CHECKING:

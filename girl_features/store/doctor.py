@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from girl_features.errors import StoreError, StoreLockedError
-from girl_features.store.compaction import is_unfinished, mend
 from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock
-from girl_features.store.part_files import is_sound, part_files, quarantined, set_aside
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.compaction import is_unfinished, mend
+from girl_features.store.parts.part_files import is_sound, part_files, quarantined, set_aside
+from girl_features.store.parts.rows import VIEWS
 from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_unchecked, registry_path, registry_problem
-from girl_features.store.rows import VIEWS
 
 STALE_SECONDS = 3600.0  # a temporary file this old belongs to nobody who is still writing
 

@@ -33,9 +33,9 @@ from pydantic import StrictStr
 
 from girl_features.errors import StoreError
 from girl_features.store.failpoints import failpoint
-from girl_features.store.latest import RowsQuery
-from girl_features.store.offline import PartsDuckDBOfflineStore
-from girl_features.store.online_base import PackedOnlineStore
+from girl_features.store.offline.latest import RowsQuery
+from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore
+from girl_features.store.online.packed_store import PackedOnlineStore
 
 BATCH_ROWS = 10_000
 

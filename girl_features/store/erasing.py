@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from girl_features.errors import StoreError
 from girl_features.schema import JOB_SEEKER_ID
-from girl_features.store.ledger import Ledger
+from girl_features.store.online.ledger import Ledger
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import VIEWS
 from girl_features.store.repo import open_repo
-from girl_features.store.rows import VIEWS
 
 
 class EraseReport(NamedTuple):
@@ -32,7 +32,7 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    from girl_features.store.online_base import PackedOnlineStore
+    from girl_features.store.online.packed_store import PackedOnlineStore
 
     feast_store = open_repo(repo)
     online: Any = feast_store._get_provider().online_store

@@ -31,9 +31,8 @@ from girl_features.schema import (
     JOB_SEEKER_ID,
     N_GENERATED,
 )
-from girl_features.store import rows
 from girl_features.store.names import ViewNames, service_name
-from girl_features.store.parts import PartsStore
+from girl_features.store.parts import PartsStore, rows
 
 FOREVER = timedelta(0)  # no time to live: a CV counts until its seeker writes a new one
 

@@ -23,11 +23,11 @@ from pydantic import StrictStr
 
 from girl_features.errors import StoreError, require
 from girl_features.store.failpoints import failpoint
-from girl_features.store.online_base import PackedOnlineStore
-from girl_features.store.online_plans import view_id
-from girl_features.store.packed import TIMES_END
-from girl_features.store.packed_rows import PackedRow
-from girl_features.store.redis_wire import RedisReader
+from girl_features.store.online.packed import TIMES_END
+from girl_features.store.online.packed_rows import PackedRow
+from girl_features.store.online.packed_store import PackedOnlineStore
+from girl_features.store.online.plans import view_id
+from girl_features.store.online.redis_wire import RedisReader
 
 _KEYS_A_CALL = 250  # a script holds up every other client while it runs
 _PREFIX = b"girl1:"

@@ -22,9 +22,9 @@ from pydantic import StrictStr
 
 from girl_features.errors import DeadlineError, StoreError
 from girl_features.store.failpoints import failpoint
-from girl_features.store.online_base import PackedOnlineStore
-from girl_features.store.online_plans import view_id
-from girl_features.store.packed_rows import PackedRow
+from girl_features.store.online.packed_rows import PackedRow
+from girl_features.store.online.packed_store import PackedOnlineStore
+from girl_features.store.online.plans import view_id
 
 N_KEYS_A_READ = 1_000
 MMAP_BYTES = 0x7FFF0000  # the most SQLite takes; reading mapped pages halves the time of a batch

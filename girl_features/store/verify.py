@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from girl_features.store.ledger import Ledger
-from girl_features.store.online import online_errors
-from girl_features.store.part_files import LOCK, reading
+from girl_features.store.online.ledger import Ledger
+from girl_features.store.online.publishing import online_errors
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.part_files import LOCK, reading
 from girl_features.store.repo import open_repo
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class _Comparison:
     """One Feast view, compared."""
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
-        from girl_features.store.online_base import PackedOnlineStore
+        from girl_features.store.online.packed_store import PackedOnlineStore
 
         self._store, self._view = store, view
         self._online: Any = store._get_provider().online_store

@@ -1,0 +1,1 @@
+"""Recommenders of the literature, and the controls that learn from texts."""

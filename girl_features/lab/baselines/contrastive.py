@@ -1,0 +1,95 @@
+"""A text encoder tuned on matched CVs and JDs, with no generation at all: the control a generator has to beat.
+
+InfoNCE with the other JDs of the batch as negatives, both ways, over the encoder's cosines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from girl_features.encoder import find_encoder_folder
+from girl_features.errors import ShapeError, require
+from girl_features.generator.checkpoint import weights_hash
+from girl_features.lab.experiment.cells import code_hash
+from girl_features.progress import Progress
+
+MIN_PAIRS = 20
+_SCALE = 20.0  # 1 / temperature: cosines are small beside logits
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings:
+    """How the encoder is tuned."""
+
+    epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 2e-5
+    max_tokens: int = 96  # while tuning; it reads its full length afterwards
+    seed: int = 0
+
+
+def tune_encoder(
+    name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: ContrastiveSettings | None = None
+) -> Path:
+    """Tune encoder `name` on m matched pairs and return its folder under `folder`; the same pairs again do nothing.
+
+    Raises:
+        ShapeError: fewer than MIN_PAIRS pairs.
+        CheckpointError: no such encoder.
+    """
+    settings = settings or ContrastiveSettings()
+    if len(cvs) < MIN_PAIRS:
+        raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
+    base = find_encoder_folder(name)
+    made_of = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
+    digest = hashlib.sha256(repr(made_of).encode())
+    final = folder / f"contrastive-{digest.hexdigest()[:12]}"
+    if final.is_dir():
+        return final
+    sentence_transformers, torch = require("sentence_transformers", "generate"), require("torch", "generate")
+    torch.manual_seed(settings.seed)
+    model: Any = sentence_transformers.SentenceTransformer(
+        str(base), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+    )
+    full_length, model.max_seq_length = model.max_seq_length, settings.max_tokens
+    _train(torch, model, cvs, jds, settings)
+    model.max_seq_length = full_length
+    work = folder / f".{final.name}"  # hidden until complete
+    if work.exists():
+        shutil.rmtree(work)
+    model.save_pretrained(str(work), create_model_card=False)
+    work.rename(final)
+    return final
+
+
+def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], settings: ContrastiveSettings) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    rng = np.random.default_rng(settings.seed)
+    n_batches = len(cvs) // settings.batch_size or 1
+    model.train()
+    with Progress("tune encoder", settings.epochs * n_batches, "batches") as progress:
+        for _ in range(settings.epochs):
+            for rows in np.array_split(rng.permutation(len(cvs)), n_batches):
+                one, other = (_embed(torch, model, [texts[i] for i in rows]) for texts in (cvs, jds))
+                similar = _SCALE * one @ other.T  # (b, b)
+                truth = torch.arange(len(rows))
+                loss = torch.nn.functional.cross_entropy(similar, truth)
+                loss = (loss + torch.nn.functional.cross_entropy(similar.T, truth)) / 2
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                progress.advance()
+    model.eval()
+
+
+def _embed(torch: Any, model: Any, texts: list[str]) -> Any:
+    found = model(model.preprocess(texts))["sentence_embedding"]
+    return torch.nn.functional.normalize(found, dim=1)

@@ -1,0 +1,63 @@
+"""Vectors of texts from a causal language model's own last layer, as BIGRec (Bao et al., 2023) takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from girl_features.contract import EncoderContract
+from girl_features.errors import require
+from girl_features.generator.checkpoint import adapter_hash, is_adapter, weights_hash
+from girl_features.generator.prompts import plain_text_ids
+from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.schema import Encoded
+
+torch = require("torch", "rank")
+
+MAX_TOKENS = 256
+READING = "last state 1"  # raise the number when the vector of a text changes
+
+
+class LanguageModelEncoder:
+    """A TextEncoder: the last layer's state at a text's last token. Not normalized: BIGRec measures L2 distance."""
+
+    def __init__(self, folder: Path, batch_size: int = 32) -> None:
+        self._model, self._tokenizer = load_causal_lm(folder)
+        self._model.eval()
+        self._batch_size = batch_size
+        self._contract = EncoderContract(
+            name=f"language model {folder.name}, {READING}",
+            weights_sha256=adapter_hash(folder) if is_adapter(folder) else weights_hash(folder),
+            max_tokens=MAX_TOKENS,
+            pooling="other",
+            normalized=False,
+            dtype="float32",
+            dimension=int(self._model.config.hidden_size),
+        )
+
+    @property
+    def contract(self) -> EncoderContract:
+        """What makes the vectors."""
+        return self._contract
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """(n, d) float32, and (n,) bool: which texts were cut at MAX_TOKENS."""
+        ids = [plain_text_ids(self._tokenizer, text) or [self._tokenizer.eos_token_id] for text in texts]
+        vectors = np.zeros((len(texts), self._contract.dimension), np.float32)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches pad little
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            vectors[rows] = self._last_states([ids[i][:MAX_TOKENS] for i in rows])
+        return Encoded(vectors, np.array([len(own) > MAX_TOKENS for own in ids], bool))
+
+    def _last_states(self, rows: list[list[int]]) -> np.ndarray:
+        width = max(map(len, rows))
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        with torch.inference_mode():
+            mask = (torch.arange(width) < lengths[:, None]).long()
+            states = self._model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+            found = states[torch.arange(len(rows)), lengths - 1].float()
+        return np.asarray(found.numpy())

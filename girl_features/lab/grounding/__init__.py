@@ -1,0 +1,1 @@
+"""From generated JDs to real open jobs."""

@@ -1,0 +1,1 @@
+"""Compare the JDs of two generators."""

@@ -1,0 +1,1 @@
+"""Vectors of a new contract for a ranker that was trained on an old one."""

@@ -1,0 +1,1 @@
+"""A simulated job market, and the demo that runs on it."""

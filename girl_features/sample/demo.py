@@ -1,0 +1,214 @@
+"""`girl demo`: every step of the product on a small simulated market, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from girl_features.config import GirlConfig, load_config
+from girl_features.contract import FeatureContract
+from girl_features.evaluation.compare import Comparison
+from girl_features.evaluation.report import print_comparison
+from girl_features.evaluation.run import run_evaluate
+from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
+from girl_features.input.splits import Windows
+from girl_features.input.tables import Tables
+from girl_features.lookup import FeatureClient
+from girl_features.pipeline import open_tables, run_materialize, windows_of
+from girl_features.progress import Progress
+from girl_features.ranker import Ranker
+from girl_features.sample.tables import write_sample
+from girl_features.store.parts import PartsStore
+
+N_LOOKUPS = 50
+N_NEAREST = 3
+# a little more for the second and third stage than the defaults give: the market is small
+WINDOWS = {"sft_share": 0.34, "reward_share": 0.14, "rl_share": 0.10, "train_share": 0.24, "valid_share": 0.06}
+
+FULL: dict[str, Any] = {
+    "seekers": 700,
+    "config": {
+        "windows": WINDOWS,
+        "generator": {"max_cv_tokens": 160, "tiny": {"vocab_size": 2048, "hidden_size": 128, "n_heads": 4}},
+        "sft": {"epochs": 4, "max_jd_tokens": 128},
+        "reward": {"epochs": 1, "max_jd_tokens": 128, "holdout": 0.2},
+        "ppo": {"iterations": 6, "batch_size": 32, "learning_rate": 1e-4, "evaluate_every": 3, "holdout": 0.25},
+        "sampling": {"max_new_tokens": 128},
+        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 500},
+    },
+}
+QUICK: dict[str, Any] = {
+    "seekers": 160,
+    "config": {
+        "windows": WINDOWS,
+        "generator": {
+            "max_cv_tokens": 96,
+            "tiny": {"vocab_size": 1024, "hidden_size": 64, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
+        },
+        "sft": {"epochs": 2, "max_jd_tokens": 64},
+        "reward": {"epochs": 1, "max_jd_tokens": 64, "holdout": 0.2},
+        "ppo": {"iterations": 3, "batch_size": 16, "critic_warmup": 1, "evaluate_every": 1, "holdout": 0.25},
+        "sampling": {"max_new_tokens": 64},
+        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 200},
+    },
+}
+
+
+class Example(NamedTuple):
+    """One seeker of the test window."""
+
+    job_seeker_id: str
+    cv: str
+    generated_jd: str
+    nearest: list[tuple[float, str]]  # cosine to the generated JD, and the JD of a real (simulated) job
+
+
+class DemoResult(NamedTuple):
+    """What the demo found."""
+
+    folder: Path
+    comparison: Comparison
+    training: dict[str, dict[str, float]]  # stage -> its metrics
+    example: Example
+    lookup_p50_ms: float  # milliseconds for one seeker, median
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The rows of `girl evaluate`, with the example and the lookup beside them."""
+        result = dict(self.comparison.to_json())
+        result["simulation"] = True
+        result["training"] = self.training
+        result["example"] = self.example._asdict()
+        result["lookup_p50_ms"] = self.lookup_p50_ms
+        result["seconds"] = self.seconds
+        return result
+
+    def show(self) -> None:
+        """Print the table, the example, the lookup and the next three commands."""
+        console = Console()
+        reward, ppo = self.training["reward"], self.training["ppo"]
+        console.print(
+            f"Reward model: tells the matched job from the mismatched one in {reward['pair_accuracy']:.0%} of "
+            f"{reward['n_heldout_pairs']:.0f} pairs of {reward['n_heldout_seekers']:.0f} seekers it has not seen.\n"
+            f"PPO: its score on unseen CVs {ppo['reward_gain_sd']:+.2f} standard deviations over stage 1, at a KL of "
+            f"{ppo['kl_per_sequence']:.2f} nats a JD. A demo trains both for a moment only."
+        )
+        print_comparison(self.comparison, simulation=True)
+        example = self.example
+        console.print(Panel(Text(example.cv), title=f"CV of {example.job_seeker_id}", title_align="left"))
+        console.print(Panel(Text(example.generated_jd), title="its generated JD", title_align="left"))
+        for cosine, jd in example.nearest:
+            title = f"a job near the generated JD, cosine {cosine:.2f}"
+            console.print(Panel(Text(_first_words(jd)), title=title, title_align="left"))
+        console.print(
+            f"Online lookup of one seeker: {self.lookup_p50_ms:.2f} ms (median of {N_LOOKUPS}, in process, SQLite). "
+            f"All of it took {self.seconds:.0f} s."
+        )
+        config = shlex.quote(str(self.folder / "girl.yaml"))
+        console.print("\nNext:")
+        for command, why in (
+            (f"girl lookup {example.job_seeker_id} --config {config}", "the vector a ranking service would get"),
+            (f"girl materialize --config {config}", "again: nothing is generated twice"),
+            ("girl init my-girl", "a girl.yaml and a Feast repo for tables of your own"),
+        ):
+            console.print(Text(f"  {command}", style="bold"))
+            console.print(Text(f"      {why}"))
+
+
+def run_demo(
+    folder: Path,
+    *,
+    quick: bool,
+    seed: int,
+    stages: dict[str, Callable[[Tables, Windows, GirlConfig], Path]],
+    make_ranker: Callable[[str, str, int], Ranker],
+) -> DemoResult:
+    """Simulate a market in `folder`, train, materialize, evaluate and look up; what a folder has is reused.
+
+    Args:
+        folder: the demo's own.
+        quick: a smaller market and generator.
+        seed: of market, training and sampling.
+        stages: functions that train "sft", "reward" and "ppo", in this order.
+        make_ranker: a new ranker from its name, its form and a seed.
+    """
+    started = time.monotonic()
+    config = _prepare(folder, QUICK if quick else FULL, seed)
+    with open_tables(config) as tables:
+        windows = windows_of(config, tables)
+        folders = {stage: train(tables, windows, config) for stage, train in stages.items()}
+    training = {
+        stage: read_record(found, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
+        for stage, found in folders.items()
+    }
+    for stage in ("sft", "ppo"):
+        generator = config.generator.model_copy(update={"stage": stage})
+        run_materialize(config.model_copy(update={"generator": generator}))
+    outcome = run_evaluate(config, make_ranker)
+    contract = outcome.contracts["girl"]
+    with open_tables(config) as tables:
+        example = _example(tables, PartsStore(config.store_dir), contract)
+    client = FeatureClient(config.feast_repo, contract.fingerprint)
+    latency = _median_lookup_ms(client, example.job_seeker_id)
+    return DemoResult(folder, outcome.comparison, training, example, latency, time.monotonic() - started)
+
+
+def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:
+    data = folder / f"market-{size['seekers']}-{seed}"
+    if not (data / "interactions.parquet").is_file():
+        with Progress("simulate", size["seekers"], "seekers") as progress:
+            write_sample(data, n_seekers=size["seekers"], seed=seed, progress=progress.reach)
+    raw = {
+        "name": "demo",
+        "workspace": ".girl",
+        "tables": {name: {"path": f"{data.name}/{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
+        **size["config"],
+    }
+    for section in ("sft", "reward", "ppo", "sampling"):
+        raw[section] = {**raw[section], "seed": seed}
+    path = folder / "girl.yaml"
+    path.write_text(
+        "# A simulated market; `girl demo` writes this anew each time.\n" + yaml.safe_dump(raw, sort_keys=False)
+    )
+    return load_config(path)
+
+
+def _example(tables: Tables, store: PartsStore, contract: FeatureContract) -> Example:
+    relation = store.scan("generated_jds", contract.fingerprint)
+    assert relation is not None
+    seeker, cv, jds, vector = tables.connection.execute(
+        f"""SELECT job_seeker_id, cv, generated_jds, generated_jd_vector FROM {relation} AS made
+        JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)
+        ORDER BY updated_at DESC, job_seeker_id LIMIT 1"""
+    ).fetchall()[0]
+    jobs = store.scan("jd_vectors", contract.encoder.fingerprint)
+    nearest = tables.connection.execute(
+        f"""SELECT list_cosine_similarity(jd_vector, $vector::FLOAT[]) AS cosine, jd
+        FROM {jobs} JOIN jobs USING (job_id) ORDER BY cosine DESC, job_id LIMIT {N_NEAREST}""",
+        {"vector": vector},
+    ).fetchall()
+    return Example(seeker, cv, jds[0], [(float(cosine), jd) for cosine, jd in nearest])
+
+
+def _median_lookup_ms(client: FeatureClient, job_seeker_id: str) -> float:
+    client.job_seekers([job_seeker_id])  # the first call opens the database
+    times = []
+    for _ in range(N_LOOKUPS):
+        before = time.perf_counter()
+        client.job_seekers([job_seeker_id])
+        times.append(time.perf_counter() - before)
+    return float(np.median(times) * 1000)
+
+
+def _first_words(text: str, n: int = 40) -> str:
+    words = text.split()
+    return " ".join(words[:n]) + (" ..." if len(words) > n else "")

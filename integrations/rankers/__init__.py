@@ -1,0 +1,1 @@
+"""Rankers that learn from vectors, and the files they are kept in."""

@@ -1,0 +1,152 @@
+"""What a saved ranker's folder holds: a JSON manifest, and weights the manifest gives the hash of. No pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from girl_features.contract import sha256_of_files
+from girl_features.errors import CheckpointError, require
+from girl_features.integrations.rankers.pair_inputs import Row
+from girl_features.ranker import Ranker
+
+MANIFEST = "manifest.json"
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    sha256: dict[str, str]  # of each other file, by name
+
+
+class _VectorManifest(_Manifest):
+    contract: str  # fingerprint of the FeatureContract trained on
+    dimension: int = Field(ge=1, le=65536)  # of its vectors
+
+
+class RankerManifest(_VectorManifest):
+    """What it takes to rebuild a ranker around its weights."""
+
+    version: Literal[2] = 2  # type: ignore[assignment]  # 1 had no column for each tier
+    format: Literal["girl-features ranker"] = "girl-features ranker"
+    predictor: str
+    row: Row
+    seed: int
+    slope: float
+    intercept: float
+
+
+class FallbackManifest(_VectorManifest):
+    """An enhanced ranker and its base twin, a folder each; `sha256` is of their manifests."""
+
+    format: Literal["girl-features ranker with fallback"] = "girl-features ranker with fallback"
+    predictor: str
+
+
+class ReductionManifest(_VectorManifest):
+    """What plain columns were reduced with."""
+
+    format: Literal["girl-features plain columns"] = "girl-features plain columns"
+    n_components: int = Field(ge=1, le=65536)
+
+
+class TextRankerManifest(_Manifest):
+    """What it takes to rebuild a ranker of ids or words around its weights."""
+
+    format: Literal["girl-features text ranker"] = "girl-features text ranker"
+    name: str
+    seed: int
+    max_words: int = Field(ge=1)
+    slope: float
+    intercept: float
+
+
+AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest, TextRankerManifest)
+
+
+class SavedRanker(Ranker, Protocol):
+    """A Ranker that can be written to a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write it, its contract and its calibration to `folder`."""
+        ...
+
+
+def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 of each file of `folder`, for a manifest."""
+    return {name: sha256_of_files([folder / name]) for name in names}
+
+
+def write_manifest(folder: Path, manifest: AnyManifest) -> None:
+    """Write the manifest, last and at once: a folder without one, or with an older one, is refused by `load`."""
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / MANIFEST)
+
+
+def read_manifest(folder: Path, kind: type[AnyManifest], names: tuple[str, ...]) -> AnyManifest:
+    """The manifest of `folder`, once the files `names` are seen to be those it was written for.
+
+    Raises:
+        CheckpointError: no manifest, one of another kind or version, or a file absent or altered.
+    """
+    manifest = parse_manifest(folder, kind)
+    if set(manifest.sha256) != set(names):
+        raise CheckpointError(f"{folder} should list the files {sorted(names)}, lists {sorted(manifest.sha256)}")
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is absent; save the ranker again or fetch the whole folder")
+        if sha256_of_files([folder / name]) != manifest.sha256[name]:
+            raise CheckpointError(
+                f"{folder / name} is not the file its manifest was written for; save or fetch it again"
+            )
+    return manifest
+
+
+def parse_manifest(folder: Path, kind: type[AnyManifest]) -> AnyManifest:
+    """The manifest of `folder`, its files unchecked.
+
+    Raises:
+        CheckpointError: absent, or not a manifest of this kind and version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        found = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else "no such folder"
+        raise CheckpointError(
+            f"no {MANIFEST} in {folder} (found: {found}); only folders written by `save` are read, never pickles"
+        )
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise CheckpointError(f"{path} is no manifest this version reads: {problems}") from error
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Save named arrays as safetensors."""
+    safetensors = require("safetensors.numpy", "rank")
+    safetensors.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Load named float32 arrays, exactly those of `shapes`.
+
+    Raises:
+        CheckpointError: not safetensors, or other names, shapes, types or values than wanted.
+    """
+    safetensors, format_error = require("safetensors.numpy", "rank"), require("safetensors", "rank").SafetensorError
+    try:
+        arrays: dict[str, np.ndarray] = safetensors.load_file(path)
+    except format_error as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != shapes:
+        raise CheckpointError(f"{path} holds {found}, wanted {shapes}; it is of another ranker")
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} should be finite float32, found {array.dtype}")
+    return arrays

@@ -1,0 +1,121 @@
+"""`girl train ranker`: a ranker of a config's ranking windows, saved for a service, measured tier by tier."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from girl_features.config import GirlConfig
+from girl_features.contract import FeatureContract
+from girl_features.evaluation.metrics import auc, log_loss
+from girl_features.input.splits import ranking_split
+from girl_features.integrations.rankers.ranker_files import SavedRanker
+from girl_features.integrations.rankers.registry import make_ranker, peek_ranker
+from girl_features.pairs import join_pairs
+from girl_features.pipeline import open_tables, windows_of
+from girl_features.ranker import PairFeatures, Ranker
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, Tier
+from girl_features.tiers import StandIns, at_tier, stand_ins_of
+
+
+class Labelled(NamedTuple):
+    """Features and outcomes of n pairs."""
+
+    features: PairFeatures
+    labels: np.ndarray  # (n,) bool
+
+
+class TierResult(NamedTuple):
+    """How the ranker does on the test window, were every pair answered at one tier."""
+
+    tier: str  # `as_joined`: whatever the store has
+    auc: float
+    logloss: float  # nats a pair
+    n: int
+
+
+class TrainedRanker(NamedTuple):
+    """What was trained, and how good it is."""
+
+    folder: str
+    predictor: str
+    contract: str
+    seed: int
+    tier_dropout: float
+    n_train: int
+    n_valid: int
+    tiers: list[TierResult]
+
+
+def train_ranker(
+    config: GirlConfig, contract: FeatureContract, predictor: str, folder: Path, seed: int = 0
+) -> TrainedRanker:
+    """Train `predictor` on the vectors of `contract`, save it to `folder` and measure it on the test window.
+
+    Raises:
+        CheckpointError: `folder` holds something else than a ranker.
+        LeakageError, EmptyWindowError, MissingVectorsError: as `ranking_parts`.
+    """
+    if folder.exists():
+        peek_ranker(folder)  # only a ranker is replaced
+    train, valid, test = ranking_parts(config, contract)
+    stand_ins = stand_ins_of(config)
+    ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
+    ranker.fit(train.features, train.labels, valid.features, valid.labels)
+    _save(ranker, folder)
+    return TrainedRanker(
+        folder=str(folder),
+        predictor=predictor,
+        contract=contract.fingerprint,
+        seed=seed,
+        tier_dropout=config.ranker.tier_dropout,
+        n_train=len(train.labels),
+        n_valid=len(valid.labels),
+        tiers=results_by_tier(ranker, test, stand_ins),
+    )
+
+
+def ranking_parts(config: GirlConfig, contract: FeatureContract) -> tuple[Labelled, Labelled, Labelled]:
+    """The train, valid and test windows, joined with the vectors of `contract`.
+
+    Raises:
+        LeakageError: the generator has seen decisions of the ranking windows.
+        EmptyWindowError: a window has no decisions, or of one kind alone.
+        MissingVectorsError: a CV or JD is not in the store.
+    """
+    with open_tables(config) as tables:
+        split = ranking_split(tables, windows_of(config, tables))
+    train, valid, test = (_labelled(config, contract, frame) for frame in split)
+    return train, valid, test
+
+
+def results_by_tier(ranker: Ranker, test: Labelled, stand_ins: StandIns) -> list[TierResult]:
+    """AUC and LogLoss of the pairs as joined, and of the same pairs with each lower tier's vectors in place."""
+    lower = stand_ins(test.features)
+    answered = {"as_joined": test.features}
+    answered |= {tier.name.lower(): at_tier(test.features, tier, lower[tier]) for tier in Tier if tier in lower}
+    results = []
+    for name, features in answered.items():
+        scores = ranker.score(features)
+        results.append(TierResult(name, auc(test.labels, scores), log_loss(test.labels, scores), len(scores)))
+    return results
+
+
+def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> Labelled:
+    keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
+    return Labelled(join_pairs(config.feast_repo, contract, keys), decisions[MATCHED].to_numpy())
+
+
+def _save(ranker: SavedRanker, folder: Path) -> None:
+    """Write beside `folder` first: a service that starts meanwhile finds the old ranker or the new one, whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ranker-", dir=folder.parent) as temporary:
+        new = Path(temporary) / "new"
+        ranker.save(new)
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
+        new.rename(folder)
