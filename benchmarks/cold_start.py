@@ -32,13 +32,13 @@ from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.results import EvaluationSlice, Measured, make_slice, measure
-from girl_features.input.splits import ranking_split
+from girl_features.input.splits import cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.vector_map import unit_rows
 from girl_features.mapping.run import Both, compare_mapped, fit_map
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.sample.market import BLOCK_SEEKERS, SPAN_DAYS, Jobs, People, simulate_block, true_fit
@@ -191,7 +191,7 @@ def materialized(config: GirlConfig, simulation: bool) -> Data:
     store = PartsStore(config.store_dir)
     contract = store.newest_contract()
     with open_tables(config) as tables:
-        split = ranking_split(tables, windows_of(config, tables))
+        split = ranking_split(tables, cut_windows(tables, config.windows))
     parts = RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
     cold = set(parts.test.seeker_ids[parts.test.is_cold_start].tolist())
     taught = read_taught(store, contract, config.student.max_rows)

@@ -39,12 +39,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from girl_features.batch.local import local_chunks
+from girl_features.batch.run import run_batch
 from girl_features.config import GirlConfig
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
 from girl_features.generator import Generator
 from girl_features.generator.engines import open_engine
+from girl_features.generator.opening import load_models
 from girl_features.generator.prompts import PLAIN, encode_prompt
-from girl_features.pipeline import open_encoder, open_generator, run_batch
 from girl_features.schema import GeneratedText
 
 NEW_TOKENS, CV_TOKENS = 128, 200
@@ -295,17 +297,16 @@ def job(size: str, folder: Path, workspace: Path, threads: int, n: int) -> dict[
     """The whole batch job over n CVs, beside the engine alone on others; seconds of the clock on the wall."""
     clock = time.perf_counter  # encoding overlaps with generating, which a process's own seconds do not show
     config = job_config(folder, workspace, threads, n)
-    encoder = open_encoder(config)
-    generating = open_generator(config, encoder)
-    generating = generating._replace(generator=Finished(generating.generator))
+    models = load_models(config)
+    models = models._replace(generator=Finished(models.generator))
     cvs = pl.read_parquet(workspace / "job_seekers.parquet")["cv"].to_list()
     warm = some_cvs(4, seed=1)
-    generating.generator.generate(warm, [[1]] * len(warm))
+    models.generator.generate(warm, [[1]] * len(warm))
     started = clock()
-    n_tokens = our_loop(generating.generator, 1)(some_cvs(n, seed=99))  # other CVs: none is cached for the job
+    n_tokens = our_loop(models.generator, 1)(some_cvs(n, seed=99))  # other CVs: none is cached for the job
     alone = n_tokens / (clock() - started)
     started = clock()
-    report = run_batch(config, encoder, generating)
+    report = run_batch(config, models.contract, local_chunks(models))
     seconds = clock() - started
     assert report.n_failed == 0, report.failures
     rate = Rate(report.n_new_tokens / seconds, len(cvs) / seconds)

@@ -34,10 +34,10 @@ from serving_page import write_page  # noqa: E402
 from store import redis_server  # noqa: E402
 
 from girl_features.config import GirlConfig  # noqa: E402
+from girl_features.generator.opening import load_encoder  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
 from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
 from girl_features.lookup.host_encoder import HostEncoder, export_encoder  # noqa: E402
-from girl_features.pipeline import open_encoder  # noqa: E402
 from girl_features.sample.tables import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
 from girl_features.store.names import ViewNames  # noqa: E402
@@ -195,7 +195,7 @@ def long_cvs(root: Path, n: int) -> list[str]:
 def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
     """What `girl train student` puts into a bundle for services: the config's encoder without torch."""
     folder.mkdir()
-    own = open_encoder(config)
+    own = load_encoder(config)
     print(f"encoder on the host: {export_encoder(own, config.encoder.name, texts, folder)}", file=sys.stderr)
     return HostEncoder(folder, own.contract)
 

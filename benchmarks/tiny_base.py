@@ -51,8 +51,8 @@ from girl_features.encoder import SentenceTransformerEncoder, find_encoder_folde
 from girl_features.generator.gate import defect
 from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.generator.sampling import SeededSampling
-from girl_features.input.splits import sft_pairs
-from girl_features.pipeline import open_tables, windows_of
+from girl_features.input.splits import cut_windows, sft_pairs
+from girl_features.input.tables import open_tables
 from girl_features.sample.tables import write_sample
 from girl_features.store.files import write_whole
 from girl_features.trainers.common import hold_out_seekers
@@ -124,7 +124,7 @@ def read_texts(data: Path) -> Texts:
     tables = {name: {"path": str(data / f"{name}.parquet")} for name in ("job_seekers", "jobs", "interactions")}
     config = GirlConfig.model_validate({"tables": tables})
     with open_tables(config) as opened:
-        windows = windows_of(config, opened)
+        windows = cut_windows(opened, config.windows)
         train, held_out = hold_out_seekers(sft_pairs(opened, windows), 0.15, 7)
         return Texts(window_texts(opened, windows, train, held_out), train, held_out)
 

@@ -1,4 +1,4 @@
-"""A connection to Ray, room for workers on it, and the gate through which every chunk goes."""
+"""Connect to Ray, count the workers it has room for, and keep the gate that lets chunks begin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 from girl_features.config import RayConfig
 from girl_features.errors import ClusterError, require
 
-MAX_TRIES = 4  # of one chunk, whose worker died each time; and of loading the models, a worker
+MAX_TRIES = 4  # of one chunk whose worker dies each time, and of loading the models, for each worker
 STOP_INTERVAL_S = 0.2
 
 
-class Gate:
-    """Lets chunks begin until it is closed, and knows which have; an actor that the driver owns.
+class ChunkGate:
+    """An actor of the driver that lets chunks begin until it is closed, and counts their tries.
 
-    Ray starts a worker that died again, and its chunk with it, for ever; here is where that ends.
+    Ray restarts a worker that died, and its chunk with it, without a limit. The gate sets the limit.
     """
 
     def __init__(self, n_workers: int) -> None:
@@ -35,12 +35,12 @@ class Gate:
         self._problem: str | None = None
 
     def load(self) -> bool:
-        """Whether a worker is to load its models: not if too many did, and died of it."""
+        """True if a worker may load its models: not after too many workers died while they loaded them."""
         self._n_loads += 1
         return self._n_loads <= self._max_loads
 
     def enter(self, number: int) -> int:
-        """Which try at this chunk is about to begin; 0 if none may. One whose worker died may begin again."""
+        """Return the number of this try at a chunk, from 1; 0 after a stop, if the chunk has not begun before."""
         self._n_loads = 0
         if self._closed and number not in self._n_tries:
             return 0
@@ -48,26 +48,26 @@ class Gate:
         return self._n_tries[number]
 
     def close(self) -> int:
-        """Let no other chunk begin; the number of those that have."""
+        """Let no other chunk begin. Return the number of chunks that have begun."""
         self._closed = True
         return len(self._n_tries)
 
     def tell(self, problem: str) -> None:
-        """Keep the first problem that a worker met."""
+        """Keep the first problem that a worker reports."""
         self._problem = self._problem or problem
 
     def problem(self) -> str | None:
-        """What a worker met, if one did."""
+        """Return the first problem that a worker reported, if one did."""
         return self._problem
 
 
 def import_ray(settings: RayConfig) -> None:
-    """Ray reads these when it is imported; what the environment says already goes before."""
+    """Import Ray with the settings that it reads from the environment. Variables that are set already are kept."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if _address(settings) is None:
-        if "RAY_AUTH_MODE" not in os.environ:  # else whoever has an account here could run code as this user
+        if "RAY_AUTH_MODE" not in os.environ:  # without a token, other accounts here could run code as this user
             os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # all its ports on the loopback interface
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps its ports on the loopback interface
     require("ray", "ray")
 
 
@@ -77,38 +77,38 @@ def _address(settings: RayConfig) -> str | None:
 
 @contextmanager
 def connected(settings: RayConfig) -> Iterator[int]:
-    """A connection to Ray for the block, with the number of workers to start; one that is there already is kept."""
+    """Connect to Ray for the block, unless this process is connected already. Yield the number of workers to start."""
     ray, address = require("ray", "ray"), _address(settings)
-    is_ours = not ray.is_initialized()
     with ExitStack() as stack:
-        if is_ours:
+        if not ray.is_initialized():
             handler = signal.getsignal(signal.SIGTERM)
-            where = {"address": address} if address is not None else _of_this_machine(settings, stack)
-            ray.init(**where, log_to_driver=False, logging_level="warning")
+            options = {"address": address} if address is not None else _local_options(settings, stack)
+            ray.init(**options, log_to_driver=False, logging_level="warning")
             stack.callback(ray.shutdown)
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of defaults that Ray sets itself
+                signal.signal(signal.SIGTERM, handler)  # Ray sets a handler that exits at once
+        # Ray warns about defaults that it sets itself
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             require("ray.data", "ray").DataContext.get_current().enable_progress_bars = False
         yield n_workers(settings, ray.cluster_resources(), can_grow=address is not None)
 
 
-def _of_this_machine(settings: RayConfig, stack: ExitStack) -> dict[str, Any]:
-    """A Ray of our own, whose files, CVs in spilled objects among them, nobody else may read."""
-    wanted = None if settings.workers is None else math.ceil(settings.workers * settings.cpus_per_worker)
+def _local_options(settings: RayConfig, stack: ExitStack) -> dict[str, Any]:
+    """Options for a Ray on this machine. Nobody else may read its files, as spilled objects contain CVs."""
+    n_cpus = None if settings.workers is None else math.ceil(settings.workers * settings.cpus_per_worker)
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     private = tempfile.TemporaryDirectory(prefix="girl-ray-", dir=parent, ignore_cleanup_errors=True)  # mode 700
-    folder = Path(stack.enter_context(private)) / "r"  # Ray lets everybody into the folder it is given
-    return {"address": "local", "num_cpus": wanted, "include_dashboard": False, "_temp_dir": str(folder)}
+    folder = Path(stack.enter_context(private)) / "r"  # Ray opens the folder it is given to everybody
+    return {"address": "local", "num_cpus": n_cpus, "include_dashboard": False, "_temp_dir": str(folder)}
 
 
 def n_workers(settings: RayConfig, resources: dict[str, float], *, can_grow: bool) -> int:
-    """`ray.workers`, else as many as there is room for.
+    """Return `ray.workers`, or as many workers as there is room for.
 
     Args:
         settings: `ray` of the config.
-        resources: what the cluster has.
-        can_grow: others may bring it more.
+        resources: of the cluster, as Ray names them.
+        can_grow: the cluster may get more resources later.
 
     Raises:
         ClusterError: there is no room.
@@ -128,21 +128,21 @@ def n_workers(settings: RayConfig, resources: dict[str, float], *, can_grow: boo
 
 
 def on_this_node(kind: type, *arguments: Any) -> Any:
-    """An actor of class `kind` beside the driver, with which it lives and dies."""
+    """Start an actor of class `kind` on the driver's node, so that it ends with the driver."""
     ray = require("ray", "ray")
     strategies = require("ray.util.scheduling_strategies", "ray")
     node = ray.get_runtime_context().get_node_id()
-    here = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote(*arguments)
+    same_node = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=same_node).remote(*arguments)
 
 
 @contextmanager
 def closing_on_stop(gate: Any, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Close the gate as soon as a stop is asked for, though the driver waits for a chunk."""
-    over = threading.Event()
+    """Close the gate as soon as a stop is asked for, even while the driver waits for a chunk."""
+    ended = threading.Event()
 
     def watch() -> None:
-        while not over.wait(STOP_INTERVAL_S):
+        while not ended.wait(STOP_INTERVAL_S):
             if should_stop():
                 gate.close.remote()
                 return
@@ -152,5 +152,5 @@ def closing_on_stop(gate: Any, should_stop: Callable[[], bool]) -> Iterator[None
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()

@@ -20,16 +20,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from girl_features import pipeline
-from girl_features.batch.local import materialize
+from girl_features.batch import estimate, local, worker
+from girl_features.batch.run import run_batch
 from girl_features.config import GirlConfig
-from girl_features.encoder import TextEncoder
-from girl_features.pipeline import OpenGenerator, open_tables, run_batch
+from girl_features.generator.opening import LoadedModels
+from girl_features.input.tables import open_tables
 from girl_features.schema import GeneratedText
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.input_tables import day, write_tables
+from tests.local_batch import materialize
 
 N_CVS, N_JOBS = 40, 20
 LOOP = "and so on and so forth, " * 5
@@ -73,18 +74,19 @@ def make_inputs(folder: Path, n: int = N_CVS) -> GirlConfig:
     return GirlConfig.model_validate(settings)
 
 
-def opened(config: GirlConfig, **generator: Any) -> OpenGenerator:
+def models_of(config: GirlConfig, **generator: Any) -> LoadedModels:
     notes = config.workspace.parent / "generated.txt"
     seed = config.sampling.seed
     contract = feature_contract(TRAINED_UNTIL.isoformat(), seed=seed)
-    return OpenGenerator(NotingGenerator(notes, **generator), contract, None, "template")
+    return LoadedModels(HashingEncoder(), NotingGenerator(notes, **generator), contract)
 
 
 def run(config: GirlConfig, request: dict[str, Any]) -> None:
     failpoint, after = request["failpoint"], request["after"]
     if failpoint and not after:
         os.environ[VARIABLE] = failpoint
-    run_batch(config, HashingEncoder(), opened(config, failpoint=failpoint if after else None, after=after))
+    models = models_of(config, failpoint=failpoint if after else None, after=after)
+    run_batch(config, models.contract, local.local_chunks(models))
 
 
 def fork(config: GirlConfig, request: dict[str, Any]) -> int:
@@ -122,14 +124,11 @@ def serve(folder: Path) -> None:
 def girl(arguments: list[str]) -> None:
     from girl_features.cli import main
 
-    def open_encoder(config: GirlConfig) -> TextEncoder:
-        return HashingEncoder()
+    def load_models(config: GirlConfig) -> LoadedModels:
+        return models_of(config, seconds=float(os.environ.get("SECONDS_A_CHUNK", "0")))
 
-    def open_generator(config: GirlConfig, encoder: TextEncoder) -> OpenGenerator:
-        return opened(config, seconds=float(os.environ.get("SECONDS_A_CHUNK", "0")))
-
-    pipeline.open_encoder = open_encoder  # type: ignore[assignment]
-    pipeline.open_generator = open_generator
+    for module in (local, estimate, worker):
+        module.load_models = load_models  # type: ignore[attr-defined]
     sys.argv = ["girl", *arguments]
     main()
 

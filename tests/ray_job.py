@@ -26,9 +26,9 @@ import numpy as np
 
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
+from girl_features.generator.opening import LoadedModels
 from girl_features.integrations import ray_data
 from girl_features.integrations.ray_data import ModelSource
-from girl_features.pipeline import Models, OpenGenerator
 from girl_features.schema import Encoded, GeneratedText
 from tests.fakes import HashingEncoder, feature_contract
 from tests.input_tables import day, write_tables
@@ -68,11 +68,11 @@ def contract_of(config: GirlConfig) -> FeatureContract:
     return feature_contract(day(10).isoformat(), n=config.sampling.n, seed=config.sampling.seed)
 
 
-def models_of(config: GirlConfig) -> Models:
+def models_of(config: GirlConfig) -> LoadedModels:
     folder = config.workspace.parent
     seconds = folder / "seconds.txt"  # workers of a cluster have its environment, not the driver's
     generator = BatchGenerator(folder, float(seconds.read_text()) if seconds.exists() else 0.0)
-    return Models(HashingEncoder(), OpenGenerator(generator, contract_of(config), None, "transformers"))
+    return LoadedModels(HashingEncoder(), generator, contract_of(config))
 
 
 SOURCE = ModelSource(contract_of, models_of)
@@ -109,8 +109,8 @@ def free_contract(config: GirlConfig) -> FeatureContract:
     return feature_contract(day(10).isoformat(), dimension=384)
 
 
-def free_models(config: GirlConfig) -> Models:
-    return Models(FreeEncoder(), OpenGenerator(FreeGenerator(), free_contract(config), None, "transformers"))
+def free_models(config: GirlConfig) -> LoadedModels:
+    return LoadedModels(FreeEncoder(), FreeGenerator(), free_contract(config))
 
 
 def measure(folder: Path, n: int) -> None:

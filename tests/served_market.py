@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from girl_features.batch.publish import publish_contract
 from girl_features.batch.worker import Worker
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
+from girl_features.generator.opening import LoadedModels
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
 from girl_features.lookup.generation_queue import OfferQueue
-from girl_features.pipeline import OpenGenerator, publish_contract
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
@@ -35,8 +36,8 @@ class ServedMarket(NamedTuple):
         return PartsStore(self.config.store_dir)
 
     def worker(self) -> Worker:
-        opened = OpenGenerator(self.generator, self.contract, None, "template")
-        return Worker(self.config, HashingEncoder(), opened, open_queue(self.config))
+        models = LoadedModels(HashingEncoder(), self.generator, self.contract)
+        return Worker(self.config, models, open_queue(self.config))
 
     def client(self, **settings: Any) -> FeatureClient:
         queue = OfferQueue(open_queue(self.config))

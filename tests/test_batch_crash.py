@@ -22,16 +22,16 @@ from typing import Any
 import duckdb
 import pytest
 
-from girl_features.batch.local import materialize
 from girl_features.batch.run_log import RunLog
 from girl_features.errors import StoreError
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import reading
 from girl_features.store.parts.rows import VIEWS
 from girl_features.store.verify import verify
-from tests.batch_worker import N_CVS, N_JOBS, cv_text, make_inputs, opened
+from tests.batch_worker import N_CVS, N_JOBS, cv_text, make_inputs, models_of
 from tests.fakes import HashingEncoder
 from tests.input_tables import load
+from tests.local_batch import materialize
 
 ROOT = Path(__file__).parents[1]
 N_FAILING = sum("in circles" in cv_text(i) for i in range(N_CVS))
@@ -234,13 +234,13 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 def _materialize(folder: Path, n: int = N_CVS) -> Any:
     """The job over `n` CVs in this process, without the publishing."""
     config = make_inputs(folder, n)
-    generator = opened(config)
+    models = models_of(config)
     with load(config.tables) as tables:
         return materialize(
             tables,
-            generator.generator,
+            models.generator,
             HashingEncoder(),
-            generator.contract,
+            models.contract,
             PartsStore(config.store_dir),
             chunk_size=config.chunk_size,
             run="test-run",
@@ -302,9 +302,9 @@ def test_a_file_size_limit_is_an_error_of_the_same_kind(tmp_path: Path) -> None:
         with load(config.tables) as tables, pytest.raises(StoreError, match=r"bytes wanted\): File too large"):
             materialize(
                 tables,
-                opened(config).generator,
+                models_of(config).generator,
                 HashingEncoder(),
-                opened(config).contract,
+                models_of(config).contract,
                 Limited(store.root),
                 chunk_size=4,
                 run="test-run",

@@ -48,7 +48,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
     {"store": {"store", "init_repo"}},
     {"generator": {"generator"}, "input": {"input"}},
     {"lookup": {"lookup", "pairs", "tiers"}},
-    {"batch": {"batch", "pipeline"}},
+    {"batch": {"batch"}},
     {"evaluation": {"evaluation"}},
     {"trainers": {"trainers"}, "integrations": {"integrations"}, "sample": {"sample"}, "mapping": {"mapping"}},
     {"lab": {"lab"}},

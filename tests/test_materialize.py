@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from girl_features.batch.feature_rows import pool_samples
-from girl_features.batch.local import materialize
+from girl_features.batch.chunk import pool_samples
 from girl_features.contract import FeatureContract
 from girl_features.errors import ContractMismatchError, StoreLockedError
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.input_tables import day, load, write_tables
+from tests.local_batch import materialize
 
 CREATED = datetime(2024, 1, 1, tzinfo=UTC)
 TRAINED_UNTIL = day(10)

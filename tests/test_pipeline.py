@@ -11,8 +11,9 @@ from girl_features.batch.plan import fill_wanted_cvs
 from girl_features.config import GirlConfig, TinyConfig
 from girl_features.errors import CheckpointError, LeakageError
 from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
-from girl_features.input.splits import Windows
-from girl_features.pipeline import check_no_leakage, contract_of, find_generator, open_tables
+from girl_features.generator.opening import find_generator, make_contract
+from girl_features.input.splits import Windows, check_no_leakage
+from girl_features.input.tables import open_tables
 from girl_features.store.parts import PartsStore
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.fakes import HashingEncoder
@@ -86,10 +87,10 @@ def test_an_untuned_base_needs_a_knowledge_cutoff(tmp_path: Path) -> None:
 
 
 def test_a_generator_that_saw_ranking_labels_is_refused(tmp_path: Path) -> None:
-    check_no_leakage(WINDOWS, _record(WINDOWS.rl_end, tmp_path))
+    check_no_leakage(WINDOWS, _record(WINDOWS.rl_end, tmp_path).trained_until)
     late = _record(WINDOWS.rl_end + timedelta(microseconds=1), tmp_path)
     with pytest.raises(LeakageError, match="ranking labels begin at"):
-        check_no_leakage(WINDOWS, late)
+        check_no_leakage(WINDOWS, late.trained_until)
 
 
 def test_opened_tables_know_whom_the_store_has_forgotten(tmp_path: Path) -> None:
@@ -106,6 +107,6 @@ def test_two_trainings_are_two_contracts(tmp_path: Path) -> None:
         find_generator(_config(tmp_path, checkpoint=_generator(tmp_path / name, seed=seed)))[1]
         for name, seed in (("a", 1), ("b", 2), ("c", 1))
     ]
-    prints = [contract_of(config, record, encoder).fingerprint for record in records]
+    prints = [make_contract(config, record, encoder).fingerprint for record in records]
     assert prints[0] != prints[1]
     assert prints[0] == prints[2], "the same weights from the same windows make the same features"

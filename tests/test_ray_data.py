@@ -18,14 +18,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from girl_features.batch.run import MaterializeReport
+from girl_features.batch.local import local_chunks
+from girl_features.batch.run import MaterializeReport, run_batch
 from girl_features.batch.run_log import RunLog
 from girl_features.cli import app, main
 from girl_features.config import GirlConfig, RayConfig
 from girl_features.errors import ClusterError, MissingExtraError
-from girl_features.integrations.ray_cluster import MAX_TRIES, Gate, import_ray, n_workers
+from girl_features.integrations.ray_cluster import MAX_TRIES, ChunkGate, import_ray, n_workers
 from girl_features.integrations.ray_data import run_on_ray
-from girl_features.pipeline import run_batch
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import VIEWS
 from tests.input_tables import day, write_tables
@@ -114,7 +114,9 @@ def both(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Both:
         configs.append(_inputs(folder, [_cv(i) for i in range(N_CVS)], sampling={"n": 2}))
     on_ray, local = configs
     (local.workspace.parent / "died.txt").write_text("")  # only a worker may die
-    return Both(on_ray, local, run_on_ray(on_ray, source=SOURCE), run_batch(local, *models_of(local)))
+    models = models_of(local)
+    ray_report = run_on_ray(on_ray, source=SOURCE)
+    return Both(on_ray, local, ray_report, run_batch(local, models.contract, local_chunks(models)))
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -230,7 +232,7 @@ def test_a_chunk_that_kills_its_workers_ends_the_run(cluster: str, tmp_path: Pat
 
 
 def test_the_gate_lets_a_lost_chunk_begin_again() -> None:
-    gate = Gate(2)
+    gate = ChunkGate(2)
     assert gate.enter(7) == 1
     assert gate.close() == 1
     assert gate.enter(8) == 0, "closed"
@@ -239,7 +241,7 @@ def test_the_gate_lets_a_lost_chunk_begin_again() -> None:
 
 
 def test_workers_that_die_while_they_load_are_not_started_for_ever() -> None:
-    gate = Gate(2)
+    gate = ChunkGate(2)
     assert all(gate.load() for _ in range(2 * MAX_TRIES))
     assert not gate.load()
     gate.enter(0)

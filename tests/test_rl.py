@@ -12,9 +12,9 @@ import pytest
 from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
 from girl_features.generator.draw import generate_chunk
+from girl_features.generator.opening import find_generator, find_reward_model, load_generator, make_contract
 from girl_features.generator.transformers_engine import TransformersGenerator
 from girl_features.input.splits import Windows, preference_pairs
-from girl_features.pipeline import contract_of, find_generator, find_reward_model, open_generator
 from girl_features.schema import CVVersion
 from girl_features.trainers.feedback import text_signs
 from girl_features.trainers.reward import newest_sft, train_reward
@@ -67,10 +67,10 @@ def test_best_of_n_knows_what_its_reward_model_has_seen(prepared) -> None:  # ty
         for sampling in ({}, {"n": 1, "best_of": 4})
     )
     encoder = HashingEncoder()
-    contracts = [contract_of(config, find_generator(config)[1], encoder) for config in (plain, best)]
+    contracts = [make_contract(config, find_generator(config)[1], encoder) for config in (plain, best)]
     assert [c.trained_until for c in contracts] == [WINDOWS.sft_end, WINDOWS.reward_end]
     assert contracts[1].sampling.reward_sha256 == find_reward_model(best)[1].weights_sha256
-    opened = open_generator(best, encoder)
+    opened = load_generator(best, encoder)
     version = CVVersion("s1", "I am a cook of 3 years", day(0), "0" * 16)
     chunk = generate_chunk(opened.generator, [version], opened.contract, opened.reward_model)
     assert len(chunk.texts[0]) == (chunk.failures == [None])

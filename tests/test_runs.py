@@ -14,17 +14,19 @@ from typer.testing import CliRunner
 
 from girl_features.batch.estimate import estimate, make_plan
 from girl_features.batch.lineage import history, rows_of_run
-from girl_features.batch.local import MaterializeReport, materialize
+from girl_features.batch.run import MaterializeReport
 from girl_features.batch.run_log import RunLog
 from girl_features.cli import app
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, StoreLockedError
 from girl_features.generator.gate import clean
+from girl_features.generator.opening import LoadedModels
 from girl_features.schema import CREATED_TIMESTAMP
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.compaction import erase_rows
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.input_tables import day, load, write_tables
+from tests.local_batch import materialize
 
 CREATED = datetime(2024, 1, 1, tzinfo=UTC)
 CONTRACT = feature_contract(day(10).isoformat())
@@ -99,14 +101,15 @@ def test_the_dry_run_projects_from_real_generations_and_stores_nothing(tmp_path:
     ]
     with load(write_tables(tmp_path, {"job_seekers": seekers, "interactions": []})) as tables:
         plan = make_plan(tables, CONTRACT, store)
-        guess = estimate(tables, plan, generator, encoder, CONTRACT, n_sample=10, cost_per_hour=3600.0)
+        models = LoadedModels(encoder, generator, CONTRACT)
+        guess = estimate(tables, plan, models, n_sample=10, cost_per_hour=3600.0)
         assert guess is not None
         assert (plan.generation.n_planned, guess.n_sampled) == (41, 10)
         assert len(generator.calls) == 11, "the sample and one to warm up"
         # every fourth of 40 by length, from the third: 3 + 7 + ... + 39 = 210 words of 10 CVs, so 840 of 40
         assert guess.n_prompt_tokens == 840
         assert guess.cost == pytest.approx(guess.seconds), "3,600 an hour is one a second"
-        few = estimate(tables, plan, generator, encoder, CONTRACT, n_sample=100)
+        few = estimate(tables, plan, models, n_sample=100)
         assert few is not None and (few.n_sampled, few.n_prompt_tokens, few.cost) == (40, 820, None)
     assert not (tmp_path / "store").exists()
 

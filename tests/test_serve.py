@@ -20,10 +20,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from girl_features.batch.local import materialize
+from girl_features.batch.publish import publish_contract
 from girl_features.cli import app
 from girl_features.config import GirlConfig, load_config
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError
+from girl_features.input.splits import cut_windows
+from girl_features.input.tables import open_tables
 from girl_features.integrations.join_table import join_table
 from girl_features.integrations.online_pairs import online_columns
 from girl_features.integrations.plain_columns import PlainReduction
@@ -31,11 +33,11 @@ from girl_features.integrations.rankers.training import train_ranker
 from girl_features.lookup import FeatureClient
 from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.vector_map import VectorMap
-from girl_features.pipeline import open_tables, publish_contract, windows_of
 from girl_features.sample.tables import SAMPLE_END, write_sample
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.http_server import Caller
+from tests.local_batch import materialize
 from tests.store_rows import Row, write_rows
 
 DIMENSION = 16
@@ -57,7 +59,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
     config = load_config(folder / "girl.yaml")
     store = PartsStore(config.store_dir)
     with open_tables(config) as opened:
-        contract = feature_contract(windows_of(config, opened).rl_end.isoformat(), dimension=DIMENSION)
+        contract = feature_contract(cut_windows(opened, config.windows).rl_end.isoformat(), dimension=DIMENSION)
         encoder = HashingEncoder(DIMENSION)
         materialize(
             opened, TemplateGenerator(), encoder, contract, store, chunk_size=500, run="test-run", engine="template"

@@ -15,7 +15,7 @@ from girl_features.cli import app
 from girl_features.config import load_config
 from girl_features.errors import UnknownContractError
 from girl_features.evaluation.run import materialized_generators
-from girl_features.pipeline import contract_of, find_generator
+from girl_features.generator.opening import find_generator, make_contract
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder
 from tests.input_tables import write_tables
@@ -73,10 +73,10 @@ def test_each_materialized_stage_is_a_row_of_the_comparison(config: Path) -> Non
     with pytest.raises(UnknownContractError):
         materialized_generators(resolved, encoder)
     store = PartsStore(resolved.store_dir)
-    store.save_contract(contract_of(resolved, find_generator(resolved)[1], encoder))
+    store.save_contract(make_contract(resolved, find_generator(resolved)[1], encoder))
     assert list(materialized_generators(resolved, encoder)) == ["girl"]
     stage_1 = load_config(config, ["generator.stage=sft"])
-    store.save_contract(contract_of(stage_1, find_generator(stage_1)[1], encoder))
+    store.save_contract(make_contract(stage_1, find_generator(stage_1)[1], encoder))
     rows = materialized_generators(resolved, encoder)
     assert list(rows) == ["girl-sft", "girl"]
     assert [record.stage for _, record in rows.values()] == ["sft", "ppo"]

@@ -41,12 +41,12 @@ from girl_features.generator.checkpoint import (
     weights_hash,
     write_record,
 )
+from girl_features.generator.opening import find_generator
 from girl_features.generator.prompts import template_for
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, load_scorer, sequence_scores
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.input.tables import Tables
-from girl_features.pipeline import find_generator
 from girl_features.trainers.common import CheckpointGuard, ProgressCallback, hold_out_seekers, last_checkpoint
 from girl_features.trainers.curves import write_curves
 from girl_features.trainers.processes import is_main, wait_for_all

@@ -34,11 +34,11 @@ from girl_features.generator.checkpoint import (
     weights_hash,
     write_record,
 )
+from girl_features.generator.opening import find_reward_model
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, preference_pairs, rl_cvs
 from girl_features.input.tables import Tables
-from girl_features.pipeline import find_reward_model
 from girl_features.trainers.alternatives import train_alternative
 from girl_features.trainers.common import hold_out_seekers
 from girl_features.trainers.curves import write_curves

@@ -22,13 +22,13 @@ from girl_features.config import GirlConfig, StudentConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import CheckpointError, EmptyWindowError
-from girl_features.input.splits import ranking_split
+from girl_features.input.splits import cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.cold_start import neighbours_mean
 from girl_features.lookup.host_encoder import export_encoder
 from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
 from girl_features.store.offline.history import connected
@@ -250,6 +250,6 @@ def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
 
 def _ranked_pairs(config: GirlConfig, contract: FeatureContract) -> RankedPairs:
     with open_tables(config) as tables:
-        decisions = ranking_split(tables, windows_of(config, tables)).train
+        decisions = ranking_split(tables, cut_windows(tables, config.windows)).train
     features = join_pairs(config.feast_repo, contract, decisions)
     return RankedPairs(features.cv, features.jd, decisions[MATCHED].to_numpy())

@@ -1,4 +1,4 @@
-"""What a run would do and cost: the plan, and tokens, time and money from a few real generations."""
+"""A dry run: count what the batch would do, and project its cost from a few real generations."""
 
 from __future__ import annotations
 
@@ -13,89 +13,91 @@ from girl_features.batch.plan import (
     planning_errors,
     sample_cvs,
 )
+from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
-from girl_features.encoder import TextEncoder
-from girl_features.generator import Generator, RewardModel
 from girl_features.generator.draw import generate_chunk
-from girl_features.input.tables import Tables
+from girl_features.generator.opening import LoadedModels, load_models
+from girl_features.input.tables import Tables, open_tables
 from girl_features.store.parts import PartsStore
 
 SECONDS_PER_HOUR = 3600
 
 
-class Plan(NamedTuple):
-    """What is missing."""
+class BatchPlan(NamedTuple):
+    """Counts of what the store lacks."""
 
     contract: str
     generation: GenerationPlan
     n_cv_vectors: int
     n_jd_vectors: int
-    seconds: float  # to find out
+    seconds: float  # that planning took
 
 
 class Estimate(NamedTuple):
-    """What the plan would take, projected from a sample: an estimate, not a measurement of the whole."""
+    """Cost of a plan, projected from a sample: an estimate, not a measurement of the whole."""
 
     n_sampled: int  # CVs that were really generated for; their JDs are thrown away
     sample_seconds: float
     n_prompt_tokens: int
     n_new_tokens: int
-    seconds: float  # generating and encoding, one after the other; a run does both at once where it can
+    seconds: float  # generating and encoding one after the other; a run overlaps them where it can
     share_failed: float  # of the sample: no JD fit to store
-    cost: float | None  # in the currency of the price an hour; None where none was given
+    cost: float | None  # in the currency of the price an hour; None if no price was given
 
 
-def make_plan(tables: Tables, contract: FeatureContract, store: PartsStore, *, retry_failed: bool = False) -> Plan:
-    """Work out what a run would do; nothing is written to the store."""
+def dry_run(
+    config: GirlConfig, *, n_sample: int, cost_per_hour: float | None = None, retry_failed: bool = False
+) -> tuple[BatchPlan, Estimate | None]:
+    """Plan the batch and estimate its cost from `n_sample` real generations. Nothing is stored."""
+    models = load_models(config)
+    with open_tables(config) as tables:
+        plan = make_plan(tables, models.contract, PartsStore(config.store_dir), retry_failed=retry_failed)
+        return plan, estimate(tables, plan, models, n_sample=n_sample, cost_per_hour=cost_per_hour)
+
+
+def make_plan(tables: Tables, contract: FeatureContract, store: PartsStore, *, retry_failed: bool = False) -> BatchPlan:
+    """Work out what a run would do. Nothing is written to the store."""
     started = time.perf_counter()
     with planning_errors():
         generation = plan_generation(tables, contract, store, retry_failed=retry_failed)
         n_cvs, n_jds = plan_cv_vectors(tables, contract, store), plan_jd_vectors(tables, contract, store)
-    return Plan(contract.fingerprint, generation, n_cvs, n_jds, time.perf_counter() - started)
+    return BatchPlan(contract.fingerprint, generation, n_cvs, n_jds, time.perf_counter() - started)
 
 
 def estimate(
-    tables: Tables,
-    plan: Plan,
-    generator: Generator,
-    encoder: TextEncoder,
-    contract: FeatureContract,
-    *,
-    n_sample: int,
-    reward_model: RewardModel | None = None,
-    cost_per_hour: float | None = None,
+    tables: Tables, plan: BatchPlan, models: LoadedModels, *, n_sample: int, cost_per_hour: float | None = None
 ) -> Estimate | None:
-    """Generate and encode for a sample of the plan, and project; None where there is no CV to generate for.
+    """Generate and encode a sample of the plan, and project its cost. None if there is no CV to generate for.
 
-    The sample is spread over the planned CVs' lengths. One CV goes first, uncounted, to warm the engine up.
+    The sample is spread over the lengths of the planned CVs. One CV goes first, uncounted, to warm the engine up.
     """
-    sample = sample_cvs(tables, n_sample, contract)
+    sample = sample_cvs(tables, n_sample, models.contract)
     if not sample:
         return None
-    generate_chunk(generator, sample[:1], contract, reward_model)
+    generate_chunk(models.generator, sample[:1], models.contract, models.reward_model)
     started = time.perf_counter()
-    chunk = generate_chunk(generator, sample, contract, reward_model)
+    chunk = generate_chunk(models.generator, sample, models.contract, models.reward_model)
     generated = time.perf_counter()
-    texts = [version.cv for version in sample] + [text.text for own in chunk.texts for text in own]
-    encoder.encode(texts)
-    encode_a_text = (time.perf_counter() - generated) / len(texts)
-    draws = [draw.result for own in (*chunk.kept, *chunk.dropped) for draw in own]
-    times = n_generations(tables) / len(sample)
-    n_texts = plan.n_cv_vectors + plan.n_jd_vectors + sum(map(len, chunk.kept)) * times
-    seconds = (generated - started) * times + encode_a_text * n_texts
+    texts = [version.cv for version in sample] + [text.text for jds in chunk.texts for text in jds]
+    models.encoder.encode(texts)
+    seconds_per_text = (time.perf_counter() - generated) / len(texts)
+    draws = [draw.result for drawn in (*chunk.kept, *chunk.dropped) for draw in drawn]
+    scale = _count_generations(tables) / len(sample)
+    n_texts = plan.n_cv_vectors + plan.n_jd_vectors + sum(map(len, chunk.kept)) * scale
+    seconds = (generated - started) * scale + seconds_per_text * n_texts
     return Estimate(
         n_sampled=len(sample),
         sample_seconds=time.perf_counter() - started,
-        n_prompt_tokens=round(sum(draw.n_prompt_tokens for draw in draws) * times),
-        n_new_tokens=round(sum(draw.n_new_tokens for draw in draws) * times),
+        n_prompt_tokens=round(sum(draw.n_prompt_tokens for draw in draws) * scale),
+        n_new_tokens=round(sum(draw.n_new_tokens for draw in draws) * scale),
         seconds=seconds,
         share_failed=sum(failure is not None for failure in chunk.failures) / len(sample),
         cost=None if cost_per_hour is None else cost_per_hour * seconds / SECONDS_PER_HOUR,
     )
 
 
-def n_generations(tables: Tables) -> int:
-    """CVs in the plan that are not blank."""
+def _count_generations(tables: Tables) -> int:
+    """Count the CVs in the plan that are not blank."""
     row = tables.connection.execute("SELECT count(*) FROM generation_plan WHERE n_characters > 0").fetchone()
     assert row is not None
     return int(row[0])

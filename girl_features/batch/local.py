@@ -1,138 +1,100 @@
-"""The batch job on one machine: plan what is missing -> generate -> encode -> append to the store, chunk by chunk.
+"""The batch on this machine: one thread generates, this one encodes and commits.
 
-One thread generates, a chunk or two ahead; the caller's thread encodes and commits, and encodes CVs and JDs while it
-would wait. What a chunk is and how it is committed: `batch.py`. Publishing to Feast's online store is a step of its own
-(`store.online.publish`), which converges after a crash.
+The generator gets its next chunks ahead of time, so that it never waits. While it works, this thread encodes its
+results, and the CVs and jobs that have no vector yet.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Generator as GeneratorType
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 
-from girl_features.batch.chunk import encode_jds, generate_timed
-from girl_features.batch.feature_rows import Origin, TimedChunk
-from girl_features.batch.run import Batch, MaterializeReport, run_plan
-from girl_features.contract import FeatureContract
-from girl_features.encoder import TextEncoder
+from girl_features.batch.chunk import DrawnChunk, FinishedChunk, draw_jds, encode_cvs, encode_jds, encode_jobs
+from girl_features.batch.run import Batch, ChunkIterator, ChunkSupply, MaterializeReport, run_batch
+from girl_features.config import GirlConfig
 from girl_features.errors import ContractMismatchError
-from girl_features.generator import Generator, RewardModel
+from girl_features.generator.opening import LoadedModels, load_models
 from girl_features.input.tables import Tables
-from girl_features.progress import Progress
-from girl_features.schema import CVVersion
 from girl_features.store.failpoints import failpoint
-from girl_features.store.files import LOCK_WAIT_S
-from girl_features.store.parts import PartsStore
 
-__all__ = ["MaterializeReport", "materialize"]
-
-Steps = GeneratorType[None, None, None]
-_NO_MORE = object()
-AHEAD = 2  # chunks handed to the generator before the first is committed: it never waits for the next
+N_AHEAD = 2  # chunks given to the generator before the first of them is committed
 
 
 def materialize(
-    tables: Tables,
-    generator: Generator,
-    encoder: TextEncoder,
-    contract: FeatureContract,
-    store: PartsStore,
+    config: GirlConfig,
     *,
-    chunk_size: int,
-    run: str,
-    engine: str,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
     should_stop: Callable[[], bool] = lambda: False,
-    reward_model: RewardModel | None = None,
     retry_failed: bool = False,
-    lock_wait_s: float = LOCK_WAIT_S,
+    new_run: bool = False,
+    narrow: Callable[[Tables], None] = lambda tables: None,
 ) -> MaterializeReport:
-    """Bring the store up to date for `contract`; a second run generates nothing.
+    """Bring the store up to date, apply the Feast repo and publish to the online store, all on this machine.
 
-    Args:
-        chunk_size: CVs generated, encoded and committed together.
-        run: id of this run, kept in every row.
-        engine: what generates, kept in every row.
-        now: clock of `created_timestamp`.
-        should_stop: asked between chunks; True ends the run once the chunk that is being generated is committed.
-        reward_model: keeps the best JDs, where the contract's sampling asks for best-of-N.
-        retry_failed: try CVs again that no earlier run found a good JD for.
-        lock_wait_s: seconds to wait for another run that is writing.
+    Arguments and errors are those of `run_batch`.
+    """
+    models = load_models(config)
+    return run_batch(
+        config,
+        models.contract,
+        local_chunks(models),
+        should_stop=should_stop,
+        retry_failed=retry_failed,
+        new_run=new_run,
+        narrow=narrow,
+    )
+
+
+def local_chunks(models: LoadedModels) -> ChunkSupply:
+    """Return the function that finishes the chunks of a batch with these models, on this machine.
 
     Raises:
-        ContractMismatchError: the encoder is not the one the contract names.
-        StoreLockedError: another run is still writing then.
-        StoreError: a part cannot be written, or DuckDB finds no room to plan in.
+        ContractMismatchError: the encoder is not the one that the contract names.
     """
-    if encoder.contract != contract.encoder:
-        raise ContractMismatchError(encoder.contract.fingerprint, contract.encoder.fingerprint)
-    batch = Batch(tables, Origin(contract, run, engine), store, chunk_size, now, should_stop)
-
-    def carry_out(batch: Batch, generating: Progress, encoding: Progress) -> None:
-        _Work(batch, generator, encoder, reward_model).execute(generating, encoding)
-
-    return run_plan(batch, carry_out, retry_failed=retry_failed, lock_wait_s=lock_wait_s)
+    if models.encoder.contract != models.contract.encoder:
+        raise ContractMismatchError(models.encoder.contract.fingerprint, models.contract.encoder.fingerprint)
+    return partial(_finished_chunks, models)
 
 
-@dataclass
-class _Work:
-    batch: Batch
-    generator: Generator
-    encoder: TextEncoder
-    reward_model: RewardModel | None
+def _finished_chunks(models: LoadedModels, batch: Batch) -> ChunkIterator:
+    with closing(_encoded_inputs(models, batch)) as inputs:
+        yield from _generated_jds(models, batch, inputs)
+        yield from inputs  # the rest
 
-    def execute(self, generating: Progress, encoding: Progress) -> None:
-        with closing(self._encode_inputs(encoding)) as inputs:
-            self._generate(inputs, generating)
-            for _ in inputs:  # what there was no time for so far
-                pass
 
-    def _generate(self, inputs: Iterator[None], progress: Progress) -> None:
-        """Generate in a thread, and meanwhile commit what it has done and encode the inputs."""
-        batch = self.batch
-        waiting: deque[Future[TimedChunk]] = deque()
-        pool = ThreadPoolExecutor(1, "generate")
-        try:
-            with closing(batch.generation_chunks()) as chunks:
-                while True:
-                    while len(waiting) < AHEAD and not batch.stop() and (versions := next(chunks, None)):
-                        waiting.append(pool.submit(self._generate_chunk, versions))
-                    if batch.stop():  # what has not begun is left to the next run
-                        waiting = deque(future for future in waiting if not future.cancel())
-                    if not waiting:
-                        return
-                    while not waiting[0].done() and next(inputs, _NO_MORE) is not _NO_MORE:
-                        pass
-                    self._commit(waiting.popleft().result(), progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _generated_jds(models: LoadedModels, batch: Batch, inputs: Iterator[FinishedChunk]) -> ChunkIterator:
+    """Yield the chunks with generated JDs, and chunks of `inputs` while the generator is at work."""
+    drawing: deque[Future[DrawnChunk]] = deque()
+    pool = ThreadPoolExecutor(1, "generate")
+    try:
+        with closing(batch.generation_chunks()) as planned:
+            while True:
+                while len(drawing) < N_AHEAD and not batch.stop() and (versions := next(planned, None)):
+                    drawing.append(pool.submit(draw_jds, models, versions))
+                if batch.stop():  # chunks that were not begun are left to the next run
+                    drawing = deque(future for future in drawing if not future.cancel())
+                if not drawing:
+                    return
+                while not drawing[0].done() and (encoded := next(inputs, None)) is not None:
+                    yield encoded
+                drawn = drawing.popleft().result()
+                failpoint("batch.generated")
+                finished = encode_jds(models.encoder, drawn)
+                failpoint("batch.encoded")
+                yield finished
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def _generate_chunk(self, versions: Sequence[CVVersion]) -> TimedChunk:
-        return generate_timed(self.generator, versions, self.batch.contract, self.reward_model)
 
-    def _commit(self, timed: TimedChunk, progress: Progress) -> None:
-        failpoint("batch.generated")
-        finished = encode_jds(self.encoder, timed)
-        failpoint("batch.encoded")
-        self.batch.commit_generated(finished)
-        progress.advance(len(timed.versions))
-
-    def _encode_inputs(self, progress: Progress) -> Steps:
-        """Vectors of CVs, then of JDs: each step encodes and commits one chunk."""
-        for versions in self.batch.cv_chunks():
-            if self.batch.stop():
-                return
-            self.batch.commit_cv_vectors(versions, self.encoder.encode([v.cv for v in versions]))
-            progress.advance(len(versions))
-            yield
-        for jobs in self.batch.job_chunks():
-            if self.batch.stop():
-                return
-            self.batch.commit_jd_vectors(jobs, self.encoder.encode([job.jd for job in jobs]))
-            progress.advance(len(jobs))
-            yield
+def _encoded_inputs(models: LoadedModels, batch: Batch) -> ChunkIterator:
+    """Yield the chunks with vectors of CVs, then those with vectors of jobs, until a stop is asked for."""
+    for versions in batch.cv_chunks():
+        if batch.stop():
+            return
+        yield encode_cvs(models.encoder, versions)
+    for jobs in batch.job_chunks():
+        if batch.stop():
+            return
+        yield encode_jobs(models.encoder, jobs)

@@ -1,22 +1,26 @@
-"""A batch run: what is missing, chunk by chunk, and how a finished chunk is committed and counted.
+"""The nightly batch, from `girl materialize` to rows in the store.
 
-Whoever does the work takes chunks from a `Batch` and hands back what came of them: threads of this machine
-(`materialize.py`) or workers of a cluster (`integrations/ray_data.py`). Only the process that holds the store's lock
-plans and commits. A chunk is committed by one rename of one Parquet part that holds texts, vectors and where they came
-from, so a run killed anywhere leaves whole chunks or none, and the next run plans only what is still missing.
+A run plans what the store lacks, gets finished chunks from whoever does the work, and commits each. The work is done by
+threads of this machine (`local.py`) or by workers of a cluster (`integrations/ray_data.py`). Only the process that
+holds the store's lock plans and commits. A chunk is committed by renaming one Parquet file that holds texts, vectors
+and where they came from. So a run that is killed leaves whole chunks only, and the next run plans what is missing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeAlias
 
-from girl_features.batch.chunk import FinishedChunk
-from girl_features.batch.feature_rows import (
+from girl_features.batch.chunk import (
+    DrawnChunk,
+    FinishedChunk,
+    FinishedCVs,
+    FinishedJDs,
     Origin,
-    TimedChunk,
     cv_vector_rows,
     failure_rows,
     generated_rows,
@@ -33,10 +37,14 @@ from girl_features.batch.plan import (
     planning_errors,
     set_aside_damaged,
 )
+from girl_features.batch.publish import publish_contract
 from girl_features.batch.reuse import reuse_generated
-from girl_features.input.tables import Tables
+from girl_features.batch.run_log import RunLog
+from girl_features.config import GirlConfig
+from girl_features.contract import FeatureContract
+from girl_features.input.tables import Tables, open_tables
 from girl_features.progress import Progress
-from girl_features.schema import CVVersion, Encoded
+from girl_features.schema import CVVersion
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_WAIT_S
 from girl_features.store.parts import PartsStore
@@ -45,23 +53,23 @@ from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, 
 
 @dataclass
 class MaterializeReport:
-    """What one run did. Counts are CV versions unless the name says otherwise."""
+    """Counts of one run, in CV versions unless the name says otherwise."""
 
     contract: str
     run: str
     engine: str
     n_new: int = 0  # of seekers without a row under the contract
-    n_changed: int = 0  # of seekers who had a row of another version
+    n_changed: int = 0  # of seekers who have a row of another version
     n_unchanged: int = 0
     n_failed_before: int = 0  # in earlier runs
     n_planned: int = 0
     n_generated: int = 0
-    n_no_cv: int = 0  # blank: not tried
-    n_failed: int = 0  # tried twice, and no JD was fit to store
-    failures: dict[str, int] = field(default_factory=dict)  # of n_failed, by reason
+    n_no_cv: int = 0  # blank CVs, which are not tried
+    n_failed: int = 0  # tried twice without a JD that is fit to store
+    failures: dict[str, int] = field(default_factory=dict)  # reason -> number, of n_failed
     n_retried: int = 0  # JDs drawn a second time
     n_cv_truncated: int = 0  # CVs longer than the generator reads
-    n_unfinished: int = 0  # JDs cut at max_new_tokens, and so not stored
+    n_unfinished: int = 0  # JDs cut at max_new_tokens, and therefore not stored
     n_redacted: int = 0  # CVs whose JDs repeated an e-mail address, phone number or link, which was blacked out
     n_prompt_tokens: int = 0
     n_new_tokens: int = 0
@@ -70,19 +78,40 @@ class MaterializeReport:
     n_encoder_truncated: int = 0  # CVs, JDs and generated JDs longer than the encoder reads
     n_damaged_parts: int = 0  # set aside; their rows were made again
     seconds: float = 0.0
-    generate_seconds: float = 0.0  # generators were at work, summed over workers
+    generate_seconds: float = 0.0  # time spent generating, summed over workers
     stopped: bool = False  # a stop was asked for before the plan was done
+
+    def count_drawn(self, drawn: DrawnChunk) -> None:
+        """Add the JDs and the failures of one chunk."""
+        chunk = drawn.chunk
+        for failure in chunk.failures:
+            if failure is None:
+                self.n_generated += 1
+            elif failure == "no_cv":
+                self.n_no_cv += 1
+            else:
+                self.n_failed += 1
+                self.failures[failure] = self.failures.get(failure, 0) + 1
+        draws_by_cv = [[*kept, *dropped] for kept, dropped in zip(chunk.kept, chunk.dropped, strict=True)]
+        all_draws = [draw for draws in draws_by_cv for draw in draws]
+        self.n_retried += chunk.n_retried
+        self.n_cv_truncated += sum(any(draw.result.cv_truncated for draw in draws) for draws in draws_by_cv)
+        self.n_redacted += sum(any(draw.n_redacted for draw in draws) for draws in chunk.kept)
+        self.n_unfinished += sum(draw.defect == "unfinished" for draw in all_draws)
+        self.n_prompt_tokens += sum(draw.result.n_prompt_tokens for draw in all_draws)
+        self.n_new_tokens += sum(draw.result.n_new_tokens for draw in all_draws)
+        self.generate_seconds += drawn.seconds
 
 
 @dataclass
 class Batch:
-    """The plan of one run, taken chunk by chunk, and its ledger. Only under the store's lock."""
+    """The plan of one run, chunk by chunk, and its report. Use it under the store's lock only."""
 
     tables: Tables
-    origin: Origin
     store: PartsStore
-    chunk_size: int  # CVs generated, encoded and committed together
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    origin: Origin
+    chunk_size: int  # CVs that are generated, encoded and committed together
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)  # clock of `created_timestamp`
     should_stop: Callable[[], bool] = lambda: False
     n_inputs: int = field(init=False, default=0)  # CVs and jobs that have no vector
     report: MaterializeReport = field(init=False)
@@ -92,7 +121,7 @@ class Batch:
         self.report = MaterializeReport(self.contract.fingerprint, self.origin.run, self.origin.engine)
 
     def plan(self, retry_failed: bool) -> None:
-        """Work out what is missing."""
+        """Work out what the store lacks."""
         self.report.n_damaged_parts = set_aside_damaged(self.contract, self.store)
         plan = plan_generation(self.tables, self.contract, self.store, retry_failed=retry_failed)
         plan = reuse_generated(self.tables, self.contract, self.store, plan, self.now())
@@ -104,66 +133,112 @@ class Batch:
         failpoint("batch.planned")
 
     def generation_chunks(self) -> Chunks[CVVersion]:
-        """CVs to generate for."""
+        """Yield the CVs to generate for."""
         return planned_cvs(self.tables, "generation_plan", self.chunk_size, self.contract.max_cv_tokens)
 
     def cv_chunks(self) -> Chunks[CVVersion]:
-        """CVs to encode."""
+        """Yield the CVs to encode."""
         return planned_cvs(self.tables, "cv_vector_plan", self.chunk_size, self.contract.encoder.max_tokens)
 
     def job_chunks(self) -> Chunks[JobVersion]:
-        """Jobs to encode."""
+        """Yield the jobs to encode."""
         return planned_jobs(self.tables, self.chunk_size, self.contract.encoder.max_tokens)
 
     def stop(self) -> bool:
-        """Whether no further chunk is to be begun."""
+        """True if no further chunk may begin."""
         self.report.stopped = self.report.stopped or self.should_stop()
         return self.report.stopped
 
-    def commit_generated(self, finished: FinishedChunk) -> None:
-        """Write and count a chunk of `generation_chunks`. Reads no CV text of it."""
-        timed, pooled = finished.timed, finished.pooled
-        failures, fingerprint = timed.chunk.failures, self.contract.fingerprint
+    def commit(self, chunk: FinishedChunk) -> None:
+        """Write a finished chunk to the store, and count it. Its CV and JD texts are not needed any more."""
+        if isinstance(chunk, FinishedJDs):
+            self._commit_jds(chunk)
+            return
+        self.report.n_encoder_truncated += int(chunk.encoded.truncated.sum())
+        fingerprint = self.contract.encoder.fingerprint
+        if isinstance(chunk, FinishedCVs):
+            self.store.write_part(CV_VECTORS, fingerprint, cv_vector_rows(chunk, self.contract, self.now()))
+            failpoint("batch.cv_vectors_committed")
+            self.report.n_cv_vectors += len(chunk.versions)
+        else:
+            self.store.write_part(JD_VECTORS, fingerprint, jd_vector_rows(chunk, self.contract, self.now()))
+            failpoint("batch.jd_vectors_committed")
+            self.report.n_jd_vectors += len(chunk.jobs)
+
+    def _commit_jds(self, chunk: FinishedJDs) -> None:
+        failures = chunk.drawn.chunk.failures
         good = [i for i, failure in enumerate(failures) if failure is None]
-        bad = [i for i, failure in enumerate(failures) if failure is not None]
-        if bad:  # first: a crash in between costs a second generation of the good, never a lost reason
-            rows = failure_rows(timed, bad, self.origin, self.now())
-            self.store.write_part(FAILURES, fingerprint, rows)
+        failed = [i for i, failure in enumerate(failures) if failure is not None]
+        # Failures first: a crash between the two parts then costs a second generation, but never loses a reason.
+        if failed:
+            rows = failure_rows(chunk.drawn, failed, self.origin, self.now())
+            self.store.write_part(FAILURES, self.contract.fingerprint, rows)
             failpoint("batch.failures_committed")
-        if pooled is not None:
-            rows = generated_rows(timed, good, pooled, self.origin, self.now())
-            self.store.write_part(GENERATED_JDS, fingerprint, rows)
+        if chunk.pooled is not None:
+            rows = generated_rows(chunk.drawn, good, chunk.pooled, self.origin, self.now())
+            self.store.write_part(GENERATED_JDS, self.contract.fingerprint, rows)
             failpoint("batch.committed")
-        self.report.n_encoder_truncated += finished.n_encoder_truncated
-        _count(self.report, timed)
-
-    def commit_cv_vectors(self, versions: Sequence[CVVersion], encoded: Encoded) -> None:
-        """Write and count a chunk of `cv_chunks`. Reads no text of it."""
-        rows = cv_vector_rows(versions, encoded, self.contract, self.now())
-        self.store.write_part(CV_VECTORS, self.contract.encoder.fingerprint, rows)
-        failpoint("batch.cv_vectors_committed")
-        self.report.n_cv_vectors += len(versions)
-        self.report.n_encoder_truncated += int(encoded.truncated.sum())
-
-    def commit_jd_vectors(self, jobs: Sequence[JobVersion], encoded: Encoded) -> None:
-        """Write and count a chunk of `job_chunks`. Reads no text of it."""
-        rows = jd_vector_rows(jobs, encoded, self.contract, self.now())
-        self.store.write_part(JD_VECTORS, self.contract.encoder.fingerprint, rows)
-        failpoint("batch.jd_vectors_committed")
-        self.report.n_jd_vectors += len(jobs)
-        self.report.n_encoder_truncated += int(encoded.truncated.sum())
+        self.report.n_encoder_truncated += chunk.n_encoder_truncated
+        self.report.count_drawn(chunk.drawn)
 
 
-CarryOut = Callable[[Batch, Progress, Progress], None]  # with the progress of generating and that of encoding
+ChunkIterator: TypeAlias = Generator[FinishedChunk, None, None]  # closed after use, as it may hold threads
+ChunkSupply: TypeAlias = Callable[[Batch], ChunkIterator]  # finishes every chunk of a planned batch, until a stop
 
 
-def run_plan(
-    batch: Batch, carry_out: CarryOut, *, retry_failed: bool = False, lock_wait_s: float = LOCK_WAIT_S
+def run_batch(
+    config: GirlConfig,
+    contract: FeatureContract,
+    finished_chunks: ChunkSupply,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    retry_failed: bool = False,
+    new_run: bool = False,
+    narrow: Callable[[Tables], None] = lambda tables: None,
 ) -> MaterializeReport:
-    """Plan under the store's lock, have the plan carried out, and report.
+    """Make the features of `contract` under a record of the run, and publish them.
+
+    Args:
+        config: of the tables and the store.
+        contract: of the features.
+        finished_chunks: does the work.
+        should_stop: asked between chunks. True ends the run after the chunks at work; another call resumes it.
+        retry_failed: try CVs again that no earlier run found a good JD for.
+        new_run: give up unfinished runs of other contracts, which are refused otherwise.
+        narrow: takes rows out of the tables, so that nothing is made for them.
 
     Raises:
-        StoreLockedError: another run was writing for all of `lock_wait_s` seconds.
+        ConfigError: a run of another contract did not finish.
+        StoreLockedError: another run is under way.
+    """
+    store = PartsStore(config.store_dir)
+    resolved = config.model_dump(mode="json")
+    with RunLog(config.runs_dir).begin(contract.fingerprint, contract.engine_name, resolved, new_run=new_run) as run:
+        with open_tables(config) as tables:
+            narrow(tables)
+            origin = Origin(contract, run.id, contract.engine_name)
+            batch = Batch(tables, store, origin, config.chunk_size, should_stop=should_stop)
+            report = fill_store(batch, finished_chunks, retry_failed=retry_failed)
+        run.totals, run.stopped = vars(report), report.stopped
+        if not report.stopped:
+            failpoint("batch.before_publish")
+            publish_contract(config, store, contract)
+    return report
+
+
+def fill_store(
+    batch: Batch, finished_chunks: ChunkSupply, *, retry_failed: bool = False, lock_wait_s: float = LOCK_WAIT_S
+) -> MaterializeReport:
+    """Plan under the store's lock, and commit each chunk as it is finished. A second call generates nothing.
+
+    Args:
+        batch: not planned yet.
+        finished_chunks: does the work.
+        retry_failed: try CVs again that failed in earlier runs.
+        lock_wait_s: seconds to wait for another run that is writing.
+
+    Raises:
+        StoreLockedError: another run was still writing after that time.
         StoreError: a part cannot be written, or DuckDB finds no room to plan in.
     """
     report, store = batch.report, batch.store
@@ -175,28 +250,10 @@ def run_plan(
         with (
             Progress("generate", report.n_planned, "CVs") as generating,
             Progress("encode", batch.n_inputs, "CVs and JDs", beside=generating) as encoding,
+            closing(finished_chunks(batch)) as chunks,
         ):
-            carry_out(batch, generating, encoding)
+            for chunk in chunks:
+                batch.commit(chunk)
+                (generating if isinstance(chunk, FinishedJDs) else encoding).advance(chunk.n_rows)
         report.seconds = time.perf_counter() - started
     return report
-
-
-def _count(report: MaterializeReport, timed: TimedChunk) -> None:
-    chunk = timed.chunk
-    for failure in chunk.failures:
-        if failure is None:
-            report.n_generated += 1
-        elif failure == "no_cv":
-            report.n_no_cv += 1
-        else:
-            report.n_failed += 1
-            report.failures[failure] = report.failures.get(failure, 0) + 1
-    draws = [[*kept, *dropped] for kept, dropped in zip(chunk.kept, chunk.dropped, strict=True)]
-    report.n_retried += chunk.n_retried
-    report.n_cv_truncated += sum(any(draw.result.cv_truncated for draw in own) for own in draws)
-    report.n_redacted += sum(any(draw.n_redacted for draw in own) for own in chunk.kept)
-    flat = [draw for own in draws for draw in own]
-    report.n_unfinished += sum(draw.defect == "unfinished" for draw in flat)
-    report.n_prompt_tokens += sum(draw.result.n_prompt_tokens for draw in flat)
-    report.n_new_tokens += sum(draw.result.n_new_tokens for draw in flat)
-    report.generate_seconds += timed.seconds

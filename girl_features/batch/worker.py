@@ -18,18 +18,20 @@ from typing import Any, NamedTuple, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from girl_features.batch.local import materialize
+from girl_features.batch.chunk import Origin
+from girl_features.batch.local import local_chunks
+from girl_features.batch.publish import publish_contract
+from girl_features.batch.run import Batch, fill_store
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
-from girl_features.encoder import TextEncoder
 from girl_features.errors import StoreLockedError
+from girl_features.generator.opening import LoadedModels, load_models
 from girl_features.input.checks import staging_sql
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import open_source
 from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, Waiting
 from girl_features.lookup.opening import open_queue
-from girl_features.pipeline import OpenGenerator, open_encoder, open_generator, publish_contract
 from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_POLL_S
@@ -61,14 +63,14 @@ class CycleReport(NamedTuple):
 class Worker:
     """A generator, loaded once, and the queue it works off."""
 
-    def __init__(self, config: GirlConfig, encoder: TextEncoder, opened: OpenGenerator, queue: GenerationQueue) -> None:
-        self._config, self._encoder, self._opened, self._queue = config, encoder, opened, queue
+    def __init__(self, config: GirlConfig, models: LoadedModels, queue: GenerationQueue) -> None:
+        self._config, self._models, self._queue = config, models, queue
         self._store = PartsStore(config.store_dir)
 
     @property
     def contract(self) -> FeatureContract:
         """Of what it generates; offers for other contracts are left to other workers."""
-        return self._opened.contract
+        return self._models.contract
 
     def cycle(self) -> CycleReport:
         """See to the oldest CVs that wait, at most `chunk_size` of them.
@@ -82,18 +84,11 @@ class Worker:
         alive = [one for one in waiting if not self._store.is_erased(one.offer.job_seeker_id)]
         versions, n_without_cv, n_outdated = self._versions(alive)
         with _tables_of(versions) as tables:
-            report = materialize(
-                tables,
-                self._opened.generator,
-                self._encoder,
-                self.contract,
-                self._store,
-                chunk_size=self._config.chunk_size,
-                run=f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}",
-                engine=self._opened.engine,
-                reward_model=self._opened.reward_model,
-                lock_wait_s=0,  # who stops a worker while a batch runs shall not have to wait for the batch
-            )
+            run = f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+            origin = Origin(self.contract, run, self.contract.engine_name)
+            batch = Batch(tables, self._store, origin, self._config.chunk_size)
+            # No wait for the lock: a worker that is asked to stop while a batch runs then stops at once.
+            report = fill_store(batch, local_chunks(self._models), lock_wait_s=0)
         failpoint("worker.before_publish")
         publish_contract(self._config, self._store, self.contract)
         failpoint("worker.published")
@@ -175,8 +170,7 @@ def open_worker(config: GirlConfig) -> Worker:
     Raises:
         CheckpointError: no generator has been trained.
     """
-    encoder = open_encoder(config)
-    return Worker(config, encoder, open_generator(config, encoder), open_queue(config))
+    return Worker(config, load_models(config), open_queue(config))
 
 
 def table_versions(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CVVersion]:

@@ -79,17 +79,17 @@ def _run(on: str) -> Callable[..., MaterializeReport]:
         from girl_features.integrations.ray_data import run_on_ray
 
         return run_on_ray
-    from girl_features.pipeline import run_materialize
+    from girl_features.batch.local import materialize
 
-    return run_materialize
+    return materialize
 
 
 def _plan(
     config: GirlConfig, sample: int, cost_per_hour: float | None, retry_failed: bool, json_file: Path | None
 ) -> None:
-    from girl_features.pipeline import plan_materialize
+    from girl_features.batch.estimate import dry_run
 
-    plan, guess = plan_materialize(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
+    plan, guess = dry_run(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
     counts = {
         "contract": plan.contract,
         **plan.generation._asdict(),

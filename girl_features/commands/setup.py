@@ -58,13 +58,13 @@ def check(
 ) -> None:
     """Validate the tables, list what is rejected and why, and show the time windows."""
     from girl_features.input.show import print_check
-    from girl_features.input.splits import summarize
-    from girl_features.pipeline import open_tables, windows_of
+    from girl_features.input.splits import cut_windows, summarize
+    from girl_features.input.tables import open_tables
 
     resolved = load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
     with open_tables(resolved) as tables:
         report = tables.report
-        windows = summarize(tables, windows_of(resolved, tables))
+        windows = summarize(tables, cut_windows(tables, resolved.windows))
     result = {"tables": report.to_dict(), "windows": windows.to_dict()}
     emit(result, json_file, lambda: print_check(report, windows))
     if report.n_rejected:

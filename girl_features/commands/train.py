@@ -113,13 +113,14 @@ def _train(
     from girl_features.config import write_resolved
     from girl_features.errors import require
     from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
-    from girl_features.pipeline import open_tables, windows_of
+    from girl_features.input.splits import cut_windows
+    from girl_features.input.tables import open_tables
 
     is_main = require("girl_features.trainers.processes", "train").is_main
     resolved = load(config, overrides)
     trained: dict[str, tuple[Path, GeneratorRecord]] = {}
     with open_tables(resolved) as tables:
-        windows = windows_of(resolved, tables)
+        windows = cut_windows(tables, resolved.windows)
         for stage in stages:
             arguments = {"resume": resume} if stage == "ppo" else {}
             train = getattr(require(STAGE_MODULES[stage], "train"), f"train_{stage}")

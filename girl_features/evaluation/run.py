@@ -17,17 +17,10 @@ from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
-from girl_features.input.splits import Windows, ranking_split
+from girl_features.generator.opening import find_generator, load_encoder, make_contract, was_trained_as
+from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import (
-    check_no_leakage,
-    contract_of,
-    find_generator,
-    open_encoder,
-    open_tables,
-    was_trained_as,
-    windows_of,
-)
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
@@ -58,11 +51,11 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         UnknownContractError: the generator in use has not been materialized yet.
         LeakageError: a generator has seen decisions of the ranking windows.
     """
-    chosen = materialized_generators(config, open_encoder(config))
+    chosen = materialized_generators(config, load_encoder(config))
     with open_tables(config) as tables:
-        windows = windows_of(config, tables)
-        for contract, record in chosen.values():  # the contract's end counts its reward model too
-            check_no_leakage(windows, record.model_copy(update={"trained_until": contract.trained_until}))
+        windows = cut_windows(tables, config.windows)
+        for contract, _ in chosen.values():  # its `trained_until` covers its reward model too
+            check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
     rows = {
         row: RankingParts(*(_labelled(config, contract, decisions) for decisions in split))
@@ -97,7 +90,7 @@ def materialized_generators(
     """
     store = PartsStore(config.store_dir)
     _, record = find_generator(config)
-    contract = contract_of(config, record, encoder)
+    contract = make_contract(config, record, encoder)
     store.contract(contract.fingerprint)
     found = {record.stage: (contract, record)}
     if config.generator.checkpoint is None and config.generator.stage is None:
@@ -105,7 +98,7 @@ def materialized_generators(
             trained = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
             if stage not in found and trained:
                 other = read_record(trained[0])
-                contract = contract_of(config, other, encoder)
+                contract = make_contract(config, other, encoder)
                 if contract.fingerprint in store.contracts():
                     found[stage] = (contract, other)
     order = [*ROW_OF_STAGE, *(stage for stage in found if stage not in ROW_OF_STAGE)]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from girl_features.config import WindowsConfig
-from girl_features.errors import EmptyWindowError
+from girl_features.errors import EmptyWindowError, LeakageError
 from girl_features.input.tables import Tables
 from girl_features.schema import JOB_SEEKER_ID
 
@@ -84,6 +84,16 @@ class Summary(NamedTuple):
                 row[side] = row[side].isoformat() if row[side] is not None else None
             rows[row.pop("window")] = row
         return rows
+
+
+def check_no_leakage(windows: Windows, trained_until: datetime) -> None:
+    """Raise LeakageError if a model that was trained until then has seen decisions of the ranking windows."""
+    if trained_until > windows.rl_end:
+        raise LeakageError(
+            f"the generator has seen data until {trained_until.isoformat()}, but ranking labels begin at "
+            f"{windows.rl_end.isoformat()}; train a generator on the earlier windows with `girl train sft`, or "
+            f"move `windows.rl_end`"
+        )
 
 
 def cut_windows(tables: Tables, config: WindowsConfig) -> Windows:

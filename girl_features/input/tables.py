@@ -12,7 +12,7 @@ from types import TracebackType
 
 import duckdb
 
-from girl_features.config import TableConfig, TablesConfig
+from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
 from girl_features.input.checks import (
     BAD_MATCHED,
@@ -27,6 +27,7 @@ from girl_features.input.checks import (
 from girl_features.input.report import MAX_LISTED, CheckReport, Note, Rejection, TableReport
 from girl_features.input.sources import FILE_COLUMN, open_source, shown
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
+from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import NOBODY, Tombstones
 
 MEMORY_LIMIT = "1GB"  # DuckDB spills to the temporary folder beyond this
@@ -69,6 +70,13 @@ class Tables:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_tables(config: GirlConfig) -> Tables:
+    """Read and check the three tables that `config` names. Close the result. See `load_tables` for errors."""
+    clock_skew = timedelta(minutes=config.clock_skew_minutes)
+    erased = PartsStore(config.store_dir).erased
+    return load_tables(config.tables, now=datetime.now(UTC), clock_skew=clock_skew, strict=config.strict, erased=erased)
 
 
 def load_tables(

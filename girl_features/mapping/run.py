@@ -15,16 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from girl_features.batch.publish import publish_contract
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError, require
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.results import EvaluationSlice, gains_over, make_slice, measure
-from girl_features.input.splits import ranking_split
+from girl_features.input.splits import cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.lookup.vector_map import VectorMap, fit_ridge, mean_cosine
 from girl_features.mapping.rows import write_mapped
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import open_tables, publish_contract, windows_of
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import (
     ENGINE,
@@ -169,7 +170,7 @@ def measure_losses(
     The map that is measured has seen no seeker of the test window.
     """
     with open_tables(config) as tables:
-        split = ranking_split(tables, windows_of(config, tables))
+        split = ranking_split(tables, cut_windows(tables, config.windows))
     old, new = (
         [LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split]
         for contract in (target, source)

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from girl_features.batch.local import materialize
 from girl_features.config import GirlConfig, load_config
 from girl_features.contract import FeatureContract
 from girl_features.evaluation.compare import Comparison
 from girl_features.evaluation.report import print_comparison
 from girl_features.evaluation.run import run_evaluate
 from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
-from girl_features.input.splits import Windows
-from girl_features.input.tables import Tables
+from girl_features.input.splits import Windows, cut_windows
+from girl_features.input.tables import Tables, open_tables
 from girl_features.lookup import FeatureClient
-from girl_features.pipeline import open_tables, run_materialize, windows_of
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.sample.tables import write_sample
@@ -144,7 +144,7 @@ def run_demo(
     started = time.monotonic()
     config = _prepare(folder, QUICK if quick else FULL, seed)
     with open_tables(config) as tables:
-        windows = windows_of(config, tables)
+        windows = cut_windows(tables, config.windows)
         folders = {stage: train(tables, windows, config) for stage, train in stages.items()}
     training = {
         stage: read_record(found, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
@@ -152,7 +152,7 @@ def run_demo(
     }
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
-        run_materialize(config.model_copy(update={"generator": generator}))
+        materialize(config.model_copy(update={"generator": generator}))
     outcome = run_evaluate(config, make_ranker)
     contract = outcome.contracts["girl"]
     with open_tables(config) as tables:

@@ -12,11 +12,11 @@ import polars as pl
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.evaluation.metrics import auc, log_loss
-from girl_features.input.splits import ranking_split
+from girl_features.input.splits import cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.integrations.rankers.ranker_files import SavedRanker
 from girl_features.integrations.rankers.registry import make_ranker, peek_ranker
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import open_tables, windows_of
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, Tier
 from girl_features.tiers import StandIns, at_tier, stand_ins_of
@@ -88,7 +88,7 @@ def ranking_parts(config: GirlConfig, contract: FeatureContract) -> tuple[Labell
         MissingVectorsError: a CV or JD is not in the store.
     """
     with open_tables(config) as tables:
-        split = ranking_split(tables, windows_of(config, tables))
+        split = ranking_split(tables, cut_windows(tables, config.windows))
     train, valid, test = (_labelled(config, contract, frame) for frame in split)
     return train, valid, test
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from girl_features.batch.plan import fill_wanted_cvs
 from girl_features.config import GirlConfig
-from girl_features.input.splits import summarize
+from girl_features.input.splits import cut_windows, summarize
+from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
 from girl_features.lab.experiment.data import keep_ranked_cvs
 from girl_features.lab.experiment.prepare import arm_config
 from girl_features.lab.experiment.run import SEEDLESS
-from girl_features.pipeline import open_tables, windows_of
 
 # seconds a fit on 1,000 training pairs, one core of a small server: for the order of magnitude
 SECONDS_A_FIT = {
@@ -61,7 +61,7 @@ def plan_experiment(config: ExperimentConfig, write_sample: Callable[[str], None
         own_config = config.on(name)
         arms = [arm_config(config, name, arm) for arm in own_config.generators.values()]
         with open_tables(arms[0]) as tables:
-            windows = windows_of(arms[0], tables)
+            windows = cut_windows(tables, arms[0].windows)
             counts = {w.window: w for w in summarize(tables, windows).windows}
             keep_ranked_cvs(tables, windows)
             n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows.sft_end, tables.erased)

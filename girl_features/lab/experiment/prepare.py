@@ -9,22 +9,17 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from girl_features.batch.local import materialize
 from girl_features.config import FeastConfig, GirlConfig, load_config
 from girl_features.contract import FeatureContract
 from girl_features.errors import GirlError
+from girl_features.generator.opening import find_generator, load_encoder, make_contract
+from girl_features.input.splits import check_no_leakage, cut_windows
+from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.config import Arm, DataSource, ExperimentConfig
 from girl_features.lab.experiment.data import generated_texts, joined_parts, keep_ranked_cvs, load_data
 from girl_features.lab.experiment.rows import ArmFeatures, Prepared, Steps
 from girl_features.lab.text_vectors import TextVectors
-from girl_features.pipeline import (
-    check_no_leakage,
-    contract_of,
-    find_generator,
-    open_encoder,
-    open_tables,
-    run_materialize,
-    windows_of,
-)
 from girl_features.sample.tables import write_sample
 from girl_features.store.offline.history import connected
 from girl_features.store.parts import PartsStore
@@ -77,14 +72,14 @@ def prepare(
     for arm, own in list(arms.items()):
         arms[arm] = _train_and_materialize(name, arm, own, config.generators[arm].stages, steps, should_stop)
     first = next(iter(arms.values()))
-    encoder = open_encoder(first)
+    encoder = load_encoder(first)
     with open_tables(first) as tables:
-        data = load_data(name, tables, windows_of(first, tables))
+        data = load_data(name, tables, cut_windows(tables, first.windows))
     features = {}
     for arm, own in arms.items():
         generator, record = find_generator(own)
-        contract = contract_of(own, record, encoder)
-        check_no_leakage(data.windows, record.model_copy(update={"trained_until": contract.trained_until}))
+        contract = make_contract(own, record, encoder)
+        check_no_leakage(data.windows, contract.trained_until)
         store = PartsStore(own.store_dir)
         features[arm] = ArmFeatures(
             config=own,
@@ -109,7 +104,7 @@ def _train_and_materialize(
 ) -> GirlConfig:
     """The config with the generator that the last stage made, so that another arm's, if newer, is not taken for it."""
     with open_tables(config) as tables:
-        windows, made = windows_of(config, tables), None
+        windows, made = cut_windows(tables, config.windows), None
         for stage in stages:
             if should_stop():
                 raise InterruptedRunError
@@ -121,7 +116,7 @@ def _train_and_materialize(
                 made = config.generator.model_copy(update={"checkpoint": folder})
     if made is not None:
         config = config.model_copy(update={"generator": made})
-    if run_materialize(
+    if materialize(
         config, should_stop=should_stop, new_run=True, narrow=lambda tables: keep_ranked_cvs(tables, windows)
     ).stopped:
         raise InterruptedRunError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from girl_features.batch.feature_rows import pool_samples
+from girl_features.batch.chunk import pool_samples
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
@@ -18,8 +18,9 @@ from girl_features.errors import DataError
 from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.generator import RewardModel
 from girl_features.generator.checkpoint import trained_reward_models
-from girl_features.input.splits import Windows
-from girl_features.input.tables import Tables
+from girl_features.generator.opening import find_generator, find_reward_model, load_encoder, make_contract
+from girl_features.input.splits import Windows, check_no_leakage, cut_windows
+from girl_features.input.tables import Tables, open_tables
 from girl_features.lab.experiment.data import generated_by_version, joined_parts, load_data
 from girl_features.lab.grounding.open_jobs import (
     CUTOFFS,
@@ -35,15 +36,6 @@ from girl_features.lab.grounding.open_jobs import (
     read_jobs,
 )
 from girl_features.lab.text_vectors import TextVectors, VectorTable, encode_once
-from girl_features.pipeline import (
-    check_no_leakage,
-    contract_of,
-    find_generator,
-    find_reward_model,
-    open_encoder,
-    open_tables,
-    windows_of,
-)
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
@@ -112,10 +104,10 @@ def measure_run(
         UnknownContractError: the generator in use has not been materialized.
         DataError: no matched decision of the test window has a generated JD.
     """
-    encoder = open_encoder(config)
+    encoder = load_encoder(config)
     with open_tables(config) as tables:
         opened = _open(config, tables, encoder, make_ranker)
-        data = load_data(config.name, tables, windows_of(config, tables))
+        data = load_data(config.name, tables, cut_windows(tables, config.windows))
     queries, n_not_open = _test_queries(config, opened, data.decisions["test"], limit, taken_by_first_match)
     methods: dict[str, PairScorer | None] = {"distance": None}
     if opened.matcher is not None:
@@ -149,7 +141,7 @@ def ground_seekers(
         DataError: no such seeker, or one without a generated JD.
         CheckpointError: `method` is the reward model, and there is none.
     """
-    encoder = open_encoder(config)
+    encoder = load_encoder(config)
     with open_tables(config) as tables:
         opened = _open(config, tables, encoder, make_ranker if method == "matcher" else None)
         queries = _seeker_queries(config, tables, opened, seekers)
@@ -175,14 +167,14 @@ def _open(
     make_ranker: Callable[[str, str, int], Ranker] | None,
 ) -> Opened:
     _, record = find_generator(config)
-    contract = contract_of(config, record, encoder)
+    contract = make_contract(config, record, encoder)
     PartsStore(config.store_dir).contract(contract.fingerprint)  # materialized, or says so
     jobs = read_jobs(tables)
     jd_vectors = TextVectors(encoder, config.workspace / "grounding" / "vectors").table(jobs.jds).of(jobs.jds)
     matcher = None
     if make_ranker is not None:
-        windows = windows_of(config, tables)
-        check_no_leakage(windows, record.model_copy(update={"trained_until": contract.trained_until}))
+        windows = cut_windows(tables, config.windows)
+        check_no_leakage(windows, contract.trained_until)
         parts = joined_parts(load_data(config.name, tables, windows), config, contract)
         matcher = make_ranker(*MATCHER, 0)
         matcher.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
@@ -273,7 +265,7 @@ def _reward_model(config: GirlConfig, windows: Windows) -> RewardModel | None:
     if not trained_reward_models(config.rewards_dir):
         return None
     folder, record = find_reward_model(config)
-    check_no_leakage(windows, record)
+    check_no_leakage(windows, record.trained_until)
     from girl_features.generator.reward_model import TransformersRewardModel
 
     return TransformersRewardModel(folder)

@@ -16,10 +16,12 @@ from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.reference import cosine
 from girl_features.evaluation.run import materialized_generators
 from girl_features.generator.checkpoint import trained_reward_models
+from girl_features.generator.opening import find_reward_model, load_encoder
+from girl_features.input.splits import cut_windows
+from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.data import generated_by_version, load_data
 from girl_features.lab.judge.chat import Chat, Endpoint, KeptReplies, LocalChat
 from girl_features.lab.judge.verdicts import JudgeReport, Pair, judge_pairs
-from girl_features.pipeline import find_reward_model, open_encoder, open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.store.parts import PartsStore
 
@@ -67,7 +69,7 @@ def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
         ConfigError: no such generator in the store, or the same twice.
         DataError: no CV of an unseen seeker has a JD of both.
     """
-    encoder = open_encoder(config)
+    encoder = load_encoder(config)
     chosen = materialized_generators(config, encoder)
     for name in (left, right):
         if name not in chosen:
@@ -89,7 +91,7 @@ def sides_of(
 ) -> Sides:
     """As `read_sides`, of two contracts under names for people."""
     with open_tables(config) as tables:
-        data = load_data(config.name, tables, windows_of(config, tables))
+        data = load_data(config.name, tables, cut_windows(tables, config.windows))
     store = PartsStore(config.store_dir)
     ours, theirs = (generated_by_version(store, contract) for _, contract in (left, right))
     met = set(data.history.job_seeker_ids.tolist())

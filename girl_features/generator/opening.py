@@ -1,0 +1,182 @@
+"""Find and load what a run needs: the encoder, the generator, the reward model, and the contract of their vectors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from girl_features.config import GeneratorConfig, GirlConfig
+from girl_features.contract import FeatureContract, SamplingContract
+from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, settle_dtype
+from girl_features.errors import CheckpointError
+from girl_features.generator import Generator, RewardModel
+from girl_features.generator.checkpoint import (
+    RECORD_NAME,
+    REWARD_RECORD_NAME,
+    GeneratorRecord,
+    base_folder,
+    peek_record,
+    read_record,
+    trained_generators,
+    trained_reward_models,
+    weights_hash,
+)
+from girl_features.generator.engines import open_engine, settle_engine
+from girl_features.store.parts import PartsStore
+
+
+class LoadedModels(NamedTuple):
+    """Everything that turns a CV into a feature, loaded, and the contract that the vectors carry."""
+
+    encoder: TextEncoder
+    generator: Generator
+    contract: FeatureContract
+    reward_model: RewardModel | None = None  # with `sampling.best_of` only
+
+
+def load_models(config: GirlConfig) -> LoadedModels:
+    """Load the encoder and the generator that `config` names."""
+    return load_generator(config, load_encoder(config))
+
+
+def load_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
+    """Load the sentence encoder that `config` names."""
+    name, stored = config.encoder.name, PartsStore(config.store_dir).contracts().values()
+    dtype = settle_dtype(config.encoder.dtype, name, [contract.encoder for contract in stored])
+    return SentenceTransformerEncoder(name, batch_size=config.encoder.batch_size, dtype=dtype)
+
+
+def load_generator(config: GirlConfig, encoder: TextEncoder) -> LoadedModels:
+    """Load the generator that `config` names, to go with an encoder that is loaded already."""
+    folder, record = find_generator(config)
+    contract = make_contract(config, record, encoder)
+    generator = open_engine(
+        contract,
+        folder,
+        batch_size=config.generator.batch_size,
+        threads=config.generator.threads,
+        exports=config.exports_dir,
+    )
+    if generator.prompt_version != record.prompt_version:
+        raise CheckpointError(
+            f"{folder} was trained on prompt {record.prompt_version!r}, but this version writes "
+            f"{generator.prompt_version!r}; train again with `girl train sft`"
+        )
+    reward_model = None
+    if config.sampling.best_of is not None:
+        from girl_features.generator.reward_model import TransformersRewardModel
+
+        reward_model = TransformersRewardModel(find_reward_model(config)[0])
+    return LoadedModels(encoder, generator, contract, reward_model)
+
+
+def settle_contract(config: GirlConfig) -> FeatureContract:
+    """Return the contract that `load_models` would give on this machine, without loading the generator."""
+    return make_contract(config, find_generator(config)[1], load_encoder(config))
+
+
+def make_contract(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:
+    """Return the contract of the recorded generator with the sampling and engine of `config`, and `encoder`.
+
+    With `sampling.best_of` the reward model is part of the contract, and `trained_until` covers its training too.
+    """
+    sampling = SamplingContract(**config.sampling.model_dump())
+    trained_until = record.trained_until
+    if sampling.best_of is not None:
+        _, reward = find_reward_model(config)
+        sampling = sampling.model_copy(update={"reward_sha256": reward.weights_sha256})
+        trained_until = max(trained_until, reward.trained_until)
+    contract = FeatureContract(
+        generator=Path(record.base).name,
+        weights_sha256=record.weights_sha256,
+        adapter_sha256=record.adapter_sha256,
+        trained_until=trained_until,
+        prompt_version=record.prompt_version,
+        max_cv_tokens=record.max_cv_tokens,
+        sampling=sampling,
+        encoder=encoder.contract,
+    )
+    return settle_engine(config.generator.engine, contract, PartsStore(config.store_dir).contracts().values())
+
+
+def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    """Return the folder and the record of the generator to use.
+
+    That is `generator.checkpoint` if it is set, else the newest generator trained with the settings of `config`
+    (`generator.stage` narrows the search to one stage). If there is none and `generator.trained_until` says what
+    the base may know, it is `generator.base` untuned.
+
+    Raises:
+        CheckpointError: there is no such generator, or its weights do not match its record.
+    """
+    settings = config.generator
+    if settings.checkpoint is not None:
+        return settings.checkpoint, read_record(settings.checkpoint)
+    trained = trained_generators(config.generators_dir, settings.stage)
+    for folder in trained:
+        if was_trained_as(config, folder):
+            return folder, read_record(folder)
+    if trained and (settings.base == "tiny" or settings.trained_until is None):
+        raise CheckpointError(
+            f"none of the generators in {config.generators_dir} ({', '.join(f.name for f in trained)}) was trained "
+            f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
+        )
+    if settings.stage is not None:
+        raise CheckpointError(
+            f"no trained generator of stage {settings.stage} in {config.generators_dir}; "
+            f"run `girl train {settings.stage}` first"
+        )
+    if settings.base == "tiny":
+        raise CheckpointError(f"no trained generator in {config.generators_dir}; run `girl train sft` first")
+    return _untuned_base(settings)
+
+
+def was_trained_as(config: GirlConfig, folder: Path) -> bool:
+    """True if the generator in `folder` has the base of `config` and, at stage 1, was trained with its settings."""
+    record = peek_record(folder)
+    if record.get("base") != config.generator.base:
+        return False
+    return record.get("stage") != "sft" or record.get("settings") == config.sft_settings
+
+
+def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    """Return the folder and the record of the newest reward model.
+
+    Raises:
+        CheckpointError: there is none, or its weights do not match its record.
+    """
+    trained = trained_reward_models(config.rewards_dir)
+    if not trained:
+        raise CheckpointError(f"no reward model in {config.rewards_dir}; run `girl train reward` first")
+    return trained[0], read_record(trained[0], REWARD_RECORD_NAME)
+
+
+def _untuned_base(settings: GeneratorConfig) -> tuple[Path, GeneratorRecord]:
+    from transformers import AutoTokenizer
+
+    from girl_features.generator.prompts import template_for
+
+    if settings.trained_until is None:
+        raise CheckpointError(
+            f"{settings.base!r} carries no {RECORD_NAME}, so what it has seen is unknown: set "
+            f"`generator.trained_until` to its knowledge cut-off, or tune it with `girl train sft`"
+        )
+    folder = base_folder(settings.base)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return folder, GeneratorRecord(
+        stage="untuned",
+        base=settings.base,
+        prompt_version=template_for(tokenizer).version,
+        max_cv_tokens=settings.max_cv_tokens,
+        trained_until=settings.trained_until,
+        n_pairs=0,
+        inputs_sha256="",
+        weights_sha256=weights_hash(folder),
+        adapter_sha256=None,
+        created_at=datetime.now(UTC),
+        settings={},
+        metrics={},
+        versions={"transformers": version("transformers")},
+    )
