@@ -1,4 +1,4 @@
-"""What the commands share: options, loading girl.yaml, showing a result, stopping on a signal."""
+"""Shared by the commands: options, loading girl.yaml, showing a result, stopping on a signal."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from girl_features.errors import ConfigError
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
+    from girl_features.contract import FeatureContract
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The girl.yaml to use.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set sampling.n=4. Repeatable.")]
@@ -25,16 +26,29 @@ ContractOption = Annotated[str | None, typer.Option(help="Fingerprint; default: 
 DEFAULT_CONFIG = Path("girl.yaml")
 
 
-class Stop:
-    """The signal that asked for a stop, if one did."""
+class StopRequest:
+    """The signal that asked for a stop, if one came."""
 
     signal: int | None = None
 
+    def is_made(self) -> bool:
+        """True once a signal has come."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells report it."""
+        return 128 + (self.signal or 0)
+
 
 @contextmanager
-def stop_on_signal(resume: str) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask for a stop after the chunk; a second one ends at once."""
-    stop = Stop()
+def stop_on_signal(resume: str) -> Iterator[StopRequest]:
+    """Let Ctrl-C and SIGTERM ask for a stop after the chunk at work. A second signal ends the process at once.
+
+    Args:
+        resume: the command that resumes, which is shown when a stop is asked for.
+    """
+    stop = StopRequest()
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.signal = number
@@ -51,17 +65,22 @@ def stop_on_signal(resume: str) -> Iterator[Stop]:
 
 
 def load(config: Path, overrides: list[str] | None) -> GirlConfig:
-    """The config of this file with `--set` values on top."""
+    """Load the config of a file, with `--set` values on top."""
     from girl_features.config import load_config
 
     return load_config(config, overrides)
 
 
 def emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
-    """Show the result to people, or write it as JSON to a file (and show it) or to stdout (alone).
+    """Show a result, and write it as JSON if a file is named.
+
+    Args:
+        result: anything that JSON can hold.
+        json_file: file to write; '-' writes JSON to stdout and shows nothing else.
+        show: prints the result for people.
 
     Raises:
-        ConfigError: the file cannot be written; the result is shown first, so that it is not lost.
+        ConfigError: the file cannot be written. The result is shown first, so that it is not lost.
     """
     text = json.dumps(result, indent=1, default=str)
     if json_file is not None and str(json_file) == "-":
@@ -74,24 +93,39 @@ def emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
         except OSError as error:
             show()
             raise ConfigError(
-                f"--json {json_file} cannot be written ({error.strerror or error}), but the work is done: see above; "
-                f"name a file that can be written, or '-' for stdout"
+                f"--json {json_file} cannot be written ({error.strerror or error}), but the work is done: its "
+                f"result is above; name a file that can be written, or '-' for stdout"
             ) from error
     show()
 
 
 def print_mapping(title: str, values: dict[str, Any]) -> None:
-    """A title and one aligned line a value."""
+    """Print a title, and one aligned line for each value."""
     typer.echo(title)
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        typer.echo(f"  {name.ljust(width)}  {shown}")
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        typer.echo(f"  {name.ljust(width)}  {text}")
 
 
 def ranker_factory() -> Callable[..., Any]:
-    """What makes a ranker by name, where the extra `rank` is installed."""
-    from girl_features.errors import require
+    """Return the function that makes a ranker by its name.
 
-    factory: Callable[..., Any] = require("girl_features.integrations.rankers.registry", "rank").make_ranker
-    return factory
+    Raises:
+        MissingExtraError: the extra `rank` is not installed.
+    """
+    from girl_features.integrations.rankers.registry import make_ranker
+
+    return make_ranker
+
+
+def chosen_contract(config: GirlConfig, contract: str | None) -> FeatureContract:
+    """Return the contract of the store with this fingerprint, or the newest contract.
+
+    Raises:
+        UnknownContractError: the store holds no such contract, or none at all.
+    """
+    from girl_features.store.parts import PartsStore
+
+    store = PartsStore(config.store_dir)
+    return store.contract(contract) if contract else store.newest_contract()

@@ -122,11 +122,9 @@ def _steps() -> Steps:
 
 
 def _train(stage: str, *arguments: Any) -> Path:
-    from girl_features.commands.train import STAGE_MODULES
-    from girl_features.errors import require
+    from girl_features.commands.train import train_function
 
-    folder: Path = getattr(require(STAGE_MODULES[stage], "train"), f"train_{stage}")(*arguments)
-    return folder
+    return train_function(stage)(*arguments)
 
 
 def ground(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +14,7 @@ from girl_features.commands.common import (
     ContractOption,
     JsonOption,
     SetOption,
+    chosen_contract,
     emit,
     load,
     print_mapping,
@@ -55,26 +55,25 @@ def materialize(
     if dry_run:
         if on == "ray":
             raise typer.BadParameter("--dry-run plans and samples on this machine; leave --on ray out")
-        _plan(resolved, sample, cost_per_hour, retry_failed, json_file)
+        _show_plan(resolved, sample, cost_per_hour, retry_failed, json_file)
         return
     words = ["girl", "materialize", "--config", str(config)]
     words += [word for value in set_values or [] for word in ("--set", value)]
     words += ["--retry-failed"] if retry_failed else []
     words += ["--on", "ray"] if on == "ray" else []
     with stop_on_signal(shlex.join(words)) as stop:
-        report = _run(on)(
-            resolved, should_stop=lambda: stop.signal is not None, retry_failed=retry_failed, new_run=new_run
-        )
+        run = _batch_function(on)
+        report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run)
     emit(vars(report), json_file, lambda: print_mapping("Materialized", vars(report)))
     if report.n_unfinished:
         typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)
-    if stop.signal is not None:
-        raise typer.Exit(128 + stop.signal)
+    if stop.is_made():
+        raise typer.Exit(stop.exit_code)
     if report.n_failed:
         raise typer.Exit(1)
 
 
-def _run(on: str) -> Callable[..., MaterializeReport]:
+def _batch_function(on: str) -> Callable[..., MaterializeReport]:
     if on == "ray":
         from girl_features.integrations.ray_data import run_on_ray
 
@@ -84,12 +83,12 @@ def _run(on: str) -> Callable[..., MaterializeReport]:
     return materialize
 
 
-def _plan(
+def _show_plan(
     config: GirlConfig, sample: int, cost_per_hour: float | None, retry_failed: bool, json_file: Path | None
 ) -> None:
     from girl_features.batch.estimate import dry_run
 
-    plan, guess = dry_run(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
+    plan, estimate = dry_run(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
     counts = {
         "contract": plan.contract,
         **plan.generation._asdict(),
@@ -100,10 +99,10 @@ def _plan(
 
     def show() -> None:
         print_mapping("Plan (nothing was stored)", counts)
-        if guess is not None:
-            print_mapping(f"Estimate, from {guess.n_sampled} CVs generated here", guess._asdict())
+        if estimate is not None:
+            print_mapping(f"Estimate, from {estimate.n_sampled} CVs generated here", estimate._asdict())
 
-    emit({**counts, "estimate": None if guess is None else guess._asdict()}, json_file, show)
+    emit({**counts, "estimate": None if estimate is None else estimate._asdict()}, json_file, show)
 
 
 def contracts(
@@ -112,14 +111,14 @@ def contracts(
     """List the feature contracts in the store, oldest first."""
     from girl_features.store.parts import PartsStore
 
-    held = PartsStore(load(config, set_values).store_dir).contracts()
-    rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in held.items()]
+    stored = PartsStore(load(config, set_values).store_dir).contracts()
+    rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in stored.items()]
 
     def show() -> None:
-        for fingerprint, contract in held.items():
-            drawn = f"n={contract.sampling.n}, temperature {contract.sampling.temperature:g}"
+        for fingerprint, contract in stored.items():
+            sampling = f"n={contract.sampling.n}, temperature {contract.sampling.temperature:g}"
             typer.echo(
-                f"{fingerprint}  {contract.generator}, {drawn}, {contract.encoder.name}, "
+                f"{fingerprint}  {contract.generator}, {sampling}, {contract.encoder.name}, "
                 f"trained until {contract.trained_until:%Y-%m-%d}"
             )
 
@@ -143,18 +142,16 @@ def join(
     json_file: JsonOption = None,
 ) -> None:
     """Join generated-JD features to a ranker's training table, point in time."""
-    from girl_features.errors import require
-    from girl_features.store.parts import PartsStore
+    from girl_features.integrations.join_table import join_table
 
     resolved = load(config, set_values)
-    store = PartsStore(resolved.store_dir)
-    found = store.contract(contract) if contract else store.newest_contract()
-    summary = require("girl_features.integrations.join_table", "rank").join_table(
+    features = chosen_contract(resolved, contract)
+    summary = join_table(
         pairs,
         out,
         repo=resolved.feast_repo,
-        contract=found,
-        reduction=reduction or resolved.workspace / "reductions" / found.fingerprint,
+        contract=features,
+        reduction=reduction or resolved.workspace / "reductions" / features.fingerprint,
         fit=fit,
         as_served=as_served,
     )
@@ -168,6 +165,8 @@ def evaluate(
     markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
 ) -> None:
     """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
+    from functools import partial
+
     from girl_features.evaluation.report import print_comparison
     from girl_features.evaluation.run import run_evaluate, write_page
     from girl_features.tiers import stand_ins_of

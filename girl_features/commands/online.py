@@ -1,4 +1,4 @@
-"""Commands around the online store: lookup, serve-worker, map."""
+"""Commands for the online store: lookup, serve-worker, map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from girl_features.commands.common import (
     stop_on_signal,
 )
 
-DEADLINE_MS = 10_000.0  # a person waits longer than a ranker
+DEADLINE_MS = 10_000.0  # a person can wait longer than a ranking service
 
 
 def lookup(
@@ -32,7 +32,7 @@ def lookup(
     cv: Annotated[Path | None, typer.Option(help="File with the present CV of the one seeker asked for.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Look seekers up in the online store, as a ranking service would; nothing is queued."""
+    """Look up job seekers in the online store, as a ranking service does. Nothing is queued."""
     from girl_features.lookup import open_client, serving_encoder
     from girl_features.lookup.opening import contract_of
     from girl_features.schema import Tier
@@ -41,26 +41,26 @@ def lookup(
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
     resolved = load(config, set_values)
     texts = None if cv is None else [_cv_text(cv)]
-    found_contract = contract_of(resolved, contract)
-    encoder = serving_encoder(resolved, found_contract) if texts else None
-    with open_client(resolved, found_contract, encoder=encoder) as client:
-        found = client.job_seekers(seekers, texts, deadline_ms=DEADLINE_MS)
-    if found.problem is not None:
-        print(f"the online store was not read: {found.problem}", file=sys.stderr)
+    fingerprint = contract_of(resolved, contract)
+    encoder = serving_encoder(resolved, fingerprint) if texts else None
+    with open_client(resolved, fingerprint, encoder=encoder) as client:
+        answer = client.job_seekers(seekers, texts, deadline_ms=DEADLINE_MS)
+    if answer.problem is not None:
+        print(f"the online store was not read: {answer.problem}", file=sys.stderr)
     rows = [
         {
             "job_seeker_id": seeker,
-            "tier": Tier(found.tiers[i]).name.lower(),
-            "age_seconds": None if found.tiers[i] > Tier.STALE else round(float(found.age[i])),
-            "is_stale": bool(found.is_stale[i]),
-            "has_generated_jd": bool(found.has_generated_jd[i]),
-            "generated_jd_vector": found.vectors[i].tolist(),
+            "tier": Tier(answer.tiers[i]).name.lower(),
+            "age_seconds": None if answer.tiers[i] > Tier.STALE else round(float(answer.age[i])),
+            "is_stale": bool(answer.is_stale[i]),
+            "has_generated_jd": bool(answer.has_generated_jd[i]),
+            "generated_jd_vector": answer.vectors[i].tolist(),
         }
         for i, seeker in enumerate(seekers)
     ]
 
     def show() -> None:
-        for row, vector in zip(rows, found.vectors, strict=True):
+        for row, vector in zip(rows, answer.vectors, strict=True):
             age = "" if row["age_seconds"] is None else f", {row['age_seconds'] / 86_400:.1f} days old"
             head = " ".join(f"{x:+.3f}" for x in vector[:6])
             typer.echo(f"{row['job_seeker_id']}  {row['tier']}{age}  [{head} ...]")
@@ -75,7 +75,7 @@ def serve_worker(
     once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Generate for seekers whom services missed, and publish: their next request finds a generated JD."""
+    """Generate JDs for seekers that services asked for and the store lacked, and publish them."""
     from girl_features.batch.worker import open_worker, serve
 
     resolved = load(config, set_values)
@@ -86,26 +86,26 @@ def serve_worker(
             worker,
             every_seconds=every,
             once=once,
-            should_stop=lambda: stop.signal is not None,
+            should_stop=stop.is_made,
             told=lambda report: print(_line(report._asdict()), file=sys.stderr),
         )
-    emit(total._asdict(), json_file, lambda: print_mapping("Worked off", total._asdict()))
-    if stop.signal is not None:
-        raise typer.Exit(128 + stop.signal)
+    emit(total._asdict(), json_file, lambda: print_mapping("Worked off the queue", total._asdict()))
+    if stop.is_made():
+        raise typer.Exit(stop.exit_code)
     if total.n_failed:
         raise typer.Exit(1)
 
 
 def map_contract(
     source: Annotated[
-        str, typer.Option("--from", help="Contract whose vectors there are: fingerprint or first digits.")
+        str, typer.Option("--from", help="Contract that the store has vectors of: fingerprint or first digits.")
     ],
     target: Annotated[str, typer.Option("--to", help="Contract that rankers were trained on.")],
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Map one contract's vectors to another's, so that a ranker of the old one goes on; says what it costs."""
+    """Map one contract's vectors to another's, so that a ranker of the old one still works, and say what it costs."""
     from girl_features.mapping.run import run_map
     from girl_features.store.parts import PartsStore
 
@@ -117,10 +117,10 @@ def map_contract(
     def show() -> None:
         print_mapping("Mapped", {name: value for name, value in result.items() if name != "losses"})
         for loss in report.losses:
-            between = "" if loss.auc_loss_low is None else f" ({loss.auc_loss_low:+.4f} to {loss.auc_loss_high:+.4f})"
+            interval = "" if loss.auc_loss_low is None else f" ({loss.auc_loss_low:+.4f} to {loss.auc_loss_high:+.4f})"
             typer.echo(
                 f"  {loss.predictor}: AUC {loss.auc_mapped:.4f} on mapped vectors, {loss.auc_retrained:.4f} trained "
-                f"again; not training again costs {loss.auc_loss:+.4f}{between}"
+                f"again; not training again costs {loss.auc_loss:+.4f}{interval}"
             )
 
     emit(result, json_file, show)

@@ -1,4 +1,4 @@
-"""Commands for a ranker and its service: `girl train ranker`, `girl serve`."""
+"""Commands for a ranker and its service: `girl train ranker` and `girl serve`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from girl_features.commands.common import (
     ContractOption,
     JsonOption,
     SetOption,
+    chosen_contract,
     emit,
     load,
 )
@@ -32,20 +33,17 @@ def train(
     kind: Annotated[str, typer.Option(help="lightgbm, mlp, dot, or one of the paper's -plain forms.")] = "lightgbm",
     contract: ContractOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder to save it to; default: in the workspace.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """A ranker of the ranking windows, saved for `girl serve`, with AUC and LogLoss for each tier of a look-up."""
-    from girl_features.errors import require
-    from girl_features.store.parts import PartsStore
+    """Train a ranker on the ranking windows and save it for `girl serve`. Shows AUC and LogLoss for each tier."""
+    from girl_features.integrations.rankers.training import train_ranker
     from girl_features.tiers import CAVEAT
 
     resolved = load(config, set_values)
-    store = PartsStore(resolved.store_dir)
-    found = store.contract(contract) if contract else store.newest_contract()
-    folder = out or resolved.trained_rankers_dir / f"{kind}-{found.fingerprint}"
-    train_ranker = require("girl_features.integrations.rankers.training", "rank").train_ranker
-    trained = train_ranker(resolved, found, kind, folder, seed)
+    features = chosen_contract(resolved, contract)
+    folder = out or resolved.trained_rankers_dir / f"{kind}-{features.fingerprint}"
+    trained = train_ranker(resolved, features, kind, folder, seed)
 
     def show() -> None:
         typer.echo(f"{trained.predictor} ranker of contract {trained.contract}, {trained.n_train} pairs: {folder}")
@@ -63,19 +61,18 @@ def serve(
     set_values: SetOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
-    threads: Annotated[int, typer.Option(min=1, help="Requests at work at a time.")] = 4,
+    threads: Annotated[int, typer.Option(min=1, help="Requests that are handled at the same time.")] = 4,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are answered 429.")] = 16,
-    deadline: Annotated[float, typer.Option(min=1, help="Milliseconds for all of a request.")] = 250.0,
+    deadline: Annotated[float, typer.Option(min=1, help="Milliseconds for a whole request.")] = 250.0,
 ) -> None:
-    """Rank jobs over HTTP: /rank, /features, /health, /metrics. Ctrl-C or SIGTERM ends it after requests at work."""
-    from girl_features.errors import require
+    """Rank jobs over HTTP: /rank, /features, /health, /metrics. Ctrl-C or SIGTERM ends it after open requests."""
+    from girl_features.integrations.ranking_service import create_app
+    from girl_features.integrations.service.limits import Limits
+    from girl_features.integrations.service.server import run_server
 
-    create_app = require("girl_features.integrations.ranking_service", "serve").create_app
-    limits = require("girl_features.integrations.service.limits", "serve").Limits
-    run_server = require("girl_features.integrations.service.server", "serve").run_server
     resolved = load(config, set_values)
     ranking, queue = _open(resolved, ranker)
-    app = create_app(ranking, limits(threads, waiting, deadline), _length_of(queue, ranking.client.contract))
+    app = create_app(ranking, Limits(threads, waiting, deadline), _queue_length(queue, ranking.client.contract))
     try:
         run_server(app, host, port, lambda url: print(f"serving {ranker} on {url}", file=sys.stderr, flush=True))
     except KeyboardInterrupt:
@@ -85,12 +82,14 @@ def serve(
 
 
 def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
-    """The ranker over a client of its own contract, which the Feast repo must know."""
-    from girl_features.errors import ContractMismatchError, UnknownContractError, require
+    """Open a ranker with a client of its contract, and the queue. The Feast repo must know that contract."""
+    from girl_features.errors import ContractMismatchError, UnknownContractError
+    from girl_features.integrations.rankers.registry import peek_ranker
+    from girl_features.integrations.service.ranking import Ranking
     from girl_features.lookup import open_client, open_queue, serving_encoder
     from girl_features.lookup.generation_queue import OfferQueue
 
-    contract = require("girl_features.integrations.rankers.registry", "rank").peek_ranker(folder).contract
+    contract = peek_ranker(folder).contract
     queue = open_queue(config)
     encoder = serving_encoder(config, contract)
     try:
@@ -99,16 +98,16 @@ def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
         if not error.known:
             raise
         raise ContractMismatchError(error.known[-1], contract) from error
-    return require("girl_features.integrations.service.ranking", "rank").Ranking.load(client, folder), queue
+    return Ranking.load(client, folder), queue
 
 
-def _length_of(queue: GenerationQueue, contract: str) -> Callable[[], float]:
+def _queue_length(queue: GenerationQueue, contract: str) -> Callable[[], float]:
     from girl_features.errors import StoreError
 
     def length() -> float:
         try:
             return float(queue.lengths().get(contract, 0))
         except StoreError:
-            return math.nan  # the service goes on without its queue
+            return math.nan  # unknown; the service works without its queue
 
     return length

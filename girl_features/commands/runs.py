@@ -1,4 +1,4 @@
-"""Commands that look back: runs, runs show, history."""
+"""Commands that show earlier work: runs, runs show, history."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def runs(
 
     def show() -> None:
         for record in records:
-            took = f"{record.seconds:,.0f} s" if record.seconds is not None else "-"
-            done = ", ".join(
+            duration = f"{record.seconds:,.0f} s" if record.seconds is not None else "-"
+            totals = ", ".join(
                 f"{record.totals[name]:,} {label}"
                 for name, label in (("n_generated", "generated"), ("n_failed", "failed"), ("n_new_tokens", "tokens"))
                 if name in record.totals
             )
-            why = f" ({record.error})" if record.error else ""
+            error = f" ({record.error})" if record.error else ""
             typer.echo(
                 f"{record.id}  {record.started_at:%Y-%m-%d %H:%M}  {record.contract}  {record.engine}  "
-                f"{record.status}{why}  {took}  {done}"
+                f"{record.status}{error}  {duration}  {totals}"
             )
         if not records:
-            typer.echo("no run yet: `girl materialize` makes the first")
+            typer.echo("no run yet; `girl materialize` starts the first")
 
     emit(rows, json_file, show)
 
@@ -67,7 +67,7 @@ def show_run(
     def show() -> None:
         print_mapping(f"Run {record.id}", facts)
         print_mapping("Totals", record.totals)
-        print_mapping("In the store, of this run", stored)
+        print_mapping("Rows of this run in the store", stored)
         typer.echo("Config")
         typer.echo(yaml.safe_dump(record.config, sort_keys=False))
 
@@ -80,7 +80,7 @@ def history(
     set_values: SetOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Show every JD a job seeker ever had: contract, time, status, seeds and the texts."""
+    """Show every JD that a job seeker ever had: contract, time, status, seeds and texts."""
     from girl_features.batch.lineage import history
     from girl_features.store.parts import PartsStore
 

@@ -1,4 +1,4 @@
-"""Commands of the first day: init, sample, check, demo."""
+"""Commands to start with: init, sample, check, demo."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def init(
 
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where the three tables go.")],
-    seekers: Annotated[int, typer.Option(min=1, help="How many job seekers.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything drawn.")] = 0,
+    seekers: Annotated[int, typer.Option(min=1, help="Number of job seekers.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace tables of these names in the folder.")] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Write a simulated market: seekers, jobs and recruiters' decisions, with a known truth planted in it."""
+    """Write a simulated market: seekers, jobs and recruiters' decisions, drawn from a known law."""
     from girl_features.progress import Progress
     from girl_features.sample.tables import write_sample
 
@@ -56,7 +56,7 @@ def check(
     strict: Annotated[bool, typer.Option(help="Fail if any row is rejected.")] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Validate the tables, list what is rejected and why, and show the time windows."""
+    """Check the tables, list the rows that are rejected and why, and show the time windows."""
     from girl_features.input.show import print_check
     from girl_features.input.splits import cut_windows, summarize
     from girl_features.input.tables import open_tables
@@ -72,21 +72,17 @@ def check(
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Where the demo lives; kept, so you can look around.")] = Path(
-        "girl-demo"
-    ),
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the demo. It is kept.")] = Path("girl-demo"),
     quick: Annotated[bool, typer.Option(help="A smaller market and generator: under a minute.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of market, training and sampling.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """The whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
-    from girl_features.errors import require
+    """Run the whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
     from girl_features.sample.demo import run_demo
+    from girl_features.trainers.reward import train_reward
+    from girl_features.trainers.rl import train_ppo
+    from girl_features.trainers.sft import train_sft
 
-    stages = {
-        "sft": require("girl_features.trainers.sft", "train").train_sft,
-        "reward": require("girl_features.trainers.reward", "train").train_reward,
-        "ppo": require("girl_features.trainers.rl", "train").train_ppo,
-    }
+    stages = {"sft": train_sft, "reward": train_reward, "ppo": train_ppo}
     result = run_demo(folder, quick=quick, seed=seed, stages=stages, make_ranker=ranker_factory())
     emit(result.to_json(), json_file, result.show)

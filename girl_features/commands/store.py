@@ -1,4 +1,4 @@
-"""Commands that look after the store: verify, doctor, compact, erase."""
+"""Commands that maintain the store: verify, doctor, compact, erase."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def verify(
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Compare so many ids of each view; default: all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    sample: Annotated[int | None, typer.Option(min=1, help="Compare this many ids of each view; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare the online store with the parts, row by row, and say in one line whether they agree."""
+    """Compare the online store with the parts, row by row, and say in one line if they agree."""
     from girl_features.store.parts import PartsStore
     from girl_features.store.verify import VerifyReport, verify
 
@@ -38,10 +38,10 @@ def verify(
 def doctor(
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,
-    mend: Annotated[bool, typer.Option(help="Mend what can be mended, not only name it.")] = False,
+    mend: Annotated[bool, typer.Option(help="Repair what can be repaired, instead of only naming it.")] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Find what crashes and bad disks left behind: cut registries, damaged parts, stale files, dead locks."""
+    """Find damage from crashes and bad disks: cut registries, damaged parts, stale files, dead locks."""
     from girl_features.store.doctor import examine
     from girl_features.store.parts import PartsStore
 
@@ -50,18 +50,19 @@ def doctor(
     findings = examine(repo, PartsStore(resolved.store_dir), mend_all=mend)
 
     def show() -> None:
-        for found in findings:
-            typer.echo(f"{found.path}: {found.problem}; {'done: ' if found.mended and mend else ''}{found.remedy}")
-        left = sum(not found.mended for found in findings)
-        typer.echo(f"{len(findings)} findings, {left} to be mended" if findings else "nothing is wrong")
+        for finding in findings:
+            done = "done: " if finding.mended and mend else ""
+            typer.echo(f"{finding.path}: {finding.problem}; {done}{finding.remedy}")
+        n_open = sum(not finding.mended for finding in findings)
+        typer.echo(f"{len(findings)} findings, {n_open} to be mended" if findings else "nothing is wrong")
 
-    emit([found._asdict() for found in findings], json_file, show)
-    if any(not found.mended for found in findings):
+    emit([finding._asdict() for finding in findings], json_file, show)
+    if any(not finding.mended for finding in findings):
         raise typer.Exit(1)
 
 
 def compact(config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None) -> None:
-    """Merge the store's small parts; readers may go on meanwhile."""
+    """Merge the small parts of the store. Readers can go on meanwhile."""
     from girl_features.store.parts import PartsStore
 
     store = PartsStore(load(config, set_values).store_dir)
@@ -79,7 +80,7 @@ def erase(
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Forget one job seeker, offline and online, and keep later runs from bringing the rows back."""
+    """Erase one job seeker, offline and online, and keep later runs from bringing the rows back."""
     from girl_features.store.parts import PartsStore
 
     resolved = load(config, set_values)
@@ -99,20 +100,20 @@ def erase(
     def show() -> None:
         print_mapping("Erased", result)
         if resolved.students_dir.is_dir():
-            typer.echo("bundles hold vectors without ids: make them anew with `girl train student`")
+            typer.echo("bundles of the student hold vectors without ids: make them anew with `girl train student`")
 
     emit(result, json_file, show)
 
 
 def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]:
-    """Counts of what was removed. The queue, which holds the CV itself, is emptied whatever else goes wrong."""
+    """Erase a job seeker and count what was removed. The queue holds CVs, so it is emptied even after an error."""
     from girl_features.lookup.opening import open_queue
     from girl_features.store.erasing import erase
 
     n_queued = 0
     try:
         report = erase(config.feast_repo, store, seeker)
-    finally:  # last, as later offers find the tombstone
+    finally:  # after the tombstone is written, so that no later offer is queued
         if config.queue_path.is_file():
             n_queued = open_queue(config).erase(seeker)
     return {**report._asdict(), "n_queued": n_queued}

@@ -1,7 +1,8 @@
-"""Commands that train: `girl train sft | reward | ppo | all | student`."""
+"""Commands that train a generator or a student: `girl train sft | reward | ppo | all | student`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +14,19 @@ from girl_features.commands.common import (
     ContractOption,
     JsonOption,
     SetOption,
+    chosen_contract,
     emit,
     load,
     print_mapping,
 )
 
-ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained before.")]
-ResumeOption = Annotated[bool, typer.Option(help="Go on from the checkpoint of an interrupted PPO run, or start anew.")]
+ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained on before.")]
+ResumeOption = Annotated[bool, typer.Option(help="Resume an interrupted PPO run from its checkpoint, or start anew.")]
 PaperOption = Annotated[
     bool, typer.Option("--paper-literal", help="PPO as the paper prints it, which tends to blow up: see docs/adr/0009.")
 ]
 PAPER_LITERAL = ("ppo.kl_penalty=paper_kl", "ppo.ratio=frozen", "ppo.advantage=plain", "ppo.target_kl=null")
 _STAGES = {"sft": "Generator, stage SFT", "reward": "Reward model", "ppo": "Generator, stage PPO"}
-STAGE_MODULES = {
-    "sft": "girl_features.trainers.sft",
-    "reward": "girl_features.trainers.reward",
-    "ppo": "girl_features.trainers.rl",
-}
 
 
 def sft(
@@ -76,7 +73,7 @@ def all_stages(
     paper_literal: PaperOption = False,
     json_file: JsonOption = None,
 ) -> None:
-    """The three stages one after the other; what these inputs were trained for before is taken as it is."""
+    """Train the three stages one after the other. A stage that was trained on the same inputs before is reused."""
     overrides = [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])]
     _train(config, overrides, ("sft", "reward", "ppo"), force, json_file, resume)
 
@@ -87,18 +84,32 @@ def student(
     contract: ContractOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """A small network that guesses generated-JD vectors from CV vectors, in a bundle for ranking hosts."""
-    from girl_features.errors import require
+    """Train a small network that predicts generated-JD vectors from CV vectors, and bundle it for ranking hosts."""
     from girl_features.lookup.bundle import read_manifest
-    from girl_features.store.parts import PartsStore
+    from girl_features.trainers.student import train_student
 
     resolved = load(config, set_values)
-    store = PartsStore(resolved.store_dir)
-    found = store.contract(contract) if contract else store.newest_contract()
-    folder = require("girl_features.trainers.student", "train").train_student(resolved, found)
+    features = chosen_contract(resolved, contract)
+    folder = train_student(resolved, features)
     made = read_manifest(folder).made
-    shown = {"folder": str(folder), "contract": found.fingerprint, **made["measures"], "encoder": made.get("encoder")}
-    emit(shown, json_file, lambda: print_mapping("Student", shown))
+    encoder = made.get("encoder")
+    result = {"folder": str(folder), "contract": features.fingerprint, **made["measures"], "encoder": encoder}
+    emit(result, json_file, lambda: print_mapping("Student", result))
+
+
+def train_function(stage: str) -> Callable[..., Path]:
+    """Return the function that trains stage `sft`, `reward` or `ppo`. Each brings in torch, so one is imported."""
+    if stage == "sft":
+        from girl_features.trainers.sft import train_sft
+
+        return train_sft
+    if stage == "reward":
+        from girl_features.trainers.reward import train_reward
+
+        return train_reward
+    from girl_features.trainers.rl import train_ppo
+
+    return train_ppo
 
 
 def _train(
@@ -109,22 +120,20 @@ def _train(
     json_file: Path | None,
     resume: bool = True,
 ) -> None:
-    """Train the given stages; the result of one stage as JSON, or stage -> result where there are several."""
+    """Train the given stages. The JSON is the result of the one stage, or stage -> result for several."""
     from girl_features.config import write_resolved
-    from girl_features.errors import require
     from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
     from girl_features.input.splits import cut_windows
     from girl_features.input.tables import open_tables
+    from girl_features.trainers.processes import is_main
 
-    is_main = require("girl_features.trainers.processes", "train").is_main
     resolved = load(config, overrides)
     trained: dict[str, tuple[Path, GeneratorRecord]] = {}
     with open_tables(resolved) as tables:
         windows = cut_windows(tables, resolved.windows)
         for stage in stages:
             arguments = {"resume": resume} if stage == "ppo" else {}
-            train = getattr(require(STAGE_MODULES[stage], "train"), f"train_{stage}")
-            folder = train(tables, windows, resolved, force=force, **arguments)
+            folder = train_function(stage)(tables, windows, resolved, force=force, **arguments)
             if is_main():
                 write_resolved(resolved, folder / "girl.yaml")
             name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
@@ -132,12 +141,12 @@ def _train(
 
     def show() -> None:
         for stage, (folder, record) in trained.items():
-            shown = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
-            print_mapping(f"{_STAGES[stage]} ({record.stage})", {**shown, **record.metrics})
+            facts = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
+            print_mapping(f"{_STAGES[stage]} ({record.stage})", {**facts, **record.metrics})
             for note in record.notes:
                 typer.echo(f"  {note}")
 
-    if not is_main():  # of several processes, which all hold the same result
+    if not is_main():  # of several processes, one shows the result
         return
     results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
     emit(results if len(stages) > 1 else results[stages[0]], json_file, show)

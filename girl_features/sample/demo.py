@@ -1,10 +1,10 @@
-"""`girl demo`: every step of the product on a small simulated market, and what to type next."""
+"""`girl demo`: every step of the product on a small simulated market, and the commands to type next."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from girl_features.evaluation.compare import Comparison
 from girl_features.evaluation.report import print_comparison
 from girl_features.evaluation.run import run_evaluate
 from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
-from girl_features.input.splits import Windows, cut_windows
+from girl_features.input.splits import cut_windows
 from girl_features.input.tables import Tables, open_tables
 from girl_features.lookup import FeatureClient
 from girl_features.progress import Progress
@@ -31,7 +31,7 @@ from girl_features.store.parts import PartsStore
 
 N_LOOKUPS = 50
 N_NEAREST = 3
-# a little more for the second and third stage than the defaults give: the market is small
+# The market is small, so stages 2 and 3 get a larger share than by default.
 WINDOWS = {"sft_share": 0.34, "reward_share": 0.14, "rl_share": 0.10, "train_share": 0.24, "valid_share": 0.06}
 
 FULL: dict[str, Any] = {
@@ -64,16 +64,16 @@ QUICK: dict[str, Any] = {
 
 
 class Example(NamedTuple):
-    """One seeker of the test window."""
+    """One job seeker, with a generated JD and the jobs nearest to it."""
 
     job_seeker_id: str
     cv: str
     generated_jd: str
-    nearest: list[tuple[float, str]]  # cosine to the generated JD, and the JD of a real (simulated) job
+    nearest: list[tuple[float, str]]  # cosine to the generated JD, and the JD of a simulated job
 
 
 class DemoResult(NamedTuple):
-    """What the demo found."""
+    """Results of the demo."""
 
     folder: Path
     comparison: Comparison
@@ -83,7 +83,7 @@ class DemoResult(NamedTuple):
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The rows of `girl evaluate`, with the example and the lookup beside them."""
+        """Return the rows of `girl evaluate`, the example and the lookup time, for JSON."""
         result = dict(self.comparison.to_json())
         result["simulation"] = True
         result["training"] = self.training
@@ -111,17 +111,17 @@ class DemoResult(NamedTuple):
             console.print(Panel(Text(_first_words(jd)), title=title, title_align="left"))
         console.print(
             f"Online lookup of one seeker: {self.lookup_p50_ms:.2f} ms (median of {N_LOOKUPS}, in process, SQLite). "
-            f"All of it took {self.seconds:.0f} s."
+            f"The whole demo took {self.seconds:.0f} s."
         )
         config = shlex.quote(str(self.folder / "girl.yaml"))
         console.print("\nNext:")
-        for command, why in (
+        for command, purpose in (
             (f"girl lookup {example.job_seeker_id} --config {config}", "the vector a ranking service would get"),
             (f"girl materialize --config {config}", "again: nothing is generated twice"),
             ("girl init my-girl", "a girl.yaml and a Feast repo for tables of your own"),
         ):
             console.print(Text(f"  {command}", style="bold"))
-            console.print(Text(f"      {why}"))
+            console.print(Text(f"      {purpose}"))
 
 
 def run_demo(
@@ -129,17 +129,17 @@ def run_demo(
     *,
     quick: bool,
     seed: int,
-    stages: dict[str, Callable[[Tables, Windows, GirlConfig], Path]],
+    stages: Mapping[str, Callable[..., Path]],
     make_ranker: Callable[[str, str, int], Ranker],
 ) -> DemoResult:
-    """Simulate a market in `folder`, train, materialize, evaluate and look up; what a folder has is reused.
+    """Simulate a market in `folder`, train, materialize, evaluate and look up. Work done there before is reused.
 
     Args:
-        folder: the demo's own.
+        folder: of the demo.
         quick: a smaller market and generator.
         seed: of market, training and sampling.
-        stages: functions that train "sft", "reward" and "ppo", in this order.
-        make_ranker: a new ranker from its name, its form and a seed.
+        stages: the functions that train "sft", "reward" and "ppo", in this order.
+        make_ranker: makes a new ranker from its name, its form and a seed.
     """
     started = time.monotonic()
     config = _prepare(folder, QUICK if quick else FULL, seed)
@@ -147,8 +147,8 @@ def run_demo(
         windows = cut_windows(tables, config.windows)
         folders = {stage: train(tables, windows, config) for stage, train in stages.items()}
     training = {
-        stage: read_record(found, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
-        for stage, found in folders.items()
+        stage: read_record(trained, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
+        for stage, trained in folders.items()
     }
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
