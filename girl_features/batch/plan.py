@@ -20,9 +20,9 @@ import duckdb
 from girl_features.contract import FeatureContract
 from girl_features.encoder import read_characters
 from girl_features.errors import StoreError
-from girl_features.input.sources import quote_literal
 from girl_features.input.tables import Tables
 from girl_features.schema import JOB_SEEKER_ID, CVVersion
+from girl_features.sql import parquet_relation
 from girl_features.store.parts import PartsStore, contract_parts
 from girl_features.store.parts.part_files import is_sound, set_aside
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS
@@ -189,7 +189,7 @@ def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) ->
     """The rows of a view's sound parts as something to select from; no rows where there is no such part."""
     paths = [path for path in store.part_paths(view, fingerprint) if is_sound(path)]
     if paths:
-        return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"
+        return parquet_relation(paths)
     connection.register(f"no_{view}", VIEWS[view].schema.empty_table())
     return f"no_{view}"
 

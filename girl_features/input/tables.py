@@ -27,10 +27,10 @@ from girl_features.input.checks import (
 from girl_features.input.report import MAX_LISTED, CheckReport, Note, Rejection, TableReport
 from girl_features.input.sources import FILE_COLUMN, open_source, shown
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
+from girl_features.sql import MEMORY_LIMIT
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import NOBODY, Tombstones
 
-MEMORY_LIMIT = "1GB"  # DuckDB spills to the temporary folder beyond this
 _CATALOG = "girl_tables"
 
 

@@ -27,8 +27,9 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
+from girl_features.sql import MEMORY_LIMIT, connected
 from girl_features.store.offline.appending import append_rows
-from girl_features.store.offline.history import MEMORY_LIMIT, ViewSource, connected, join_view
+from girl_features.store.offline.history import ViewSource, join_view
 from girl_features.store.offline.jobs import PartsRetrievalJob
 from girl_features.store.offline.latest import RowsQuery, rows_between
 from girl_features.store.parts.part_files import is_sound, reading

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureContract
 from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
 from girl_features.schema import JOB_SEEKER_ID
+from girl_features.sql import parquet_relation
 from girl_features.store.files import LOCK_WAIT_S, TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.parts.compaction import compact, erase_rows
 from girl_features.store.parts.part_files import LOCK, commit_part, is_sound, parquet_bytes, part_files, set_aside
@@ -106,10 +107,9 @@ class PartsStore:
         Rows of those who were erased are left out: a part of a backup may hold them.
         """
         paths = self.sound_parts(view, fingerprint)
-        quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
-        if not quoted:
+        if not paths:
             return None
-        relation, alive = f"read_parquet([{', '.join(quoted)}])", self.erased.condition([VIEWS[view].key])
+        relation, alive = parquet_relation(paths), self.erased.condition([VIEWS[view].key])
         return relation if alive == "true" else f"(SELECT * FROM {relation} WHERE {alive})"
 
     def compact(self, view: str, fingerprint: str) -> int:

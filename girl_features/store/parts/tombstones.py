@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from girl_features.sql import quote_identifier
 from girl_features.store.files import fsync_folder, write_whole
 
 FOLDER = ".tombstones"
@@ -44,8 +45,7 @@ class Tombstones(NamedTuple):
         for column in columns:
             if hashes := self.hashes.get(column):
                 listed = ", ".join(f"'{digest}'" for digest in sorted(hashes))
-                name = '"' + column.replace('"', '""') + '"'
-                terms.append(f"sha256(CAST({name} AS VARCHAR)) NOT IN ({listed})")
+                terms.append(f"sha256(CAST({quote_identifier(column)} AS VARCHAR)) NOT IN ({listed})")
         return " AND ".join(terms) or "true"
 
     def without_erased(self, table: pa.Table) -> pa.Table:
