@@ -34,6 +34,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from girl_features.sql import parquet_relation
 from girl_features.store.parts.part_files import parquet_bytes
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -376,7 +377,7 @@ def asof(entities: pd.DataFrame, folder: Path) -> pa.Table:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("frame", pa.Table.from_pandas(entities, preserve_index=False))
         connection.execute("CREATE TEMP TABLE entity AS FROM frame")  # of a size it knows, else it joins by a loop
-        files = f"read_parquet('{folder}/*.parquet', file_row_number = true)"
+        files = parquet_relation(sorted(folder.glob("*.parquet")), file_row_number=True)
         return connection.execute(
             f"WITH narrow AS (SELECT seeker, event_timestamp, file_index, file_row_number FROM {files}), "
             f"picked AS (SELECT e.*, n.file_index, n.file_row_number FROM entity e ASOF LEFT JOIN narrow n "
@@ -387,9 +388,8 @@ def asof(entities: pd.DataFrame, folder: Path) -> pa.Table:
 
 def raw_rows(folder: Path) -> Iterator[list[tuple[str, bytes]]]:
     with duckdb.connect() as connection:
-        reader = connection.execute(f"SELECT seeker, vector FROM read_parquet('{folder}/*.parquet')").to_arrow_reader(
-            10_000
-        )
+        files = parquet_relation(sorted(folder.glob("*.parquet")))
+        reader = connection.execute(f"SELECT seeker, vector FROM {files}").to_arrow_reader(10_000)
         for batch in reader:
             vectors = batch.column(1).flatten().to_numpy().reshape(batch.num_rows, -1)
             data, width = vectors.tobytes(), vectors.shape[1] * 4

@@ -14,8 +14,8 @@ import pytest
 from girl_features.errors import StoreLockedError
 from girl_features.store.files import TEMPORARY_PREFIX, waiting_lock
 from girl_features.store.parts import PartsStore
-from girl_features.store.parts.compaction import compact, erase_rows, is_unfinished, mend
-from girl_features.store.parts.part_files import LOCK, REPLACES_PREFIX, commit_part, is_sound, part_files, reading
+from girl_features.store.parts.compaction import compact, erase_rows, finish_compaction, is_unfinished
+from girl_features.store.parts.part_files import LOCK, REPLACES_PREFIX, commit_part, is_intact, part_files, reading
 from girl_features.store.parts.tombstones import Tombstones, lift_tombstone
 from tests.fakes import feature_contract
 from tests.store_rows import Row, cv_table, generated_table, jd_table
@@ -40,7 +40,7 @@ def test_compact_keeps_every_row_once_and_in_order(tmp_path: Path) -> None:
     before = ids_in(tmp_path)
     assert compact(tmp_path) == 9
     [part] = part_files(tmp_path)
-    assert is_sound(part)
+    assert is_intact(part)
     assert ids_in(tmp_path) == before
     assert compact(tmp_path) == 0
     assert not is_unfinished(tmp_path)
@@ -101,7 +101,7 @@ def test_a_compaction_cut_short_is_finished_or_forgotten(tmp_path: Path) -> None
     merged = commit_part(tmp_path, ids_table("a", "b"))
     (tmp_path / f"{REPLACES_PREFIX}{merged.name}").write_text(names)
     assert sorted(ids_in(tmp_path)) == ["a", "b"]  # the old are there still, and do not count
-    assert mend(tmp_path) == 2
+    assert finish_compaction(tmp_path) == 2
     assert part_files(tmp_path) == [merged]
 
 

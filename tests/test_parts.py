@@ -283,7 +283,7 @@ def test_a_second_holder_is_told_who_holds_the_lock(store: PartsStore) -> None:
 def test_a_second_holder_waits_its_time_and_is_told_for_whom(
     store: PartsStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("girl_features.store.files.TOLD_AFTER_S", 0.1)
+    monkeypatch.setattr("girl_features.store.files.WARN_AFTER_S", 0.1)
     held, order = threading.Event(), []
 
     def hold() -> None:

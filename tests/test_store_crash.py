@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from girl_features.store.parts.compaction import erase_rows, mend
-from girl_features.store.parts.part_files import is_sound, quarantined, reading
+from girl_features.store.parts.compaction import erase_rows, finish_compaction
+from girl_features.store.parts.part_files import is_intact, quarantined, reading
 from tests.crash_worker import ENGINE_ROWS
 from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store
 
@@ -140,7 +140,7 @@ def crash(workshop: Workshop, n_kills: int, seed: int) -> Counter[str]:
                 check_online(workshop)
                 continue
             workshop.check_parts(job == "erase")
-            mend(workshop.folder / "parts")
+            finish_compaction(workshop.folder / "parts")
             workshop.check_parts(job == "erase")
     return kills
 
@@ -223,4 +223,4 @@ def test_writers_and_a_compaction_at_once(workshop: Workshop) -> None:
     assert process.wait() == 0
     assert sorted(workshop.stored().elements()) == sorted(name for name in workshop.acked() if " " not in name)
     with reading(workshop.folder / "parts") as files:
-        assert all(is_sound(path) for path in files)
+        assert all(is_intact(path) for path in files)

@@ -31,7 +31,7 @@ from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge, mean_co
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
-from girl_features.store.offline.history import connected
+from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, vectors_of
 from girl_features.torch_threads import one_thread

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from girl_features.input.sources import quote_literal
 from girl_features.schema import JOB_SEEKER_ID
-from girl_features.store.offline.history import connected
+from girl_features.sql import connected, parquet_relation
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import reading
 from girl_features.store.parts.rows import FAILURES, GENERATED_JDS
@@ -41,7 +40,7 @@ def history(store: PartsStore, job_seeker_id: str) -> list[dict[str, Any]]:
         with reading(folder) as files, connected() as connection:
             erased = Tombstones.of(folder).condition([JOB_SEEKER_ID])
             result = connection.execute(
-                f"""SELECT COLUMNS(c -> c NOT LIKE '%vector') FROM {_relation(files)}
+                f"""SELECT COLUMNS(c -> c NOT LIKE '%vector') FROM {parquet_relation(files, union_by_name=True)}
                 WHERE {JOB_SEEKER_ID} = $id AND {erased}""",
                 {"id": job_seeker_id},
             )
@@ -65,7 +64,7 @@ def rows_of_run(store: PartsStore, contract: str, run: str) -> RunRows:
                 f"""SELECT count(*) FILTER ({is_good}), count(*) FILTER (NOT {is_good} AND NOT {is_blank}),
                 count(*) FILTER ({is_blank}), coalesce(sum(n_prompt_tokens), 0)::BIGINT,
                 coalesce(sum(n_new_tokens), 0)::BIGINT, coalesce(sum(seconds), 0)
-                FROM {_relation(files)} WHERE run = $run""",
+                FROM {parquet_relation(files, union_by_name=True)} WHERE run = $run""",
                 {"run": run},
             ).fetchone()
         assert row is not None
@@ -78,7 +77,3 @@ def _folders(store: PartsStore) -> Iterator[tuple[str, Path]]:
         for folder in sorted((store.root / view).glob("*")):
             if any(folder.glob("*.parquet")):
                 yield view, folder
-
-
-def _relation(files: list[Path]) -> str:
-    return f"read_parquet([{', '.join(quote_literal(str(path)) for path in files)}], union_by_name = true)"

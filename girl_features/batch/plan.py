@@ -20,11 +20,11 @@ import duckdb
 from girl_features.contract import FeatureContract
 from girl_features.encoder import read_characters
 from girl_features.errors import StoreError
-from girl_features.input.sources import quote_literal
 from girl_features.input.tables import Tables
 from girl_features.schema import JOB_SEEKER_ID, CVVersion
+from girl_features.sql import parquet_relation
 from girl_features.store.parts import PartsStore, contract_parts
-from girl_features.store.parts.part_files import is_sound, set_aside
+from girl_features.store.parts.part_files import is_intact, without_damaged
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS
 from girl_features.store.parts.tombstones import Tombstones
 
@@ -75,10 +75,11 @@ def planning_errors() -> Iterator[None]:
 
 def set_aside_damaged(contract: FeatureContract, store: PartsStore) -> int:
     """Take parts of `contract` whose bytes are not those that were written out of use; their rows are made again."""
-    damaged = 0
+    n_damaged = 0
     for view, fingerprint in contract_parts(contract):
-        damaged += sum(not is_sound(path) and set_aside(path) for path in store.part_paths(view, fingerprint))
-    return damaged
+        paths = store.part_paths(view, fingerprint)
+        n_damaged += len(paths) - len(without_damaged(paths))
+    return n_damaged
 
 
 def plan_generation(
@@ -187,9 +188,9 @@ def sample_cvs(tables: Tables, n: int, contract: FeatureContract) -> list[CVVers
 
 def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) -> str:
     """The rows of a view's sound parts as something to select from; no rows where there is no such part."""
-    paths = [path for path in store.part_paths(view, fingerprint) if is_sound(path)]
+    paths = [path for path in store.part_paths(view, fingerprint) if is_intact(path)]
     if paths:
-        return f"read_parquet([{', '.join(quote_literal(str(path)) for path in paths)}])"
+        return parquet_relation(paths)
     connection.register(f"no_{view}", VIEWS[view].schema.empty_table())
     return f"no_{view}"
 

@@ -33,9 +33,9 @@ from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, Waiting
 from girl_features.lookup.opening import open_queue
 from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
+from girl_features.sql import connected
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_POLL_S
-from girl_features.store.offline.history import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS
 

@@ -21,6 +21,7 @@ import duckdb
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
 from girl_features.schema import INPUT_COLUMNS
+from girl_features.sql import file_list, parquet_relation, quote_identifier, quote_literal
 
 FILE_COLUMN = "girl_source_file"  # added to every relation: the file a row came from, NULL for a query
 MAX_CSV_LINE_BYTES = 1 << 26  # one CSV record, and the read buffer; longer texts come in as Parquet
@@ -50,16 +51,6 @@ def shown(value: str, limit: int = MAX_SHOWN) -> str:
     cut = value[:limit]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
     return escaped + "…" if len(value) > limit else escaped
-
-
-def quote_identifier(name: str) -> str:
-    """`name` as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_literal(text: str) -> str:
-    """`text` as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
@@ -98,7 +89,7 @@ def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConf
         assert config.query is not None  # TableConfig: a path or a query
         relation = _query_relation(table, config.query)
     elif kind == "parquet":
-        relation = f"read_parquet({_file_list(files)}, filename = '{FILE_COLUMN}', hive_partitioning = false)"
+        relation = parquet_relation(files, filename=FILE_COLUMN, hive_partitioning=False)
     else:
         relation = _csv_relation(table, files)
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
@@ -165,12 +156,6 @@ def _kind(name: str) -> str:
     return "csv" if lower.endswith(_CSV + _TSV) else "other"
 
 
-def _file_list(files: list[str]) -> str:
-    """An SQL list of `files`, each taken literally though DuckDB expands globs once more."""
-    literal = (re.sub(r"([*?\[])", r"[\1]", name) for name in files)
-    return "[" + ", ".join(quote_literal(name) for name in literal) + "]"
-
-
 def _query_relation(table: str, query: str) -> str:
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -194,7 +179,7 @@ def _csv_relation(table: str, files: list[str]) -> str:
     columns = ", ".join(f"{quote_literal(column)}: 'VARCHAR'" for column in first)
     delimiter = r"\t" if files[0].lower().endswith(_TSV) else ","
     return (
-        f"read_csv({_file_list(files)}, auto_detect = false, header = true, columns = {{{columns}}}, "
+        f"read_csv({file_list(files)}, auto_detect = false, header = true, columns = {{{columns}}}, "
         f"delim = '{delimiter}', quote = '\"', escape = '\"', max_line_size = {MAX_CSV_LINE_BYTES}, "
         f"buffer_size = {MAX_CSV_LINE_BYTES}, filename = '{FILE_COLUMN}', hive_partitioning = false)"
     )
@@ -221,7 +206,7 @@ def _nanosecond_columns(
 ) -> frozenset[str]:
     """Time columns stored in nanoseconds: DuckDB cuts zoned ones to microseconds without a word."""
     fine = connection.execute(
-        f"SELECT DISTINCT name FROM parquet_schema({_file_list(files)}) WHERE logical_type LIKE '%NANOS=Nano%'"
+        f"SELECT DISTINCT name FROM parquet_schema({file_list(files)}) WHERE logical_type LIKE '%NANOS=Nano%'"
     ).fetchall()
     stored = {str(row[0]) for row in fine}
     return frozenset(ours for ours, theirs in names.items() if theirs in stored)

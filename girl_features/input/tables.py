@@ -27,10 +27,10 @@ from girl_features.input.checks import (
 from girl_features.input.report import MAX_LISTED, CheckReport, Note, Rejection, TableReport
 from girl_features.input.sources import FILE_COLUMN, open_source, shown
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
+from girl_features.sql import MEMORY_LIMIT
 from girl_features.store.parts import PartsStore
-from girl_features.store.parts.tombstones import NOBODY, Tombstones
+from girl_features.store.parts.tombstones import NO_TOMBSTONES, Tombstones
 
-MEMORY_LIMIT = "1GB"  # DuckDB spills to the temporary folder beyond this
 _CATALOG = "girl_tables"
 
 
@@ -51,7 +51,7 @@ class Tables:
         connection: duckdb.DuckDBPyConnection,
         report: CheckReport,
         folder: tempfile.TemporaryDirectory[str],
-        erased: Tombstones = NOBODY,
+        erased: Tombstones = NO_TOMBSTONES,
     ) -> None:
         self.connection = connection
         self.report = report
@@ -80,7 +80,12 @@ def open_tables(config: GirlConfig) -> Tables:
 
 
 def load_tables(
-    tables: TablesConfig, *, now: datetime, clock_skew: timedelta, strict: bool = False, erased: Tombstones = NOBODY
+    tables: TablesConfig,
+    *,
+    now: datetime,
+    clock_skew: timedelta,
+    strict: bool = False,
+    erased: Tombstones = NO_TOMBSTONES,
 ) -> Tables:
     """The three tables, cleaned; rows that cannot be used are left out and reported.
 

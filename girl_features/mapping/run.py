@@ -33,7 +33,7 @@ from girl_features.schema import (
     JOB_SEEKER_ID,
     Tier,
 )
-from girl_features.store.offline.history import connected
+from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
 

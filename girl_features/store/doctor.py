@@ -1,4 +1,4 @@
-"""Finds what crashes, full disks and bad ones leave behind, and mends what can be mended without a guess."""
+"""Find the damage that crashes and full or faulty disks leave behind, and repair it where the repair is certain."""
 
 from __future__ import annotations
 
@@ -9,102 +9,111 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from girl_features.errors import StoreError, StoreLockedError
 from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock
 from girl_features.store.parts import PartsStore
-from girl_features.store.parts.compaction import is_unfinished, mend
-from girl_features.store.parts.part_files import is_sound, part_files, quarantined, set_aside
+from girl_features.store.parts.compaction import finish_compaction, is_unfinished
+from girl_features.store.parts.part_files import is_intact, part_files, quarantine, quarantined
 from girl_features.store.parts.rows import VIEWS
 from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_unchecked, registry_path, registry_problem
 
-STALE_SECONDS = 3600.0  # a temporary file this old belongs to nobody who is still writing
+STALE_SECONDS = 3600.0  # age of a temporary file that no running writer can still be writing
 
 
-class Finding(NamedTuple):
-    """One thing that is wrong."""
+class DoctorFinding(NamedTuple):
+    """One fault of the store or of the Feast repo."""
 
     path: str
     problem: str
-    remedy: str  # what mends it, or what was done
+    remedy: str  # how to repair it, or how it was repaired
     mended: bool
 
 
-def examine(repo: Path | None, store: PartsStore, *, mend_all: bool = False) -> list[Finding]:
-    """Everything that is wrong with the store's folder and the Feast repo; with `mend_all`, mended where it can be.
+def examine(repo: Path | None, store: PartsStore, *, mend_all: bool = False) -> list[DoctorFinding]:
+    """List the faults of the store's folder and of the Feast repo.
 
     Args:
-        repo: the Feast repo; None to look at the store's folder alone.
+        repo: the Feast repo; None to examine the store's folder alone.
+        store: the store to examine.
+        mend_all: repair each fault for which a safe repair is known.
 
     Raises:
         StoreLockedError: `mend_all`, and another run is writing to the store.
         StoreError: feature_store.yaml is missing or wrong.
     """
-    if not mend_all:
-        return [*_examine_store(store, False), *(_examine_repo(repo, False) if repo is not None else ())]
-    with store.lock():
-        found = list(_examine_store(store, True))
-    return found + (list(_examine_repo(repo, True)) if repo is not None else [])
+    if mend_all:
+        with store.lock():
+            findings = list(_examine_store(store, True))
+    else:
+        findings = list(_examine_store(store, False))
+    if repo is not None:
+        findings += _examine_repo(repo, mend_all)
+    return findings
 
 
-def _examine_store(store: PartsStore, mending: bool) -> Iterator[Finding]:
+def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     if not store.root.is_dir():
-        yield Finding(str(store.root), "the store's folder is missing", "mount it, or run `girl materialize`", False)
+        remedy = "mount it, or run `girl materialize`"
+        yield DoctorFinding(str(store.root), "the store's folder is missing", remedy, False)
         return
-    yield from _temporaries(store, mending)
-    for folder in sorted(folder for view in VIEWS for folder in (store.root / view).glob("*") if folder.is_dir()):
-        yield from _parts(folder, mending)
+    yield from _stale_temporaries(store, mending)
+    for folder in sorted(store.view_dirs(list(VIEWS))):
+        yield from _examine_parts(folder, mending)
     try:
         store.contracts()
     except StoreError as error:
-        yield Finding(str(store.root / "contracts"), "a contract is unreadable", str(error), False)
-    yield from _ledgers(store, mending)
-    own = store.root / ".lock"  # held by this run while it mends
+        yield DoctorFinding(str(store.root / "contracts"), "a contract is unreadable", str(error), False)
+    yield from _unreadable_ledgers(store, mending)
+    store_lock = store.root / ".lock"  # this run holds it while it repairs
     for path in sorted(store.root.rglob("*.lock")):
-        if path != own or not mending:
+        if path != store_lock or not mending:
             yield from _dead_lock(path, mending)
 
 
-def _temporaries(store: PartsStore, mending: bool) -> Iterator[Finding]:
+def _stale_temporaries(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted(store.root.rglob(f"{TEMPORARY_PREFIX}*")):
         if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
-            yield _finding(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
+            yield _repaired(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
 
 
-def _parts(folder: Path, mending: bool) -> Iterator[Finding]:
+def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
     if is_unfinished(folder):
-        yield _finding(folder, "a compaction or erasure was cut short", "finish it", mending, lambda: mend(folder))
+        problem = "a compaction or erasure was interrupted"
+        yield _repaired(folder, problem, "finish it", mending, partial(finish_compaction, folder))
     for path in part_files(folder):
-        if not is_sound(path):
-            problem = f"damaged: {path.stat().st_size:,} bytes that are not those that were written"
+        if not is_intact(path):
+            problem = f"damaged: the checksum or footer of its {path.stat().st_size:,} bytes is wrong"
             remedy = "set it aside, then run `girl materialize` to make its rows again"
-            yield _finding(path, problem, remedy, mending, lambda own=path: set_aside(own))  # type: ignore[misc]
+            yield _repaired(path, problem, remedy, mending, partial(quarantine, path))
     for path in quarantined(folder):
         remedy = "is out of use; run `girl materialize` if you have not since, then remove it"
-        yield Finding(str(path), "a damaged part that was set aside", remedy, True)
+        yield DoctorFinding(str(path), "a damaged part that was set aside", remedy, True)
 
 
-def _ledgers(store: PartsStore, mending: bool) -> Iterator[Finding]:
+def _unreadable_ledgers(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted((store.root / "published").glob("*.json")):
         try:
             views = json.loads(path.read_text(encoding="utf-8"))["views"]
-            sound = isinstance(views, dict)
+            is_readable = isinstance(views, dict)
         except (OSError, ValueError, KeyError, TypeError):
-            sound = False
-        if not sound:
+            is_readable = False
+        if not is_readable:
             remedy = "remove it: every row is then published anew"
-            yield _finding(path, "the list of published parts is unreadable", remedy, mending, path.unlink)
+            yield _repaired(path, "the list of published parts is unreadable", remedy, mending, path.unlink)
 
 
-def _dead_lock(path: Path, mending: bool) -> Iterator[Finding]:
+def _dead_lock(path: Path, mending: bool) -> Iterator[DoctorFinding]:
+    """Report a lock file whose holder died."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         pid, host, since = int(holder["pid"]), str(holder["host"]), str(holder["since"])
     except (OSError, ValueError, KeyError, TypeError):
-        return  # let go in good order
-    if host == socket.gethostname() and _is_alive(pid):
+        return  # its last holder released it, and so emptied it
+    if host == socket.gethostname() and _is_running(pid):
         return
 
     def release() -> None:
@@ -113,32 +122,31 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[Finding]:
 
     try:
         problem = f"process {pid} on {host} died while it held this lock since {since}"
-        yield _finding(path, problem, "clear it (the next run would take it over)", mending, release)
+        yield _repaired(path, problem, "clear it (the next run would take it over)", mending, release)
     except StoreLockedError:
-        return  # held on another host
+        return  # a process on another host holds it
 
 
-def _examine_repo(repo: Path, mending: bool) -> Iterator[Finding]:
+def _examine_repo(repo: Path, mending: bool) -> Iterator[DoctorFinding]:
     config = open_unchecked(repo).config
     registry = registry_path(config)
-    if registry is not None:
-        problem = registry_problem(registry)
-        if problem is not None:
-            backup = registry.with_name(registry.name + BACKUP_SUFFIX)
-            good = backup.is_file() and registry_problem(backup) is None
-            remedy = f"restore {backup.name}" if good else "apply the definitions again"
-            yield _finding(registry, problem, remedy, mending, lambda: _mend_registry(repo, registry, backup, good))
+    if registry is not None and (problem := registry_problem(registry)):
+        backup = registry.with_name(registry.name + BACKUP_SUFFIX)
+        has_backup = backup.is_file() and registry_problem(backup) is None
+        remedy = f"restore {backup.name}" if has_backup else "apply the definitions again"
+        mend = partial(_mend_registry, repo, registry, backup if has_backup else None)
+        yield _repaired(registry, problem, remedy, mending, mend)
     path = getattr(config.online_store, "path", None)
     online = Path(config.repo_path or ".", path) if path else None
     if online is not None and online.is_file() and (fault := _sqlite_fault(online)):
         remedy = "remove the file, run `feast apply`, then `girl materialize` publishes every row anew"
-        yield Finding(str(online), f"SQLite says: {fault}", remedy, False)
+        yield DoctorFinding(str(online), f"SQLite says: {fault}", remedy, False)
 
 
-def _mend_registry(repo: Path, registry: Path, backup: Path, good: bool) -> None:
+def _mend_registry(repo: Path, registry: Path, backup: Path | None) -> None:
     if registry.exists():
         registry.replace(registry.with_name(registry.name + ".damaged"))
-    if good:
+    if backup is not None:
         temporary = registry.with_name(f"{TEMPORARY_PREFIX}{registry.name}")
         shutil.copyfile(backup, temporary)
         temporary.replace(registry)
@@ -155,13 +163,14 @@ def _sqlite_fault(path: Path) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def _finding(path: Path, problem: str, remedy: str, mending: bool, cure: Callable[[], object]) -> Finding:
+def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Callable[[], object]) -> DoctorFinding:
+    """Call `repair` if `mending`, and return the finding."""
     if mending:
-        cure()
-    return Finding(str(path), problem, remedy, mending)
+        repair()
+    return DoctorFinding(str(path), problem, remedy, mending)
 
 
-def _is_alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

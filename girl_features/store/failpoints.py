@@ -1,4 +1,4 @@
-"""Named moments at which a test may kill the process, to see what a crash there leaves behind."""
+"""Named moments at which a test can kill the process, to check the state that a crash leaves behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ VARIABLE = "GIRL_FAILPOINT"
 
 
 def failpoint(name: str) -> None:
-    """Die by SIGKILL if the environment names this moment; nothing else in any other run."""
+    """Kill this process with SIGKILL if the environment variable names this moment; otherwise do nothing."""
     if os.environ.get(VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the lock that keeps writers apart."""
+"""Atomic writes of files, and file locks between processes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from uuid import uuid4
 from girl_features.errors import StoreError, StoreLockedError
 from girl_features.store.failpoints import failpoint
 
-TEMPORARY_PREFIX = ".tmp-"  # hidden and without .parquet, so that no reader's glob takes one for data
-LOCK_WAIT_S = 600.0  # for a lock that a worker holds for the length of a chunk, or a publisher for that of a view
-LOCK_POLL_S = 0.05  # between two looks at a lock
-TOLD_AFTER_S = 3.0
+TEMPORARY_PREFIX = ".tmp-"  # hidden and without .parquet, so that no reader's glob takes such a file for data
+LOCK_WAIT_S = 600.0  # longer than a worker holds the store for one chunk, or a publisher the ledger for one view
+LOCK_POLL_S = 0.05  # between two tries to take an exclusive lock
+WARN_AFTER_S = 3.0  # of waiting for an exclusive lock
+_SHARED_POLL_S = 0.01  # between two tries to take a lock that others hold for moments
 _log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one.
+    """Write `data` to `path` atomically: a crash at any moment leaves the old file or the new one.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder.
+    Writes a temporary file in the same folder, syncs it, renames it, and syncs the folder.
 
     Raises:
-        StoreError: disk full or any other I/O error; names the path and the bytes wanted. Nothing is left.
+        StoreError: the disk is full, or any other I/O error. Names the path and the size; leaves no temporary file.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
     try:
@@ -51,7 +52,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path} ({len(data):,} bytes wanted): {error.strerror or error}; "
-            f"free some space or mend the disk, then run the same command again: it resumes"
+            f"free disk space or repair the disk, then run the same command again: it resumes"
         ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -59,7 +60,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
+    """Sync the file names in `folder` to disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,15 +70,17 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold `path` for the length of the block; the kernel lets go when the holder dies, however it dies.
+    """Hold the lock file `path` alone for the block. The kernel releases it when the process dies.
+
+    The file names its holder while the lock is held. A name that remains is that of a process that died.
 
     Args:
         path: the lock file.
-        wait_s: seconds to wait for another holder; whoever waits for more than a moment is told for whom.
+        wait_s: seconds to wait for another holder. After `WARN_AFTER_S` a warning names that holder.
 
     Raises:
-        StoreLockedError: another process, or another block of this one, holds it; says who and since when.
-        StoreError: the lock file cannot be written.
+        StoreLockedError: another process, or another block of this process, holds it; says which and since when.
+        StoreError: the lock file cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot open the lock {path}: {error.strerror or error}") from error
     with file:
-        _take_alone(file, path, wait_s)
+        _take_exclusive(file, path, wait_s)
         file.truncate(0)
         json.dump(
             {
@@ -99,38 +102,32 @@ def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)  # a name that is left here is that of a holder who died
+            file.truncate(0)
 
 
-def _take_alone(file: IO[str], path: Path, wait_s: float) -> None:
-    started, told = time.monotonic(), False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _take_exclusive(file: IO[str], path: Path, wait_s: float) -> None:
+    silent_s = min(wait_s, WARN_AFTER_S)
+    if _try_lock(file.fileno(), fcntl.LOCK_EX, silent_s, LOCK_POLL_S):
+        return
+    if wait_s > silent_s:
+        _log.warning("waiting up to %g s for %s: %s holds it", wait_s, path.parent, _holder(path))
+        if _try_lock(file.fileno(), fcntl.LOCK_EX, wait_s - silent_s, LOCK_POLL_S):
             return
-        except BlockingIOError as error:
-            waited = time.monotonic() - started
-            if waited >= wait_s:
-                raise StoreLockedError(
-                    f"{path.parent} is being written by {_holder(path)}; "
-                    f"wait for that run to end, or stop it, and run the same command again"
-                ) from error
-            if waited >= TOLD_AFTER_S and not told:
-                told = True
-                _log.warning(
-                    "waiting, for %g s at most, until %s is free: %s holds it", wait_s, path.parent, _holder(path)
-                )
-            time.sleep(LOCK_POLL_S)
+    raise StoreLockedError(
+        f"{path.parent} is being written by {_holder(path)}; "
+        f"wait for that run to end, or stop it, and run the same command again"
+    )
 
 
 @contextmanager
 def waiting_lock(path: Path, *, exclusive: bool, timeout: float = 30.0) -> Iterator[None]:
-    """Hold `path` for the block, shared or alone, waiting up to `timeout` seconds for others to let go.
+    """Hold the lock file `path` for the block, shared or exclusive, after waiting up to `timeout` seconds for it.
 
-    On a file system that cannot be written, where nothing is swapped either, reading goes on without a lock.
+    A shared lock is skipped on a file system that cannot be written, because no part is replaced there.
 
     Raises:
-        StoreLockedError: others held it for all that time.
+        StoreLockedError: other processes held it for all that time.
+        StoreError: the lock file cannot be opened for an exclusive lock.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
@@ -140,30 +137,33 @@ def waiting_lock(path: Path, *, exclusive: bool, timeout: float = 30.0) -> Itera
         yield
         return
     try:
-        _flock(descriptor, path, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout)
+        if not _try_lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout, _SHARED_POLL_S):
+            raise StoreLockedError(
+                f"{path} was held by others for {timeout:g} s; wait for the readers and writers of "
+                f"{path.parent} to end, then run the same command again"
+            )
         yield
     finally:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, path: Path, kind: int, timeout: float) -> None:
+def _try_lock(descriptor: int, kind: int, timeout: float, poll_s: float) -> bool:
+    """Try to take a lock until `timeout` seconds have passed. True if it was taken."""
     deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
+            return True
+        except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise StoreLockedError(
-                    f"{path} was held by others for {timeout:g} s; wait for the readers and writers of "
-                    f"{path.parent} to end, then run the same command again"
-                ) from error
-            time.sleep(0.01)
+                return False
+            time.sleep(poll_s)
 
 
 def _holder(path: Path) -> str:
+    """Describe the process that holds an exclusive lock."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, TypeError, KeyError):
-        return "a process that has not yet written its name"  # it holds the lock but is still starting
+        return "a process that has not yet written its name"  # it took the lock a moment ago

@@ -21,6 +21,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
 from girl_features.errors import DeadlineError, StoreError
+from girl_features.sql import quote_identifier
 from girl_features.store.failpoints import failpoint
 from girl_features.store.online.packed_rows import PackedRow
 from girl_features.store.online.packed_store import PackedOnlineStore
@@ -176,4 +177,4 @@ def _path(config: RepoConfig) -> Path:
 
 
 def _table(place: str) -> str:
-    return '"packed_' + place.replace('"', '""') + '"'
+    return quote_identifier(f"packed_{place}")

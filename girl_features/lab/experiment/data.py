@@ -126,7 +126,7 @@ def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureCo
 
 def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[tuple[object, ...], tuple[str, ...]]:
     """(job_seeker_id, updated_at, cv_hash) -> the JDs generated from that CV version."""
-    from girl_features.store.offline.history import connected
+    from girl_features.sql import connected
 
     relation = store.scan("generated_jds", contract.fingerprint)
     if relation is None:

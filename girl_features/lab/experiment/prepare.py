@@ -21,7 +21,7 @@ from girl_features.lab.experiment.data import generated_texts, joined_parts, kee
 from girl_features.lab.experiment.rows import ArmFeatures, Prepared, Steps
 from girl_features.lab.text_vectors import TextVectors
 from girl_features.sample.tables import write_sample
-from girl_features.store.offline.history import connected
+from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import copy_tombstones
 

@@ -7,9 +7,7 @@ rows once, straight into arrays in the entity rows' order.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from girl_features.sql import parquet_relation, quote_identifier
 from girl_features.store.parts.tombstones import Tombstones
 
-MEMORY_LIMIT = "1GB"  # of one DuckDB, which spills to the temporary folder beyond this
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
 GATHER_ROWS = 8_192  # of vectors: some 12 MB at 384 dimensions
 FEW_VERSIONS = 8  # up to so many rows a key, comparing them all is faster than sorting for an ASOF join
@@ -40,23 +38,6 @@ class ViewSource(NamedTuple):
     features: dict[str, str]  # column in the files -> name in the result
     ttl: timedelta | None
     tombstones: Tombstones
-
-
-@contextmanager
-def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own, in UTC, that spills to disk rather than pass `memory_limit` and installs nothing."""
-    with tempfile.TemporaryDirectory(prefix="girl-duckdb-") as spill:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": memory_limit,
-            "temp_directory": spill,
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-        }
-        if threads is not None:
-            settings["threads"] = threads
-        with duckdb.connect(config=settings) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            yield connection
 
 
 def join_view(
@@ -79,7 +60,7 @@ def join_view(
     try:
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
-            f"CAST({quoted(event_timestamp)} AS TIMESTAMPTZ) AS at, {_aliased(keys, 'e')} FROM entity_rows"
+            f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_aliased(keys, 'e')} FROM entity_rows"
         )
     finally:
         connection.unregister("entity_rows")
@@ -90,19 +71,8 @@ def join_view(
     return {out: columns[name] for name, out in view.features.items()}
 
 
-def quoted(name: str) -> str:
-    """A column name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def scan(files: list[Path], *, places: bool = False) -> str:
-    """The files as a table expression; with `places`, file_index and file_row_number come along."""
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
-    return f"read_parquet([{names}]{', file_row_number = true' if places else ''})"
-
-
 def _aliased(names: list[str], prefix: str) -> str:
-    return ", ".join(f"{quoted(name)} AS {prefix}{i}" for i, name in enumerate(names))
+    return ", ".join(f"{quote_identifier(name)} AS {prefix}{i}" for i, name in enumerate(names))
 
 
 def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutoff: bool) -> None:
@@ -110,15 +80,16 @@ def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutof
     n_keys = len(view.join_keys)
     created = "'-infinity'::TIMESTAMPTZ"
     if view.created is not None:
-        created = f"coalesce(CAST({quoted(view.created)} AS TIMESTAMPTZ), {created})"
-    wanted = " AND ".join(f"{quoted(name)} IN (SELECT e{i} FROM entity)" for i, name in enumerate(view.join_keys))
+        created = f"coalesce(CAST({quote_identifier(view.created)} AS TIMESTAMPTZ), {created})"
+    keys = [quote_identifier(name) for name in view.join_keys]
+    wanted = " AND ".join(f"{key} IN (SELECT e{i} FROM entity)" for i, key in enumerate(keys))
     alive = view.tombstones.condition(list(view.join_keys))
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE feature AS SELECT {_aliased(list(view.join_keys), 'k') or '0 AS k'}, "
-        f"CAST({quoted(view.timestamp)} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
+        f"CAST({quote_identifier(view.timestamp)} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
-        f"FROM {scan(view.files, places=True)} WHERE {wanted or 'true'} AND {alive} "
-        f"AND {quoted(view.timestamp)} IS NOT NULL"
+        f"FROM {parquet_relation(view.files, file_row_number=True)} WHERE {wanted or 'true'} AND {alive} "
+        f"AND {quote_identifier(view.timestamp)} IS NOT NULL"
     )
     groups = [f"k{i}" for i in range(n_keys)] or ["k"]
     counts = f"SELECT count(*), count(DISTINCT ({', '.join(groups)})) FROM feature"
@@ -206,9 +177,10 @@ def _gather_in_order(
     """Columns of any type, put into order by DuckDB, which can do it on disk."""
     if not names:
         return {}
-    columns = ", ".join(f"part.{quoted(name)}" for name in names)
+    columns = ", ".join(f"part.{quote_identifier(name)}" for name in names)
+    rows = parquet_relation(view.files, file_row_number=True)
     query = (
-        f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {scan(view.files, places=True)} "
+        f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
         f"USING ({_PLACE})) AS part ON entity.row = part.row ORDER BY entity.row"
     )
     reader = connection.execute(query).to_arrow_reader(BATCH_ROWS)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from girl_features.store.offline.history import quoted, scan
+from girl_features.sql import parquet_relation, quote_identifier
 from girl_features.store.parts.tombstones import Tombstones
 
 
@@ -37,17 +37,17 @@ class RowsQuery(NamedTuple):
 
     def between(self, start: datetime | None, end: datetime | None, *, latest: bool) -> RowsSelect:
         """Rows with an event time from `start` to `end`, both included."""
-        at = f"CAST({quoted(self.timestamp)} AS TIMESTAMPTZ)"
+        at = f"CAST({quote_identifier(self.timestamp)} AS TIMESTAMPTZ)"
         terms = [f"{at} >= {_literal(start)}"] if start else []
         terms += [f"{at} <= {_literal(end)}"] if end else []
         return RowsSelect(self, " AND ".join(terms) or "true", None, latest)
 
     def changed(self, start: datetime, end: datetime) -> RowsSelect:
         """The newest rows up to `end` of keys with a row whose event or created time is `start` or later."""
-        at = f"CAST({quoted(self.timestamp)} AS TIMESTAMPTZ)"
+        at = f"CAST({quote_identifier(self.timestamp)} AS TIMESTAMPTZ)"
         since = f"{at} >= {_literal(start)}"
         if self.created:
-            since = f"({since} OR CAST({quoted(self.created)} AS TIMESTAMPTZ) >= {_literal(start)})"
+            since = f"({since} OR CAST({quote_identifier(self.created)} AS TIMESTAMPTZ) >= {_literal(start)})"
         return RowsSelect(self, f"{at} <= {_literal(end)}", f"{at} <= {_literal(end)} AND {since}", True)
 
 
@@ -60,27 +60,27 @@ def rows_between(
 ) -> pa.RecordBatchReader:
     """A stream of the selected rows. The newest are found on keys and times alone; wide columns are read after."""
     query = select.query
-    columns = ", ".join(f"part.{quoted(name)}" for name in query.columns)
+    columns = ", ".join(f"part.{quote_identifier(name)}" for name in query.columns)
     where = f"{select.where} AND {tombstones.condition(query.keys)}"
     if not select.latest:
-        return connection.execute(f"SELECT {columns} FROM {scan(files)} AS part WHERE {where}").to_arrow_reader(
-            batch_rows
-        )
-    keys = ", ".join(map(quoted, query.keys)) or "0"
+        every_row = f"SELECT {columns} FROM {parquet_relation(files)} AS part WHERE {where}"
+        return connection.execute(every_row).to_arrow_reader(batch_rows)
+    keys = ", ".join(map(quote_identifier, query.keys)) or "0"
     created = "'-infinity'::TIMESTAMPTZ"
     if query.created:
-        created = f"coalesce(CAST({quoted(query.created)} AS TIMESTAMPTZ), {created})"
+        created = f"coalesce(CAST({quote_identifier(query.created)} AS TIMESTAMPTZ), {created})"
     if select.touching is not None:
-        where += f" AND ({keys}) IN (SELECT ({keys}) FROM {scan(files)} WHERE {select.touching})"
+        where += f" AND ({keys}) IN (SELECT ({keys}) FROM {parquet_relation(files)} WHERE {select.touching})"
+    rows = parquet_relation(files, file_row_number=True)
     connection.execute(
         f"CREATE TEMP TABLE newest AS "
         f"SELECT place.file_index AS file_index, place.file_row_number AS file_row_number FROM ("
         f"SELECT arg_max({{file_index: file_index, file_row_number: file_row_number}}, "
-        f"(CAST({quoted(query.timestamp)} AS TIMESTAMPTZ), {created}, file_index, file_row_number)) AS place "
-        f"FROM {scan(files, places=True)} WHERE {where} GROUP BY {keys})"
+        f"(CAST({quote_identifier(query.timestamp)} AS TIMESTAMPTZ), {created}, file_index, file_row_number)) AS place "
+        f"FROM {rows} WHERE {where} GROUP BY {keys})"
     )
     return connection.execute(
-        f"SELECT {columns} FROM {scan(files, places=True)} AS part JOIN newest USING (file_index, file_row_number)"
+        f"SELECT {columns} FROM {rows} AS part JOIN newest USING (file_index, file_row_number)"
     ).to_arrow_reader(batch_rows)
 
 

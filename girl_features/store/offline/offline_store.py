@@ -27,11 +27,12 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
+from girl_features.sql import MEMORY_LIMIT, connected
 from girl_features.store.offline.appending import append_rows
-from girl_features.store.offline.history import MEMORY_LIMIT, ViewSource, connected, join_view
+from girl_features.store.offline.history import ViewSource, join_view
 from girl_features.store.offline.jobs import PartsRetrievalJob
 from girl_features.store.offline.latest import RowsQuery, rows_between
-from girl_features.store.parts.part_files import is_sound, reading
+from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def _files(location: Path) -> Iterator[list[Path]]:
         return
     if not location.is_file():
         raise StoreError(f"no Parquet file or folder at {location}; check the path of the Feast source")
-    if not is_sound(location):
+    if not is_intact(location):
         raise StoreError(f"{location} is not a whole Parquet file; restore it, or write it again")
     yield [location]
 

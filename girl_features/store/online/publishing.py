@@ -20,8 +20,8 @@ import pyarrow as pa
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
 from girl_features.schema import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from girl_features.sql import connected, parquet_relation
 from girl_features.store.names import ViewNames
-from girl_features.store.offline.history import connected
 from girl_features.store.online.ledger import Ledger
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS, VIEWS
@@ -116,8 +116,8 @@ class _Target:
         return n_rows
 
     def _still_holds(self, part: Path) -> bool:
-        query = f"SELECT {self._key} FROM read_parquet(?) WHERE {self._alive} LIMIT 1"
-        row = duckdb.execute(query, [str(part)]).fetchone()
+        query = f"SELECT {self._key} FROM {parquet_relation([part])} WHERE {self._alive} LIMIT 1"
+        row = duckdb.execute(query).fetchone()
         if row is None:
             return True
         feature = self._features[0]
@@ -150,20 +150,20 @@ def newest_rows(
     which the SQL `alive` is not true are left out: a part of a backup may hold people who were erased.
     """
     columns = ", ".join([key, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *features])
+    rows = parquet_relation(parts, filename=True, file_row_number=True)
     query = f"""
         WITH newest AS (
             SELECT max(({EVENT_TIMESTAMP}, {CREATED_TIMESTAMP}, filename, file_row_number)) AS pick
-            FROM read_parquet($parts, filename = true, file_row_number = true)
-            WHERE {key} IN (SELECT {key} FROM read_parquet($touching)) AND {alive}
+            FROM {rows}
+            WHERE {key} IN (SELECT {key} FROM {parquet_relation(touching)}) AND {alive}
             GROUP BY {key}
         )
         SELECT {columns}
-        FROM read_parquet($parts, filename = true, file_row_number = true) AS part
+        FROM {rows} AS part
         JOIN newest ON part.filename = pick[3] AND part.file_row_number = pick[4]
     """
     with connected() as connection:
-        names = {"parts": [str(path) for path in parts], "touching": [str(path) for path in touching]}
-        yield from connection.execute(query, names).to_arrow_reader(batch_size)
+        yield from connection.execute(query).to_arrow_reader(batch_size)
 
 
 @contextmanager

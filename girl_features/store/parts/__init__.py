@@ -1,4 +1,4 @@
-"""Immutable Parquet parts, and the rows that may enter them."""
+"""Immutable Parquet parts and the checks of their rows."""
 
 from girl_features.store.parts.parts_store import PartsStore, contract_parts
 

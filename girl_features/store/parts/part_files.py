@@ -1,11 +1,11 @@
-"""A folder of immutable Parquet parts: commit one, read them while others write, find the damaged ones.
+"""A folder of immutable Parquet parts: write one, read them while others write, and find damaged ones.
 
     part-<UTC time>-<random>-<checksum>.parquet    the checksum is of the file's own bytes, so one rename commits both
-    .parts.lock          shared by readers and writers for moments, exclusive while parts are swapped
-    .replaces-<part>     names of the parts that <part> stands for; they no longer count, deleted or not
-    .quarantine/         parts whose bytes are not those that were written
+    .parts.lock          held shared by readers and writers, exclusive while parts are replaced
+    .replaces-<part>     journal: names of the parts that <part> replaces; they no longer count, deleted or not
+    .quarantine/         damaged parts: their bytes do not have the checksum of their name
 
-Names that begin with a dot, or do not end in .parquet, are no data: Feast's own DuckDB store reads the same folder.
+Feast's own DuckDB store reads the same folder. It ignores names that begin with a dot or do not end in .parquet.
 """
 
 from __future__ import annotations
@@ -34,46 +34,58 @@ _CHECKSUM_LENGTH = 16
 _CHECKSUM = re.compile(rf"part-[^/]+-([0-9a-f]{{{_CHECKSUM_LENGTH}}})\.parquet")
 
 _log = logging.getLogger(__name__)
-_sound: set[tuple[str, int, int, int]] = set()  # path, inode, bytes, nanoseconds: files this process has checked
+_checked: set[tuple[str, int, int, int]] = set()  # intact files: path, inode, bytes, time of change in nanoseconds
 
 
 def commit_part(folder: Path, table: pa.Table) -> Path:
-    """Add `table` to `folder` as one new part; after return it survives a crash, before it nothing shows.
+    """Write `table` to `folder` as one new part.
+
+    Readers see no row of it before this function returns, and all rows survive a crash afterwards.
 
     Raises:
-        StoreError: the disk does not take it.
+        StoreError: the disk is full, or another I/O error.
     """
     data = parquet_bytes(table)
     failpoint("part.encoded")
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    path = folder / f"part-{stamp}-{uuid4().hex[:8]}-{checksum(data)}.parquet"
+    path = new_part_path(folder, stamp, data)
     write_whole(path, data)
     failpoint("part.committed")
     return path
 
 
+def new_part_path(folder: Path, stamp: str, data: memoryview) -> Path:
+    """Return the path of a new part with these bytes, which sorts by the time in `stamp`."""
+    checksum = hashlib.sha256(data).hexdigest()[:_CHECKSUM_LENGTH]
+    return folder / f"part-{stamp}-{uuid4().hex[:8]}-{checksum}.parquet"
+
+
 def parquet_bytes(table: pa.Table) -> memoryview:
-    """`table` as a Parquet file in memory; vectors as they are, as packing them costs more time than it saves room."""
+    """Encode `table` as a Parquet file in memory.
+
+    Floats are not compressed: compressing vectors costs more time than the space is worth.
+    """
     floats = {field.name for field in table.schema if pa.types.is_floating(_item_type(field.type))}
-    plain = [name for name in table.column_names if name not in floats]
-    packing = dict.fromkeys(_leaves(table.schema), "zstd") | {f"{name}.list.element": "none" for name in floats}
+    others = [name for name in table.column_names if name not in floats]
+    compression = dict.fromkeys(_parquet_columns(table.schema), "zstd")
+    compression |= {f"{name}.list.element": "none" for name in floats}
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression=packing, use_dictionary=plain)
+    pq.write_table(table, buffer, compression=compression, use_dictionary=others)
     return memoryview(buffer.getvalue())
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The files of `folder` that count as data, oldest first: not hidden, and not replaced by a merged part."""
-    found = {path for path in folder.rglob("*.parquet") if not _is_hidden(path, folder)}
-    gone: set[str] = set()
+    """List the data files of `folder`, oldest first, without hidden files and parts that a merged part replaces."""
+    visible = {path for path in folder.rglob("*.parquet") if not _is_hidden(path, folder)}
+    replaced: set[str] = set()
     for journal in folder.glob(f"{REPLACES_PREFIX}*"):
-        if folder / journal.name.removeprefix(REPLACES_PREFIX) in found:  # the merged part was committed
-            gone.update(replaced_names(journal))
-    return sorted(path for path in found if path.parent != folder or path.name not in gone)
+        if folder / journal.name.removeprefix(REPLACES_PREFIX) in visible:  # the merged part was committed
+            replaced.update(replaced_names(journal))
+    return sorted(path for path in visible if path.parent != folder or path.name not in replaced)
 
 
 def replaced_names(journal: Path) -> list[str]:
-    """Names of the parts that a merged part stands for; none if another process has just cleared the journal."""
+    """Read a journal: names of the parts that a merged part replaces; none if another process has just removed it."""
     try:
         return [str(name) for name in json.loads(journal.read_text(encoding="utf-8"))]
     except FileNotFoundError:
@@ -82,7 +94,7 @@ def replaced_names(journal: Path) -> list[str]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[list[Path]]:
-    """The sound parts of `folder`, none of which is removed before the block ends. Damaged ones are set aside.
+    """List the intact parts of `folder` and keep them from being removed for the block. Quarantines damaged ones.
 
     Raises:
         StoreError: no such folder, or no Parquet file in it.
@@ -90,55 +102,60 @@ def reading(folder: Path) -> Iterator[list[Path]]:
     if not folder.is_dir():
         raise StoreError(f"no folder {folder}; check the path of the Feast source, or run `girl materialize`")
     with waiting_lock(folder / LOCK, exclusive=False):
-        files = [path for path in part_files(folder) if is_sound(path) or not set_aside(path)]
+        files = without_damaged(part_files(folder))
         if not files:
             raise StoreError(f"no Parquet part in {folder}; run `girl materialize`, or write the view's first rows")
         yield [path for path in files if path.name != "schema.parquet"] or files
 
 
-def is_sound(path: Path) -> bool:
-    """Whether the file is whole: its bytes have the checksum in its name, or, for other names, a Parquet footer.
+def without_damaged(paths: list[Path]) -> list[Path]:
+    """Return the intact files of `paths`, and quarantine the damaged parts among them."""
+    intact = []
+    for path in paths:
+        if is_intact(path):
+            intact.append(path)
+        else:
+            quarantine(path)
+    return intact
 
-    A file that was read once by this process and has not been touched since is not read again.
+
+def is_intact(path: Path) -> bool:
+    """True if the bytes of a part have the checksum in its name, or, for other names, if it has a Parquet footer.
+
+    Each process checks a file once, and again only if the file has changed.
     """
     status = path.stat()
     identity = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-    if identity in _sound:
+    if identity in _checked:
         return True
-    named = _CHECKSUM.fullmatch(path.name)
-    sound = _file_digest(path) == named[1] if named else _has_footer(path)
-    if sound:
-        _sound.add(identity)
-    return sound
+    name_match = _CHECKSUM.fullmatch(path.name)
+    is_whole = _file_digest(path) == name_match[1] if name_match else _has_footer(path)
+    if is_whole:
+        _checked.add(identity)
+    return is_whole
 
 
-def set_aside(path: Path) -> bool:
-    """Move a damaged part of ours out of every reader's way, and say so in the log; True, for it is out.
+def quarantine(path: Path) -> None:
+    """Move a damaged part where no reader looks, and log an error.
 
-    Files under other names are left where they are (another program may be writing them), and not read.
+    A damaged file with another name stays where it is, because another program may still be writing it.
     """
     if _CHECKSUM.fullmatch(path.name) is None:
         _log.error("%s is not a whole Parquet file and is left out; remove it or write it again", path)
-        return True
+        return
     target = path.parent / QUARANTINE / f"{path.name}.damaged"
     try:
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
     except OSError as error:
         _log.error("%s is damaged and left out, but cannot be moved to quarantine: %s", path, error)
-        return True
+        return
     _log.error("%s was damaged and is now %s; run the job that made its rows again", path, target)
-    return True
 
 
 def quarantined(folder: Path) -> list[Path]:
-    """Damaged parts that were set aside."""
+    """List the damaged parts in quarantine."""
     return sorted((folder / QUARANTINE).glob("*.damaged"))
-
-
-def checksum(data: memoryview) -> str:
-    """What the name of a part with these bytes says of them."""
-    return hashlib.sha256(data).hexdigest()[:_CHECKSUM_LENGTH]
 
 
 def _file_digest(path: Path) -> str:
@@ -158,10 +175,12 @@ def _is_hidden(path: Path, folder: Path) -> bool:
     return any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Paths of the columns as Parquet calls them."""
-    return [f"{f.name}.list.element" if pa.types.is_nested(f.type) else f.name for f in schema]
+def _parquet_columns(schema: pa.Schema) -> list[str]:
+    """Return the names that Parquet gives to the columns that hold the values."""
+    return [f"{field.name}.list.element" if pa.types.is_nested(field.type) else field.name for field in schema]
 
 
-def _item_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+def _item_type(column_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(column_type) or pa.types.is_large_list(column_type):
+        return column_type.value_type
+    return column_type

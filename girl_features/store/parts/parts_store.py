@@ -1,13 +1,13 @@
-"""PartsStore: immutable Parquet parts and the contracts that made them.
+"""PartsStore: immutable Parquet parts, and the contracts that made them.
 
     <root>/contracts/<fingerprint>.json
     <root>/<view>/<fingerprint>/part-<UTC time>-<random>-<checksum>.parquet
     <root>/<view>/<fingerprint>/schema.parquet    no rows: lets Feast read a view before its first part
-    <root>/published/<target>.json                what Feast's online store already holds (store/online.py)
+    <root>/published/<target>.json                parts that an online store already has (store/online/ledger.py)
     <root>/.lock                                  held by the one run that writes
 
-The fingerprint of `cv_vectors` and `jd_vectors` is the encoder's, that of `generated_jds` and `failures` the
-whole contract's.
+The fingerprint of `cv_vectors` and `jd_vectors` is that of the encoder. The fingerprint of `generated_jds` and
+`failures` is that of the whole contract.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from pydantic import ValidationError
 from girl_features.contract import FINGERPRINT_LENGTH, EncoderContract, FeatureContract
 from girl_features.errors import AmbiguousContractError, StoreError, UnknownContractError
 from girl_features.schema import JOB_SEEKER_ID
+from girl_features.sql import parquet_relation
 from girl_features.store.files import LOCK_WAIT_S, TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.parts.compaction import compact, erase_rows
-from girl_features.store.parts.part_files import LOCK, commit_part, is_sound, parquet_bytes, part_files, set_aside
+from girl_features.store.parts.part_files import LOCK, commit_part, parquet_bytes, part_files, without_damaged
 from girl_features.store.parts.rows import (
     CV_VECTORS,
+    FAILURES,
     GENERATED_JDS,
     JD_VECTORS,
     VIEWS,
     ViewSpec,
-    checked,
     stored_schema,
+    validated_rows,
 )
 from girl_features.store.parts.tombstones import Tombstones, is_erased, lift_tombstone
 
@@ -44,116 +46,123 @@ _GLOB_CHARACTERS = frozenset("*?[]{}")
 
 
 class PartsStore:
-    """The feature tables on disk. Any number may read; writing goes on under `lock()`."""
+    """The feature tables on disk. Any number of processes may read; a writer holds `lock()`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().resolve()
-        if found := _GLOB_CHARACTERS.intersection(str(self.root)):
+        if characters := _GLOB_CHARACTERS.intersection(str(self.root)):
             raise StoreError(
-                f"the store's path {str(self.root)!r} holds {sorted(found)}, which DuckDB would read as a "
+                f"the store's path {str(self.root)!r} holds {sorted(characters)}, which DuckDB would read as a "
                 f"pattern; choose another workspace"
             )
 
     def view_dir(self, view: str, fingerprint: str) -> Path:
-        """Folder of one view's parts under one contract; it may not exist yet.
+        """Return the folder of one view's parts under one contract; it may not exist yet.
 
         Raises:
             StoreError: no such view, or `fingerprint` is not twelve hex digits.
         """
-        _spec(view)
+        _view_spec(view)
         if not _FINGERPRINT.fullmatch(fingerprint):
             raise StoreError(f"{fingerprint!r} is not a fingerprint: {FINGERPRINT_LENGTH} hex digits are wanted")
         return self.root / view / fingerprint
 
+    def view_dirs(self, views: list[str]) -> list[Path]:
+        """List the existing folders of `views` under every contract, including removed contracts."""
+        return [folder for view in views for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
+
     @property
     def erased(self) -> Tombstones:
-        """Who was erased from this store, as of now."""
+        """The present tombstones of this store."""
         return Tombstones.of(self.root)
 
     def is_erased(self, job_seeker_id: str) -> bool:
-        """Whether this job seeker was erased; one look at the disk."""
+        """True if this job seeker was erased. Looks at the disk once."""
         return is_erased(self.root, JOB_SEEKER_ID, job_seeker_id)
 
     def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path | None:
-        """Commit `table` as one new part: after return it survives a crash, before it nothing shows.
+        """Write `table` as one new part.
+
+        Readers see no row of it before this method returns, and all rows survive a crash afterwards.
 
         Returns:
-            The part; None if no row was left to write, as all were of people who were erased.
+            The part; None if every row is of an erased job seeker, so that there was nothing to write.
+
         Raises:
-            UnknownContractError: `save_contract` has not seen this fingerprint.
-            StoreError: the table does not fit the view, or the disk does not take it.
+            UnknownContractError: no contract with this fingerprint was saved.
+            StoreError: the table does not fit the view, or the part cannot be written.
             InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
         """
         folder = self.view_dir(view, fingerprint)
         dimension = self._encoder(view, fingerprint).dimension
-        table = checked(table, _spec(view), fingerprint, dimension)
+        table = validated_rows(table, _view_spec(view), fingerprint, dimension)
         folder.mkdir(parents=True, exist_ok=True)
-        with waiting_lock(folder / LOCK, exclusive=False):  # not while an erasure goes on
+        with waiting_lock(folder / LOCK, exclusive=False):  # an erasure holds it exclusive
             table = Tombstones.of(folder).without_erased(table)
             return commit_part(folder, table) if table.num_rows else None
 
     def part_paths(self, view: str, fingerprint: str) -> list[Path]:
-        """Paths of the committed parts, oldest first."""
+        """List the committed parts, oldest first."""
         return [path for path in part_files(self.view_dir(view, fingerprint)) if path.name.startswith("part-")]
 
     def sound_parts(self, view: str, fingerprint: str) -> list[Path]:
-        """`part_paths` without the damaged, which are set aside and named in the log."""
-        return [path for path in self.part_paths(view, fingerprint) if is_sound(path) or not set_aside(path)]
+        """List the intact parts, oldest first. Damaged parts are moved to quarantine and logged."""
+        return without_damaged(self.part_paths(view, fingerprint))
 
     def scan(self, view: str, fingerprint: str) -> str | None:
-        """All sound rows as a DuckDB table expression for a FROM clause, or None where there is no part yet.
+        """Return the rows of all intact parts as SQL for a FROM clause, or None if there is no part yet.
 
-        Rows of those who were erased are left out: a part of a backup may hold them.
+        Rows of erased job seekers are left out, because a part from a backup may still have them.
         """
         paths = self.sound_parts(view, fingerprint)
-        quoted = ["'" + str(path).replace("'", "''") + "'" for path in paths]
-        if not quoted:
+        if not paths:
             return None
-        relation, alive = f"read_parquet([{', '.join(quoted)}])", self.erased.condition([VIEWS[view].key])
-        return relation if alive == "true" else f"(SELECT * FROM {relation} WHERE {alive})"
+        relation, not_erased = parquet_relation(paths), self.erased.condition([VIEWS[view].key])
+        return relation if not_erased == "true" else f"(SELECT * FROM {relation} WHERE {not_erased})"
 
     def compact(self, view: str, fingerprint: str) -> int:
-        """Merge small parts while readers go on, and say how many files fewer there are; only under `lock()`."""
+        """Merge small parts while others read, and return by how many the number of files went down.
+
+        The caller holds `lock()`.
+        """
         return compact(self.view_dir(view, fingerprint)) if self.part_paths(view, fingerprint) else 0
 
     def compact_all(self) -> int:
-        """`compact` every view of every contract, those that were removed too."""
-        folders = [folder for view in VIEWS for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
-        return sum(self.compact(folder.parent.name, folder.name) for folder in folders)
+        """Call `compact` for every view of every contract, including removed contracts."""
+        return sum(self.compact(folder.parent.name, folder.name) for folder in self.view_dirs(list(VIEWS)))
 
     def erase(self, job_seeker_id: str) -> int:
-        """Remove every row of the job seeker, under every contract, and keep later writes from bringing one back.
+        """Remove every row of the job seeker under every contract, and prevent later writes of such rows.
 
-        Only under `lock()`. What is online is another matter: `store.erasing.erase` does both.
+        The caller holds `lock()`. The online store is not changed; `store.erasing.erase` does both.
 
         Returns:
             The number of rows that were removed.
         """
         views = [view for view, spec in VIEWS.items() if spec.key == JOB_SEEKER_ID]
-        folders = [folder for view in views for folder in sorted((self.root / view).glob("*")) if folder.is_dir()]
-        return erase_rows(self.root, folders, JOB_SEEKER_ID, job_seeker_id)
+        return erase_rows(self.root, self.view_dirs(views), JOB_SEEKER_ID, job_seeker_id)
 
     def lift(self, job_seeker_id: str) -> bool:
-        """Let rows of an erased job seeker in again, and say whether one was erased. What is gone stays gone."""
+        """Allow new rows of an erased job seeker; removed rows do not come back. True if there was a tombstone."""
         return lift_tombstone(self.root, JOB_SEEKER_ID, job_seeker_id)
 
     def clean_temporaries(self) -> int:
-        """Delete what killed writers left behind, and say how many files; only under `lock()`."""
+        """Delete the temporary files of killed writers, and return their number. The caller holds `lock()`."""
         stale = [path for path in self.root.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
         for path in stale:
             path.unlink()
         return len(stale)
 
     def lock(self, wait_s: float = LOCK_WAIT_S) -> AbstractContextManager[None]:
-        """Hold the store for writing, for the length of a `with` block, once others have let go of it.
+        """Hold the store for writing for the length of a `with` block, after waiting for other holders.
 
         Raises:
-            StoreLockedError: another run held it for `wait_s` seconds; says which process, on which host, since when.
+            StoreLockedError: another run held it for `wait_s` seconds; names process, host and since when.
         """
         return exclusive_lock(self.root / ".lock", wait_s=wait_s)
 
     def save_contract(self, contract: FeatureContract) -> None:
-        """Make `contract` known, and its views readable, before its first row. A second time does nothing."""
+        """Save `contract` and make its views readable before their first row. A second call does nothing."""
         path = self._contract_path(contract.fingerprint)
         if path.exists():
             return
@@ -168,7 +177,9 @@ class PartsStore:
         write_whole(path, json.dumps(envelope, indent=2).encode())
 
     def remove_contract(self, fingerprint: str) -> None:
-        """Forget a contract: the next `feast apply` drops its views. Its parts stay, for saving it again.
+        """Delete a contract, so that the next `feast apply` drops its views.
+
+        Its parts stay on disk; saving the contract again makes them readable again.
 
         Raises:
             UnknownContractError: no such contract.
@@ -176,7 +187,7 @@ class PartsStore:
         self._contract_path(self.contract(fingerprint).fingerprint).unlink()
 
     def contracts(self) -> dict[str, FeatureContract]:
-        """Every contract by its fingerprint, in the order they were first saved.
+        """Return every contract by its fingerprint, in the order in which they were first saved.
 
         Raises:
             StoreError: a contract file is unreadable or was altered.
@@ -185,10 +196,10 @@ class PartsStore:
         return {contract.fingerprint: contract for _, contract in saved}
 
     def contract(self, fingerprint: str) -> FeatureContract:
-        """The contract with this fingerprint; its first digits will do.
+        """Return the contract whose fingerprint begins with `fingerprint`.
 
         Raises:
-            UnknownContractError: none fits, or several do (AmbiguousContractError).
+            UnknownContractError: no fingerprint begins so, or several do (AmbiguousContractError).
         """
         contracts = self.contracts()
         matches = [known for known in contracts if fingerprint and known.startswith(fingerprint)]
@@ -199,10 +210,10 @@ class PartsStore:
         return contracts[matches[0]]
 
     def newest_contract(self) -> FeatureContract:
-        """The contract saved last.
+        """Return the contract that was saved last.
 
         Raises:
-            UnknownContractError: the store has none.
+            UnknownContractError: the store has no contract.
         """
         contracts = self.contracts()
         if not contracts:
@@ -239,13 +250,13 @@ class PartsStore:
 
 
 def contract_parts(contract: FeatureContract) -> list[tuple[str, str]]:
-    """The (view, fingerprint) folders that hold what one contract made, failures last."""
+    """Return view and fingerprint of each folder with rows of one contract, failures last."""
     encoder = contract.encoder.fingerprint
     whole = contract.fingerprint
-    return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), ("failures", whole)]
+    return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), (FAILURES, whole)]
 
 
-def _spec(view: str) -> ViewSpec:
+def _view_spec(view: str) -> ViewSpec:
     if view not in VIEWS:
         raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
     return VIEWS[view]

@@ -1,4 +1,4 @@
-"""What a row must be to enter the store: checked once, here, so that no reader needs to."""
+"""Checks of rows before they enter the store, so that no reader has to repeat them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from girl_features import schema
 from girl_features.errors import InvalidVectorError, StoreError
 from girl_features.schema import CONTRACT, CREATED_TIMESTAMP, EVENT_TIMESTAMP
 
-N_IDS_NAMED = 5  # so many ids of bad rows go into a message
+N_IDS_NAMED = 5  # ids of bad rows that a message names
 
 
 class ViewSpec(NamedTuple):
-    """One folder of parts."""
+    """One kind of row; each has its own folders of parts."""
 
     schema: pa.Schema
-    key: str
-    vector: str | None  # the vector column, if it has one
-    known_at: str | None  # the event timestamp's copy, added on disk
+    key: str  # the id column
+    vector: str | None  # the vector column, if there is one
+    known_at: str | None  # the copy of the event timestamp that parts have besides
 
 
 CV_VECTORS = "cv_vectors"
@@ -42,23 +42,23 @@ VIEWS: dict[str, ViewSpec] = {
 
 
 def stored_schema(spec: ViewSpec) -> pa.Schema:
-    """The columns of a part on disk: the view's own and the copy of the event timestamp."""
+    """Return the columns of a part on disk: those of the view, and the copy of the event timestamp."""
     if spec.known_at is None:
         return spec.schema
     return spec.schema.append(pa.field(spec.known_at, schema.UTC_MICROSECONDS))
 
 
-def checked(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -> pa.Table:
-    """`table` in the stored schema, fit to be written.
+def validated_rows(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -> pa.Table:
+    """Check `table` and return it in the stored schema.
 
     Args:
-        table: the view's columns in any order; 64-bit-offset strings and lists (as polars writes) will do.
-        spec: of the view it goes to.
-        fingerprint: of the contract every row must name.
-        dimension: floats a vector must have.
+        table: the view's columns in any order. Strings and lists may have 64-bit offsets, as polars writes them.
+        spec: the view that the rows go to.
+        fingerprint: of the contract that every row must name.
+        dimension: floats that a vector must have.
 
     Raises:
-        StoreError: wrong columns, types, nulls, contract, or two rows that no join could tell apart.
+        StoreError: wrong columns, types, nulls or contract, or two rows of which no join could tell the newer.
         InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
     """
     table = _in_schema(table, spec.schema)
@@ -76,35 +76,45 @@ def checked(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -
 
 
 def vectors_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
-    """The (n, d) float32 array of a list column that `check_vectors` has passed."""
+    """Return a list column that passed `check_vectors` as an (n, d) float32 array."""
     flat = column.combine_chunks().flatten()
     return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(column), dimension)
 
 
 def check_vectors(column: pa.ChunkedArray, dimension: int, ids: pa.ChunkedArray, name: str) -> None:
-    """Raise InvalidVectorError, naming the ids, unless each of n vectors has `dimension` good floats."""
+    """Check that each of n vectors has `dimension` finite floats that are not all zero.
+
+    Args:
+        column: n lists of floats.
+        dimension: wanted floats for each vector.
+        ids: n ids, for the message.
+        name: of the column, for the message.
+
+    Raises:
+        InvalidVectorError: some vectors are not so; names their ids.
+    """
     array = column.combine_chunks()
     lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero(lengths != dimension)
-    if wrong.size:
-        found = sorted(set(lengths[wrong].tolist()))
+    wrong_rows = np.flatnonzero(lengths != dimension)
+    if wrong_rows.size:
+        dimensions = sorted(set(lengths[wrong_rows].tolist()))
         raise InvalidVectorError(
-            f"{wrong.size} values of {name!r} have dimension {', '.join(map(str, found))}, wanted {dimension}: "
-            f"{_named(ids, wrong)}; encode them with the contract's own encoder"
+            f"{wrong_rows.size} values of {name!r} have dimension {', '.join(map(str, dimensions))}, wanted "
+            f"{dimension}: {_named_ids(ids, wrong_rows)}; encode them with the contract's own encoder"
         )
     vectors = vectors_of(column, dimension)  # nulls inside a list become NaN
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
-    if bad.size:
+    bad_rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
+    if bad_rows.size:
         raise InvalidVectorError(
-            f"{bad.size} values of {name!r} are NaN, infinite or all zero: {_named(ids, bad)}; "
+            f"{bad_rows.size} values of {name!r} are NaN, infinite or all zero: {_named_ids(ids, bad_rows)}; "
             f"leave those rows out and look at the texts they came from"
         )
 
 
-def _named(ids: pa.ChunkedArray, rows: np.ndarray) -> str:
-    names = [repr(ids[int(row)].as_py()) for row in rows[:N_IDS_NAMED]]
-    more = rows.size - len(names)
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+def _named_ids(ids: pa.ChunkedArray, rows: np.ndarray) -> str:
+    names = ", ".join(repr(ids[int(row)].as_py()) for row in rows[:N_IDS_NAMED])
+    n_more = rows.size - N_IDS_NAMED
+    return f"{names} and {n_more} more" if n_more > 0 else names
 
 
 def _in_schema(table: pa.Table, wanted: pa.Schema) -> pa.Table:
@@ -112,26 +122,26 @@ def _in_schema(table: pa.Table, wanted: pa.Schema) -> pa.Table:
         raise StoreError(f"a part needs the columns {wanted.names}, found {table.column_names}")
     table = table.select(wanted.names)
     for field, column in zip(wanted, table.columns, strict=True):
-        if _plain(column.type) != field.type:
+        if _with_32_bit_offsets(column.type) != field.type:
             raise StoreError(f"column {field.name!r} should be {field.type}, found {column.type}")
     return table.cast(wanted)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The 32-bit-offset type of the same values."""
-    if pa.types.is_large_list(kind) or pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+def _with_32_bit_offsets(column_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_list(column_type) or pa.types.is_list(column_type) or pa.types.is_fixed_size_list(column_type):
+        return pa.list_(_with_32_bit_offsets(column_type.value_type))
+    if pa.types.is_large_string(column_type) or pa.types.is_string_view(column_type):
         return pa.string()
-    return kind
+    return column_type
 
 
 def _check_distinct(table: pa.Table, key: str) -> None:
     columns = [key, EVENT_TIMESTAMP, CREATED_TIMESTAMP]
     counts = table.group_by(columns).aggregate([([], "count_all")])
-    twice = np.flatnonzero(counts["count_all"].to_numpy() > 1)
-    if twice.size:
+    repeated = np.flatnonzero(counts["count_all"].to_numpy() > 1)
+    if repeated.size:
         raise StoreError(
-            f"{twice.size} ids have several rows with the same {EVENT_TIMESTAMP} and {CREATED_TIMESTAMP}, "
-            f"so no join could say which is newer: {_named(counts[key], twice)}; keep the newest version of each"
+            f"{repeated.size} ids have several rows with the same {EVENT_TIMESTAMP} and {CREATED_TIMESTAMP}, "
+            f"so no join could say which is newer: {_named_ids(counts[key], repeated)}; "
+            f"keep the newest version of each"
         )
