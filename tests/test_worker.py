@@ -180,7 +180,7 @@ def test_a_busy_worker_lets_a_run_that_waits_in(market: ServedMarket) -> None:
         done.append(report.n_taken)
         begun.set()
 
-    thread = threading.Thread(target=lambda: serve(busy, every_seconds=0.05, told=told, should_stop=lambda: over))
+    thread = threading.Thread(target=lambda: serve(busy, every_seconds=0.05, on_report=told, should_stop=lambda: over))
     over = False
     thread.start()
     try:

@@ -1,6 +1,6 @@
-"""The ledger, read: DuckDB over the parts, in which each row says which run made it, from what, and at what cost.
+"""Read the lineage of rows from the parts: which run made a row, from which CV, and at what cost.
 
-Parts are only ever added, or swapped whole, so this can be asked while a job writes; nothing here locks one out.
+Parts are only added, or replaced whole, so these questions can be asked while a batch writes. They lock nothing.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from girl_features.store.parts.part_files import reading
 from girl_features.store.parts.rows import FAILURES, GENERATED_JDS
 from girl_features.store.parts.tombstones import Tombstones
 
-STORED = "stored"  # status of a row with a JD; that of others is why there is none
+STORED = "stored"  # status of a row with a JD; the status of any other row is the reason why there is none
 
 
 class RunRows(NamedTuple):
-    """What the store holds of one run."""
+    """Counts of the rows that one run made, in CVs unless the name says otherwise."""
 
     n_generated: int
     n_failed: int
     n_no_cv: int
     n_prompt_tokens: int
     n_new_tokens: int
-    seconds: float  # of generating
+    seconds: float  # spent generating
 
 
 def history(store: PartsStore, job_seeker_id: str) -> list[dict[str, Any]]:
-    """Every try at a JD for the job seeker that the store holds, under every contract, oldest first.
+    """Return every generated JD and every failure of a job seeker, under all contracts, oldest first.
 
-    Rows of both tables with their own columns but the vectors, and `status`: `stored`, or why there is no JD.
+    A row has the columns of its table except the vectors, and `status`: `stored`, or the reason why there is no JD.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for view, folder in _folders(store):
         with reading(folder) as files, connected() as connection:
             erased = Tombstones.of(folder).condition([JOB_SEEKER_ID])
@@ -45,14 +45,14 @@ def history(store: PartsStore, job_seeker_id: str) -> list[dict[str, Any]]:
                 {"id": job_seeker_id},
             )
             names = [column[0] for column in result.description or []]
-            for row in result.fetchall():
+            for values in result.fetchall():
                 status = {"status": STORED} if view == GENERATED_JDS else {}
-                found.append(dict(zip(names, row, strict=True)) | status)
-    return sorted(found, key=lambda row: (row["created_timestamp"], row["updated_at"]))
+                rows.append(dict(zip(names, values, strict=True)) | status)
+    return sorted(rows, key=lambda row: (row["created_timestamp"], row["updated_at"]))
 
 
 def rows_of_run(store: PartsStore, contract: str, run: str) -> RunRows:
-    """What the store holds of `run`, which made rows of `contract`; zeros where it holds nothing."""
+    """Count the rows of `contract` that `run` made. All counts are zero if the store has none."""
     total = RunRows(0, 0, 0, 0, 0, 0.0)
     for view in (GENERATED_JDS, FAILURES):
         folder = store.view_dir(view, contract)

@@ -1,11 +1,11 @@
-"""What the store still lacks, worked out in DuckDB: one plan table per kind of row, read back in chunks.
+"""Find the rows that the store lacks, in DuckDB: one plan table for each kind of row, read back in chunks.
 
-Which CV versions get a row: the newest one known when the generator's training ended (`trained_until`),
-and every later one. Older versions are the right answer for no decision the feature may be used on. A
-decision made at that very instant needs the CV before it, though it has no generated JD yet: so for the vectors
-of CVs the instant before counts.
+A CV version gets a generated JD if it is the newest one known when the generator's training ended (`trained_until`),
+or a later one. No decision that the feature may be used on needs an older version. For the vectors of CVs the limit is
+one microsecond earlier: a decision made exactly at `trained_until` has no generated JD, but it needs the vector of the
+CV before it.
 
-Plans hold keys and hashes; a text is read when its chunk is. So an unchanged CV costs its hash.
+A plan holds keys and hashes. Texts are read chunk by chunk, so an unchanged CV costs no more than its hash.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, 
 from girl_features.store.parts.tombstones import Tombstones
 
 T = TypeVar("T")
-Chunks: TypeAlias = Generator[list[T], None, None]  # to be closed, as it holds a connection
+Chunks: TypeAlias = Generator[list[T], None, None]  # closed after use, as it holds a connection
 
-BLOCK_CHUNKS = 16  # chunks whose texts are sorted by length together ...
-BLOCK_CHARACTERS = 20_000_000  # ... unless they are longer than this in all
-FETCHED_ROWS = 64
+BLOCK_CHUNKS = 16  # number of chunks whose texts are sorted by length together
+BLOCK_CHARACTERS = 20_000_000  # a block with more characters than this is sorted early
+FETCHED_ROWS = 64  # rows fetched from DuckDB at a time
 
 
 class JobVersion(NamedTuple):
-    """One job as it goes to the encoder."""
+    """One job, as the encoder gets it."""
 
     job_id: str
     jd: str
@@ -46,35 +46,35 @@ class JobVersion(NamedTuple):
 
 
 class GenerationPlan(NamedTuple):
-    """How the CV versions stand that a contract wants; each is counted once."""
+    """Counts of the CV versions that a contract wants. Each version is counted once."""
 
     n_new: int  # of seekers without a row
     n_changed: int  # of seekers who have a row of another version
     n_unchanged: int  # have their JD
-    n_failed_before: int  # no JD was fit to store; tried again only where that is asked for
-    n_no_cv: int  # blank: never tried
-    n_planned: int  # CVs to generate for, and blank ones to note down
+    n_failed_before: int  # no JD was fit to store; tried again only if asked for
+    n_no_cv: int  # blank; never tried
+    n_planned: int  # CVs to generate for, and blank ones to record
 
     @property
     def n_wanted(self) -> int:
-        """All of them."""
+        """Number of all CV versions that the contract wants."""
         return self.n_new + self.n_changed + self.n_unchanged + self.n_failed_before + self.n_no_cv
 
 
 @contextmanager
 def planning_errors() -> Iterator[None]:
-    """What DuckDB finds wrong in the block, as a StoreError that says what to do."""
+    """Turn an error of DuckDB in the block into a StoreError that says what to do."""
     try:
         yield
     except duckdb.Error as error:
         raise StoreError(
-            f"DuckDB cannot work out what is missing ({error}); make room in the temporary folder (TMPDIR names "
-            f"another), then run the same command again: it resumes"
+            f"DuckDB cannot work out which rows are missing ({error}); make room in the temporary folder, or name "
+            f"another with TMPDIR, then run the same command again: it resumes"
         ) from error
 
 
 def set_aside_damaged(contract: FeatureContract, store: PartsStore) -> int:
-    """Take parts of `contract` whose bytes are not those that were written out of use; their rows are made again."""
+    """Set aside the damaged parts of `contract`, and return their number. Their rows are then made again."""
     n_damaged = 0
     for view, fingerprint in contract_parts(contract):
         paths = store.part_paths(view, fingerprint)
@@ -85,10 +85,13 @@ def set_aside_damaged(contract: FeatureContract, store: PartsStore) -> int:
 def plan_generation(
     tables: Tables, contract: FeatureContract, store: PartsStore, *, retry_failed: bool = False
 ) -> GenerationPlan:
-    """Fill `generation_plan` with the CV versions to generate for, and say how all of them stand.
+    """Fill table `generation_plan` with the CV versions to generate for, and count all versions by their state.
 
     Args:
-        retry_failed: plan those without a JD fit to store once more, with seeds not used before.
+        tables: the clean input tables; the plan becomes a table beside them.
+        contract: of the generated JDs.
+        store: tells which of them are made.
+        retry_failed: plan CVs that failed in earlier runs too. They are drawn with seeds that were not used before.
     """
     connection = tables.connection
     fill_wanted_cvs(connection, "wanted_cvs", contract.trained_until, store.erased)
@@ -122,9 +125,9 @@ def plan_generation(
 
 
 def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore) -> int:
-    """Fill `cv_vector_plan` with the CV versions that have no vector of the contract's encoder.
+    """Fill `cv_vector_plan` with the CV versions that have no vector of the contract's encoder, and count them.
 
-    Blank CVs get one too (of the empty text), so that every decision has its CV's vector.
+    Blank CVs get the vector of the empty text, so that every decision has a CV vector.
     """
     connection = tables.connection
     just_before = contract.trained_until - timedelta(microseconds=1)
@@ -139,7 +142,7 @@ def plan_cv_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
 
 
 def plan_jd_vectors(tables: Tables, contract: FeatureContract, store: PartsStore) -> int:
-    """Fill `jd_vector_plan` with the jobs that have no vector of the contract's encoder."""
+    """Fill `jd_vector_plan` with the jobs that have no vector of the contract's encoder, and count them."""
     connection = tables.connection
     connection.execute(
         """CREATE OR REPLACE TABLE jd_vector_plan AS
@@ -154,9 +157,9 @@ def plan_jd_vectors(tables: Tables, contract: FeatureContract, store: PartsStore
 
 
 def planned_cvs(tables: Tables, plan: str, chunk_size: int, max_tokens: int) -> Chunks[CVVersion]:
-    """The CV versions of table `plan` with their texts, similar lengths together: batches pad little.
+    """Yield the CV versions of table `plan` with their texts, in chunks of similar lengths, so that batches pad little.
 
-    Of a text longer than a model that reads `max_tokens` can need, only the beginning is handed on.
+    A very long text is cut after the characters that a model can need which reads `max_tokens` tokens.
     """
     query = f"""SELECT job_seeker_id, left(cv, {read_characters(max_tokens)}), updated_at, cv_hash, n_failures
         FROM {plan} JOIN job_seekers USING (job_seeker_id, updated_at, cv_hash)"""
@@ -165,7 +168,7 @@ def planned_cvs(tables: Tables, plan: str, chunk_size: int, max_tokens: int) -> 
 
 
 def planned_jobs(tables: Tables, chunk_size: int, max_tokens: int) -> Chunks[JobVersion]:
-    """The jobs of `jd_vector_plan` with their texts, similar lengths together; long ones cut as CVs are."""
+    """Yield the jobs of `jd_vector_plan` with their texts, chunked and cut as `planned_cvs` does."""
     query = f"""SELECT job_id, left(jd, {read_characters(max_tokens)}), jobs.known_at, jd_hash
         FROM jd_vector_plan JOIN jobs USING (job_id)"""
     for rows in _chunks(tables.connection, query, chunk_size):
@@ -173,7 +176,7 @@ def planned_jobs(tables: Tables, chunk_size: int, max_tokens: int) -> Chunks[Job
 
 
 def sample_cvs(tables: Tables, n: int, contract: FeatureContract) -> list[CVVersion]:
-    """Up to `n` CVs of `generation_plan` that are not blank, evenly spread over their lengths."""
+    """Return up to `n` CVs of `generation_plan` that are not blank, evenly spread over their lengths."""
     query = f"""
         WITH tried AS (
             SELECT *, row_number() OVER (ORDER BY n_characters, cv_hash, job_seeker_id) - 1 AS place,
@@ -196,9 +199,9 @@ def _rows_of(connection: Any, store: PartsStore, view: str, fingerprint: str) ->
 
 
 def fill_wanted_cvs(connection: Any, plan: str, trained_until: datetime, erased: Tombstones) -> int:
-    """Fill table `plan` with the CV versions that a generator trained until then gets rows for, and count them.
+    """Fill table `plan` with the CV versions that get rows from a generator trained until then, and count them.
 
-    Whoever was erased gets none, though the input tables still have their CVs.
+    Erased job seekers get no rows, even if the input tables still have their CVs.
     """
     connection.execute(
         f"""
@@ -215,14 +218,14 @@ def fill_wanted_cvs(connection: Any, plan: str, trained_until: datetime, erased:
 
 
 def _chunks(connection: Any, query: str, chunk_size: int) -> Chunks[tuple[Any, ...]]:
-    """The rows of `query`, whose second column is a text, in chunks of similar lengths.
+    """Yield the rows of `query`, whose second column is a text, in chunks of similar lengths.
 
-    They are read over a connection of its own, so that several can be read in turns, and sorted block by block:
-    sorting all of them would hold all texts.
+    A cursor for each query lets several be read in turns. Rows are sorted block by block, as sorting all of them at
+    once would hold all texts in memory.
     """
-    with connection.cursor() as own:
-        own.execute("SET TimeZone = 'UTC'")
-        result = own.execute(query)
+    with connection.cursor() as cursor:
+        cursor.execute("SET TimeZone = 'UTC'")  # a cursor does not inherit it
+        result = cursor.execute(query)
         block: list[tuple[Any, ...]] = []
         n_characters = 0
         while rows := result.fetchmany(min(chunk_size, FETCHED_ROWS)):

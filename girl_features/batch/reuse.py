@@ -1,7 +1,7 @@
-"""A CV that was generated for once is not generated for again, whenever it is said to have been written.
+"""Copy the generated JD of a CV that comes back under another time, instead of generating it again.
 
-Seeds depend on the text and the contract alone, so another generation would write the same JD. A CV comes back under
-another time when its owner restores an old version, when an export dates all rows anew, or when a service saw it in a
+Seeds depend on the text and the contract alone, so a second generation would write the same JD. A CV comes back under
+another time when its owner restores an old version, when an export dates all rows anew, or when a service sent it in a
 request before the tables had it.
 """
 
@@ -18,18 +18,18 @@ from girl_features.schema import CREATED_TIMESTAMP, EVENT_TIMESTAMP, GENERATED_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS
 
-ROWS_A_PART = 10_000
+ROWS_PER_PART = 10_000
 
 
 def reuse_generated(
     tables: Tables, contract: FeatureContract, store: PartsStore, plan: GenerationPlan, now: datetime
 ) -> GenerationPlan:
-    """Copy rows of the same seeker and text to the times of `generation_plan`, and plan them no more.
+    """Copy rows of the same seeker and text to the times in `generation_plan`, and take those CVs out of the plan.
 
-    Only under the store's lock, and before its `plan` is carried out.
+    Call it under the store's lock, before the plan is carried out.
 
     Returns:
-        The plan with the copied CVs counted as unchanged.
+        The plan, with the copied CVs counted as unchanged.
     """
     made = store.scan(GENERATED_JDS, contract.fingerprint)
     if made is None or not plan.n_planned:
@@ -46,16 +46,16 @@ def reuse_generated(
         UPDATED_AT: "reuse_plan.updated_at",
     }
     columns = ", ".join(f"{replaced.get(name, f'made.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
-    reading = connection.cursor()
-    reading.execute("SET TimeZone = 'UTC'")  # a cursor does not inherit it
-    copies = reading.execute(
+    cursor = connection.cursor()
+    cursor.execute("SET TimeZone = 'UTC'")  # a cursor does not inherit it
+    copies = cursor.execute(
         f"""SELECT {columns} FROM reuse_plan JOIN {made} AS made
         ON made.job_seeker_id = reuse_plan.job_seeker_id AND made.cv_hash = reuse_plan.cv_hash
             AND made.updated_at = reuse_plan.made_at
         QUALIFY row_number() OVER (PARTITION BY reuse_plan.job_seeker_id, reuse_plan.updated_at
             ORDER BY made.created_timestamp DESC) = 1"""
     )
-    for batch in copies.to_arrow_reader(ROWS_A_PART):
+    for batch in copies.to_arrow_reader(ROWS_PER_PART):
         if batch.num_rows:
             store.write_part(GENERATED_JDS, contract.fingerprint, pa.Table.from_batches([batch]))
     counts = dict(connection.execute("SELECT state, count(*) FROM reuse_plan GROUP BY 1").fetchall())

@@ -1,7 +1,7 @@
-"""A record of each run of the batch job: a JSON file in `workspace/runs`, written when it begins and when it ends.
+"""Keep a record of each run of the batch: a JSON file in `workspace/runs`, written when the run begins and ends.
 
-A record says what was run and what came of it; what is done, row by row, is in the store's parts (docs/adr/0012).
-No record holds an id or a text of a job seeker, so erasing one has nothing to do here.
+A record holds the config, the totals and how the run ended. Which rows a run made is in the store's parts
+(docs/adr/0012). No record holds an id or a text of a job seeker, so erasing a seeker changes no record.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from girl_features.store.failpoints import failpoint
 from girl_features.store.files import exclusive_lock, write_whole
 
 N_CHANGES_NAMED = 5
-_OPEN = ("stopped", "failed", "killed")  # ended before the plan was done
+_UNFINISHED = ("stopped", "failed", "killed")  # the run ended before its plan was done
 _log = logging.getLogger(__name__)
 
 
 class RunRecord(BaseModel):
-    """What was run, and what came of it."""
+    """One run: its config, its totals and how it ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,66 +40,66 @@ class RunRecord(BaseModel):
     ended_at: datetime | None = None
     pid: int
     host: str
-    config: dict[str, Any]  # resolved: every default filled in
-    totals: dict[str, Any] = {}  # of a run that ended by itself
-    error: str | None = None  # name of the error that ended it; its message may hold ids
+    config: dict[str, Any]  # with every default filled in
+    totals: dict[str, Any] = {}  # empty if the run was killed
+    error: str | None = None  # class of the error that ended the run; not its message, which may hold ids
 
     @property
     def seconds(self) -> float | None:
-        """From begin to end, where it ended by itself."""
+        """Duration of the run; None if it was killed or is still running."""
         return None if self.ended_at is None else (self.ended_at - self.started_at).total_seconds()
 
 
 class Run:
-    """A run under way."""
+    """A run in progress."""
 
     def __init__(self, record: RunRecord) -> None:
         self.id = record.id
         self.totals: dict[str, Any] = {}
-        self.stopped = False  # before the plan was done
+        self.stopped = False  # True if the run ends before its plan is done
 
 
 class RunLog:
-    """The records in one folder. One run at a time writes; any number may read."""
+    """The records in one folder. One run at a time writes; any number of processes can read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def records(self) -> list[RunRecord]:
-        """All of them, oldest first; a run whose process is gone counts as killed.
+        """Return all records, oldest first. A run whose process is gone counts as killed.
 
         Raises:
-            StoreError: one cannot be read.
+            StoreError: a record cannot be read.
         """
-        found = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
-        return [_killed(record) if _is_dead(record) else record for record in found]
+        records = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        return [_killed(record) if _is_dead(record) else record for record in records]
 
     def find(self, run_id: str) -> RunRecord:
-        """The run with this id; its first characters will do, and `last` is the newest.
+        """Return the run with this id, or with an id that begins so. `last` is the newest run.
 
         Raises:
-            ConfigError: none fits, or several do.
+            ConfigError: no run fits, or several do.
         """
         records = self.records()
         matches = records[-1:] if run_id == "last" else [r for r in records if run_id and r.id.startswith(run_id)]
         if len(matches) != 1:
-            found = f"fits {len(matches)} runs" if matches else f"is none of {len(records)} runs"
-            raise ConfigError(f"{run_id!r} {found} in {self._folder}; `girl runs` lists them")
+            problem = f"fits {len(matches)} runs" if matches else f"is none of {len(records)} runs"
+            raise ConfigError(f"{run_id!r} {problem} in {self._folder}; `girl runs` lists them")
         return matches[0]
 
     @contextmanager
     def begin(self, contract: str, engine: str, config: dict[str, Any], *, new_run: bool = False) -> Iterator[Run]:
-        """A record for the length of the block; how the block ends is written into it.
+        """Keep a record of the block: written when the block begins, and again with how it ended.
 
         Args:
-            contract: fingerprint of what is made.
-            engine: what generates.
+            contract: fingerprint of the contract whose rows the run makes.
+            engine: name of the engine that generates.
             config: the resolved config.
             new_run: give up runs of other contracts that did not finish.
 
         Raises:
-            ConfigError: a run of another contract did not finish, and `new_run` does not say to give it up.
-            StoreLockedError: another run is under way; says which process, on which host, since when.
+            ConfigError: a run of another contract did not finish, and `new_run` is False.
+            StoreLockedError: another run is in progress. The message names its process and host, and its start.
             StoreError: the record cannot be written.
         """
         with exclusive_lock(self._folder / ".lock"):
@@ -119,12 +119,12 @@ class RunLog:
     def _settle_others(self, contract: str, config: dict[str, Any], new_run: bool) -> None:
         newest: dict[str, RunRecord] = {}
         for record in map(self._read, sorted(self._folder.glob("*.json"))):
-            if record.status == "running":  # this process holds the lock, so that one is gone
+            if record.status == "running":  # its process is gone, as this process holds the lock
                 record = _killed(record)
                 self._write(record)
             newest[record.contract] = record
         for record in newest.values():
-            if record.contract == contract or record.status not in _OPEN:
+            if record.contract == contract or record.status not in _UNFINISHED:
                 continue
             if not new_run:
                 raise ConfigError(_refusal(record, contract, config))
@@ -137,7 +137,7 @@ class RunLog:
         except StoreError as failure:
             if error is None:
                 raise
-            _log.error("the end of run %s could not be written down: %s", record.id, failure)
+            _log.error("the end of run %s could not be recorded: %s", record.id, failure)
 
     def _read(self, path: Path) -> RunRecord:
         try:
@@ -182,9 +182,9 @@ def _is_dead(record: RunRecord) -> bool:
 
 
 def _refusal(record: RunRecord, contract: str, config: dict[str, Any]) -> str:
-    changes = _changes(record.config, config)
+    changes = _config_changes(record.config, config)
     more = f" and {len(changes) - N_CHANGES_NAMED} more" if len(changes) > N_CHANGES_NAMED else ""
-    named = "; ".join(changes[:N_CHANGES_NAMED]) + more or "the model's or the encoder's files"
+    named = "; ".join(changes[:N_CHANGES_NAMED]) + more or "the files of the generator or of the encoder"
     return (
         f"run {record.id} of contract {record.contract!r} was {record.status} before it was done, and since then "
         f"the contract has become {contract!r} (changed: {named}); change that back to resume it, or give it up and "
@@ -192,11 +192,11 @@ def _refusal(record: RunRecord, contract: str, config: dict[str, Any]) -> str:
     )
 
 
-def _changes(old: Any, new: Any, place: str = "") -> list[str]:
-    """`a.b: old -> new` for each value that differs."""
+def _config_changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """List `a.b: old -> new` for each value that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        changes = []
         for key in sorted({*old, *new}):
-            found += _changes(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
-        return found
+            changes += _config_changes(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+        return changes
     return [] if old == new else [f"{place}: {old!r} -> {new!r}"]

@@ -1,8 +1,8 @@
-"""The worker: generates for the CVs that services missed, by the batch job's own steps, and publishes them.
+"""The worker: generate JDs for the CVs that services asked for and the store lacked, and publish them.
 
-A cycle looks at the oldest CVs in the queue, generates and commits for those the store does not know, publishes, and
-only then takes them off the queue. Killed anywhere, the next cycle finds the same CVs waiting and the committed ones in
-the store: nothing is lost and nothing is generated twice.
+A cycle takes the oldest CVs of the queue, generates for those that the store does not know, commits and publishes, as
+the batch does, and only then removes them from the queue. If it is killed, the next cycle finds the same CVs in the
+queue and the committed ones in the store: nothing is lost and nothing is generated twice.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from girl_features.store.files import LOCK_POLL_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS
 
-GAP_S = 4 * LOCK_POLL_S  # between two chunks, so that a run that waits for the store gets it
-Held: TypeAlias = dict[str, dict[str, datetime]]  # job seeker -> hash of a CV -> when it was last that
+GAP_S = 4 * LOCK_POLL_S  # pause between two cycles, so that a batch that waits for the lock gets it
+KnownCVs: TypeAlias = dict[str, dict[str, datetime]]  # job seeker -> hash of a CV -> newest time of that CV
 _log = logging.getLogger(__name__)
 
 
 class CycleReport(NamedTuple):
-    """What one cycle did with the CVs it took."""
+    """Counts of the CVs that one cycle took from the queue."""
 
     n_taken: int = 0
     n_generated: int = 0
     n_failed: int = 0  # no JD was fit to store
-    n_known: int = 0  # the store had them
+    n_known: int = 0  # in the store already
     n_without_cv: int = 0  # no text came with the request, and the tables have none
-    n_outdated: int = 0  # a text of the seeker's that a newer one has replaced
-    n_erased: int = 0  # of people who were erased since
+    n_outdated: int = 0  # a newer CV of the seeker is known
+    n_erased: int = 0  # of seekers who were erased after the request
 
     def plus(self, other: CycleReport) -> CycleReport:
-        """The counts of both."""
+        """Add the counts of another report."""
         return CycleReport(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Worker:
-    """A generator, loaded once, and the queue it works off."""
+    """Works off a queue with a generator that is loaded once."""
 
     def __init__(self, config: GirlConfig, models: LoadedModels, queue: GenerationQueue) -> None:
         self._config, self._models, self._queue = config, models, queue
@@ -69,20 +69,20 @@ class Worker:
 
     @property
     def contract(self) -> FeatureContract:
-        """Of what it generates; offers for other contracts are left to other workers."""
+        """Contract of the rows it makes. CVs that wait for another contract are left to other workers."""
         return self._models.contract
 
     def cycle(self) -> CycleReport:
-        """See to the oldest CVs that wait, at most `chunk_size` of them.
+        """Generate for the oldest CVs in the queue, at most `chunk_size` of them, and publish.
 
         Raises:
-            StoreLockedError: a batch job, or another worker, is writing.
+            StoreLockedError: a batch or another worker is writing.
         """
         waiting = self._queue.take(self.contract.fingerprint, self._config.chunk_size)
         if not waiting:
             return CycleReport()
-        alive = [one for one in waiting if not self._store.is_erased(one.offer.job_seeker_id)]
-        versions, n_without_cv, n_outdated = self._versions(alive)
+        kept = [entry for entry in waiting if not self._store.is_erased(entry.offer.job_seeker_id)]
+        versions, n_without_cv, n_outdated = self._versions(kept)
         with _tables_of(versions) as tables:
             run = f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
             origin = Origin(self.contract, run, self.contract.engine_name)
@@ -92,40 +92,41 @@ class Worker:
         failpoint("worker.before_publish")
         publish_contract(self._config, self._store, self.contract)
         failpoint("worker.published")
-        self._queue.done([one.place for one in waiting])
+        self._queue.done([entry.place for entry in waiting])
         n_known = report.n_unchanged + report.n_failed_before
-        n_erased = len(waiting) - len(alive)
+        n_erased = len(waiting) - len(kept)
         return CycleReport(
             len(waiting), report.n_generated, report.n_failed, n_known, n_without_cv, n_outdated, n_erased
         )
 
     def _versions(self, waiting: Sequence[Waiting]) -> tuple[list[CVVersion], int, int]:
-        """The CVs to see to, how many seekers have none, and how many texts are left out as outdated.
+        """Return the CV versions to generate for, the number of seekers without a CV, and that of outdated texts.
 
-        A text that the store or the tables hold is of the time it has there, so that a CV which is offered twice, or in
-        vain, is not generated for again. If it is not its seeker's newest there, it is left out: a request with an old
-        text does not undo a newer CV. A new text is of when it was first offered. Where none came with the request,
-        it is the newest of the tables.
+        - A text that the store or the tables know keeps the time it has there, so that it is not generated for again.
+        - A known text that is not the newest CV of its seeker is left out: a request with an old text must not undo a
+          newer CV.
+        - A new text gets the time of its first request.
+        - If a request came without a text, the newest CV of the tables is taken.
         """
         offered = [
-            CVVersion(one.offer.job_seeker_id, one.offer.cv, one.offered_at, one.offer.cv_hash)
-            for one in waiting
-            if one.offer.cv
+            CVVersion(entry.offer.job_seeker_id, entry.offer.cv, entry.offered_at, entry.offer.cv_hash)
+            for entry in waiting
+            if entry.offer.cv
         ]
-        nameless = {one.offer.job_seeker_id for one in waiting if not one.offer.cv}
-        held = _held(self._store, self.contract, sorted({one.offer.job_seeker_id for one in waiting}))
-        unknown = {version.job_seeker_id for version in offered if version.cv_hash not in held[version.job_seeker_id]}
-        asked = sorted(nameless | unknown)
-        in_tables = table_versions(self._config, asked) if asked else []
+        without_text = {entry.offer.job_seeker_id for entry in waiting if not entry.offer.cv}
+        known = _known_cvs(self._store, self.contract, sorted({entry.offer.job_seeker_id for entry in waiting}))
+        unknown = {version.job_seeker_id for version in offered if version.cv_hash not in known[version.job_seeker_id]}
+        wanted = sorted(without_text | unknown)
+        in_tables = table_versions(self._config, wanted) if wanted else []
         newest = {version.job_seeker_id: version for version in in_tables}
-        of_tables = [newest[name] for name in sorted(nameless) if name in newest and newest[name].cv]
+        from_tables = [newest[name] for name in sorted(without_text) if name in newest and newest[name].cv]
         for version in in_tables:
             if version.job_seeker_id in unknown:
-                _hold(held, version.job_seeker_id, version.cv_hash, version.updated_at)
-        placed = [_placed(version, held) for version in offered]
-        found = [*filter(None, placed), *(_placed(version, held) or version for version in of_tables)]
-        versions = {(version.job_seeker_id, version.cv_hash): version for version in reversed(found)}
-        return list(versions.values()), len(nameless) - len(of_tables), placed.count(None)
+                _add_known(known, version.job_seeker_id, version.cv_hash, version.updated_at)
+        dated = [_dated(version, known) for version in offered]
+        chosen = [*filter(None, dated), *(_dated(version, known) or version for version in from_tables)]
+        versions = {(version.job_seeker_id, version.cv_hash): version for version in reversed(chosen)}
+        return list(versions.values()), len(without_text) - len(from_tables), dated.count(None)
 
 
 def serve(
@@ -134,15 +135,16 @@ def serve(
     every_seconds: float,
     once: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
-    told: Callable[[CycleReport], object] = lambda report: None,
+    on_report: Callable[[CycleReport], object] = lambda report: None,
 ) -> CycleReport:
-    """Work the queue off, cycle by cycle, until asked to stop; the sum of all cycles.
+    """Work off the queue, cycle by cycle, until a stop is asked for. Return the sum of all cycles.
 
     Args:
-        every_seconds: between two looks at an empty queue.
+        worker: to work with.
+        every_seconds: time between two looks at an empty queue.
         once: end when the queue is empty.
         should_stop: asked between cycles.
-        told: the report of each cycle that did something.
+        on_report: called with the report of each cycle that took CVs.
     """
     total = CycleReport()
     while not should_stop():
@@ -155,7 +157,7 @@ def serve(
             report = CycleReport()
         if report.n_taken:
             total = total.plus(report)
-            told(report)
+            on_report(report)
             _sleep(GAP_S, should_stop)
         elif once:
             break
@@ -165,7 +167,7 @@ def serve(
 
 
 def open_worker(config: GirlConfig) -> Worker:
-    """The worker of a config, with its generator loaded.
+    """Load the generator of a config, and return a worker with it.
 
     Raises:
         CheckpointError: no generator has been trained.
@@ -174,17 +176,17 @@ def open_worker(config: GirlConfig) -> Worker:
 
 
 def table_versions(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CVVersion]:
-    """All CV versions that the input table has of these seekers, by id and time, as `load_tables` would take them."""
+    """Return all CV versions of these seekers in the input table, cleaned as `load_tables` does, by id and time."""
     latest = datetime.now(UTC) + timedelta(minutes=config.clock_skew_minutes)
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
-        connection.execute("CREATE TYPE asked AS ENUM (SELECT DISTINCT id FROM ids)")
+        connection.execute("CREATE TYPE wanted AS ENUM (SELECT DISTINCT id FROM ids)")
         with open_source(connection, "job_seekers", config.tables.job_seekers, home="memory") as source:
-            # a filter, not a join: of two rows with one time the last counts, and a join may change their order
-            is_asked = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.asked) IS NOT NULL"
-            some = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_asked})")
-            connection.execute(f"CREATE TABLE memory.main.staged AS {staging_sql(some, latest)}")
+            # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
+            is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
+            filtered = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")
+            connection.execute(f"CREATE TABLE memory.main.staged AS {staging_sql(filtered, latest)}")
         rows = connection.execute(
             """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
             QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1
@@ -193,40 +195,40 @@ def table_versions(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CV
     return [CVVersion(*row) for row in rows]
 
 
-def _held(store: PartsStore, contract: FeatureContract, job_seeker_ids: Sequence[str]) -> Held:
-    """The CV versions of these seekers that the store has a vector, a generated JD or a failure of."""
-    held: Held = {name: {} for name in job_seeker_ids}
+def _known_cvs(store: PartsStore, contract: FeatureContract, job_seeker_ids: Sequence[str]) -> KnownCVs:
+    """Return the CV versions of these seekers for which the store has a vector, a generated JD or a failure."""
+    known: KnownCVs = {name: {} for name in job_seeker_ids}
     views = [(view, contract.fingerprint, UPDATED_AT) for view in (GENERATED_JDS, FAILURES)]
     views.append((CV_VECTORS, contract.encoder.fingerprint, EVENT_TIMESTAMP))
     with connected() as connection:
-        connection.register("asked", pa.table({"id": list(job_seeker_ids)}, pa.schema([("id", pa.string())])))
+        connection.register("wanted", pa.table({"id": list(job_seeker_ids)}, pa.schema([("id", pa.string())])))
         for view, fingerprint, time_column in views:
             if (relation := store.scan(view, fingerprint)) is None:
                 continue
             rows = connection.execute(
                 f"""SELECT {JOB_SEEKER_ID}, {CV_HASH}, max({time_column}) FROM {relation}
-                WHERE {JOB_SEEKER_ID} IN (SELECT id FROM asked) GROUP BY ALL"""
+                WHERE {JOB_SEEKER_ID} IN (SELECT id FROM wanted) GROUP BY ALL"""
             ).fetchall()
             for name, cv_hash, updated_at in rows:
-                _hold(held, name, cv_hash, updated_at)
-    return held
+                _add_known(known, name, cv_hash, updated_at)
+    return known
 
 
-def _hold(held: Held, job_seeker_id: str, cv_hash: str, updated_at: datetime) -> None:
-    own = held[job_seeker_id]
-    own[cv_hash] = max(updated_at, own.get(cv_hash, updated_at))
+def _add_known(known: KnownCVs, job_seeker_id: str, cv_hash: str, updated_at: datetime) -> None:
+    times = known[job_seeker_id]
+    times[cv_hash] = max(updated_at, times.get(cv_hash, updated_at))
 
 
-def _placed(version: CVVersion, held: Held) -> CVVersion | None:
-    """`version` at the time it is held under, if it is; None where a newer one of its seeker is held."""
-    own = held[version.job_seeker_id]
-    held_at = own.get(version.cv_hash, version.updated_at)
-    is_outdated = version.cv_hash in own and held_at < max(own.values())
-    return None if is_outdated else version._replace(updated_at=held_at)
+def _dated(version: CVVersion, known: KnownCVs) -> CVVersion | None:
+    """Return `version` with the time it is known under, if it is known; None if a newer CV of its seeker is known."""
+    times = known[version.job_seeker_id]
+    updated_at = times.get(version.cv_hash, version.updated_at)
+    is_outdated = version.cv_hash in times and updated_at < max(times.values())
+    return None if is_outdated else version._replace(updated_at=updated_at)
 
 
 def _tables_of(versions: Sequence[CVVersion]) -> Tables:
-    """Input tables that hold these CVs and nothing else."""
+    """Make input tables that hold these CVs and nothing else."""
     folder = tempfile.TemporaryDirectory(prefix="girl-worker-")
     connection = duckdb.connect(str(Path(folder.name) / "girl_tables.duckdb"))
     connection.execute("SET TimeZone = 'UTC'")

@@ -87,7 +87,7 @@ def serve_worker(
             every_seconds=every,
             once=once,
             should_stop=stop.is_made,
-            told=lambda report: print(_line(report._asdict()), file=sys.stderr),
+            on_report=lambda report: print(_line(report._asdict()), file=sys.stderr),
         )
     emit(total._asdict(), json_file, lambda: print_mapping("Worked off the queue", total._asdict()))
     if stop.is_made():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,6 @@ def demo(
     from girl_features.trainers.rl import train_ppo
     from girl_features.trainers.sft import train_sft
 
-    stages = {"sft": train_sft, "reward": train_reward, "ppo": train_ppo}
+    stages: dict[str, Callable[..., Path]] = {"sft": train_sft, "reward": train_reward, "ppo": train_ppo}
     result = run_demo(folder, quick=quick, seed=seed, stages=stages, make_ranker=ranker_factory())
     emit(result.to_json(), json_file, result.show)
