@@ -41,7 +41,6 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "progress",
             "ranker",
             "schema",
-            "text_ranker",
             "torch_threads",
         }
     },

@@ -42,7 +42,7 @@ from girl_features.ranker import Ranker
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # one fit: there is nothing random in them
 _OWN_SOURCES = (  # of the package, beside the steps' own
     *(f"lab/experiment/{name}.py" for name in ("cells", "controls", "several_jds", "rows")),
-    *("ranker.py", "text_ranker.py", "tiers.py", "torch_threads.py", "evaluation/reference.py"),
+    *("ranker.py", "tiers.py", "torch_threads.py", "evaluation/reference.py"),
     *("generator/prompts.py", "generator/transformers_engine.py", "lookup/vector_map.py"),
 )
 
