@@ -26,7 +26,7 @@ from feast.types import Array, Float32, Int64, String
 
 from girl_features.contract import text_hash
 from girl_features.errors import UnknownContractError
-from girl_features.input.cv_text import clean_cv
+from girl_features.input.text_cleaning import clean_cv
 from girl_features.lookup.bundle import read_bundle, read_manifest
 from girl_features.lookup.cold_start import ColdStart
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder

@@ -58,7 +58,8 @@ def check(
 ) -> None:
     """Validate the tables, list what is rejected and why, and show the time windows."""
     from girl_features.input.show import print_check
-    from girl_features.input.splits import cut_windows, summarize
+    from girl_features.input.splits import cut_windows
+    from girl_features.input.summary import summarize
     from girl_features.input.tables import open_tables
 
     resolved = load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
