@@ -30,7 +30,7 @@ class Progress:
     ) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._quiet, self._beside = quiet, beside
-        self._display = beside._display if beside is not None else _new_display(quiet)
+        self._display: RichProgress = beside._display if beside is not None else _new_display(quiet)
 
     def __enter__(self) -> Progress:
         self._display.start()
