@@ -30,7 +30,7 @@ def measure(path: Path) -> list[dict[str, Any]]:
     config = load_config(path)
     contract = PartsStore(config.store_dir).newest_contract()
     train, valid, test = ranking_parts(config, contract)
-    stand_ins = stand_ins_of(config)
+    stand_ins = stand_ins_of(config.lookup, config.students_dir)
     rows = []
     for predictor in WITH_FALLBACK:
         for share in SHARES:

@@ -1,7 +1,7 @@
-"""FeatureContract: everything that made a vector, as one short fingerprint.
+"""FeatureContract: everything that determines a vector, with one short fingerprint.
 
-Two vectors may share a column only if their fingerprints are equal. Feast knows nothing of it (its view
-versions ignore tags), so the fingerprint is in the view's name, in every row, and in every saved ranker.
+Two vectors may be in one column only if their fingerprints are equal. Feast does not check this, since its view
+versions ignore tags. So the fingerprint is in the name of the view, in every row, and in every saved ranker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from girl_features.errors import CheckpointError
 
-FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, ample for the contracts one store will ever hold
+FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, so that two contracts of one store will not share a fingerprint
 
 
 class _Fingerprinted(BaseModel):
@@ -24,31 +24,31 @@ class _Fingerprinted(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits of the SHA-256 of this model's canonical JSON."""
+        """The first twelve hex digits of the SHA-256 of this model's canonical JSON."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 class SamplingContract(_Fingerprinted):
-    """How texts are drawn from the generator."""
+    """How texts are sampled from the generator."""
 
     n: int
     temperature: float
     top_p: float
     max_new_tokens: int
     seed: int
-    best_of: int | None = None  # drawn a CV, of which a reward model keeps the best n
-    reward_sha256: str | None = None  # weights of that reward model
+    best_of: int | None = None  # JDs sampled per CV, of which a reward model keeps the best n
+    reward_sha256: str | None = None  # hash of the weights of that reward model
 
     @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave best-of-N out where it is not used: contracts older than it keep their fingerprint."""
+    def _without_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave best-of-N out if it is not used, so that contracts made before it existed keep their fingerprint."""
         values: dict[str, object] = handler(self)
         return {name: value for name, value in values.items() if value is not None}
 
 
 class EncoderContract(_Fingerprinted):
-    """What turns a text into a vector."""
+    """How a text is turned into a vector."""
 
     name: str
     weights_sha256: str
@@ -60,34 +60,35 @@ class EncoderContract(_Fingerprinted):
 
 
 class FeatureContract(_Fingerprinted):
-    """What turns a CV into a generated-JD vector."""
+    """How a CV is turned into a generated-JD vector."""
 
-    generator: str  # "tiny", or the name of the base model: for people; the hashes decide
+    generator: str  # "tiny", or the name of the base model, for readers; the hashes identify the model
     weights_sha256: str
     adapter_sha256: str | None
-    trained_until: datetime  # end of the last window the generator or its reward model saw, UTC
+    trained_until: datetime  # UTC end of the last time window that the generator or its reward model was trained on
     prompt_version: str
     max_cv_tokens: int
     sampling: SamplingContract
     encoder: EncoderContract
-    engine: Literal["openvino", "openvino-float32", "vllm"] | None = None  # other texts; None: transformers
+    engine: Literal["openvino", "openvino-float32", "vllm"] | None = None  # None: transformers
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
-    pipeline_version: Literal[1, 2, 3] = 3  # raised when cleaning, retries or rules for defects change what is stored
+    # raised when a change of cleaning, retries or defect rules changes what is stored
+    pipeline_version: Literal[1, 2, 3] = 3
 
     @property
     def engine_name(self) -> str:
-        """What runs the generator."""
+        """Name of the engine that runs the generator."""
         return self.engine or "transformers"
 
     @model_serializer(mode="wrap")
     def _without_engine(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave the engine out where it is the reference: contracts older than the others keep their fingerprint."""
+        """Leave out the engine transformers, so that contracts older than the other engines keep their fingerprint."""
         values: dict[str, object] = handler(self)
         return {name: value for name, value in values.items() if name != "engine" or value is not None}
 
 
 def sha256_of_files(paths: list[Path]) -> str:
-    """Hex SHA-256 over the names and bytes of `paths`, in path order.
+    """Return the hex SHA-256 over the names and bytes of `paths`, in path order.
 
     Raises:
         CheckpointError: `paths` is empty.
@@ -98,17 +99,17 @@ def sha256_of_files(paths: list[Path]) -> str:
     for path in sorted(paths):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
-            for block in iter(lambda f=file: f.read(1 << 20), b""):  # type: ignore[misc]
+            while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
 
 
 def text_hash(text: str) -> str:
-    """Sixteen hex digits that change when the text of a CV or JD does."""
+    """Return sixteen hex digits that change when the text of a CV or JD changes."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sampling_seed(cv_hash_hex: str, contract_fingerprint: str, sample: int) -> int:
-    """A 63-bit seed for sample number `sample` of one CV under one contract: same input, same text."""
+    """Return the 63-bit seed of one sample of one CV under one contract; equal arguments give equal seeds."""
     digest = hashlib.sha256(f"{cv_hash_hex}:{contract_fingerprint}:{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

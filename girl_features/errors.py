@@ -1,25 +1,29 @@
-"""Every error a caller may want to handle.
+"""All errors that a caller may want to handle.
 
 GirlError
-├── ConfigError               girl.yaml, --set or --json is wrong
-├── DataError                 a table cannot be read or has the wrong columns or types
-│   └── RejectedRowsError     rows were rejected and `strict` was asked for
-├── EmptyWindowError          a time window holds no usable rows
-├── LeakageError              a feature would know something later than the label it predicts
-├── ContractMismatchError     vectors and ranker were made by different contracts
-├── UnknownContractError      no such contract in the store
-│   └── AmbiguousContractError    the first digits given fit several
-├── InvalidVectorError        NaN, infinite, all-zero or wrong-dimension vector
-├── ShapeError                arrays that should line up do not
-├── UndefinedMetricError      a metric has no value on these labels and scores
-├── CheckpointError           a checkpoint is absent, incomplete, altered or of a refused format
-├── TrainingError             a loss that is no longer a number
-├── StoreError                the feature store cannot be read or written
-│   ├── StoreLockedError      another run is writing to it
-│   ├── MissingVectorsError   pairs whose CV or JD vector was not known by then
-│   └── DeadlineError         the online store took longer than it may
-├── ClusterError              a worker of a cluster failed, or there is no cluster
-└── MissingExtraError         an optional dependency of ours is not installed
+├── ConfigError                   girl.yaml, --set or the file of --json is wrong
+├── DataError                     a table cannot be read, or has the wrong columns or types
+│   └── RejectedRowsError         rows were rejected in strict mode
+├── EmptyWindowError              a time window holds no usable rows
+├── LeakageError                  a feature would contain information from after the decision it predicts
+├── ContractMismatchError         vectors and ranker were made by different contracts
+├── UnknownContractError          no such contract in the store
+│   └── AmbiguousContractError    the given first digits match several contracts
+├── InvalidVectorError            a NaN, infinite, all-zero or wrong-dimension vector
+├── ShapeError                    arrays have shapes that do not fit together
+├── UndefinedMetricError          a metric has no value on these labels and scores
+├── CheckpointError               a checkpoint is absent, incomplete, altered or of a refused format
+├── TrainingError                 the loss is no longer a number
+├── StoreError                    the feature store cannot be read or written
+│   ├── StoreLockedError          another run is writing to it
+│   ├── MissingVectorsError       pairs whose CV or JD vector was not known before their decision
+│   └── DeadlineError             the online store did not answer in time
+├── ClusterError                  a worker of a cluster failed, or there is no cluster
+├── InterruptedRunError           an experiment was stopped on request
+├── GeneratorFailedError          an experiment could not train one of its generators
+├── WorkerLostError               a process that fitted a ranker was killed
+├── JudgeEndpointError            the endpoint of the judge cannot be reached, refuses or sends no valid answer
+└── MissingExtraError             an optional dependency is not installed
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from types import ModuleType
 
 
 class GirlError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class ConfigError(GirlError):
@@ -55,7 +59,7 @@ class EmptyWindowError(GirlError):
 
 
 class LeakageError(GirlError):
-    """A feature would know something later than the label it is meant to predict."""
+    """A feature would contain information from after the decision that it is meant to predict."""
 
 
 class ContractMismatchError(GirlError):
@@ -72,15 +76,15 @@ class UnknownContractError(GirlError):
     """No such contract in the store."""
 
     def __init__(self, wanted: str, known: list[str], store: str) -> None:
-        held = ", ".join(known) if known else "none yet"
+        stored = ", ".join(known) if known else "none yet"
         super().__init__(
-            f"no contract {wanted!r} in the store {store!r} (it holds: {held}); run `girl materialize` first"
+            f"no contract {wanted!r} in the store {store!r} (it holds: {stored}); run `girl materialize` first"
         )
         self.known = known
 
 
 class AmbiguousContractError(UnknownContractError):
-    """The first digits of a fingerprint fit several contracts."""
+    """The given first digits of a fingerprint match several contracts."""
 
     def __init__(self, wanted: str, matches: list[str]) -> None:
         GirlError.__init__(self, f"{wanted!r} fits {len(matches)} contracts ({', '.join(matches)}); give more digits")
@@ -92,7 +96,7 @@ class InvalidVectorError(GirlError):
 
 
 class ShapeError(GirlError):
-    """Arrays that should line up do not."""
+    """Arrays have shapes that do not fit together."""
 
 
 class UndefinedMetricError(GirlError):
@@ -104,7 +108,7 @@ class CheckpointError(GirlError):
 
 
 class TrainingError(GirlError):
-    """Training cannot go on: its loss is no longer a number."""
+    """Training cannot continue, because the loss is no longer a number."""
 
 
 class StoreError(GirlError):
@@ -112,11 +116,11 @@ class StoreError(GirlError):
 
 
 class MissingVectorsError(StoreError):
-    """Pairs whose CV or JD vector is not in the store, or was not known before their decision."""
+    """Some pairs have a CV or JD vector that is not in the store, or that was not known before their decision."""
 
     def __init__(self, message: str, rows: list[int]) -> None:
         super().__init__(message)
-        self.rows = rows  # of the decisions asked for
+        self.rows = rows  # row numbers of these pairs in the caller's decisions
 
 
 class StoreLockedError(StoreError):
@@ -124,15 +128,46 @@ class StoreLockedError(StoreError):
 
 
 class DeadlineError(StoreError):
-    """The online store took longer to answer than `read_deadline_ms` allows."""
+    """The online store did not answer within `read_deadline_ms`."""
 
 
 class ClusterError(GirlError):
     """A worker of a cluster failed, or there is no cluster."""
 
 
+class InterruptedRunError(GirlError):
+    """An experiment was stopped on request; finished steps are kept."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped on request; what is done is kept, and the same command goes on from here")
+
+
+class GeneratorFailedError(GirlError):
+    """A generator of an experiment could not be trained."""
+
+    def __init__(self, data: str, arm: str, stage: str, error: GirlError) -> None:
+        super().__init__(
+            f"stage {stage} of generator {arm!r} on {data!r}: {error}. Fix that, or leave this generator out of "
+            f"{data!r} with `data.{data}.without: [{arm}]` in the YAML of the experiment"
+        )
+
+
+class WorkerLostError(GirlError):
+    """A process that fitted a ranker was killed from outside, usually because memory ran out."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker process was killed, most often because memory ran out; finished fits are kept: run the same "
+            "command again, with --jobs 1 if it happens again"
+        )
+
+
+class JudgeEndpointError(GirlError):
+    """The endpoint of the judge cannot be reached, refuses, or does not send a valid answer."""
+
+
 class MissingExtraError(GirlError):
-    """An optional dependency of ours is not installed."""
+    """An optional dependency is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -142,10 +177,10 @@ class MissingExtraError(GirlError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import the optional `module`, or name the extra of ours that brings it.
+    """Import the optional `module`, or raise an error that names the extra of this package to install.
 
     Raises:
-        MissingExtraError: the module itself is absent. Failures inside an installed module pass through.
+        MissingExtraError: the module itself is absent. An error inside an installed module is raised as it is.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Seekers x jobs -> PairFeatures, offline and point in time: what was known before each decision."""
+"""Offline join of decisions with the stored vectors, point in time: only what was known before each decision."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from girl_features.schema import (
     EVENT_TIMESTAMP,
     GENERATED_JD_KNOWN_AT,
     GENERATED_JD_VECTOR,
+    GIRL_ROW,
     JD_KNOWN_AT,
     JD_VECTOR,
     JOB_ID,
@@ -34,50 +35,49 @@ from girl_features.store.repo import contract_service, join_key, open_repo
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-STRICTLY_BEFORE = timedelta(microseconds=1)  # Feast joins what was known at or before a time
-N_IDS_NAMED = 5
-_ROW = "girl_pair_row"  # Feast returns the rows in any order
+STRICTLY_BEFORE = timedelta(microseconds=1)  # Feast also joins what was known exactly at the given time
+N_IDS_NAMED = 5  # in an error message
 
 
 def join_pairs(
     repo: Path, contract: FeatureContract, decisions: pl.DataFrame, *, as_served: bool = False
 ) -> PairFeatures:
-    """Features of n (job seeker, job) pairs as known strictly before each decision, in the order given.
+    """Return the features of n (job seeker, job) pairs as known strictly before each decision, in the given order.
 
     Args:
-        repo: the Feast repo, applied and holding `contract`.
-        contract: whose vectors to join.
+        repo: the Feast repo, in which `contract` has been applied.
+        contract: contract of the vectors.
         decisions: columns job_seeker_id, job_id (strings) and decided_at (UTC); others are ignored.
-        as_served: use only rows that had also been *created* by then. This is what an online store could have
-            answered, for audits; it leaves out every backfilled vector.
+        as_served: use only rows that had been *created* before the decision, too. This is what an online store could
+            have answered, for audits; it leaves out every backfilled vector.
 
     Returns:
-        (n, d) vectors; where the CV had no generated JD of its own, zeros and Tier.PRIOR.
+        (n, d) vectors; zeros and Tier.PRIOR for a pair whose CV version has no generated JD.
     Raises:
-        LeakageError: a decision earlier than the end of the generator's training data.
-        MissingVectorsError: a CV or JD vector is missing; names the rows.
+        LeakageError: a decision is earlier than the end of the generator's training data.
+        MissingVectorsError: CV or JD vectors are missing; the message names ids, and `rows` the rows.
         StoreError: the repo cannot be read.
         UnknownContractError: the repo has not been applied with this contract.
         InvalidVectorError: a stored vector is NaN, infinite, all zero or of the wrong dimension.
-        DataError: `decisions` lacks a column, or has nulls or another type there.
+        DataError: `decisions` lacks a column, or one has nulls or a wrong type.
     """
     decisions = _checked_decisions(decisions)
     _check_trained_before(contract, decisions[DECIDED_AT])
     store = open_repo(repo)
     service = contract_service(store, contract.fingerprint)
     if decisions.is_empty():
-        nothing = np.zeros((0, contract.encoder.dimension), np.float32)
-        return PairFeatures(nothing, nothing, nothing, np.zeros(0, np.int8), contract.fingerprint)
+        empty = np.zeros((0, contract.encoder.dimension), np.float32)
+        return PairFeatures(empty, empty, empty, np.zeros(0, np.int8), contract.fingerprint)
     rows = _entity_rows(store, contract, decisions).to_pandas()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis on DuckDB 1.5
         job = store.get_historical_features(rows, service, filter_by_created_timestamp=as_served)
-        joined = job.to_arrow().sort_by(_ROW)
+        joined = job.to_arrow().sort_by(GIRL_ROW)  # Feast returns the rows in any order
     assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
     _check_known_before(joined, decisions[DECIDED_AT])
     _check_present(joined, decisions, as_served)
     dimension = contract.encoder.dimension
-    has_generated = _is_of_the_joined_cv(joined, contract)
+    has_generated = _has_jd_of_joined_cv(joined, contract)
     generated = _vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR)
     return PairFeatures(
         cv=_vectors(joined[CV_VECTOR], dimension, decisions[JOB_SEEKER_ID], CV_VECTOR),
@@ -89,7 +89,7 @@ def join_pairs(
 
 
 def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
-    """The three columns, times in UTC microseconds rounded down, so that nothing later slips in."""
+    """Return the three columns, with times in UTC and rounded down to microseconds, so that no later row is joined."""
     wanted = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
     if missing := [name for name in wanted if name not in decisions.columns]:
         raise DataError(f"decisions lack the columns {missing}; they have {decisions.columns}")
@@ -97,9 +97,9 @@ def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
     for name in (JOB_SEEKER_ID, JOB_ID):
         if decisions.schema[name] != pl.String:
             raise DataError(f"{name} should be strings, found {decisions.schema[name]}")
-    kind = decisions.schema[DECIDED_AT]
-    if not isinstance(kind, pl.Datetime) or kind.time_zone is None:
-        raise DataError(f"{DECIDED_AT} should be a time with a zone (UTC), found {kind}")
+    time_type = decisions.schema[DECIDED_AT]
+    if not isinstance(time_type, pl.Datetime) or time_type.time_zone is None:
+        raise DataError(f"{DECIDED_AT} should be a time with a zone (UTC), found {time_type}")
     for name, n_null in zip(wanted, decisions.null_count().row(0), strict=True):
         if n_null:
             raise DataError(f"{name} has {n_null} nulls; leave those decisions out")
@@ -123,65 +123,67 @@ def _entity_rows(store: FeatureStore, contract: FeatureContract, decisions: pl.D
         pl.col(JOB_SEEKER_ID).alias(join_key(store, names.cv)),
         pl.col(JOB_ID).alias(join_key(store, names.jd)),
         (pl.col(DECIDED_AT) - STRICTLY_BEFORE).alias(EVENT_TIMESTAMP),
-        pl.int_range(pl.len(), dtype=pl.Int64).alias(_ROW),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(GIRL_ROW),
     )
 
 
-def _is_of_the_joined_cv(joined: pa.Table, contract: FeatureContract) -> np.ndarray:
-    """(n,) bool: there is a generated JD, and it was made from the CV version joined beside it.
+def _has_jd_of_joined_cv(joined: pa.Table, contract: FeatureContract) -> np.ndarray:
+    """Return (n,) bool: there is a generated JD, and it was generated from the joined CV version.
 
-    A newer CV that is blank, or whose generation failed, has none: the JD of the CV before it is not its own.
+    A newer CV that is blank, or whose generation failed, has no JD; then Feast joins the JD of an earlier CV.
     """
-    of_cv, made_from = pl.Series(joined[CV_KNOWN_AT]), pl.Series(joined[GENERATED_JD_KNOWN_AT])
-    wanted = of_cv.clip(lower_bound=contract.trained_until)  # what materialize gave that version
-    return (made_from == wanted).fill_null(False).to_numpy()
+    cv_known_at, jd_known_at = pl.Series(joined[CV_KNOWN_AT]), pl.Series(joined[GENERATED_JD_KNOWN_AT])
+    # materialize gives the JD of a CV version the version's time, or the end of the generator's training if later
+    expected = cv_known_at.clip(lower_bound=contract.trained_until)
+    return (jd_known_at == expected).fill_null(False).to_numpy()
 
 
 def _check_known_before(joined: pa.Table, decided_at: pl.Series) -> None:
-    """A second look at what the offline store really handed over, whatever class that is."""
+    """Check the times that the offline store returned, because a repo may name any class as its offline store."""
     for column in (CV_KNOWN_AT, JD_KNOWN_AT, GENERATED_JD_KNOWN_AT):
         known_at = pl.Series(joined[column]).dt.cast_time_unit("us")
-        late = (known_at >= decided_at).fill_null(False).arg_true()
-        if late.len():
-            row = late[0]
+        late_rows = (known_at >= decided_at).fill_null(False).arg_true()
+        if late_rows.len():
+            row = late_rows[0]
             raise LeakageError(
-                f"{late.len()} joined rows have a {column} at or after their decision, the first "
+                f"{late_rows.len()} joined rows have a {column} at or after their decision, the first "
                 f"{known_at[row]} for a decision of {decided_at[row]}; this is a fault of the offline store: "
                 f"check `offline_store` in feature_store.yaml and report it"
             )
 
 
 def _check_present(joined: pa.Table, decisions: pl.DataFrame, as_served: bool) -> None:
-    problems, rows = [], set()
+    problems: list[str] = []
+    missing_rows: set[int] = set()
     for column, key in ((CV_VECTOR, JOB_SEEKER_ID), (JD_VECTOR, JOB_ID)):
-        absent = np.flatnonzero(joined[column].is_null())
-        if len(absent):
-            rows.update(absent.tolist())
-            names = decisions[key][absent].unique(maintain_order=True)
-            more = f" and {names.len() - N_IDS_NAMED} more ids" if names.len() > N_IDS_NAMED else ""
+        rows = np.flatnonzero(joined[column].is_null())
+        if len(rows):
+            missing_rows.update(rows.tolist())
+            ids = decisions[key][rows].unique(maintain_order=True)
+            more = f" and {ids.len() - N_IDS_NAMED} more ids" if ids.len() > N_IDS_NAMED else ""
             problems.append(
-                f"{len(absent)} of {decisions.height} decisions have no {column} known before them: "
-                f"{', '.join(map(repr, names.head(N_IDS_NAMED)))}{more}"
+                f"{len(rows)} of {decisions.height} decisions have no {column} known before them: "
+                f"{', '.join(map(repr, ids.head(N_IDS_NAMED)))}{more}"
             )
     if problems:
-        served = " (as_served counts only what had been created by then)" if as_served else ""
+        note = " (as_served counts only what had been created by then)" if as_served else ""
         raise MissingVectorsError(
-            f"{'; '.join(problems)}{served}; run `girl materialize`, and `girl check` for decisions without CV or job",
-            sorted(rows),
+            f"{'; '.join(problems)}{note}; run `girl materialize`, and `girl check` for decisions without CV or job",
+            sorted(missing_rows),
         )
 
 
 def _vectors(column: pa.ChunkedArray, dimension: int, ids: pl.Series, name: str) -> np.ndarray:
-    """(n, d) float32 of a list column, zeros where it is null."""
+    """Return a list column as (n, d) float32, with zeros where it is null."""
     present = np.asarray(column.is_valid())
     vectors = np.zeros((len(column), dimension), np.float32)
-    kept = column.drop_null()
-    if len(kept):
+    values = column.drop_null()
+    if len(values):
         try:
-            check_vectors(kept, dimension, pa.chunked_array([ids.filter(pl.Series(present)).to_arrow()]), name)
+            check_vectors(values, dimension, pa.chunked_array([ids.filter(pl.Series(present)).to_arrow()]), name)
         except InvalidVectorError as error:
             raise InvalidVectorError(f"in the feature store: {error}") from error
-        vectors[present] = vectors_of(kept, dimension)
+        vectors[present] = vectors_of(values, dimension)
     return vectors
 
 

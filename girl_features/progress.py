@@ -1,79 +1,97 @@
-"""Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a bar with rate and remaining time on a terminal, otherwise a plain line every ten seconds."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts `unit`s done out of `total` (0: not known); use as a context manager and call `advance`.
+    """Counter of `unit`s done out of `total` (0: not known). A context manager.
 
-    A quiet one prints nothing: for all but one of several processes. One `beside` another, which must outlive it,
-    is a second line under that one's bar.
+    Args:
+        label: what is done.
+        total: number of units, or 0.
+        unit: plural noun.
+        quiet: print nothing, as for all but one of several processes.
+        beside: another progress, open for longer than this one; both are shown in one block on a terminal.
     """
 
     def __init__(
         self, label: str, total: int, unit: str, *, quiet: bool = False, beside: Progress | None = None
     ) -> None:
-        self._quiet, self._beside = quiet, beside
         self._label, self._total, self._unit = label, total, unit
-        self._done = 0
-        self._started = self._last_line = time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
+        self._quiet, self._beside = quiet, beside
+        self._display: RichProgress = beside._display if beside is not None else _new_display(quiet)
 
     def __enter__(self) -> Progress:
-        if self._beside is not None and self._beside._bar is not None:
-            self._bar = self._beside._bar
-            self._task = self._bar.add_task(self._label, total=self._total or None, rate="")
-        elif sys.stderr.isatty() and not self._quiet:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task(self._label, total=self._total or None, rate="")
+        self._display.start()
+        self._task_id = self._display.add_task(self._label, total=self._total or None, unit=self._unit)
+        self._last_line = time.monotonic()
         return self
 
     def advance(self, n: int = 1) -> None:
-        """Note that `n` more units are done."""
-        self._done += n
-        now = time.monotonic()
-        rate = self._done / max(now - self._started, 1e-9)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f} {self._unit}/s")
-        elif now - self._last_line >= LINE_INTERVAL_S:
-            self._last_line = now
-            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
-            self._line(f"{rate:.1f} {self._unit}/s{left}")
+        """Add `n` units to those done."""
+        self._display.advance(self._task_id, n)
+        if self._display.disable and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
+            self._last_line = time.monotonic()
+            self._print_rate()
 
     def reach(self, n_done: int) -> None:
-        """Note that `n_done` units are done in all."""
-        self.advance(n_done - self._done)
+        """Set the number of units done."""
+        self.advance(n_done - int(self._task.completed))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None and self._beside is None:
-            self._bar.stop()
-        elif self._bar is None and self._done and kind is None:
-            self._line(f"{time.monotonic() - self._started:.1f} s")
+        if self._beside is None:
+            self._display.stop()
+        if self._display.disable and self._task.completed and kind is None:
+            self._print_line(f"{self._task.elapsed or 0:.1f} s")
 
-    def _line(self, tail: str) -> None:
+    @property
+    def _task(self) -> Task:
+        return self._display.tasks[self._display.task_ids.index(self._task_id)]
+
+    def _print_rate(self) -> None:
+        rate = self._task.completed / max(self._task.elapsed or 0, 1e-9)
+        remaining = ""
+        if self._total and rate:
+            remaining = f", {(self._total - self._task.completed) / rate:.0f} s left"
+        self._print_line(f"{rate:.1f} {self._unit}/s{remaining}")
+
+    def _print_line(self, tail: str) -> None:
         if self._quiet:
             return
-        of = f"/{self._total}" if self._total else ""
-        print(f"{self._label}: {self._done}{of} {self._unit}, {tail}", file=sys.stderr, flush=True)
+        of_total = f"/{self._total}" if self._total else ""
+        n_done = int(self._task.completed)
+        print(f"{self._label}: {n_done}{of_total} {self._unit}, {tail}", file=sys.stderr, flush=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.completed / max(task.elapsed or 0, 1e-9)
+        return Text(f"{rate:.1f} {task.fields['unit']}/s")
+
+
+def _new_display(quiet: bool) -> RichProgress:
+    """Return rich's display, which only counts, and prints nothing, if it is quiet or stderr is not a terminal."""
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )

@@ -1,4 +1,4 @@
-"""The contract every ranker adapter implements, and the features it gets."""
+"""The two interfaces of rankers, and what they score: `Ranker` reads vectors, `TextRanker` reads ids and texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from girl_features.schema import Tier
 
 
 class PairFeatures(NamedTuple):
-    """Features of n (job seeker, job) pairs, one row a pair."""
+    """Features of n (job seeker, job) pairs, one row per pair."""
 
     cv: np.ndarray  # (n, d) float32
     jd: np.ndarray  # (n, d) float32
@@ -30,7 +30,7 @@ class PairFeatures(NamedTuple):
         return int(self.cv.shape[0])
 
     def take(self, rows: np.ndarray) -> PairFeatures:
-        """The given rows (index or mask), in that order."""
+        """Return the given rows (indices or a mask), in that order."""
         return PairFeatures(self.cv[rows], self.jd[rows], self.generated_jd[rows], self.tier[rows], self.contract)
 
 
@@ -44,18 +44,57 @@ class Ranker(Protocol):
         valid_features: PairFeatures,
         valid_labels: np.ndarray,
     ) -> None:
-        """Train on `features` and (n,) bool `labels`; early stopping and calibration on the valid part.
+        """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 
         Raises:
-            ShapeError: rows and labels do not line up.
+            ShapeError: the numbers of rows and labels differ.
         """
         ...
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """(n,) float64 probabilities of a match.
+        """Return (n,) float64 probabilities of a match.
 
         Raises:
-            ContractMismatchError: the features are of another contract than those trained on.
+            ContractMismatchError: the ranker was trained on features of another contract.
+        """
+        ...
+
+
+class PairTexts(NamedTuple):
+    """Ids and texts of n (job seeker, job) pairs, one row per pair. Equal texts may share one string object."""
+
+    job_seeker_ids: np.ndarray  # (n,) str
+    job_ids: np.ndarray  # (n,) str
+    cvs: np.ndarray  # (n,) object: the CV known before the decision, a str
+    jds: np.ndarray  # (n,) object: a str each
+    generated_jds: np.ndarray  # (n,) object: the generated JDs of the CV, a tuple of str; empty if there are none
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of rows."""
+        return len(self.cvs)
+
+    def take(self, rows: np.ndarray) -> PairTexts:
+        """Return the given rows (indices or a mask), in that order."""
+        return PairTexts(*(column[rows] for column in self))
+
+
+class TextRanker(Protocol):
+    """Scores (job seeker, job) pairs with the probability of a match, from their ids and texts."""
+
+    def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
+        """Train on `texts` and (n,) bool `labels`; stop early and calibrate on the valid part.
+
+        Raises:
+            ShapeError: a part is empty, has labels of one class only, or has another number of labels than of pairs.
+        """
+        ...
+
+    def score(self, texts: PairTexts) -> np.ndarray:
+        """Return (n,) float64 probabilities of a match, in (0, 1).
+
+        Raises:
+            GirlError: the ranker has not been trained.
         """
         ...
 
@@ -66,3 +105,17 @@ def check_labels(features: PairFeatures, labels: np.ndarray) -> None:
         raise ShapeError(f"labels have shape {labels.shape}, but there are {features.n_pairs} pairs")
     if labels.min() == labels.max():
         raise ShapeError(f"all {features.n_pairs} labels are {bool(labels[0])}; a ranker needs both classes")
+
+
+def check_text_parts(texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
+    """Raise ShapeError unless both parts have pairs, one label per pair, and labels of both classes."""
+    for name, part, part_labels in (("training", texts, labels), ("valid", valid_texts, valid_labels)):
+        if part.n_pairs == 0:
+            raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
+        lengths = {len(column) for column in part} | {len(part_labels)}
+        if len(lengths) > 1:
+            raise ShapeError(f"{name} part: columns and labels have {sorted(lengths)} rows; wanted one each per pair")
+        if part_labels.all() or not part_labels.any():
+            raise ShapeError(
+                f"{name} part: all {len(part_labels)} labels are {bool(part_labels[0])}; a ranker needs both classes"
+            )

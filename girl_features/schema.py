@@ -1,4 +1,4 @@
-"""Column names, table shapes and the small records that travel between modules: spelled here, nowhere else."""
+"""Column names, table schemas and the small records that modules exchange. Column names are spelled only here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-# keys and texts of the three input tables
+# columns of the three input tables
 JOB_SEEKER_ID = "job_seeker_id"
 JOB_ID = "job_id"
 CV = "cv"
@@ -18,6 +18,14 @@ UPDATED_AT = "updated_at"
 POSTED_AT = "posted_at"
 MATCHED = "matched"
 DECIDED_AT = "decided_at"
+
+# columns that the checked tables and the training data have beside those of the input
+KNOWN_AT = "known_at"  # of a job: the time from which its text counts as known
+SOURCE_FILE = "girl_source_file"  # the file that a row comes from, NULL for a query
+CHOSEN = "chosen"
+REJECTED = "rejected"
+IS_COLD_START = "is_cold_start"
+PROBABILITY = "probability"  # of a match, in the simulated market
 
 # Feast's own column names
 EVENT_TIMESTAMP = "event_timestamp"
@@ -44,10 +52,19 @@ N_NEW_TOKENS = "n_new_tokens"
 CV_TRUNCATED = "cv_truncated"
 STATUS = "status"
 
-# when a vector could first have been known: the event timestamp again, as a feature that Feast hands back
+# Time at which a vector was first known: a copy of the event timestamp as a feature, since Feast returns features only.
 CV_KNOWN_AT = "cv_known_at"
 JD_KNOWN_AT = "jd_known_at"
 GENERATED_JD_KNOWN_AT = "generated_jd_known_at"
+
+# columns added to a user's own tables, with a prefix against name clashes
+GIRL_ROW = "girl_row"  # position of a row, while the order may change
+GIRL_VECTOR = "girl_vector"
+GIRL_TIER = "girl_tier"
+GIRL_HAS_GENERATED_JD = "girl_has_generated_jd"
+GIRL_COS_CV_JD = "girl_cos_cv_jd"
+GIRL_COS_GENERATED_JD_JD = "girl_cos_generated_jd_jd"
+GIRL_COS_CV_GENERATED_JD = "girl_cos_cv_generated_jd"
 
 INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
     "job_seekers": (JOB_SEEKER_ID, CV, UPDATED_AT),
@@ -90,7 +107,7 @@ JD_VECTORS_SCHEMA = pa.schema(
         (JD_VECTOR, VECTOR),
     ]
 )
-# how a row came to be, in both tables that generation fills; see `docs/guide.md`, "The ledger"
+# The origin of a row, in both tables that generation writes; see `docs/guide.md`, "The ledger".
 _LINEAGE = [
     (CONTRACT, pa.string()),
     (CV_HASH, pa.string()),
@@ -129,21 +146,13 @@ FAILURES_SCHEMA = pa.schema(
 
 
 class Tier(IntEnum):
-    """Where a seeker's generated-JD vector came from, best first. Offline joins know the first and the last."""
+    """Source of a seeker's generated-JD vector, best first. Offline joins return only the first and the last."""
 
-    GENERATED = 0  # in the store, of the seeker's present CV
-    STALE = 1  # in the store, but the CV has changed since
-    STUDENT = 2  # the student's guess from the CV's vector
+    GENERATED = 0  # in the store, generated from the seeker's current CV
+    STALE = 1  # in the store, generated from an earlier CV of the seeker
+    STUDENT = 2  # predicted by the student from the CV vector
     NEIGHBOURS = 3  # mean of the generated vectors of the nearest stored CVs
-    PRIOR = 4  # mean of all generated vectors: says nothing of this seeker
-
-
-class PreferencePair(NamedTuple):
-    """One CV, the JD its seeker matched with and one that was turned down."""
-
-    cv: str
-    chosen: str
-    rejected: str
+    PRIOR = 4  # mean of all generated vectors: the same for every seeker
 
 
 class CVVersion(NamedTuple):
@@ -153,21 +162,21 @@ class CVVersion(NamedTuple):
     cv: str
     updated_at: datetime
     cv_hash: str
-    n_failures: int = 0  # times a JD of this version was given up before; each try has seeds of its own
+    n_failures: int = 0  # earlier attempts at this version that failed; each attempt uses other seeds
 
 
 class GeneratedText(NamedTuple):
-    """One sampled JD. Counts are tokens of the generator's own tokenizer."""
+    """One sampled JD. Tokens are counted by the tokenizer of the generator."""
 
     text: str
-    finish_reason: str  # "stop" (the end token was written) or "length" (cut at max_new_tokens)
+    finish_reason: str  # "stop" (the model generated its end token) or "length" (cut at max_new_tokens)
     n_prompt_tokens: int
     n_new_tokens: int
     cv_truncated: bool
 
 
 class Encoded(NamedTuple):
-    """What a TextEncoder returns for n texts."""
+    """Result of a TextEncoder for n texts."""
 
     vectors: np.ndarray  # (n, d) float32
     truncated: np.ndarray  # (n,) bool: the text was longer than the encoder reads

@@ -1,18 +1,19 @@
-"""Pairs as the lower tiers of a lookup would answer them, so that a ranker learns what each tier is worth.
+"""Features of pairs as the lower tiers of a look-up would give them, so that a ranker learns how good each tier is.
 
-Offline joins know two tiers, generated and prior; a service meets the others too. What they would answer can be had
-from the CV vector alone, so training can put it in the place of some generated vectors (tier dropout), and an
-evaluation in the place of all of them.
+Offline joins return only the tiers generated and prior, but a service meets the others too. Their vectors can be
+computed from the CV vector alone. Training replaces some generated vectors by them (tier dropout), and an evaluation
+replaces all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from girl_features.config import GirlConfig
+from girl_features.config import LookupConfig
 from girl_features.errors import ConfigError
 from girl_features.lookup.vector_map import unit_rows
 from girl_features.ranker import PairFeatures
@@ -22,31 +23,31 @@ if TYPE_CHECKING:
     from girl_features.lookup.bundle import Bundle
 
 ROWS_AT_ONCE = 256  # CVs compared with all stored ones at a time
-SAME_CV = 1 - 1e-5  # a stored CV of a higher cosine is the seeker's own: a newcomer would not find it there
+SAME_CV = 1 - 1e-5  # a stored CV with a higher cosine is taken for the seeker's own, which a new seeker does not have
 CAVEAT = (
-    "the student has learnt from these seekers too, and neighbours are of the whole store, so `student` and "
-    "`neighbours` read better than for seekers never met; benchmarks/cold_start.py leaves those of the test window out"
+    "the student was trained on these seekers too, and neighbours come from the whole store, so `student` and "
+    "`neighbours` look better than for new seekers; benchmarks/cold_start.py leaves the seekers of the test window out"
 )
 
-LowerTiers = Mapping[Tier, np.ndarray]  # tier -> (n, d) float32 vectors it would give n pairs
-StandIns = Callable[[PairFeatures], LowerTiers]
+LowerTiers = Mapping[Tier, np.ndarray]  # tier -> (n, d) float32 vectors that it would give to n pairs
+StandIns = Callable[[PairFeatures], LowerTiers]  # computes these vectors for given pairs
 
 
 class TierDropout(NamedTuple):
-    """How much of a training part is moved to lower tiers, and what those would answer."""
+    """Share of the training pairs moved to lower tiers, and the function that computes the vectors of these tiers."""
 
-    share: float  # of the pairs, 0 to 1
+    share: float  # 0 to 1
     stand_ins: StandIns
     seed: int = 0
 
 
 def at_tier(features: PairFeatures, tier: Tier, vectors: np.ndarray) -> PairFeatures:
-    """The same n pairs, every one answered at `tier` with its row of the (n, d) `vectors`."""
+    """Return the same n pairs, each with `tier` and its row of the (n, d) `vectors` as generated-JD vector."""
     return features._replace(generated_jd=vectors, tier=np.full(features.n_pairs, tier, np.int8))
 
 
 def drop_tiers(features: PairFeatures, lower: LowerTiers, share: float, seed: int) -> PairFeatures:
-    """`features` with a random share of the pairs moved to a tier below their own, drawn evenly from `lower`.
+    """Move a random share of the pairs to a tier below their own, drawn evenly from the tiers of `lower`.
 
     Raises:
         ConfigError: `share` is not from 0 to 1.
@@ -54,61 +55,73 @@ def drop_tiers(features: PairFeatures, lower: LowerTiers, share: float, seed: in
     if not 0 <= share <= 1:
         raise ConfigError(f"the share of pairs to move to lower tiers should be from 0 to 1, found {share}")
     rng = np.random.default_rng(seed)
-    chosen, draw = rng.random(features.n_pairs) < share, rng.random(features.n_pairs)
-    tiers = np.array(sorted(lower), np.int8)
-    n_higher = np.searchsorted(tiers, features.tier, side="right")  # of `tiers`, those not below the pair's own
-    chosen &= n_higher < len(tiers)
-    picked = (n_higher + (len(tiers) - n_higher) * draw).astype(np.int64)
+    is_moved = rng.random(features.n_pairs) < share
+    draw = rng.random(features.n_pairs)
+    lower_tiers = np.array(sorted(lower), np.int8)
+    # per pair, the number of `lower_tiers` that are not below its own tier; it is moved to one of the rest
+    n_skipped = np.searchsorted(lower_tiers, features.tier, side="right")
+    n_candidates = len(lower_tiers) - n_skipped
+    is_moved &= n_candidates > 0
+    drawn = (n_skipped + n_candidates * draw).astype(np.int64)  # index in `lower_tiers`
     tier, generated = features.tier.copy(), features.generated_jd.copy()
-    for place, each in enumerate(tiers.tolist()):
-        rows = chosen & (picked == place)
-        tier[rows], generated[rows] = each, lower[Tier(each)][rows]
+    for index, lower_tier in enumerate(lower_tiers.tolist()):
+        rows = is_moved & (drawn == index)
+        tier[rows] = lower_tier
+        generated[rows] = lower[Tier(lower_tier)][rows]
     return features._replace(tier=tier, generated_jd=generated)
 
 
 def prior_alone(features: PairFeatures) -> LowerTiers:
-    """What there is without a bundle: no generated vector."""
+    """Return the prior tier only, with zero vectors, for when there is no bundle."""
     return {Tier.PRIOR: np.zeros_like(features.generated_jd)}
 
 
-def stand_ins_of(config: GirlConfig) -> StandIns:
-    """What the bundle of a pair's contract answers, where the workspace has one; the prior where it has none.
+def stand_ins_of(lookup: LookupConfig, students_dir: Path) -> StandIns:
+    """Return a function that computes the lower tiers of pairs with the bundle of their contract.
 
-    Raises, when asked:
+    It reads a bundle when a contract is first met. Without a bundle it returns the prior only.
+
+    Raises, when the function is called:
         CheckpointError: the bundle is damaged.
-        ContractMismatchError: `lookup.bundle` names one of another contract.
+        ContractMismatchError: `lookup.bundle` is a bundle of another contract.
     """
-    known: dict[str, StandIns] = {}
+    stand_ins_by_contract: dict[str, StandIns] = {}
 
     def stand_ins(features: PairFeatures) -> LowerTiers:
-        if features.contract not in known:
-            known[features.contract] = _stand_ins_of(config, features.contract)
-        return known[features.contract](features)
+        contract = features.contract
+        if contract not in stand_ins_by_contract:
+            stand_ins_by_contract[contract] = _open_stand_ins(lookup, students_dir, contract)
+        return stand_ins_by_contract[contract](features)
 
     return stand_ins
 
 
-def _stand_ins_of(config: GirlConfig, contract: str) -> StandIns:
+def _open_stand_ins(lookup: LookupConfig, students_dir: Path, contract: str) -> StandIns:
     from girl_features.lookup.bundle import read_bundle
 
-    folder = config.lookup.bundle or config.students_dir / contract
-    if config.lookup.bundle is None and not folder.is_dir():
+    folder = lookup.bundle or students_dir / contract
+    if lookup.bundle is None and not folder.is_dir():
         return prior_alone
-    return bundle_stand_ins(read_bundle(folder, contract), config.lookup.n_neighbours)
+    return bundle_stand_ins(read_bundle(folder, contract), lookup.n_neighbours)
 
 
 def bundle_stand_ins(bundle: Bundle, n_neighbours: int) -> StandIns:
-    """What a bundle's student, neighbours and prior answer for a pair's CV vector."""
+    """Return a function that computes the vectors of the student, the neighbours and the prior of `bundle`."""
 
     def stand_ins(features: PairFeatures) -> LowerTiers:
-        distinct, places = _distinct(features.cv)
+        cv_vectors, indices = _distinct_rows(features.cv)
         lower = {Tier.PRIOR: np.zeros_like(features.generated_jd)}
         if bundle.student is not None:
-            lower[Tier.STUDENT] = bundle.student(distinct)[places]
+            lower[Tier.STUDENT] = bundle.student(cv_vectors)[indices]
         if bundle.neighbours_cv is not None and bundle.neighbours_generated is not None:
-            near = (bundle.neighbours_cv, bundle.neighbours_generated)
-            means = mean_of_others(distinct, *near, n_neighbours, bundle.neighbours_seeker)
-            lower[Tier.NEIGHBOURS] = means[places]
+            means = mean_of_others(
+                cv_vectors,
+                bundle.neighbours_cv,
+                bundle.neighbours_generated,
+                n_neighbours,
+                bundle.neighbours_seeker,
+            )
+            lower[Tier.NEIGHBOURS] = means[indices]
         return lower
 
     return stand_ins
@@ -117,26 +130,26 @@ def bundle_stand_ins(bundle: Bundle, n_neighbours: int) -> StandIns:
 def mean_of_others(
     cv_vectors: np.ndarray, stored_cvs: np.ndarray, generated: np.ndarray, k: int, seekers: np.ndarray | None = None
 ) -> np.ndarray:
-    """(n, d) means of the generated vectors of the k stored CVs nearest to each CV, the seeker's own left out.
+    """Return the (n, d) means of the generated vectors of the k nearest stored CVs of other seekers.
 
     Args:
         cv_vectors: (n, d) float32.
         stored_cvs: (m, d) float32 unit vectors.
         generated: (m, d) float32.
-        k: how many; fewer where there are not as many, and the mean of all where there are none.
-        seekers: (m,) numbers of the stored CVs' seekers, so that their other versions are left out too; without them
-            only the same CV is.
+        k: number of stored CVs; fewer are used if other seekers have fewer, and the mean of all if they have none.
+        seekers: (m,) numbers of the seekers of the stored CVs, which exclude other versions of the seeker's CV;
+            without them only the same CV is excluded.
     """
     k = min(k, len(stored_cvs))
     means = np.zeros((len(cv_vectors), generated.shape[1]), np.float32)
     for start in range(0, len(cv_vectors), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         cosines = unit_rows(cv_vectors[rows]) @ stored_cvs.T  # (b, m)
-        own = cosines > SAME_CV
+        same_seeker = cosines > SAME_CV
         if seekers is not None:
-            for i in np.flatnonzero(own.any(axis=1)):
-                own[i] |= np.isin(seekers, seekers[own[i]])
-        cosines[own] = -np.inf
+            for i in np.flatnonzero(same_seeker.any(axis=1)):
+                same_seeker[i] |= np.isin(seekers, seekers[same_seeker[i]])
+        cosines[same_seeker] = -np.inf
         nearest = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (b, k)
         counts = np.isfinite(np.take_along_axis(cosines, nearest, axis=1)).astype(np.float32)
         n_others = counts.sum(axis=1, keepdims=True)
@@ -145,9 +158,12 @@ def mean_of_others(
     return means
 
 
-def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows, and where in them each row is."""
+def _distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows, and for each row its index among them.
+
+    Rows are compared as bytes, which is faster than `np.unique` over an axis.
+    """
     rows = np.ascontiguousarray(vectors)
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
-    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
-    return rows[first], places
+    _, first, indices = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], indices

@@ -1,4 +1,4 @@
-"""How many threads torch takes."""
+"""The number of threads that torch uses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread for the block: small networks gain nothing from threads, and their steps would wait."""
+    """Run torch on one thread in the block, because small networks are slower on several threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -13,11 +13,10 @@ from girl_features.errors import ConfigError, DataError, MissingVectorsError, Sh
 from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
+from girl_features.schema import DECIDED_AT, GIRL_ROW, JOB_ID, JOB_SEEKER_ID
 
 N_COMPONENTS = 16
 MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
-_ROW = "girl_row"
 _KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
 
 
@@ -76,8 +75,9 @@ def join_table(
     if fit:
         fitted.save(reduction)
     out.parent.mkdir(parents=True, exist_ok=True)
-    placed = columns.with_columns(pl.Series(_ROW, rows, pl.UInt32))
-    table.with_row_index(_ROW).join(placed, on=_ROW, how="left", maintain_order="left").drop(_ROW).write_parquet(out)
+    placed = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
+    joined = table.with_row_index(GIRL_ROW).join(placed, on=GIRL_ROW, how="left", maintain_order="left")
+    joined.drop(GIRL_ROW).write_parquet(out)
     n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
     return JoinSummary(
         n_rows=table.height,

@@ -26,7 +26,7 @@ from feast.types import Array, Float32, Int64, String
 
 from girl_features.contract import text_hash
 from girl_features.errors import UnknownContractError
-from girl_features.input.cv_text import clean_cv
+from girl_features.input.text_cleaning import clean_cv
 from girl_features.lookup.bundle import read_bundle, read_manifest
 from girl_features.lookup.cold_start import ColdStart
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder
@@ -37,10 +37,11 @@ from girl_features.schema import (
     CV_VECTOR,
     GENERATED_JD_KNOWN_AT,
     GENERATED_JD_VECTOR,
+    GIRL_TIER,
+    GIRL_VECTOR,
     Tier,
 )
 
-VECTOR, TIER = "girl_vector", "girl_tier"
 ENCODING_SECONDS = 10.0  # for all CVs of one request
 N_NEIGHBOURS = 10
 _LOOKED_UP = (GENERATED_JD_VECTOR, GENERATED_JD_KNOWN_AT, CV_HASH, CV_VECTOR, CV_KNOWN_AT)
@@ -87,7 +88,7 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
             cv[[CV_VECTOR, CV_KNOWN_AT]],
             RequestSource(name=f"{name}_request", schema=[Field(name=CV, dtype=String)]),
         ],
-        schema=[Field(name=VECTOR, dtype=Array(Float32)), Field(name=TIER, dtype=Int64)],
+        schema=[Field(name=GIRL_VECTOR, dtype=Array(Float32)), Field(name=GIRL_TIER, dtype=Int64)],
         mode="python",
         udf=made[name],
         udf_string=source,
@@ -117,7 +118,7 @@ def answer(inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trai
         found, own = _stand_ins(cold, [texts[i] for i in rows], [cv_vectors[i] for i in rows])
         for i, vector, tier in zip(rows, found.tolist(), own.tolist(), strict=True):
             vectors[i], tiers[i] = vector, Tier(tier)
-    return {VECTOR: vectors, TIER: [int(tier) for tier in tiers]}
+    return {GIRL_VECTOR: vectors, GIRL_TIER: [int(tier) for tier in tiers]}
 
 
 def _stand_ins(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[np.ndarray, np.ndarray]:

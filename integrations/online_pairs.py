@@ -11,9 +11,9 @@ from girl_features.errors import ContractMismatchError, ShapeError
 from girl_features.integrations.plain_columns import PlainReduction, plain_columns
 from girl_features.lookup import FeatureClient, JobVectors, SeekerVectors
 from girl_features.ranker import PairFeatures
+from girl_features.schema import GIRL_ROW
 
 JOBS_SHARE = 0.3  # of a deadline: what is kept for the second read
-_ROW = "girl_row"
 
 
 def online_pairs(seekers: SeekerVectors, jobs: JobVectors) -> PairFeatures:
@@ -67,6 +67,6 @@ def online_columns(
     seekers = client.job_seekers([job_seeker_id], [cv], whole * (1 - JOBS_SHARE))
     features = online_pairs(seekers, client.jobs(job_ids, whole * JOBS_SHARE))
     rows = np.flatnonzero(scorable(features))
-    columns = plain_columns(features.take(rows), reduction).with_columns(pl.Series(_ROW, rows, pl.UInt32))
-    every = pl.DataFrame({_ROW: np.arange(len(job_ids), dtype=np.uint32)})
-    return every.join(columns, on=_ROW, how="left", maintain_order="left").drop(_ROW)
+    columns = plain_columns(features.take(rows), reduction).with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
+    every = pl.DataFrame({GIRL_ROW: np.arange(len(job_ids), dtype=np.uint32)})
+    return every.join(columns, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)

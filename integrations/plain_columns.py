@@ -21,14 +21,15 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairFeatures
+from girl_features.schema import (
+    GIRL_COS_CV_GENERATED_JD,
+    GIRL_COS_CV_JD,
+    GIRL_COS_GENERATED_JD_JD,
+    GIRL_HAS_GENERATED_JD,
+    GIRL_TIER,
+)
 
 ARRAYS = "reduction.safetensors"
-
-COS_CV_JD = "girl_cos_cv_jd"
-COS_GENERATED_JD_JD = "girl_cos_generated_jd_jd"
-COS_CV_GENERATED_JD = "girl_cos_cv_generated_jd"
-HAS_GENERATED_JD = "girl_has_generated_jd"
-TIER = "girl_tier"
 
 
 class PlainReduction(NamedTuple):
@@ -103,9 +104,9 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
     components = reduction.pca.project(features.generated_jd).astype(np.float64)
     frame = pl.DataFrame(
         {
-            COS_CV_JD: cosine(features.cv, features.jd),
-            COS_GENERATED_JD_JD: _known(cosine(features.generated_jd, features.jd), has_generated),
-            COS_CV_GENERATED_JD: _known(cosine(features.cv, features.generated_jd), has_generated),
+            GIRL_COS_CV_JD: cosine(features.cv, features.jd),
+            GIRL_COS_GENERATED_JD_JD: _known(cosine(features.generated_jd, features.jd), has_generated),
+            GIRL_COS_CV_GENERATED_JD: _known(cosine(features.cv, features.generated_jd), has_generated),
         }
     )
     return frame.with_columns(
@@ -113,8 +114,8 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
             _known(column, has_generated).alias(f"girl_generated_jd_pca_{i:02d}")
             for i, column in enumerate(components.T)
         ),
-        pl.Series(HAS_GENERATED_JD, has_generated, pl.Boolean),
-        pl.Series(TIER, features.tier, pl.Int8),
+        pl.Series(GIRL_HAS_GENERATED_JD, has_generated, pl.Boolean),
+        pl.Series(GIRL_TIER, features.tier, pl.Int8),
     )
 
 

@@ -22,9 +22,8 @@ from girl_features.lab.experiment.data import ExperimentData, History
 from girl_features.lab.experiment.rows import ArmFeatures, Prepared, Steps
 from girl_features.lab.experiment.run import run_experiment
 from girl_features.lab.text_vectors import TextVectors, VectorTable
-from girl_features.ranker import PairFeatures
+from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
-from girl_features.text_ranker import PairTexts
 from tests.fakes import HashingEncoder, feature_contract
 from tests.text_pairs import objects
 

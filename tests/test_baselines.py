@@ -21,9 +21,8 @@ from girl_features.lab.baselines.text_networks import APJFNN, PJFNN
 from girl_features.lab.baselines.text_rankers import NeuralTextRanker
 from girl_features.lab.baselines.yes_no_ranker import YesNoRanker, YesNoSettings
 from girl_features.lab.text_vectors import VectorTable
-from girl_features.ranker import PairFeatures
+from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
-from girl_features.text_ranker import PairTexts
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.text_pairs import (
     FILLER,

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import CheckpointError, ContractMismatchError, DataError, ShapeError
-from girl_features.input.checks import _CLEAN, BLANK, _cleaned
-from girl_features.input.cv_text import clean_cv
+from girl_features.input.text_cleaning import SQL_BLANK, SQL_CLEAN_CHARACTERS, clean_cv, cleaning_sql
 from girl_features.lookup import AsyncFeatureClient, FeatureClient, SeekerVectors
 from girl_features.lookup.bundle import Bundle, read_bundle, write_bundle
 from girl_features.lookup.vector_map import VectorMap, unit_rows
@@ -226,8 +225,8 @@ def test_a_bundle_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_texts_of_requests_are_cleaned_as_those_of_the_tables(text: str) -> None:
-    query = f"SELECT CASE WHEN regexp_full_match(clean, '{BLANK}') THEN '' ELSE clean END FROM (SELECT "
-    query += _cleaned("$text", f"regexp_matches($text, '[^{_CLEAN}]')", "true") + " AS clean)"
+    query = f"SELECT CASE WHEN regexp_full_match(clean, '{SQL_BLANK}') THEN '' ELSE clean END FROM (SELECT "
+    query += cleaning_sql("$text", f"regexp_matches($text, '[^{SQL_CLEAN_CHARACTERS}]')", "true") + " AS clean)"
     row = duckdb.execute(query, {"text": text}).fetchone()
     assert row is not None
     assert clean_cv(text) == row[0]

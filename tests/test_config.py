@@ -85,6 +85,29 @@ def test_backwards_windows_and_both_sources_are_refused(tmp_path: Path) -> None:
         load_config(_write(tmp_path, both))
 
 
+def test_environment_variables_in_table_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIRL_DATA", str(tmp_path / "shared"))
+    monkeypatch.setenv("PART", "v2")
+    text = TABLES.replace("data/cvs.parquet", "'${GIRL_DATA}/careers/${PART}/*.parquet'")
+    config = load_config(_write(tmp_path, text.replace("jobs.duckdb", "'${GIRL_DATA}/jobs.duckdb'")))
+    assert config.tables.job_seekers.path == str(tmp_path / "shared/careers/v2/*.parquet")
+    assert config.tables.jobs.database == str(tmp_path / "shared/jobs.duckdb")
+    override = load_config(_write(tmp_path), ["tables.jobs.database=sub-${PART}.duckdb"])
+    assert override.tables.jobs.database == str(tmp_path / "sub-v2.duckdb")
+
+
+@pytest.mark.parametrize("setting", ["tables.interactions.path", "tables.jobs.database"])
+def test_an_environment_variable_that_is_not_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.delenv("GIRL_DATA", raising=False)
+    with pytest.raises(ConfigError, match=rf"{setting} is .* environment variable GIRL_DATA is not set"):
+        load_config(_write(tmp_path), [f"{setting}=${{GIRL_DATA}}/x.parquet"])
+    monkeypatch.setenv("GIRL_DATA", "")
+    with pytest.raises(ConfigError, match="GIRL_DATA is not set"):
+        load_config(_write(tmp_path), [f"{setting}=${{GIRL_DATA}}/x.parquet"])
+
+
 def test_no_file_and_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="girl init DIR"):
         load_config(tmp_path / "absent.yaml")

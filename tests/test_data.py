@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from girl_features.config import TableConfig, TablesConfig
 from girl_features.contract import text_hash as cv_hash
 from girl_features.errors import DataError, RejectedRowsError
-from girl_features.input.checks import _CLEAN, MAX_ID_BYTES, MAX_TEXT_CHARS
+from girl_features.input.checks import MAX_ID_BYTES
 from girl_features.input.report import MAX_LISTED
-from girl_features.input.sources import shown
+from girl_features.input.sources import printable
+from girl_features.input.text_cleaning import MAX_TEXT_CHARS, SQL_CLEAN_CHARACTERS
 from tests.input_tables import CLOCK_SKEW, GOOD, NOW, day, load, rows_of, table_of, write_tables
 
 UTF8_SURROGATE = b"abc\xed\xa0\x80"
@@ -244,7 +245,9 @@ def test_characters_that_skip_cleaning_are_safe_to_skip() -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1)]
     decomposed = (unicodedata.decomposition(c).split() for c in characters)
     seconds = {int(parts[1], 16) for parts in decomposed if len(parts) == 2 and not parts[0].startswith("<")}
-    clean = re.compile("[" + re.sub(r"\\x\{([0-9a-f]+)\}", lambda code: chr(int(code[1], 16)), _CLEAN) + "]")
+    clean = re.compile(
+        "[" + re.sub(r"\\x\{([0-9a-f]+)\}", lambda code: chr(int(code[1], 16)), SQL_CLEAN_CHARACTERS) + "]"
+    )
     found = [c for c in characters if clean.fullmatch(c)]
     assert len(found) > 20_000
     for c in found:
@@ -668,10 +671,10 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(temporary.iterdir()) == []
 
 
-def test_shown_is_short_and_printable() -> None:
-    assert shown("plain é") == "plain é"
-    assert shown("a\n\x1b[31m\u202eb") == "a\\n\\x1b[31m\\u202eb"
-    assert shown("x" * 81) == "x" * 80 + "…"
+def test_foreign_text_in_messages_is_short_and_printable() -> None:
+    assert printable("plain é") == "plain é"
+    assert printable("a\n\x1b[31m\u202eb") == "a\\n\\x1b[31m\\u202eb"
+    assert printable("x" * 81) == "x" * 80 + "…"
 
 
 def test_dates_in_parquet_are_midnight(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from girl_features.encoder import SentenceTransformerEncoder, fastest_dtype, find_encoder_folder, settle_dtype
+from girl_features.encoder import SentenceTransformerEncoder, fastest_dtype, find_encoder_folder, resolve_dtype
 from girl_features.errors import CheckpointError
 
 
@@ -63,11 +63,11 @@ def test_auto_keeps_to_the_precision_a_store_was_begun_with(encoder: SentenceTra
     fastest = fastest_dtype()
     other = {"float32": "bfloat16", "bfloat16": "float32"}[fastest]
     held = encoder.contract.model_copy(update={"dtype": other})
-    assert settle_dtype("auto", "all-MiniLM-L6-v2", []) == fastest
-    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held]) == other
-    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"dtype": fastest}), held]) == fastest
-    assert settle_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"weights_sha256": "0"})]) == fastest
-    assert settle_dtype(fastest, "all-MiniLM-L6-v2", [held]) == fastest
+    assert resolve_dtype("auto", "all-MiniLM-L6-v2", []) == fastest
+    assert resolve_dtype("auto", "all-MiniLM-L6-v2", [held]) == other
+    assert resolve_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"dtype": fastest}), held]) == fastest
+    assert resolve_dtype("auto", "all-MiniLM-L6-v2", [held.model_copy(update={"weights_sha256": "0"})]) == fastest
+    assert resolve_dtype(fastest, "all-MiniLM-L6-v2", [held]) == fastest
 
 
 def test_a_folder_without_safetensors_and_an_unknown_name_are_refused(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from girl_features.cli import app
-from girl_features.errors import ConfigError, DataError
+from girl_features.errors import ConfigError, DataError, GeneratorFailedError
 from girl_features.lab.experiment.config import load_experiment
-from girl_features.lab.experiment.prepare import GeneratorFailedError, arm_config, write_sample_market
+from girl_features.lab.experiment.prepare import arm_config, write_sample_market
 
 CONFIG = {
     "name": "small",

@@ -16,11 +16,10 @@ import polars as pl
 import pytest
 import yaml
 
-from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
+from girl_features.errors import ConfigError, InterruptedRunError, ShapeError, UndefinedMetricError
 from girl_features.lab.experiment.cells import CellId, code_hash, parts_hash, read_cell, write_cell
 from girl_features.lab.experiment.claims import judge_claim
 from girl_features.lab.experiment.config import Cell, Claim, ExperimentConfig, load_experiment
-from girl_features.lab.experiment.prepare import InterruptedRunError
 from girl_features.lab.experiment.report import to_json, write_experiment
 from girl_features.lab.experiment.run import ExperimentResults, run_experiment
 from girl_features.lab.experiment.summary import verdict_line

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from girl_features.config import TinyConfig
-from girl_features.errors import ConfigError, ShapeError
-from girl_features.lab.judge.chat import Endpoint, JudgeEndpointError, KeptReplies, LocalChat, Message
+from girl_features.errors import ConfigError, JudgeEndpointError, ShapeError
+from girl_features.lab.judge.chat import Endpoint, KeptReplies, LocalChat, Message
 from girl_features.lab.judge.verdicts import (
     CRITERIA,
     OVERALL,

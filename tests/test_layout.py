@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import girl_features
+
 ROOT = Path(__file__).resolve().parents[1]
 OUTER = ("trainers", "feature_repo", "integrations")
 HEAVY = {"torch", "transformers", "feast", "lightgbm", "trl", "pandas", "matplotlib"}
@@ -22,18 +24,22 @@ def _imported(path: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
+            if node.module != "girl_features" or not all(_is_module(alias.name) for alias in node.names):
+                names.add(node.module)  # else only modules below it, as in `from girl_features import schema`
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
     return names
 
 
+def _is_module(name: str) -> bool:
+    return (ROOT / "girl_features" / f"{name}.py").is_file() or (ROOT / "girl_features" / name).is_dir()
+
+
 # Each level may import from the levels before it; the rooms of one level never import each other.
 LEVELS: tuple[dict[str, set[str]], ...] = (
     {
         "ground": {
-            "",
             "config",
             "contract",
             "encoder",
@@ -42,7 +48,6 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "ranker",
             "schema",
             "sql",
-            "text_ranker",
             "torch_threads",
         }
     },
@@ -53,6 +58,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
     {"evaluation": {"evaluation"}},
     {"trainers": {"trainers"}, "integrations": {"integrations"}, "sample": {"sample"}, "mapping": {"mapping"}},
     {"lab": {"lab"}},
+    {"public names": {""}},  # girl_features/__init__.py, which only the commands may import from
     {"commands": {"commands", "cli"}},
 )
 LEVEL_OF = {top: level for level, rooms in enumerate(LEVELS) for tops in rooms.values() for top in tops}
@@ -109,6 +115,22 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not HEAVY & set(loaded)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert len(girl_features.__all__) > 10
+    for name in girl_features.__all__:
+        assert getattr(girl_features, name).__name__ == name
+        assert name in dir(girl_features)
+    with pytest.raises(AttributeError, match="no attribute 'FeatureClinet'"):
+        girl_features.FeatureClinet  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_type_checkers_see_the_same_public_names() -> None:
+    tree = ast.parse((ROOT / "girl_features" / "__init__.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    named = {alias.asname: node.module for node in imports for alias in node.names if alias.asname}
+    assert named == girl_features._MODULES
 
 
 def test_help_loads_neither_arrow_nor_a_database() -> None:

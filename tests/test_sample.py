@@ -36,7 +36,6 @@ from girl_features.sample.market import (
 )
 from girl_features.sample.tables import (
     BLOCKS_PER_ROW_GROUP,
-    PROBABILITY,
     SAMPLE_END,
     SCHEMAS,
     SampleSummary,
@@ -365,10 +364,10 @@ def test_covered_skills_against_sets_of_names(specialism, held, wanted, needs):
 
 def test_decisions_are_draws_of_the_stated_probability(market):
     folder, _ = market
-    both = read(folder, "interactions").with_columns(read(folder, "oracle")[PROBABILITY])
+    both = read(folder, "interactions").with_columns(read(folder, "oracle")[schema.PROBABILITY])
     assert read(folder, "oracle").select(both.columns[:2]).equals(both.select(both.columns[:2]))
-    for _, rows in both.group_by((pl.col(PROBABILITY) * 8).floor()):
-        p = rows[PROBABILITY].to_numpy()
+    for _, rows in both.group_by((pl.col(schema.PROBABILITY) * 8).floor()):
+        p = rows[schema.PROBABILITY].to_numpy()
         standard_error = np.sqrt((p * (1 - p)).sum()) / len(p)
         assert abs(rows[schema.MATCHED].mean() - p.mean()) < 4 * standard_error
 

@@ -20,8 +20,8 @@ from girl_features.input.splits import (
     ranking_split,
     rl_cvs,
     sft_pairs,
-    summarize,
 )
+from girl_features.input.summary import summarize
 from girl_features.input.tables import Tables
 from girl_features.store.parts.tombstones import Tombstones, id_hash
 from tests.input_tables import day, load, write_tables
@@ -325,8 +325,9 @@ def test_sql_names_the_columns_of_the_schema(tmp_path: Path) -> None:
         assert tuple(sft_pairs(tables, windows).columns) == pairs
         cvs = (schema.JOB_SEEKER_ID, schema.CV, schema.UPDATED_AT, schema.CV_HASH)
         assert tuple(rl_cvs(tables, windows).columns) == cvs == schema.CVVersion._fields[: len(cvs)]
-        assert set(schema.PreferencePair._fields) <= set(preference_pairs(tables, windows).columns)
-        decisions = (*schema.INPUT_COLUMNS["interactions"], "is_cold_start")
+        preferences = (schema.JOB_SEEKER_ID, schema.CV, schema.CHOSEN, schema.REJECTED, schema.DECIDED_AT)
+        assert tuple(preference_pairs(tables, windows).columns) == preferences
+        decisions = (*schema.INPUT_COLUMNS["interactions"], schema.IS_COLD_START)
         assert all(tuple(frame.columns) == decisions for frame in ranking_split(tables, windows))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from girl_features.errors import GirlError, ShapeError
 from girl_features.evaluation.metrics import auc
-from girl_features.text_ranker import PairTexts, TextRanker
+from girl_features.ranker import PairTexts, TextRanker
 
 TRADES = ("welding", "nursing", "teaching", "cooking")
 FILLER = ("punctual", "friendly", "degree", "references", "driving", "english", "team", "flexible")

@@ -36,10 +36,10 @@ def run(
     json_file: JsonOption = None,
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
+    from girl_features.errors import InterruptedRunError
     from girl_features.lab.experiment.config import load_experiment
     from girl_features.lab.experiment.plan import plan_experiment, plan_lines
     from girl_features.lab.experiment.prepare import (
-        InterruptedRunError,
         default_jobs,
         prepare,
         write_sample_market,

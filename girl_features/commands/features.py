@@ -172,7 +172,8 @@ def evaluate(
     from girl_features.tiers import stand_ins_of
 
     resolved = load(config, set_values)
-    make_ranker = partial(ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins_of(resolved))
+    stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
+    make_ranker = partial(ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)
     outcome = run_evaluate(resolved, make_ranker)
     if markdown is not None:
         write_page(markdown, outcome, resolved, command=f"girl evaluate --config {config}")

@@ -91,7 +91,7 @@ def history(
 
 
 def _show_history(seeker: str, rows: list[dict[str, Any]]) -> None:
-    from girl_features.input.sources import shown
+    from girl_features.input.sources import printable
 
     for row in rows:
         typer.echo(
@@ -99,7 +99,7 @@ def _show_history(seeker: str, rows: list[dict[str, Any]]) -> None:
             f"CV of {row['updated_at']:%Y-%m-%d %H:%M} ({row['cv_hash']})  {row.get('engine', '-')}"
         )
         for text in row.get("generated_jds", []):
-            typer.echo("".join(c if c.isprintable() or c == "\n" else shown(c) for c in text))
+            typer.echo("".join(c if c.isprintable() or c == "\n" else printable(c) for c in text))
             typer.echo("")
     if not rows:
-        typer.echo(f"no JD of {shown(seeker)!r} in the store, under any contract")
+        typer.echo(f"no JD of {printable(seeker)!r} in the store, under any contract")

@@ -73,7 +73,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             settings.seeds,
             settings.n_bootstrap,
             progress=progress.advance,
-            stand_ins=stand_ins_of(config),
+            stand_ins=stand_ins_of(config.lookup, config.students_dir),
         )
     save_comparison(config, comparison)
     records = {row: record for row, (_, record) in chosen.items()}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from girl_features.config import GeneratorConfig, GirlConfig
 from girl_features.contract import FeatureContract, SamplingContract
-from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, settle_dtype
+from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, resolve_dtype
 from girl_features.errors import CheckpointError
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.checkpoint import (
@@ -44,7 +44,7 @@ def load_models(config: GirlConfig) -> LoadedModels:
 def load_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
     """Load the sentence encoder that `config` names."""
     name, stored = config.encoder.name, PartsStore(config.store_dir).contracts().values()
-    dtype = settle_dtype(config.encoder.dtype, name, [contract.encoder for contract in stored])
+    dtype = resolve_dtype(config.encoder.dtype, name, [contract.encoder for contract in stored])
     return SentenceTransformerEncoder(name, batch_size=config.encoder.batch_size, dtype=dtype)
 
 

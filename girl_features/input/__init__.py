@@ -1,1 +1,1 @@
-"""Read the three tables of the user, check every row, and cut the time windows."""
+"""Reading of the three input tables: checks of every row, time windows, and the rows of each window."""

@@ -1,7 +1,7 @@
-"""Checks of single rows, as SQL: text cleaned, times in UTC, and for a bad row the reason.
+"""SQL that cleans and checks single rows: clean texts, times in UTC, and the reason why a row is bad.
 
-`staging_sql` makes one SELECT per table. It yields the clean columns, FILE_COLUMN, `problem` (a struct of reason
-and detail, NULL for a good row) and `flags` (a struct of FLAGS, which become notes).
+`staging_sql` returns one SELECT for one table. Its result has the clean columns, SOURCE_FILE, `problem` (a struct of
+reason and detail, NULL for a good row) and `flags` (a struct of FLAGS, which are reported as notes).
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from girl_features.errors import DataError
-from girl_features.input.sources import FILE_COLUMN, Source
+from girl_features.input.sources import Source
+from girl_features.input.text_cleaning import (
+    MAX_TEXT_CHARS,
+    SQL_ANY_CONTROL,
+    SQL_BLANK,
+    SQL_CLEAN_CHARACTERS,
+    SQL_CONTROLS,
+    cleaning_sql,
+)
 from girl_features.schema import (
     CV,
     CV_HASH,
@@ -18,14 +26,15 @@ from girl_features.schema import (
     JD,
     JOB_ID,
     JOB_SEEKER_ID,
+    KNOWN_AT,
     MATCHED,
     POSTED_AT,
+    SOURCE_FILE,
     UPDATED_AT,
 )
 
 MAX_ID_BYTES = 512
-MAX_TEXT_CHARS = 1_000_000  # characters of one CV or JD; the rest is cut and counted
-OLDEST = "1900-01-01"  # earlier times are placeholders, and Feast's pandas cannot hold those before 1677
+OLDEST = "1900-01-01"  # earlier times are placeholders, and pandas, which Feast uses, has no times before 1677
 
 ID_COLUMNS = {
     "job_seekers": (JOB_SEEKER_ID,),
@@ -35,23 +44,11 @@ ID_COLUMNS = {
 TIME_COLUMN = {"job_seekers": UPDATED_AT, "jobs": POSTED_AT, "interactions": DECIDED_AT}
 TEXT_COLUMN = {"job_seekers": CV, "jobs": JD}
 
-KNOWN_AT = "known_at"
 FLAGS = ("is_naive", "is_cut_time", "is_truncated", "is_changed", "is_blank")
+BAD_MATCHED = "bad_matched"  # this reason rejects the whole table: its column `matched` holds something else
 
-# Control characters to drop: all of Unicode's Cc but tab, line feed and carriage return. Those that break
-# lines (vertical tab, form feed, next line) become a line feed first, so that no two words run together.
-_LINE_BREAKS = r"[\x0b\x0c\x{85}]"
-_CONTROLS = r"[\x00-\x08\x0e-\x1f\x7f-\x{9f}]"
-_ANY_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
-# Characters that NFC leaves alone whatever their neighbours, but the controls above: a text of these alone is clean.
-_CLEAN = (
-    r"\t\n\r\x20-\x7e\x{a0}-\x{2ff}\x{400}-\x{482}"
-    r"\x{2010}-\x{205e}\x{20a0}-\x{20bf}\x{25a0}-\x{25ff}\x{4e00}-\x{9fff}"
-)
-BLANK = r"[\s\p{Z}\p{Cf}]*"
-
-# Files mistaken for text, by their first characters: as bytes read as Latin-1 or cp1252, with replacement
-# characters, or as base64. Tested in this order.
+# Signatures of binary files, as they look where a program read the bytes as Latin-1 or cp1252, replaced bytes that
+# it could not decode, or encoded them in base64. They are tried in this order, at the start of a text.
 _FILE_TYPES = (
     ("a PDF file", r"%PDF|JVBERi0"),
     ("a ZIP archive or Office file (docx, xlsx)", r"PK\x03\x04|UEsDBBQ"),
@@ -66,24 +63,24 @@ _FILE_TYPES = (
     ("a gzip file", r"\x1f[\x{8b}\x{fffd}?]\x08"),
     ("a PostScript file", r"%!PS"),
 )
-_MIN_BINARY_CONTROLS = 32  # so many control characters, and a tenth of the first 1000, are no text
+_MIN_BINARY_CONTROLS = 32  # a text is binary if it has this many, and a tenth, among its first 1000 characters
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
 
 class Check(NamedTuple):
-    """A row is bad if `condition` holds. Both other columns go to the report."""
+    """A condition that makes a row bad; the report shows its reason and detail."""
 
     reason: str
-    condition: str  # SQL
-    detail: str  # SQL of type text
+    condition: str  # SQL of a bool
+    detail: str  # SQL of a text
 
 
 def staging_sql(source: Source, latest: datetime) -> str:
-    """SELECT of the checked rows of `source`, in its order; times after `latest` are in the future.
+    """Return the SELECT of the checked rows of `source`, in their order. A time after `latest` makes a row bad.
 
     Raises:
-        DataError: a column has a type that cannot be read as what it should be.
+        DataError: a column has a type that cannot be converted to the wanted one.
     """
     ids = ID_COLUMNS[source.table]
     for column in ids:
@@ -93,26 +90,35 @@ def staging_sql(source: Source, latest: datetime) -> str:
     typed += _time_columns(source, time)
     checks = [check for column in ids for check in _id_checks(column)] + _time_checks(time, latest)
     if source.table == "interactions":
-        typed.append(f"{_matched_value(source)} AS {MATCHED}")
-        typed.append(f"{source.columns[MATCHED]}::VARCHAR AS matched_text")
-        checks += _matched_checks()
-        return f"""
-            SELECT {JOB_SEEKER_ID}, {JOB_ID}, {MATCHED}, {time}, {FILE_COLUMN}, {_problem(checks)} AS problem,
-                   {_flags(is_truncated="false", is_changed="false", is_blank="false")} AS flags
-            FROM (SELECT {", ".join(typed)}, {FILE_COLUMN} FROM {source.relation})
-        """
-    text = TEXT_COLUMN[source.table]
-    checks += _text_checks(text)
+        return _interactions_sql(source, typed, checks)
+    return _texts_sql(source, typed, checks)
+
+
+def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
+    columns = [*typed, f"{_matched_value(source)} AS {MATCHED}", f"{source.columns[MATCHED]}::VARCHAR AS matched_text"]
+    return f"""
+        SELECT {JOB_SEEKER_ID}, {JOB_ID}, {MATCHED}, {DECIDED_AT}, {SOURCE_FILE},
+               {_problem(checks + _matched_checks())} AS problem,
+               {_flags(is_truncated="false", is_changed="false", is_blank="false")} AS flags
+        FROM (SELECT {", ".join(columns)}, {SOURCE_FILE} FROM {source.relation})
+    """
+
+
+def _texts_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
+    """Return the SELECT of a table with texts; `final` is the clean text, empty if it is blank."""
+    (id_column,) = ID_COLUMNS[source.table]
+    text, time = TEXT_COLUMN[source.table], TIME_COLUMN[source.table]
     extra = f"left(sha256(final), 16) AS {CV_HASH}" if text == CV else f"{time} AS {KNOWN_AT}"
     return f"""
-        SELECT {ids[0]}, final AS {text}, {time}, {extra}, {FILE_COLUMN}, {_problem(checks)} AS problem,
+        SELECT {id_column}, final AS {text}, {time}, {extra}, {SOURCE_FILE},
+               {_problem(checks + _text_checks(text))} AS problem,
                {_flags("is_truncated", "final <> cut AND NOT is_blank", "is_blank")} AS flags
         FROM (SELECT *, CASE WHEN is_blank THEN '' ELSE clean END AS final
-        FROM (SELECT *, regexp_full_match(clean, '{BLANK}') AS is_blank
-        FROM (SELECT *, {_cleaned("cut", "is_suspect", "has_controls")} AS clean
-        FROM (SELECT *, is_suspect AND regexp_matches(cut, '{_ANY_CONTROL}') AS has_controls
-        FROM (SELECT *, regexp_matches(cut, '[^{_CLEAN}]') AS is_suspect
-        FROM (SELECT {", ".join(typed)}, {_text_columns(source, text)}, {FILE_COLUMN} FROM {source.relation}))))))
+        FROM (SELECT *, regexp_full_match(clean, '{SQL_BLANK}') AS is_blank
+        FROM (SELECT *, {cleaning_sql("cut", "is_suspect", "has_controls")} AS clean
+        FROM (SELECT *, is_suspect AND regexp_matches(cut, '{SQL_ANY_CONTROL}') AS has_controls
+        FROM (SELECT *, regexp_matches(cut, '[^{SQL_CLEAN_CHARACTERS}]') AS is_suspect
+        FROM (SELECT {", ".join(typed)}, {_text_columns(source, text)}, {SOURCE_FILE} FROM {source.relation}))))))
     """
 
 
@@ -122,7 +128,7 @@ def _flags(is_truncated: str, is_changed: str, is_blank: str) -> str:
 
 
 def _problem(checks: list[Check]) -> str:
-    """The first check that fails, as a struct, or NULL."""
+    """Return SQL of the first failed check, as a struct; NULL if none fails."""
     cases = " ".join(
         f"WHEN {check.condition} THEN {{'reason': '{check.reason}', 'detail': {check.detail}}}" for check in checks
     )
@@ -130,25 +136,28 @@ def _problem(checks: list[Check]) -> str:
 
 
 def _wrong_type(source: Source, column: str, wanted: str, cast: str) -> DataError:
-    theirs = source.columns[column]
+    source_column = source.columns[column]
     relation = "..." if source.place.startswith("the query") else f"read_parquet({source.place})"
     return DataError(
-        f"table {source.table}: column {theirs} of {source.place} is {source.types[column]}, wanted {wanted} "
-        f"for {column}; cast it: `tables.{source.table}.query: SELECT * REPLACE ({cast} AS {theirs}) "
+        f"table {source.table}: column {source_column} of {source.place} is {source.types[column]}, wanted {wanted} "
+        f"for {column}; cast it: `tables.{source.table}.query: SELECT * REPLACE ({cast} AS {source_column}) "
         f"FROM {relation}`"
     )
 
 
 def _check_id_type(source: Source, column: str) -> None:
-    kind = source.types[column]
-    if kind != "VARCHAR" and not kind.startswith("ENUM"):
+    if not _is_text(source.types[column]):
         raise _wrong_type(source, column, "text", f"CAST({source.columns[column]} AS VARCHAR)")
+
+
+def _is_text(sql_type: str) -> bool:
+    return sql_type == "VARCHAR" or sql_type.startswith("ENUM")
 
 
 def _id_checks(column: str) -> list[Check]:
     return [
         Check("null_id", f"{column} IS NULL", f"'{column} is null'"),
-        Check("blank_id", f"regexp_full_match({column}, '{BLANK}')", f"'{column} is blank'"),
+        Check("blank_id", f"regexp_full_match({column}, '{SQL_BLANK}')", f"'{column} is blank'"),
         Check(
             "long_id",
             f"strlen({column}) > {MAX_ID_BYTES}",
@@ -163,21 +172,21 @@ def _id_checks(column: str) -> list[Check]:
 
 
 def _time_columns(source: Source, column: str) -> list[str]:
-    """The time as TIMESTAMPTZ, the text it was written as (CSV), and whether it had no zone or was cut."""
-    theirs, kind = source.columns[column], source.types[column]
-    text, value = "NULL::VARCHAR", f"{theirs}::TIMESTAMPTZ"
+    """Return SQL of the time as TIMESTAMPTZ, its text in a CSV file, and two flags: no time zone, digits were cut."""
+    source_column, sql_type = source.columns[column], source.types[column]
+    text, value = "NULL::VARCHAR", f"{source_column}::TIMESTAMPTZ"
     is_naive, is_cut = "true", "false"
     if source.is_csv:
-        text, value = theirs, f"try_cast(trim({theirs}) AS TIMESTAMPTZ)"
-        is_naive = rf"NOT regexp_matches({theirs}, ':.*[+\-A-Za-z]')"
-        is_cut = rf"regexp_matches({theirs}, '\.\d{{7}}')"
-    elif kind.endswith("WITH TIME ZONE") and kind.startswith("TIMESTAMP"):
+        text, value = source_column, f"try_cast(trim({source_column}) AS TIMESTAMPTZ)"
+        is_naive = rf"NOT regexp_matches({source_column}, ':.*[+\-A-Za-z]')"
+        is_cut = rf"regexp_matches({source_column}, '\.\d{{7}}')"
+    elif sql_type.endswith("WITH TIME ZONE") and sql_type.startswith("TIMESTAMP"):
         is_naive = "false"
         is_cut = "true" if column in source.nanoseconds else "false"
-    elif kind.startswith("TIMESTAMP"):
-        is_cut = "true" if kind == "TIMESTAMP_NS" else "false"
-    elif kind != "DATE":
-        raise _wrong_type(source, column, "a timestamp or date", f"CAST({theirs} AS TIMESTAMPTZ)")
+    elif sql_type.startswith("TIMESTAMP"):
+        is_cut = "true" if sql_type == "TIMESTAMP_NS" else "false"
+    elif sql_type != "DATE":
+        raise _wrong_type(source, column, "a timestamp or date", f"CAST({source_column} AS TIMESTAMPTZ)")
     return [
         f"{value} AS {column}",
         f"{text} AS time_text",
@@ -189,7 +198,7 @@ def _time_columns(source: Source, column: str) -> list[str]:
 def _time_checks(column: str, latest: datetime) -> list[Check]:
     return [
         Check("null_time", f"{column} IS NULL AND coalesce(trim(time_text), '') = ''", f"'{column} is null'"),
-        Check("bad_time", f"{column} IS NULL", f"'{column} is no ISO date or time: ' || left(time_text, 40)"),
+        Check("bad_time", f"{column} IS NULL", f"'{column} is not an ISO date or time: ' || left(time_text, 40)"),
         Check(
             "bad_time",
             f"NOT isfinite({column}) OR {column} < TIMESTAMPTZ '{OLDEST} 00:00:00+00'",
@@ -204,20 +213,17 @@ def _time_checks(column: str, latest: datetime) -> list[Check]:
 
 
 def _matched_value(source: Source) -> str:
-    theirs, kind = source.columns[MATCHED], source.types[MATCHED]
-    if kind == "BOOLEAN":
-        return theirs
+    source_column, sql_type = source.columns[MATCHED], source.types[MATCHED]
+    if sql_type == "BOOLEAN":
+        return source_column
     if source.is_csv:
         return (
-            f"CASE lower(trim({theirs})) WHEN 'true' THEN true WHEN '1' THEN true "
+            f"CASE lower(trim({source_column})) WHEN 'true' THEN true WHEN '1' THEN true "
             f"WHEN 'false' THEN false WHEN '0' THEN false END"
         )
-    if kind in _INTEGERS:
-        return f"CASE {theirs} WHEN 1 THEN true WHEN 0 THEN false END"
-    raise _wrong_type(source, MATCHED, "true/false or 1/0", f"CAST({theirs} AS BOOLEAN)")
-
-
-BAD_MATCHED = "bad_matched"  # not a rejection: a table that holds such a value means something else
+    if sql_type in _INTEGERS:
+        return f"CASE {source_column} WHEN 1 THEN true WHEN 0 THEN false END"
+    raise _wrong_type(source, MATCHED, "true/false or 1/0", f"CAST({source_column} AS BOOLEAN)")
 
 
 def _matched_checks() -> list[Check]:
@@ -228,44 +234,38 @@ def _matched_checks() -> list[Check]:
 
 
 def _text_columns(source: Source, column: str) -> str:
-    """The text cut to MAX_TEXT_CHARS, whether it was longer, and whether it is bytes that are no UTF-8."""
-    theirs, kind = source.columns[column], source.types[column]
-    if kind == "BLOB":
-        raw = f"coalesce(try(decode({theirs})), decode({theirs}, 'replace'), '')"
-        undecodable = f"{theirs} IS NOT NULL AND try(decode({theirs})) IS NULL"
-    elif kind == "VARCHAR" or kind.startswith("ENUM"):
-        raw, undecodable = f"coalesce({theirs}::VARCHAR, '')", "false"
+    """Return SQL of the text cut to MAX_TEXT_CHARS, and two flags: it was longer, its bytes are not UTF-8."""
+    source_column, sql_type = source.columns[column], source.types[column]
+    if sql_type == "BLOB":
+        raw = f"coalesce(try(decode({source_column})), decode({source_column}, 'replace'), '')"
+        undecodable = f"{source_column} IS NOT NULL AND try(decode({source_column})) IS NULL"
+    elif _is_text(sql_type):
+        raw, undecodable = f"coalesce({source_column}::VARCHAR, '')", "false"
     else:
-        raise _wrong_type(source, column, "text", f"CAST({theirs} AS VARCHAR)")
-    is_long = f"(strlen({raw}) > {MAX_TEXT_CHARS} AND length({raw}) > {MAX_TEXT_CHARS})"  # bytes cost nothing to count
+        raise _wrong_type(source, column, "text", f"CAST({source_column} AS VARCHAR)")
+    # strlen, in bytes, needs no decoding, so it spares counting the characters of short texts
+    is_long = f"(strlen({raw}) > {MAX_TEXT_CHARS} AND length({raw}) > {MAX_TEXT_CHARS})"
     return (
         f"CASE WHEN {is_long} THEN left({raw}, {MAX_TEXT_CHARS}) ELSE {raw} END AS cut, {is_long} AS is_truncated, "
         f"{undecodable} AS is_undecodable"
     )
 
 
-def _cleaned(text: str, is_suspect: str, has_controls: str) -> str:
-    """Control characters removed, then Unicode NFC; each pass only where it can change something."""
-    plain = (
-        f"CASE WHEN {has_controls} THEN regexp_replace(regexp_replace({text}, '{_LINE_BREAKS}', chr(10), 'g'), "
-        f"'{_CONTROLS}', '', 'g') ELSE {text} END"
-    )
-    return f"CASE WHEN {is_suspect} THEN nfc_normalize({plain}) ELSE {text} END"
-
-
 def _text_checks(column: str) -> list[Check]:
     head = r"regexp_replace(left(cut, 64), '^[\s\x{feff}]+', '')"
-    named = " ".join(f"WHEN regexp_matches({head}, '^(?:{pattern})') THEN '{name}'" for name, pattern in _FILE_TYPES)
-    any_of_them = "|".join(pattern for _, pattern in _FILE_TYPES)
+    type_names = " ".join(
+        f"WHEN regexp_matches({head}, '^(?:{pattern})') THEN '{name}'" for name, pattern in _FILE_TYPES
+    )
+    any_type = "|".join(pattern for _, pattern in _FILE_TYPES)
     checks = [
         Check(
             "binary_text",
-            f"regexp_matches(left(cut, 64), '^[\\s\\x{{feff}}]*(?:{any_of_them})')",
-            f"'{column} looks like ' || CASE {named} END",
+            f"regexp_matches(left(cut, 64), '^[\\s\\x{{feff}}]*(?:{any_type})')",
+            f"'{column} looks like ' || CASE {type_names} END",
         )
     ]
-    kept = f"length(regexp_replace(left(cut, 1000), '{_CONTROLS}', '', 'g'))"
-    n_controls = f"(length(left(cut, 1000)) - {kept})"
+    n_other = f"length(regexp_replace(left(cut, 1000), '{SQL_CONTROLS}', '', 'g'))"
+    n_controls = f"(length(left(cut, 1000)) - {n_other})"
     checks += [
         Check("binary_text", "is_undecodable", f"'{column} holds bytes of no known type, not UTF-8 text'"),
         Check(

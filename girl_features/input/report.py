@@ -1,25 +1,25 @@
-"""What reading the input tables found: counts, rejected rows with their reasons, and notes."""
+"""Report on the input tables: counts, rejected rows with their reasons, and notes."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-MAX_LISTED = 20  # rejections listed for each table and reason; all of them are counted
+MAX_LISTED = 20  # rejections listed for each table and reason; the counts include all
 
 
 class Rejection(NamedTuple):
-    """One row left out."""
+    """One rejected row."""
 
     table: str
     file: str | None  # None for a query
-    row: int  # from 1, of the file or of the query's result; a CSV header is not counted
+    row: int  # number from 1, in the file or in the result of the query; a CSV header is not counted
     shown_id: str  # escaped and cut short
     reason: str
     detail: str
 
 
 class Note(NamedTuple):
-    """Something about a table worth knowing that rejects no row."""
+    """Information about rows of a table that were kept."""
 
     table: str
     code: str
@@ -36,7 +36,7 @@ class TableReport(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """What reading the tables found."""
+    """Counts, rejections and notes of the three input tables."""
 
     tables: dict[str, TableReport]
     rejections: list[Rejection]  # the first MAX_LISTED of each table and reason
@@ -44,11 +44,11 @@ class CheckReport(NamedTuple):
 
     @property
     def n_rejected(self) -> int:
-        """Rows left out, over all tables; duplicates count."""
+        """Number of rejected rows in all tables, duplicates included."""
         return sum(sum(table.rejected.values()) for table in self.tables.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain dicts and lists, for JSON."""
+        """Return the report as plain dicts and lists, for JSON."""
         return {
             "tables": {name: table._asdict() for name, table in self.tables.items()},
             "n_rejected": self.n_rejected,

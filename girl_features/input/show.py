@@ -1,4 +1,4 @@
-"""What people see of a check: tables for the terminal. Text from the data is printed as text, never as markup."""
+"""Terminal output of `girl check`. Text from the data is printed as plain text, never as markup."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from girl_features.input.report import CheckReport
-from girl_features.input.splits import Summary
+from girl_features.input.report import CheckReport, Rejection
+from girl_features.input.summary import WindowsSummary
 
-SHOWN_OF_EACH = 3  # rejections printed for each table and reason; --json lists more
+MAX_PRINTED_REJECTIONS = 3  # for each table and reason; --json lists more
 
 
-def print_check(report: CheckReport, windows: Summary) -> None:
-    """Print what was read and rejected, the notes, and the time windows."""
+def print_check(report: CheckReport, windows: WindowsSummary) -> None:
+    """Print the counts of read and rejected rows, the notes, and the time windows."""
     console = Console()
     tables = Table("table", "read", "kept", "rejected", title="Input", title_justify="left")
     for name, counts in report.tables.items():
@@ -26,21 +26,24 @@ def print_check(report: CheckReport, windows: Summary) -> None:
     console.print(tables)
     for note in report.notes:
         console.print(Text(f"note: {note.table}: {note.message} ({note.n_rows:,} rows)"))
-    shown: Counter[tuple[str, str]] = Counter()
+    n_printed: Counter[tuple[str, str]] = Counter()
     for rejection in report.rejections:
-        shown[rejection.table, rejection.reason] += 1
-        if shown[rejection.table, rejection.reason] > SHOWN_OF_EACH:
-            continue
-        place = f"{rejection.table} row {rejection.row}" + (
-            f" of {Path(rejection.file).name}" if rejection.file else ""
-        )
-        console.print(Text(f"rejected: {place}: {rejection.reason}: {rejection.detail} (id {rejection.shown_id})"))
-    if report.n_rejected > SHOWN_OF_EACH:
+        if n_printed[rejection.table, rejection.reason] < MAX_PRINTED_REJECTIONS:
+            n_printed[rejection.table, rejection.reason] += 1
+            console.print(_rejection_line(rejection))
+    if report.n_rejected > MAX_PRINTED_REJECTIONS:
         console.print(f"{report.n_rejected:,} rows rejected in all; --json FILE lists more of them")
     console.print(_windows_table(windows))
 
 
-def _windows_table(windows: Summary) -> Table:
+def _rejection_line(rejection: Rejection) -> Text:
+    place = f"{rejection.table} row {rejection.row}"
+    if rejection.file:
+        place += f" of {Path(rejection.file).name}"
+    return Text(f"rejected: {place}: {rejection.reason}: {rejection.detail} (id {rejection.shown_id})")
+
+
+def _windows_table(windows: WindowsSummary) -> Table:
     table = Table(
         "window",
         "from",
@@ -54,7 +57,7 @@ def _windows_table(windows: Summary) -> Table:
         title_justify="left",
     )
     for window in windows.windows:
-        cold = f"{window.n_cold_decisions:,}"
+        has_cold_start = window.window in ("valid", "test")
         table.add_row(
             window.window,
             _day(window.start),
@@ -63,7 +66,7 @@ def _windows_table(windows: Summary) -> Table:
             f"{window.n_matched:,}",
             f"{window.n_seekers:,}",
             f"{window.n_usable:,}",
-            cold if window.window in ("valid", "test") else "",
+            f"{window.n_cold_decisions:,}" if has_cold_start else "",
         )
     return table
 

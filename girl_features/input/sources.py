@@ -1,7 +1,7 @@
-"""Where an input table comes from: Parquet or CSV files, or a query, as a relation DuckDB can read.
+"""The source of an input table, Parquet or CSV files or a query, as a relation that DuckDB can read.
 
-Nothing is read here but schemas and CSV headers. Every failure becomes a DataError naming the table, the
-place and what to do next; a message never quotes a row, as rows hold people's CVs.
+This module reads only schemas and CSV headers. Every failure becomes a DataError that names the table, the place
+and what to do next. A message never quotes a row, because rows hold people's CVs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import duckdb
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
-from girl_features.schema import INPUT_COLUMNS
+from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
 from girl_features.sql import file_list, parquet_relation, quote_identifier, quote_literal
 
-FILE_COLUMN = "girl_source_file"  # added to every relation: the file a row came from, NULL for a query
-MAX_CSV_LINE_BYTES = 1 << 26  # one CSV record, and the read buffer; longer texts come in as Parquet
-MAX_SHOWN = 80  # characters of a foreign value in a message
+MAX_CSV_LINE_BYTES = 1 << 26  # of one CSV record, and of the read buffer; longer texts need Parquet
+MAX_PRINTED = 80  # characters of a foreign value in a message
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".csv.gz")
@@ -35,19 +34,19 @@ _SOURCE_CATALOG = "girl_source"
 
 
 class Source(NamedTuple):
-    """One input table, not read yet."""
+    """One input table, before its rows are read. Keys are this package's column names."""
 
     table: str
-    place: str  # the path or "the query": how messages call it
-    relation: str  # SQL that goes after FROM; has FILE_COLUMN
-    columns: dict[str, str]  # our column name -> their quoted identifier
-    types: dict[str, str]  # our column name -> DuckDB type
+    place: str  # the path or "the query", for messages
+    relation: str  # SQL to put after FROM; has the column SOURCE_FILE
+    columns: dict[str, str]  # column -> quoted identifier in the source
+    types: dict[str, str]  # column -> DuckDB type
     is_csv: bool
-    nanoseconds: frozenset[str]  # our names of Parquet time columns finer than DuckDB keeps
+    nanoseconds: frozenset[str]  # Parquet time columns in nanoseconds, which DuckDB cuts to microseconds
 
 
-def shown(value: str, limit: int = MAX_SHOWN) -> str:
-    """`value` fit for a message: at most `limit` characters, unprintable ones escaped."""
+def printable(value: str, limit: int = MAX_PRINTED) -> str:
+    """Return `value` for a message: at most `limit` characters, unprintable ones escaped."""
     cut = value[:limit]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
     return escaped + "…" if len(value) > limit else escaped
@@ -55,14 +54,18 @@ def shown(value: str, limit: int = MAX_SHOWN) -> str:
 
 @contextmanager
 def open_source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, home: str) -> Iterator[Source]:
-    """The relation of `config` with its columns checked; errors of reading it inside the block are ours.
+    """Yield the source that `config` describes, with its columns checked.
 
-    Names in a query with a `database` resolve in that database, which is attached read-only for the block;
-    `home` is the catalog to come back to.
+    A `database` is attached read-only for the block, and names in the query are looked up in it.
 
+    Args:
+        connection: DuckDB connection that will read the source.
+        table: one of the three input tables.
+        config: location of the table.
+        home: catalog that is current again after the block.
     Raises:
-        DataError: nothing there, not of a format we read, or columns missing; inside the block, whatever
-            DuckDB finds wrong while it reads.
+        DataError: there is no such file, its format is not supported, or columns are missing. Errors of DuckDB while
+            the block reads the source become a DataError too.
     """
     place = repr(config.path) if config.path is not None else "the query"
     if config.database is not None:
@@ -82,32 +85,36 @@ def open_source(connection: duckdb.DuckDBPyConnection, table: str, config: Table
 
 def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, place: str) -> Source:
     files: list[str] = []
-    kind = "query"
+    file_type = "none"
     if config.path is not None:
-        files, kind = _files(table, config.path)
-    if kind == "query":
-        assert config.query is not None  # TableConfig: a path or a query
+        files, file_type = _files(table, config.path)
+    if file_type == "none":
+        assert config.query is not None  # TableConfig has a path or a query
         relation = _query_relation(table, config.query)
-    elif kind == "parquet":
-        relation = parquet_relation(files, filename=FILE_COLUMN, hive_partitioning=False)
+    elif file_type == "parquet":
+        relation = parquet_relation(files, filename=SOURCE_FILE, hive_partitioning=False)
     else:
         relation = _csv_relation(table, files)
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-    found = {str(row[0]): str(row[1]) for row in described if row[0] != FILE_COLUMN}
-    names = _matched_columns(table, place, config.columns, list(found))
+    source_types = {str(row[0]): str(row[1]) for row in described if row[0] != SOURCE_FILE}
+    names = _source_names(table, place, config.columns, list(source_types))
     return Source(
         table=table,
         place=place,
         relation=relation,
-        columns={ours: quote_identifier(theirs) for ours, theirs in names.items()},
-        types={ours: found[theirs] for ours, theirs in names.items()},
-        is_csv=kind == "csv",
-        nanoseconds=_nanosecond_columns(connection, files, names) if kind == "parquet" else frozenset(),
+        columns={column: quote_identifier(name) for column, name in names.items()},
+        types={column: source_types[name] for column, name in names.items()},
+        is_csv=file_type == "csv",
+        nanoseconds=_nanosecond_columns(connection, files, names) if file_type == "parquet" else frozenset(),
     )
 
 
-def _matched_columns(table: str, place: str, mapping: dict[str, str], found: list[str]) -> dict[str, str]:
-    """Our column names with theirs, all of them present in `found`."""
+def _source_names(table: str, place: str, mapping: dict[str, str], source_columns: list[str]) -> dict[str, str]:
+    """Return the source's name of each of our columns.
+
+    Raises:
+        DataError: `mapping` has a column that we do not use, or the source lacks a column.
+    """
     wanted = INPUT_COLUMNS[table]
     unknown = sorted(set(mapping) - set(wanted))
     if unknown:
@@ -115,41 +122,41 @@ def _matched_columns(table: str, place: str, mapping: dict[str, str], found: lis
             f"`tables.{table}.columns` maps {', '.join(map(repr, unknown))}, but the columns of {table} are "
             f"{', '.join(wanted)}; write our name on the left and yours on the right"
         )
-    names = {ours: mapping.get(ours, ours) for ours in wanted}
-    missing = {ours: theirs for ours, theirs in names.items() if theirs not in found}
+    names = {column: mapping.get(column, column) for column in wanted}
+    missing = {column: name for column, name in names.items() if name not in source_columns}
     if missing:
-        held = ", ".join(shown(name) for name in found[:30]) + (", …" if len(found) > 30 else "")
-        example = ", ".join(f"{ours}: YOUR_COLUMN" for ours in missing)
+        listed = ", ".join(printable(name) for name in source_columns[:30])
+        listed += ", …" if len(source_columns) > 30 else ""
+        example = ", ".join(f"{column}: YOUR_COLUMN" for column in missing)
         raise DataError(
             f"table {table}: {place} has no column {', '.join(map(repr, missing.values()))}; wanted "
-            f"{', '.join(names.values())}, found {held or 'none'}; set `tables.{table}.columns: {{{example}}}`"
+            f"{', '.join(names.values())}, found {listed or 'none'}; set `tables.{table}.columns: {{{example}}}`"
         )
     return names
 
 
 def _files(table: str, path: str) -> tuple[list[str], str]:
-    """The files of a path or glob in name order, and their one kind: "parquet" or "csv"."""
+    """Return the files of a path or glob in name order, and their common type: "parquet" or "csv"."""
     if Path(path).is_dir():
         raise DataError(
             f"table {table}: {path!r} is a folder; give the files in it, as in {path.rstrip('/')}/*.parquet"
         )
-    files = (
-        [path]
-        if Path(path).is_file()
-        else sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
-    )
+    if Path(path).is_file():
+        files = [path]
+    else:
+        files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
     if not files:
         raise DataError(f"table {table}: no file at {path!r}; set `tables.{table}.path` to one that exists")
-    kinds = {_kind(name) for name in files}
-    if len(kinds) > 1 or "other" in kinds:
+    file_types = {_file_type(name) for name in files}
+    if len(file_types) > 1 or "other" in file_types:
         raise DataError(
             f"table {table}: {path!r} should be Parquet ({', '.join(_PARQUET)}) or CSV "
             f"({', '.join(_CSV + _TSV)}), all files of one kind; rename them, or give a `query`"
         )
-    return files, kinds.pop()
+    return files, file_types.pop()
 
 
-def _kind(name: str) -> str:
+def _file_type(name: str) -> str:
     lower = name.lower()
     if lower.endswith(_PARQUET):
         return "parquet"
@@ -159,29 +166,30 @@ def _kind(name: str) -> str:
 def _query_relation(table: str, query: str) -> str:
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise DataError(f"`tables.{table}.query` should be one SELECT; found {shown(query)!r}")
+        raise DataError(f"`tables.{table}.query` should be one SELECT; found {printable(query)!r}")
     text = query.encode()
-    starts = (start for start, _ in duckdb.tokenize(query))  # in bytes; quoted text and comments are no tokens
+    # positions of tokens, in bytes; a semicolon in quoted text or in a comment is no token
+    starts = (start for start, _ in duckdb.tokenize(query))
     end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
-    return f"(SELECT *, NULL::VARCHAR AS {FILE_COLUMN} FROM ({text[:end].decode()}\n))"
+    return f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({text[:end].decode()}\n))"
 
 
 def _csv_relation(table: str, files: list[str]) -> str:
-    """read_csv with every column as text: ids keep their zeros, and nothing is guessed from the first rows."""
+    """Return a read_csv call with every column as text, so that ids keep leading zeros and no type is guessed."""
     headers = {name: _csv_header(table, name) for name in files}
     first = headers[files[0]]
     for name, header in headers.items():
         if header != first:
             raise DataError(
-                f"table {table}: {name!r} has the columns {', '.join(map(shown, header))}, but {files[0]!r} has "
-                f"{', '.join(map(shown, first))}; files of one glob must agree"
+                f"table {table}: {name!r} has the columns {', '.join(map(printable, header))}, but {files[0]!r} has "
+                f"{', '.join(map(printable, first))}; files of one glob must agree"
             )
     columns = ", ".join(f"{quote_literal(column)}: 'VARCHAR'" for column in first)
     delimiter = r"\t" if files[0].lower().endswith(_TSV) else ","
     return (
         f"read_csv({file_list(files)}, auto_detect = false, header = true, columns = {{{columns}}}, "
         f"delim = '{delimiter}', quote = '\"', escape = '\"', max_line_size = {MAX_CSV_LINE_BYTES}, "
-        f"buffer_size = {MAX_CSV_LINE_BYTES}, filename = '{FILE_COLUMN}', hive_partitioning = false)"
+        f"buffer_size = {MAX_CSV_LINE_BYTES}, filename = '{SOURCE_FILE}', hive_partitioning = false)"
     )
 
 
@@ -197,19 +205,19 @@ def _csv_header(table: str, name: str) -> list[str]:
         raise DataError(f"{problem}; {type(error).__name__} while reading it") from None
     line = ",".join(header)
     if not header or "" in header or len(set(header)) < len(header) or re.search("[\0\ud800-\udfff]", line):
-        raise DataError(f"{problem}, each named once; found {shown(line) or 'none'}")
+        raise DataError(f"{problem}, each named once; found {printable(line) or 'none'}")
     return header
 
 
 def _nanosecond_columns(
     connection: duckdb.DuckDBPyConnection, files: list[str], names: dict[str, str]
 ) -> frozenset[str]:
-    """Time columns stored in nanoseconds: DuckDB cuts zoned ones to microseconds without a word."""
-    fine = connection.execute(
+    """Return the time columns stored in nanoseconds; DuckDB silently cuts those with a time zone to microseconds."""
+    rows = connection.execute(
         f"SELECT DISTINCT name FROM parquet_schema({file_list(files)}) WHERE logical_type LIKE '%NANOS=Nano%'"
     ).fetchall()
-    stored = {str(row[0]) for row in fine}
-    return frozenset(ours for ours, theirs in names.items() if theirs in stored)
+    in_nanoseconds = {str(row[0]) for row in rows}
+    return frozenset(column for column, name in names.items() if name in in_nanoseconds)
 
 
 @contextmanager
@@ -218,26 +226,26 @@ def _read_errors(table: str, place: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         reason, advice = _explain(str(error))
-        # "from None": DuckDB quotes the offending row, which may be a CV
+        # "from None", because DuckDB quotes the offending row, which may be a CV
         raise DataError(f"table {table}: cannot read {place}: {reason}; {advice}") from None
 
 
 def _explain(message: str) -> tuple[str, str]:
-    """DuckDB's message without the row it quotes, and the next step."""
+    """Return DuckDB's message without the row that it quotes, and the next step."""
     csv_line = re.search(r"CSV Error on Line: \d+", message)
     if csv_line:
-        known = re.search(
+        cause = re.search(
             r"^(Expected Number of Columns: \d+ Found: \d+|Value with unterminated quote found"
             r"|Invalid unicode|Maximum line size of \d+ bytes exceeded)",
             message,
             re.MULTILINE,
         )
-        reason = csv_line[0] + (f", {known[0]}" if known else "")
+        reason = csv_line[0] + (f", {cause[0]}" if cause else "")
         return reason, "wanted UTF-8 text, a header line, and fields with breaks or quotes in double quotes"
-    first = shown(message.splitlines()[0], 300)
+    first = printable(message.splitlines()[0], 300)
     if "Invalid string encoding" in message:
-        place = first.partition(": value")[0]
-        return place, "write the table again with its text as valid UTF-8, lone surrogates replaced"
+        reason = first.partition(": value")[0]
+        return reason, "write the table again with its text as valid UTF-8, lone surrogates replaced"
     if "parquet" in message.lower() or "magic bytes" in message:
         return first, "the file may be cut short or of another format; write it again"
     if "lock" in message.lower():

@@ -1,29 +1,30 @@
-"""Time windows, and which decisions, pairs and CVs each of them holds.
+"""Time windows, and the decisions, pairs and CVs of each window.
 
-The windows follow each other: SFT, reward, RL, ranking train, valid, test. A decision falls in exactly one.
-The CV of a decision is the seeker's newest version strictly before it. SQL spells column names out here, as
-`schema.py` has them, so that a query can be read and pasted into DuckDB.
+The windows follow each other: SFT, reward, RL, ranking train, valid, test. Each decision is in exactly one of them.
+The CV of a decision is the seeker's newest version strictly before it. The SQL here spells the column names of
+`schema.py` out, so that a query can be read and pasted into DuckDB; a test compares the two.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple
 
 import polars as pl
 
 from girl_features.config import WindowsConfig
 from girl_features.errors import EmptyWindowError, LeakageError
 from girl_features.input.tables import Tables
-from girl_features.schema import JOB_SEEKER_ID
+from girl_features.schema import JOB_SEEKER_ID, MATCHED
 
 WINDOWS = ("sft", "reward", "rl", "train", "valid", "test")
 _log = logging.getLogger(__name__)
 
 
 class Windows(NamedTuple):
-    """Where each window ends and the next begins: UTC, microseconds, exclusive. The test window is open."""
+    """Ends of the windows, in UTC, exclusive. Each is the start of the next window; the last window has no end."""
 
     sft_end: datetime
     reward_end: datetime
@@ -32,58 +33,28 @@ class Windows(NamedTuple):
     valid_end: datetime
 
     def bounds(self, window: str) -> Bounds:
-        """Start and end of one of WINDOWS."""
+        """Return the start and end of one of WINDOWS."""
         i = WINDOWS.index(window)
         return Bounds(self[i - 1] if i > 0 else None, self[i] if i < len(self) else None)
 
 
 class Bounds(NamedTuple):
-    """start <= decided_at < end; None is open."""
+    """Limits of a window: start <= decided_at < end; None is no limit."""
 
     start: datetime | None
     end: datetime | None
 
 
 class RankingSplit(NamedTuple):
-    """The ranker's decisions, each frame by decided_at, job_seeker_id, job_id.
+    """The decisions of the three ranking windows, each frame sorted by decided_at, job_seeker_id, job_id.
 
     Columns: job_seeker_id, job_id, matched, decided_at, is_cold_start (the seeker has no decision in the
-    ranking training window).
+    ranking train window).
     """
 
     train: pl.DataFrame
     valid: pl.DataFrame
     test: pl.DataFrame
-
-
-class WindowSummary(NamedTuple):
-    """Counts of one window. Cold start is counted in valid and test, and 0 elsewhere."""
-
-    window: str
-    start: datetime | None
-    end: datetime | None
-    n_decisions: int
-    n_matched: int
-    n_seekers: int
-    n_usable: int  # SFT and preference pairs, RL CVs, ranking decisions
-    n_cold_decisions: int
-    n_cold_seekers: int
-
-
-class Summary(NamedTuple):
-    """Every window in time order."""
-
-    windows: tuple[WindowSummary, ...]
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Window name -> its counts and ISO bounds, for JSON."""
-        rows = {}
-        for summary in self.windows:
-            row = summary._asdict()
-            for side in ("start", "end"):
-                row[side] = row[side].isoformat() if row[side] is not None else None
-            rows[row.pop("window")] = row
-        return rows
 
 
 def check_no_leakage(windows: Windows, trained_until: datetime) -> None:
@@ -97,30 +68,30 @@ def check_no_leakage(windows: Windows, trained_until: datetime) -> None:
 
 
 def cut_windows(tables: Tables, config: WindowsConfig) -> Windows:
-    """The ends in `config`, or ends so that each window holds its share of all decisions.
+    """Return the ends given in `config`, or else ends that give each window its share of all decisions.
 
-    A share is met as nearly as whole instants allow: decisions of one instant stay together.
+    A share is met only approximately, since decisions of the same instant are never separated.
 
     Raises:
-        EmptyWindowError: ends are to be cut by share, but there are no decisions.
+        EmptyWindowError: `config` gives shares, but there are no decisions.
     """
     ends = (config.sft_end, config.reward_end, config.rl_end, config.train_end, config.valid_end)
     given = [end for end in ends if end is not None]
     if len(given) == len(ends):
         return Windows(*given)
     shares = (config.sft_share, config.reward_share, config.rl_share, config.train_share, config.valid_share)
-    cuts = [_cut(tables, round(sum(shares[: i + 1]), 9)) for i in range(len(shares))]
-    found = [cut for cut in cuts if cut is not None]
-    if len(found) < len(cuts):
+    n_decisions = tables.connection.execute("SELECT count(*) FROM interactions").fetchone()
+    if n_decisions == (0,):
         raise EmptyWindowError(
             "there are no usable decisions to cut windows from; see what `girl check` says of interactions, "
             "or give `windows.sft_end` and the other four ends"
         )
-    return Windows(*found)
+    cumulative_shares = [round(share, 9) for share in accumulate(shares)]
+    return Windows(*(_instant_at_share(tables, share) for share in cumulative_shares))
 
 
-def _cut(tables: Tables, share: float) -> datetime | None:
-    """The instant of a decision with nearest to `share` of all decisions before it; the earlier of two."""
+def _instant_at_share(tables: Tables, share: float) -> datetime:
+    """Return the instant before which the part of all decisions is nearest to `share`; the earlier one of two."""
     row = tables.connection.execute(
         """
         SELECT decided_at FROM (
@@ -131,11 +102,13 @@ def _cut(tables: Tables, share: float) -> datetime | None:
         """,
         {"share": share},
     ).fetchone()
-    return None if row is None else row[0].astimezone(UTC)
+    assert row is not None
+    instant: datetime = row[0]
+    return instant.astimezone(UTC)
 
 
-# Decisions of a window, each with the time of its CV. Only keys and times go through the join; texts follow.
-_DECISIONS = """
+# Decisions of a window, each with the time of its CV. Only keys and times are joined here; the texts are joined later.
+DECISIONS_SQL = """
     SELECT i.job_seeker_id, i.job_id, i.matched, i.decided_at, v.updated_at
     FROM (SELECT * FROM interactions
           WHERE ($start::TIMESTAMPTZ IS NULL OR decided_at >= $start::TIMESTAMPTZ)
@@ -146,7 +119,7 @@ _DECISIONS = """
 
 _SFT_PAIRS = f"""
     SELECT job_seeker_id, job_id, cv, jd, decided_at
-    FROM ({_DECISIONS})
+    FROM ({DECISIONS_SQL})
     JOIN job_seekers USING (job_seeker_id, updated_at)
     JOIN jobs USING (job_id)
     WHERE matched AND cv <> ''
@@ -157,7 +130,7 @@ _PREFERENCE_PAIRS = f"""
     WITH decisions AS MATERIALIZED (
         SELECT job_seeker_id, updated_at, job_id, bool_or(matched) AS ever_matched,
                coalesce(min(decided_at) FILTER (matched), min(decided_at)) AS first_decided_at
-        FROM ({_DECISIONS}) GROUP BY ALL
+        FROM ({DECISIONS_SQL}) GROUP BY ALL
     )
     SELECT job_seeker_id, cv, chosen_job.jd AS chosen, rejected_job.jd AS rejected,
            greatest(chosen.first_decided_at, rejected.first_decided_at) AS decided_at
@@ -172,20 +145,20 @@ _PREFERENCE_PAIRS = f"""
 
 _RL_CVS = f"""
     SELECT job_seeker_id, cv, updated_at, cv_hash
-    FROM (SELECT DISTINCT job_seeker_id, updated_at FROM ({_DECISIONS}))
+    FROM (SELECT DISTINCT job_seeker_id, updated_at FROM ({DECISIONS_SQL}))
     JOIN job_seekers USING (job_seeker_id, updated_at)
     WHERE cv <> ''
       AND job_seeker_id NOT IN (SELECT job_seeker_id FROM interactions WHERE decided_at < $start)
     ORDER BY job_seeker_id, updated_at
 """
 
-_TRAINING_DATA = {"sft": _SFT_PAIRS, "reward": _PREFERENCE_PAIRS, "rl": _RL_CVS}
+TRAINING_SQL = {"sft": _SFT_PAIRS, "reward": _PREFERENCE_PAIRS, "rl": _RL_CVS}
 
 _RANKED = """
     SELECT job_seeker_id, job_id, matched, decided_at,
            job_seeker_id NOT IN (SELECT job_seeker_id FROM interactions
                                  WHERE decided_at >= $train_start AND decided_at < $train_end) AS is_cold_start,
-           {alive} AS alive
+           {not_erased} AS not_erased
     FROM interactions
     WHERE decided_at >= $start AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ)
     ORDER BY decided_at, job_seeker_id, job_id
@@ -193,116 +166,80 @@ _RANKED = """
 
 
 def sft_pairs(tables: Tables, windows: Windows) -> pl.DataFrame:
-    """Matched decisions of the SFT window with both texts; those with a blank CV are left out.
+    """Return the matched decisions of the SFT window with both texts, without those whose CV is blank.
 
     Returns:
-        job_seeker_id, job_id, cv, jd, decided_at; by decided_at and ids.
+        Columns job_seeker_id, job_id, cv, jd, decided_at; sorted by decided_at and ids.
     Raises:
         EmptyWindowError: there are none.
     """
-    pairs = _frame(tables, _SFT_PAIRS, windows, "sft")
+    pairs = _query_window(tables, _SFT_PAIRS, windows, "sft")
     if pairs.is_empty():
-        raise _empty(windows, "sft", "no matched decision with a CV")
+        raise _empty_window_error(windows, "sft", "no matched decision with a CV")
     return pairs
 
 
 def preference_pairs(tables: Tables, windows: Windows) -> pl.DataFrame:
-    """Every (matched, mismatched) pair of jobs that one CV version met in the reward window, once.
+    """Return each (matched, mismatched) pair of jobs of one CV version in the reward window, once.
 
-    A job that the version both matched and mismatched counts as matched. Pairs of equal JDs are left out,
-    and so are blank CVs. `decided_at` is when both decisions were known.
+    A job that the version both matched and mismatched counts as matched. Pairs of equal JDs and blank CVs are left
+    out. `decided_at` is the time when both decisions were known.
 
     Returns:
-        job_seeker_id, cv, chosen, rejected, decided_at; possibly no rows. By decided_at and ids.
+        Columns job_seeker_id, cv, chosen, rejected, decided_at; sorted by decided_at and ids. There may be no rows.
     """
-    return _frame(tables, _PREFERENCE_PAIRS, windows, "reward")
+    return _query_window(tables, _PREFERENCE_PAIRS, windows, "reward")
 
 
 def rl_cvs(tables: Tables, windows: Windows) -> pl.DataFrame:
-    """CV versions behind the RL window's decisions, of seekers with no decision in the windows before.
+    """Return the CV versions of the RL window's decisions, only of seekers without a decision in an earlier window.
 
     Returns:
-        job_seeker_id, cv, updated_at, cv_hash; none blank, possibly no rows. By id and time.
+        Columns job_seeker_id, cv, updated_at, cv_hash; sorted by id and time, no blank CVs. There may be no rows.
     """
-    return _frame(tables, _RL_CVS, windows, "rl")
+    return _query_window(tables, _RL_CVS, windows, "rl")
 
 
 def ranking_split(tables: Tables, windows: Windows) -> RankingSplit:
-    """Decisions of the train, valid and test windows.
+    """Return the decisions of the train, valid and test windows.
 
-    Those of people who were erased are left out, as nothing can be joined to them, and counted in the log.
+    Decisions of erased seekers are left out, because the store has no vectors to join to them; a log message
+    counts them.
 
     Raises:
-        EmptyWindowError: one of the three has no decisions, or only matched or only mismatched ones.
+        EmptyWindowError: a window has no decisions, or only matched or only mismatched ones.
     """
     frames = []
-    alive, n_left_out = tables.erased.condition([JOB_SEEKER_ID]), 0
+    n_erased = 0
+    query = _RANKED.format(not_erased=tables.erased.condition([JOB_SEEKER_ID]))
     for window in RankingSplit._fields:
-        frame = _frame(tables, _RANKED.format(alive=alive), windows, window, _train_bounds(windows))
-        n_left_out += int((~frame["alive"]).sum())
-        frame = frame.filter("alive").drop("alive")
+        decisions = _query_window(tables, query, windows, window, train_bounds(windows))
+        frame = decisions.filter("not_erased").drop("not_erased")
+        n_erased += decisions.height - frame.height
         if frame.is_empty():
-            raise _empty(windows, window, "no decisions")
-        if frame["matched"].n_unique() == 1:
-            kind = "matched" if frame["matched"][0] else "mismatched"
-            raise _empty(windows, window, f"only {kind} decisions ({frame.height}), and a ranker needs both kinds")
+            raise _empty_window_error(windows, window, "no decisions")
+        if frame[MATCHED].n_unique() == 1:
+            outcome = "matched" if frame[MATCHED][0] else "mismatched"
+            problem = f"only {outcome} decisions ({frame.height}), and a ranker needs both kinds"
+            raise _empty_window_error(windows, window, problem)
         frames.append(frame)
-    if n_left_out:
-        _log.warning("%d decisions of erased job seekers are left out of the ranking windows", n_left_out)
+    if n_erased:
+        _log.warning("%d decisions of erased job seekers are left out of the ranking windows", n_erased)
     return RankingSplit(*frames)
 
 
-def summarize(tables: Tables, windows: Windows) -> Summary:
-    """Counts of every window; an empty one shows zeros."""
-    return Summary(tuple(_summarize(tables, windows, window) for window in WINDOWS))
-
-
-def _summarize(tables: Tables, windows: Windows, window: str) -> WindowSummary:
-    bounds = windows.bounds(window)
-    is_ranked = window in ("valid", "test")
-    cold = "job_seeker_id NOT IN (SELECT job_seeker_id FROM ranked)" if is_ranked else "false"
-    counts = tables.connection.execute(
-        f"""
-        WITH ranked AS (SELECT job_seeker_id FROM interactions
-                        WHERE decided_at >= $train_start AND decided_at < $train_end)
-        SELECT count(*), count(*) FILTER (matched), count(DISTINCT job_seeker_id), count(*) FILTER (is_cold),
-               count(DISTINCT job_seeker_id) FILTER (is_cold)
-        FROM (SELECT *, {cold} AS is_cold FROM ({_DECISIONS}))
-        """,
-        {**bounds._asdict(), **_train_bounds(windows)},
-    ).fetchone()
-    assert counts is not None
-    n_decisions, n_matched, n_seekers, n_cold_decisions, n_cold_seekers = counts
-    n_usable = n_decisions
-    if window in _TRAINING_DATA:
-        query = f"SELECT count(*) FROM ({_TRAINING_DATA[window]})"
-        usable = tables.connection.execute(query, bounds._asdict()).fetchone()
-        assert usable is not None
-        n_usable = usable[0]
-    return WindowSummary(
-        window=window,
-        start=bounds.start,
-        end=bounds.end,
-        n_decisions=n_decisions,
-        n_matched=n_matched,
-        n_seekers=n_seekers,
-        n_usable=n_usable,
-        n_cold_decisions=n_cold_decisions,
-        n_cold_seekers=n_cold_seekers,
-    )
-
-
-def _train_bounds(windows: Windows) -> dict[str, datetime]:
+def train_bounds(windows: Windows) -> dict[str, datetime]:
+    """Return the SQL parameters for the start and end of the ranking train window."""
     return {"train_start": windows.rl_end, "train_end": windows.train_end}
 
 
-def _frame(
+def _query_window(
     tables: Tables, query: str, windows: Windows, window: str, extra: dict[str, datetime] | None = None
 ) -> pl.DataFrame:
     return tables.connection.execute(query, {**windows.bounds(window)._asdict(), **(extra or {})}).pl()
 
 
-def _empty(windows: Windows, window: str, problem: str) -> EmptyWindowError:
+def _empty_window_error(windows: Windows, window: str, problem: str) -> EmptyWindowError:
     start, end = windows.bounds(window)
     i = WINDOWS.index(window)
     keys = [f"`windows.{name}_end`" for name in WINDOWS[max(i - 1, 0) : min(i + 1, len(windows))]]

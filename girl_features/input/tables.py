@@ -1,6 +1,6 @@
-"""The three input tables, read and checked in DuckDB: what comes out is clean, what does not has a reason.
+"""The three input tables, read and checked in DuckDB. Clean rows are kept; bad rows are reported with a reason.
 
-Rows stay in a DuckDB file in a temporary folder (of TMPDIR), so that texts need not fit in memory.
+Rows are kept in a DuckDB file in a temporary folder (in TMPDIR), so that texts need not fit in memory.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import duckdb
 
 from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
-from girl_features.input.checks import (
-    BAD_MATCHED,
-    FLAGS,
-    ID_COLUMNS,
-    KNOWN_AT,
-    MAX_TEXT_CHARS,
-    TEXT_COLUMN,
-    TIME_COLUMN,
-    staging_sql,
+from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN, staging_sql
+from girl_features.input.rejections import (
+    create_rejections,
+    delete_rejected,
+    listed_rejections,
+    reject_rows,
+    rejected_counts,
 )
-from girl_features.input.report import MAX_LISTED, CheckReport, Note, Rejection, TableReport
-from girl_features.input.sources import FILE_COLUMN, open_source, shown
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
+from girl_features.input.report import CheckReport, Note, TableReport
+from girl_features.input.sources import open_source, printable
+from girl_features.input.text_cleaning import MAX_TEXT_CHARS
+from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
 from girl_features.sql import MEMORY_LIMIT
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import NO_TOMBSTONES, Tombstones
@@ -35,15 +34,19 @@ _CATALOG = "girl_tables"
 
 
 class Tables:
-    """The clean tables, until closed. A context manager.
+    """The clean tables, until they are closed. A context manager.
 
-    `connection` holds job_seekers(job_seeker_id, cv, updated_at, cv_hash), unique by the id and time;
-    jobs(job_id, jd, posted_at, known_at), unique by id, where `known_at` is the earlier of `posted_at` and
-    the job's first decision; interactions(job_seeker_id, job_id, matched, decided_at), each with its job and
-    with a CV version strictly before `decided_at`; and rejections(table_name, file, row, id, reason, detail),
-    all of them. Times are TIMESTAMPTZ and the session is in UTC.
+    `connection` has these tables. Times are TIMESTAMPTZ, and the session is in UTC.
 
-    `erased` says whose features the store was told to forget: their rows are here, but nothing can be joined to them.
+    - job_seekers(job_seeker_id, cv, updated_at, cv_hash), unique by id and time.
+    - jobs(job_id, jd, posted_at, known_at), unique by id; `known_at` is `posted_at`, or just before the job's first
+      decision if that is earlier.
+    - interactions(job_seeker_id, job_id, matched, decided_at), each with its job and with a CV version strictly
+      before `decided_at`.
+    - rejections(table_name, file, row, id, reason, detail), all of them.
+
+    `erased` lists the seekers whose features the store was told to forget. Their rows are in the tables, but the store
+    has no vectors to join to them.
     """
 
     def __init__(
@@ -87,22 +90,22 @@ def load_tables(
     strict: bool = False,
     erased: Tombstones = NO_TOMBSTONES,
 ) -> Tables:
-    """The three tables, cleaned; rows that cannot be used are left out and reported.
+    """Read and clean the three tables; leave out and report the rows that cannot be used.
 
     Texts lose control characters, become Unicode NFC and are cut to MAX_TEXT_CHARS. Times become UTC in
-    microseconds, those without a zone read as UTC. Of rows with one key the newest wins, then the last.
-    A blank CV is kept: its seeker exists, though nothing can be generated for it.
+    microseconds; those without a zone are read as UTC. Of rows with the same key the newest is kept, then the last.
+    A row with a blank CV is kept: its seeker exists, though no JD can be generated for it.
 
     Args:
-        tables: where the tables lie.
-        now: with a time zone; times later than `now + clock_skew` are rejected.
+        tables: locations of the tables.
+        now: with a time zone; a row with a time after `now + clock_skew` is rejected.
         clock_skew: tolerance for clocks that run ahead.
-        strict: take any rejected row as an error.
-        erased: whom the feature store has forgotten.
+        strict: any rejected row is an error.
+        erased: seekers that the feature store has forgotten.
 
     Raises:
         DataError: a table cannot be read, lacks a column, or has one of the wrong type.
-        RejectedRowsError: `strict`, and at least one row was rejected.
+        RejectedRowsError: `strict` is set, and at least one row was rejected.
     """
     latest = now.astimezone(UTC) + clock_skew
     folder = tempfile.TemporaryDirectory(prefix="girl-tables-")
@@ -126,7 +129,7 @@ def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(
         folder / f"{_CATALOG}.duckdb",
         config={
-            "autoinstall_known_extensions": "false",  # what the wheel bundles is enough; never download
+            "autoinstall_known_extensions": "false",  # the extensions in the wheel are enough; never download others
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": str(folder / "spill"),
         },
@@ -136,132 +139,46 @@ def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: datetime) -> CheckReport:
-    connection.execute(
-        'CREATE TABLE rejections (table_name VARCHAR, file VARCHAR, "row" BIGINT, id VARCHAR, '
-        "reason VARCHAR, detail VARCHAR, source_rowid BIGINT)"
-    )
+    create_rejections(connection)
     configs = {"job_seekers": tables.job_seekers, "jobs": tables.jobs, "interactions": tables.interactions}
     reports: dict[str, TableReport] = {}
     notes: list[Note] = []
     for table, config in configs.items():
         n_read = _stage(connection, table, config, latest)
-        _reject(connection, table, _FAILED_CHECKS.format(table=table))
-        _reject(connection, table, _DUPLICATES[table])
-        if table == "interactions":
-            _reject(connection, table, _UNRESOLVED)
-        # rowids hold until rows are deleted, so deleting comes last
-        connection.execute(
-            f"DELETE FROM {table} WHERE rowid IN (SELECT source_rowid FROM rejections WHERE table_name = '{table}')"
-        )
+        reject_rows(connection, table)
+        delete_rejected(connection, table)
         notes += _notes(connection, table)
-        for column in (FILE_COLUMN, "problem", "flags"):
+        for column in (SOURCE_FILE, "problem", "flags"):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        reports[table] = _table_report(connection, table, n_read)
+        reports[table] = TableReport(n_read, _count(connection, table), rejected_counts(connection, table))
     notes += _set_known_at(connection)
-    report = CheckReport(reports, _listed(connection), notes)
+    report = CheckReport(reports, listed_rejections(connection), notes)
     connection.execute("ALTER TABLE rejections DROP COLUMN source_rowid")
     return report
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, latest: datetime) -> int:
-    """Read `table` with its row checks; its rowids are the input's row numbers from 0. Returns the rows read.
+    """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0.
 
     Raises:
-        DataError: the source cannot be read, or `matched` holds something else than two values.
+        DataError: the source cannot be read, or its column `matched` holds something other than two values.
     """
     with open_source(connection, table, config, home=_CATALOG) as source:
         connection.execute(f"CREATE TABLE {_CATALOG}.main.{table} AS {staging_sql(source, latest)}")
-    bad = connection.execute(
+    bad_value = connection.execute(
         f"SELECT rowid + 1, problem.detail FROM {table} WHERE problem.reason = '{BAD_MATCHED}' ORDER BY rowid LIMIT 1"
     ).fetchone()
-    if bad is not None:
+    if bad_value is not None:
+        row_number, value = bad_value
         raise DataError(
-            f"table {table}: column {source.columns[MATCHED]} of {source.place} holds {shown(bad[1])!r} in row "
-            f"{bad[0]}, wanted only true/false or 1/0; say in `tables.{table}.query` which values are a match"
+            f"table {table}: column {source.columns[MATCHED]} of {source.place} holds {printable(value)!r} in row "
+            f"{row_number}, wanted only true/false or 1/0; say in `tables.{table}.query` which values are a match"
         )
     return _count(connection, table)
 
 
-# Each of these selects rows to reject: bad_rowid, reason, detail.
-_FAILED_CHECKS = """
-    SELECT rowid AS bad_rowid, problem.reason AS reason, problem.detail AS detail
-    FROM {table} WHERE problem IS NOT NULL
-"""
-
-
-def _duplicates_sql(table: str, keys: str, newest_first: str, detail: str) -> str:
-    return f"""
-        SELECT rowid AS bad_rowid, 'duplicate' AS reason, '{detail}' AS detail
-        FROM {table} WHERE problem IS NULL
-        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest_first}) > 1
-    """
-
-
-_DUPLICATES = {
-    "job_seekers": _duplicates_sql(
-        "job_seekers",
-        f"{JOB_SEEKER_ID}, {UPDATED_AT}",
-        "rowid DESC",
-        f"a later row has the same {JOB_SEEKER_ID} and {UPDATED_AT}",
-    ),
-    "jobs": _duplicates_sql(
-        "jobs",
-        JOB_ID,
-        f"{POSTED_AT} DESC, rowid DESC",
-        f"a row posted later, or further down, has the same {JOB_ID}",
-    ),
-    "interactions": _duplicates_sql(
-        "interactions",
-        f"{JOB_SEEKER_ID}, {JOB_ID}, {DECIDED_AT}",
-        "rowid DESC",
-        f"a later row has the same {JOB_SEEKER_ID}, {JOB_ID} and {DECIDED_AT}",
-    ),
-}
-
-_UNRESOLVED = f"""
-    SELECT bad_rowid, reason, CASE reason
-        WHEN 'no_seeker' THEN 'no usable row of job_seekers has this {JOB_SEEKER_ID}'
-        WHEN 'no_job' THEN 'no usable row of jobs has this {JOB_ID}'
-        WHEN 'no_earlier_jd' THEN 'the job was posted again at ' || {POSTED_AT}::VARCHAR
-             || '; what it said at {DECIDED_AT} ' || {DECIDED_AT}::VARCHAR || ' is not known'
-        ELSE 'the first CV is of ' || first_updated_at::VARCHAR || ', not before {DECIDED_AT} '
-             || {DECIDED_AT}::VARCHAR
-        END AS detail
-    FROM (
-        SELECT interactions.rowid AS bad_rowid, first_updated_at, {DECIDED_AT}, {POSTED_AT}, CASE
-            WHEN first_updated_at IS NULL THEN 'no_seeker'
-            WHEN posted.{JOB_ID} IS NULL THEN 'no_job'
-            WHEN {DECIDED_AT} <= first_updated_at THEN 'no_earlier_cv'
-            WHEN {DECIDED_AT} <= {POSTED_AT} AND left({JOB_ID}, 100) IN (SELECT id FROM rejections
-                WHERE table_name = 'jobs' AND reason = 'duplicate') THEN 'no_earlier_jd'
-            END AS reason
-        FROM interactions
-        LEFT JOIN (SELECT {JOB_SEEKER_ID}, min({UPDATED_AT}) AS first_updated_at FROM job_seekers GROUP BY 1)
-            USING ({JOB_SEEKER_ID})
-        LEFT JOIN (SELECT {JOB_ID}, {POSTED_AT} FROM jobs) posted USING ({JOB_ID})
-        WHERE interactions.rowid NOT IN
-            (SELECT source_rowid FROM rejections WHERE table_name = 'interactions')
-    )
-    WHERE reason IS NOT NULL
-"""
-
-
-def _reject(connection: duckdb.DuckDBPyConnection, table: str, bad_rows: str) -> None:
-    """List `bad_rows` of `table`, numbered within their file."""
-    ids = " || ' / ' || ".join(f"coalesce(left({column}, 100), '(null)')" for column in ID_COLUMNS[table])
-    connection.execute(
-        f"""
-        INSERT INTO rejections
-        SELECT '{table}', {FILE_COLUMN}, bad_rowid - first_rowid + 1, {ids}, reason, detail, bad_rowid
-        FROM ({bad_rows}) JOIN {table} ON {table}.rowid = bad_rowid
-        JOIN (SELECT {FILE_COLUMN} AS file, min(rowid) AS first_rowid FROM {table} GROUP BY ALL) AS files
-          ON {FILE_COLUMN} IS NOT DISTINCT FROM files.file
-        """
-    )
-
-
 def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:
-    """What to tell about the kept rows: the flags the row checks left, counted."""
+    """Count the flags of the kept rows, and return a note for each flag that occurs."""
     text, time = TEXT_COLUMN.get(table, ""), TIME_COLUMN[table]
     messages = {
         "is_naive": ("naive_timestamps", f"{time} has no time zone; it was read as UTC"),
@@ -277,9 +194,10 @@ def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:
 
 
 def _set_known_at(connection: duckdb.DuckDBPyConnection) -> list[Note]:
-    """Lower a job's `known_at`, set to `posted_at` so far, to just before its first decision where that is no later.
+    """Lower the `known_at` of a job to just before its first decision, if that is not after `posted_at`.
 
-    The text of a job that was posted again is left at its own time: it may have been written after the decision.
+    This holds for jobs posted once. A job that was posted again keeps its time, because its text may have been written
+    after the decision; such decisions were rejected.
     """
     n_early = connection.execute(
         f"SELECT count(*) FROM interactions JOIN jobs USING ({JOB_ID}) WHERE {DECIDED_AT} <= {POSTED_AT}"
@@ -292,32 +210,12 @@ def _set_known_at(connection: duckdb.DuckDBPyConnection) -> list[Note]:
         """
     )
     assert n_early is not None
+    if not n_early[0]:
+        return []
     message = (
         f"{DECIDED_AT} is not after the job's {POSTED_AT}; such a job counts as known just before it was decided on"
     )
-    return [Note("interactions", "decided_before_posted", message, n_early[0])] if n_early[0] else []
-
-
-def _table_report(connection: duckdb.DuckDBPyConnection, table: str, n_read: int) -> TableReport:
-    reasons = connection.execute(
-        "SELECT reason, count(*) FROM rejections WHERE table_name = $table GROUP BY 1 ORDER BY 1",
-        {"table": table},
-    ).fetchall()
-    return TableReport(n_read, _count(connection, table), dict(reasons))
-
-
-def _listed(connection: duckdb.DuckDBPyConnection) -> list[Rejection]:
-    rows = connection.execute(
-        f"""
-        SELECT table_name, file, "row", id, reason, detail FROM rejections
-        QUALIFY row_number() OVER (PARTITION BY table_name, reason ORDER BY source_rowid) <= {MAX_LISTED}
-        ORDER BY list_position(['job_seekers', 'jobs', 'interactions'], table_name), source_rowid
-        """
-    ).fetchall()
-    return [
-        Rejection(table, file, row, shown(key), reason, shown(detail, 200))
-        for table, file, row, key, reason, detail in rows
-    ]
+    return [Note("interactions", "decided_before_posted", message, n_early[0])]
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

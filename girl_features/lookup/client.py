@@ -13,7 +13,7 @@ import numpy as np
 from girl_features.contract import text_hash
 from girl_features.encoder import TextEncoder
 from girl_features.errors import DataError, ShapeError
-from girl_features.input.cv_text import clean_cv
+from girl_features.input.text_cleaning import clean_cv
 from girl_features.lookup.answers import JobVectors, SeekerVectors
 from girl_features.lookup.bundle import read_bundle
 from girl_features.lookup.cold_start import ColdStart

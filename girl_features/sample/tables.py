@@ -51,13 +51,12 @@ from girl_features.sample.market import BLOCK_JOBS, BLOCK_SEEKERS, SPAN_DAYS, Bl
 from girl_features.sample.texts import N_DRAWS, cv_texts, jd_texts
 
 SAMPLE_END = datetime(2025, 7, 1, tzinfo=UTC)
-PROBABILITY = "probability"
 ORACLE_SCHEMA = pa.schema(
     [
         (schema.JOB_SEEKER_ID, pa.string()),
         (schema.JOB_ID, pa.string()),
         (schema.DECIDED_AT, schema.UTC_MICROSECONDS),
-        (PROBABILITY, pa.float64()),
+        (schema.PROBABILITY, pa.float64()),
     ]
 )
 SCHEMAS: dict[str, pa.Schema] = {

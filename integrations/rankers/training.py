@@ -63,7 +63,7 @@ def train_ranker(
     if folder.exists():
         peek_ranker(folder)  # only a ranker is replaced
     train, valid, test = ranking_parts(config, contract)
-    stand_ins = stand_ins_of(config)
+    stand_ins = stand_ins_of(config.lookup, config.students_dir)
     ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
     ranker.fit(train.features, train.labels, valid.features, valid.labels)
     _save(ranker, folder)

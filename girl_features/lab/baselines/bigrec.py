@@ -15,9 +15,8 @@ from girl_features.integrations.rankers.calibration import Calibration, fit_cali
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 from girl_features.lab.baselines.text_rankers import log_loss_of_logits
 from girl_features.lab.text_vectors import VectorTable
-from girl_features.ranker import PairFeatures
+from girl_features.ranker import PairFeatures, PairTexts, check_text_parts
 from girl_features.schema import Tier
-from girl_features.text_ranker import PairTexts, check_text_parts
 
 GAMMAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from girl_features.errors import ConfigError
 from girl_features.lab.text_vectors import VectorTable
-from girl_features.text_ranker import TextRanker
+from girl_features.ranker import TextRanker
 
 
 def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable) -> TextRanker:

@@ -27,7 +27,7 @@ from girl_features.integrations.rankers.ranker_files import (
     write_arrays,
     write_manifest,
 )
-from girl_features.text_ranker import PairTexts, check_text_parts
+from girl_features.ranker import PairTexts, check_text_parts
 
 require("torch", "rank")
 import torch  # noqa: E402

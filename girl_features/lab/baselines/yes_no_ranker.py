@@ -17,7 +17,7 @@ import numpy as np
 from girl_features.errors import GirlError, require
 from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
 from girl_features.lab.baselines.text_rankers import log_loss_of_logits
-from girl_features.text_ranker import PairTexts, check_text_parts
+from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 
 torch = require("torch", "rank")

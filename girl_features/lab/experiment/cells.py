@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 
 from girl_features.errors import ShapeError, UndefinedMetricError
 from girl_features.evaluation.compare import RankingParts
-from girl_features.ranker import Ranker
+from girl_features.ranker import PairTexts, Ranker, TextRanker
 from girl_features.store.files import write_whole
-from girl_features.text_ranker import PairTexts, TextRanker
 
 _PACKAGES = ("numpy", "torch", "lightgbm", "transformers", "sentence-transformers")
 _META = b"girl_cell"

@@ -15,9 +15,9 @@ from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.pairs import join_pairs
+from girl_features.ranker import PairTexts
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.store.parts import PartsStore
-from girl_features.text_ranker import PairTexts
 
 PARTS = ("train", "valid", "test")
 COUNT_BINS = ((0, 0), (1, 4), (5, 9), (10, None))  # decisions of a seeker in the ranking training window

@@ -12,7 +12,7 @@ from pathlib import Path
 from girl_features.batch.local import materialize
 from girl_features.config import FeastConfig, GirlConfig, load_config
 from girl_features.contract import FeatureContract
-from girl_features.errors import GirlError
+from girl_features.errors import GeneratorFailedError, GirlError, InterruptedRunError
 from girl_features.generator.opening import find_generator, load_encoder, make_contract
 from girl_features.input.splits import check_no_leakage, cut_windows
 from girl_features.input.tables import open_tables
@@ -24,23 +24,6 @@ from girl_features.sample.tables import write_sample
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import copy_tombstones
-
-
-class InterruptedRunError(GirlError):
-    """A stop was asked for; what is done is kept."""
-
-    def __init__(self) -> None:
-        super().__init__("stopped on request; what is done is kept, and the same command goes on from here")
-
-
-class GeneratorFailedError(GirlError):
-    """A generator of the experiment could not be trained."""
-
-    def __init__(self, data: str, arm: str, stage: str, error: GirlError) -> None:
-        super().__init__(
-            f"stage {stage} of generator {arm!r} on {data!r}: {error} -- mend that, or leave this generator out there "
-            f"with `data.{data}.without: [{arm}]` in an experiment's YAML"
-        )
 
 
 def arm_config(config: ExperimentConfig, data: str, arm: Arm) -> GirlConfig:

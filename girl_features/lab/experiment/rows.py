@@ -20,8 +20,7 @@ from girl_features.lab.experiment.config import ExperimentConfig, pooled
 from girl_features.lab.experiment.data import PARTS, ExperimentData, pair_texts
 from girl_features.lab.experiment.several_jds import pool_samples
 from girl_features.lab.text_vectors import TextVectors, VectorTable
-from girl_features.ranker import Ranker
-from girl_features.text_ranker import TextRanker
+from girl_features.ranker import Ranker, TextRanker
 
 SHUFFLE_SEED = 0
 

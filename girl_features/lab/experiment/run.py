@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from girl_features.errors import GirlError
+from girl_features.errors import InterruptedRunError, WorkerLostError
 from girl_features.evaluation.metrics import CalibrationCurve, calibration_curve
 from girl_features.evaluation.reference import CosineRanker
 from girl_features.evaluation.results import BASE, ResultRow, make_result, make_slice, measure
 from girl_features.lab.experiment.cells import CellId, Job, cell_path, code_hash, parts_hash, read_cell, run_job
 from girl_features.lab.experiment.claims import ClaimResult, judge_claim
 from girl_features.lab.experiment.config import BASELINE_ROW, Cell, ExperimentConfig
-from girl_features.lab.experiment.prepare import InterruptedRunError
 from girl_features.lab.experiment.rows import (
     Prepared,
     Steps,
@@ -42,19 +41,9 @@ from girl_features.ranker import Ranker
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # one fit: there is nothing random in them
 _OWN_SOURCES = (  # of the package, beside the steps' own
     *(f"lab/experiment/{name}.py" for name in ("cells", "controls", "several_jds", "rows")),
-    *("ranker.py", "text_ranker.py", "tiers.py", "torch_threads.py", "evaluation/reference.py"),
+    *("ranker.py", "tiers.py", "torch_threads.py", "evaluation/reference.py"),
     *("generator/prompts.py", "generator/transformers_engine.py", "lookup/vector_map.py"),
 )
-
-
-class WorkerLostError(GirlError):
-    """A process that fitted a ranker was killed from outside, as a rule for want of memory."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "a worker process was killed, most often for want of memory; finished fits are kept: run the same "
-            "command again, with --jobs 1 if it happens again"
-        )
 
 
 class DataResults(NamedTuple):

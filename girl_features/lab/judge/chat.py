@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from girl_features.errors import ConfigError, GirlError
+from girl_features.errors import ConfigError, JudgeEndpointError
 from girl_features.generator.prompts import plain_text_ids
 from girl_features.store.files import write_whole
 
@@ -32,10 +32,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 Message = dict[str, str]  # role, content
 _QUESTION_MARK = "\x02Q\x03"  # stands for the question while a chat template is rendered
-
-
-class JudgeEndpointError(GirlError):
-    """The judge's endpoint cannot be reached, refuses, or does not answer as one."""
 
 
 class Chat(Protocol):

@@ -142,12 +142,6 @@ def items_of(row: bytes) -> dict[int, Item]:
     return items
 
 
-def times_of(row: bytes) -> tuple[int, int | None]:
-    """Event and created time of one row, microseconds since 1970."""
-    event, created = struct.unpack_from(">QQ", row, 1)
-    return event - _OFFSET, created - _OFFSET if created else None
-
-
 def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> Rows:
     """The features `names` of n packed rows, None standing for a row that was not found."""
     n = len(rows)

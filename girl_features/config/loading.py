@@ -1,0 +1,149 @@
+"""Load girl.yaml into a GirlConfig, and write a resolved one."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from girl_features.config.data import TableConfig, TablesConfig
+from girl_features.config.generation import GeneratorConfig
+from girl_features.config.model import GirlConfig
+from girl_features.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
+    """Read girl.yaml, apply `a.b=c` overrides, check all values, and make paths absolute.
+
+    Relative paths are taken from the folder of the file. `${NAME}` in a table's `path` or `database` becomes the
+    value of the environment variable NAME.
+
+    Raises:
+        ConfigError: the file is absent or not YAML, a key is unknown, a value is wrong, or an environment variable
+            is not set; the message names each setting.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no config at {str(path)!r}; `girl init DIR` writes one, or give --config FILE")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} should hold a mapping with at least `tables:`, found {type(raw).__name__}")
+    for override in overrides or []:
+        _apply_override(raw, override)
+    try:
+        config = GirlConfig.model_validate(raw)
+    except ValidationError as error:
+        places = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"{path}: {places}") from error
+    return _resolve_paths(config, path.parent.resolve())
+
+
+def write_resolved(config: GirlConfig, path: Path) -> None:
+    """Write the config that a run used, with every default filled in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one value in `raw`, in place."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes a.b=value, found {override!r}")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {parent!r} holds a value, not a mapping")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+
+
+def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
+    """Return the same config with its relative paths taken from `base`."""
+    tables = TablesConfig(
+        job_seekers=_resolve_table("job_seekers", config.tables.job_seekers, base),
+        jobs=_resolve_table("jobs", config.tables.jobs, base),
+        interactions=_resolve_table("interactions", config.tables.interactions, base),
+    )
+    feast_repo = _absolute(config.feast.repo, base)
+    bundle = _absolute(config.lookup.bundle, base)
+    encoder_name = _resolve_model(config.encoder.name, base)
+    reward_base = _resolve_model(config.reward.base or None, base)
+    return config.model_copy(
+        update={
+            "workspace": _absolute(config.workspace, base),
+            "tables": tables,
+            "generator": _resolve_generator(config.generator, base),
+            "encoder": config.encoder.model_copy(update={"name": encoder_name}),
+            "reward": config.reward.model_copy(update={"base": reward_base}),
+            "feast": config.feast.model_copy(update={"repo": feast_repo}),
+            "lookup": config.lookup.model_copy(update={"bundle": bundle}),
+        }
+    )
+
+
+def _resolve_table(name: str, table: TableConfig, base: Path) -> TableConfig:
+    update: dict[str, str] = {}
+    if table.path is not None:
+        path = Path(_expand_variables(table.path, f"tables.{name}.path")).expanduser()
+        update["path"] = os.path.normpath(base / path)  # not resolve(), as the path may be a glob
+    if table.database is not None:
+        database = Path(_expand_variables(table.database, f"tables.{name}.database")).expanduser()
+        update["database"] = str((base / database).resolve())
+    return table.model_copy(update=update)
+
+
+def _expand_variables(text: str, setting: str) -> str:
+    """Replace each `${NAME}` in `text` by the value of the environment variable NAME.
+
+    Raises:
+        ConfigError: a variable is not set, or is empty.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        value = os.environ.get(name)
+        if not value:
+            raise ConfigError(
+                f"{setting} is {text!r}, but the environment variable {name} is not set; "
+                f"set it, or write the path without ${{{name}}}"
+            )
+        return value
+
+    return _VARIABLE.sub(value_of, text)
+
+
+def _resolve_generator(generator: GeneratorConfig, base: Path) -> GeneratorConfig:
+    embeddings_from = _resolve_model(generator.tiny.embeddings_from, base)
+    return generator.model_copy(
+        update={
+            "checkpoint": _absolute(generator.checkpoint, base),
+            "base": _resolve_model(generator.base, base),
+            "tiny": generator.tiny.model_copy(update={"embeddings_from": embeddings_from}),
+        }
+    )
+
+
+def _resolve_model(name: str | None, base: Path) -> str | None:
+    """Return the absolute path of a model that is a local folder; leave the name of any other model as it is."""
+    if name is None or name == "tiny":
+        return name
+    folder = base / Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _absolute(path: Path | None, base: Path) -> Path | None:
+    return None if path is None else (base / path.expanduser()).resolve()
