@@ -19,6 +19,7 @@ GirlError
 │   ├── MissingVectorsError   pairs whose CV or JD vector was not known by then
 │   └── DeadlineError         the online store took longer than it may
 ├── ClusterError              a worker of a cluster failed, or there is no cluster
+├── JudgeEndpointError        the judge's endpoint cannot be reached, refuses, or sends no valid answer
 └── MissingExtraError         an optional dependency of ours is not installed
 """
 
@@ -129,6 +130,10 @@ class DeadlineError(StoreError):
 
 class ClusterError(GirlError):
     """A worker of a cluster failed, or there is no cluster."""
+
+
+class JudgeEndpointError(GirlError):
+    """The judge's endpoint cannot be reached, refuses the request, or sends no valid answer."""
 
 
 class MissingExtraError(GirlError):

@@ -10,7 +10,7 @@ from girl_features.lab.experiment.rows import Steps
 from girl_features.lab.experiment.run import DataResults
 from girl_features.lab.grounding.run import candidates_text, grounding_table, measure_run, rows_as_json
 from girl_features.lab.judge import run as judge_run
-from girl_features.lab.judge.verdicts import as_json
+from girl_features.lab.judge.verdicts import report_values
 
 
 class Extras(NamedTuple):
@@ -74,5 +74,5 @@ def _judgement(data: DataResults, steps: Steps, title: str) -> Extras:
     else:
         report = judge_run.run_judge(chat, sides)
         lines, title_of = judge_run.judge_lines(report, sides), "judge"
-        values = {"judge": as_json(report)}
+        values = {"judge": report_values(report)}
     return Extras([f"### {title}, {title_of}", "\n".join(f"- {inline(line)}" for line in lines)], values)
