@@ -184,7 +184,7 @@ def judge(
 ) -> None:
     """Compare the JDs of two generators by an LLM judge (GIRL_JUDGE_URL, _MODEL, _KEY), or measure them without."""
     from girl_features.lab.judge import run as judge_run
-    from girl_features.lab.judge.verdicts import report_values
+    from girl_features.lab.judge.verdicts import as_json
 
     resolved = load(config, set_values)
     sides = judge_run.read_sides(resolved, left, right, n)
@@ -202,4 +202,4 @@ def judge(
         return
     report = judge_run.run_judge(chat, sides, probe)
     asked = {"replies_asked": chat.n_asked, "replies_kept": chat.n_kept}
-    emit(report_values(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))
+    emit(as_json(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))

@@ -11,7 +11,7 @@ from girl_features.lab.experiment.run import DataResults
 from girl_features.lab.grounding.report import candidates_text, grounding_table, rows_as_json
 from girl_features.lab.grounding.run import measure_run
 from girl_features.lab.judge import run as judge_run
-from girl_features.lab.judge.verdicts import report_values
+from girl_features.lab.judge.verdicts import as_json
 
 
 class Extras(NamedTuple):
@@ -75,5 +75,5 @@ def _judgement(data: DataResults, steps: Steps, title: str) -> Extras:
     else:
         report = judge_run.run_judge(chat, sides)
         lines, title_of = judge_run.judge_lines(report, sides), "judge"
-        values = {"judge": report_values(report)}
+        values = {"judge": as_json(report)}
     return Extras([f"### {title}, {title_of}", "\n".join(f"- {inline(line)}" for line in lines)], values)

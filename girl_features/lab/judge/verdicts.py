@@ -127,7 +127,7 @@ def judge_pair(chat: Chat, pair: JDPair) -> JudgedPair:
     )
 
 
-def report_values(report: JudgeReport) -> dict[str, Any]:
+def as_json(report: JudgeReport) -> dict[str, Any]:
     """Return the report as plain values for JSON."""
     return report._asdict() | {"criteria": [summary._asdict() for summary in report.criteria]}
 
