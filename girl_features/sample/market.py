@@ -277,8 +277,8 @@ def _choose(rng: np.random.Generator, people: People, offered: Jobs, fit: np.nda
     """Draw the column of the job of each decision: a promising job (30 %), a near miss (30 %), any job (40 %).
 
     Near misses are jobs of the seeker's specialism (10 %) and jobs of the specialism it carries to, with any rung and
-    place (20 %). The probability of a column is proportional to exp(score); the smallest of exponential variables of
-    these rates is such a draw.
+    place (20 %). A column is drawn with a probability proportional to exp(score), as the index of the smallest of
+    independent exponential variables with rates exp(score).
     """
     n = len(fit)
     same = offered.specialism == people.specialism[:, None]

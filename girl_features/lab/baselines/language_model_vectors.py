@@ -1,4 +1,4 @@
-"""Vectors of texts from a causal language model's own last layer, as BIGRec (Bao et al., 2023) takes them."""
+"""Vectors of texts from the last layer of a causal language model, as in BIGRec (Bao et al., 2023)."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ def chance_rows(rows: Sequence[GroundingRow], n_open: np.ndarray) -> list[Ground
     chance = []
     for row in rows:
         recall = chance_recall(n_open, row.cutoff)
-        recalls = {"recall": recall, "recall_low": recall, "recall_high": recall}
-        chance.append(row._replace(method="chance", **recalls, ndcg=nan, ndcg_low=nan, ndcg_high=nan))
+        row = row._replace(method="chance", recall=recall, recall_low=recall, recall_high=recall)
+        chance.append(row._replace(ndcg=nan, ndcg_low=nan, ndcg_high=nan))
     return chance
 
 

@@ -1,6 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint.
 
-Only the environment names the endpoint, so that no CV leaves the machine unless somebody set it on purpose:
+Only the environment names the endpoint, so that no CV leaves the machine by accident:
 GIRL_JUDGE_URL (such as https://host/v1), GIRL_JUDGE_MODEL, and GIRL_JUDGE_KEY if the endpoint wants a key.
 """
 

@@ -1,7 +1,7 @@
 """The question to the judge about two JDs, and the reading of its answer.
 
-CVs and JDs are texts of strangers. They stand between marks that they cannot contain, and the model is told that
-nothing between the marks is an instruction. An answer must be exactly the JSON that was asked for.
+CVs and JDs come from outside and are not trusted. They stand between marks that they cannot contain, and the model is
+told that nothing between the marks is an instruction. An answer must be exactly the JSON that was asked for.
 """
 
 from __future__ import annotations
