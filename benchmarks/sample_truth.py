@@ -12,13 +12,12 @@ import polars as pl
 
 from girl_features.sample.market import (
     CITIES,
-    SPECIALISMS,
     Jobs,
     People,
     simulate_block,
     true_fit,
 )
-from girl_features.sample.texts import JD_RUNG_NEEDS, JD_RUNGS
+from girl_features.sample.words import sample_words, specialisms
 
 UNKNOWN = -1
 NO_SKILL = 64  # a need that nobody can meet
@@ -43,21 +42,22 @@ def job_of(text: str) -> tuple[int, int, int, int]:
     The specialism is the one with most of its titles and duties in the text. The first line decides on rung and city,
     then the rest.
     """
+    phrases = sample_words().phrases
     text = " ".join(text.split())
     hits = [
         2 * sum(title in text for title in s.jd_titles) + sum(phrase in text for k in s.skills for phrase in k.jd)
-        for s in SPECIALISMS
+        for s in specialisms()
     ]
     specialism = int(np.argmax(hits)) if max(hits) > 0 else UNKNOWN
-    rungs = [any(need in text for need in needs) for needs in JD_RUNG_NEEDS]
+    rungs = [any(need in text for need in needs) for needs in phrases.jd_rung_needs]
     first = text.split(" ")[0]
-    rung = JD_RUNGS.index(first) if first in JD_RUNGS else rungs.index(True) if any(rungs) else UNKNOWN
+    rung = phrases.jd_rungs.index(first) if first in phrases.jd_rungs else rungs.index(True) if any(rungs) else UNKNOWN
     towns = [text.find(f", {town}") for town in (*CITIES, "remote")]
     named = [place if place >= 0 else len(text) for place in towns]
     city = int(np.argmin(named)) if min(named) < len(text) else UNKNOWN
     skills = NO_SKILL
     if specialism != UNKNOWN:
-        both = SPECIALISMS[specialism].skills + SPECIALISMS[specialism ^ 1].skills
+        both = specialisms()[specialism].skills + specialisms()[specialism ^ 1].skills
         skills = sum(1 << i for i, skill in enumerate(both) if any(phrase in text for phrase in skill.jd)) or NO_SKILL
     return specialism, rung, city, skills
 

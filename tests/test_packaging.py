@@ -65,6 +65,7 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"girl_features"}
     for part in (
         "py.typed",
+        "sample/words.yaml",
         "trainers/sft.py",
         "integrations/rankers/two_tower.py",
         "feature_repo/feature_store.yaml",

@@ -20,18 +20,17 @@ from girl_features import schema
 from girl_features.errors import DataError
 from girl_features.sample.market import (
     BLOCK_SEEKERS,
-    CARRIES_TO,
     CITIES,
     OPEN_JOBS,
     REMOTE,
     SHARPNESS,
-    SPECIALISMS,
     THRESHOLD,
     Jobs,
     People,
     covered_skills,
     match_probability,
     simulate_block,
+    transfer_targets,
     true_fit,
 )
 from girl_features.sample.tables import (
@@ -42,6 +41,7 @@ from girl_features.sample.tables import (
     block_tables,
     write_sample,
 )
+from girl_features.sample.words import specialisms
 
 TABLES = ("job_seekers", "jobs", "interactions")
 STOP_WORDS = frozenset(
@@ -65,7 +65,7 @@ def content_words(*texts: str) -> set[str]:
 
 
 def specialism(name: str) -> int:
-    return [s.name for s in SPECIALISMS].index(name)
+    return [s.name for s in specialisms()].index(name)
 
 
 # --- files
@@ -243,8 +243,8 @@ def test_the_end_moves_every_time_and_nothing_else(tmp_path):
 
 
 def test_a_skills_two_languages_share_no_content_word():
-    by_name = {s.name: s for s in SPECIALISMS}
-    for s in SPECIALISMS:
+    by_name = {s.name: s for s in specialisms()}
+    for s in specialisms():
         for k, skill in enumerate(s.skills):
             for employer in (skill, by_name[s.carries_to].skills[k]):
                 assert not content_words(*skill.cv) & content_words(*employer.jd), (s.name, k)
@@ -252,7 +252,7 @@ def test_a_skills_two_languages_share_no_content_word():
 
 
 def test_every_phrase_belongs_to_one_skill():
-    phrases = Counter(p for s in SPECIALISMS for skill in s.skills for side in skill for p in side)
+    phrases = Counter(p for s in specialisms() for skill in s.skills for side in skill for p in side)
     assert len(phrases) == 24 * 3 * 2 * 2
     assert set(phrases.values()) == {1}
 
@@ -281,14 +281,14 @@ def test_texts_say_what_decides():
     ):
         assert CITIES[city] in text
         assert years < 2 or f"{years} years" in text
-        assert any(title in text for title in SPECIALISMS[which].cv_titles)
-        for k, skill in enumerate(SPECIALISMS[which].skills):
+        assert any(title in text for title in specialisms()[which].cv_titles)
+        for k, skill in enumerate(specialisms()[which].skills):
             assert not skills >> k & 1 or any(phrase in text for phrase in skill.cv)
     for text, which, city, skills in zip(jds, block.jobs.specialism, block.jobs.city, block.jobs.skills, strict=True):
         title_line = text.splitlines()[0]
         assert title_line.endswith("remote" if city == REMOTE else CITIES[city])
-        assert any(title in title_line for title in SPECIALISMS[which].jd_titles)
-        for k, skill in enumerate(SPECIALISMS[which].skills):
+        assert any(title in title_line for title in specialisms()[which].jd_titles)
+        for k, skill in enumerate(specialisms()[which].skills):
             assert not skills >> k & 1 or all(phrase in text for phrase in skill.jd)
 
 
@@ -355,7 +355,7 @@ def test_covered_skills_against_sets_of_names(specialism, held, wanted, needs):
         return {(which ^ (bit // 3), bit % 3) for bit in range(6) if mask >> bit & 1}
 
     has = named(specialism, held)
-    has |= {(int(CARRIES_TO[which]), k) for which, k in has}
+    has |= {(int(transfer_targets()[which]), k) for which, k in has}
     required = named(wanted, needs)
     person = People(*(np.array(value) for value in (specialism, 0, 0, False, held)))
     job = Jobs(*(np.array(value) for value in (wanted, 0, 0, needs)))
@@ -383,8 +383,8 @@ def test_matches_follow_the_transfer_and_not_the_own_trade():
     d = block.decisions
     own = block.versions.people.specialism[d.version]
     job = block.jobs.specialism[d.job]
-    moves_on = CARRIES_TO[own] != own
-    to_target = job[moves_on & d.matched] == CARRIES_TO[own][moves_on & d.matched]
+    moves_on = transfer_targets()[own] != own
+    to_target = job[moves_on & d.matched] == transfer_targets()[own][moves_on & d.matched]
     assert to_target.mean() > 0.75
     same_line = moves_on & (job == own)
     assert same_line.sum() > 50

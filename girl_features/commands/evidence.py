@@ -142,7 +142,8 @@ def ground(
 ) -> None:
     """From generated JDs to real jobs: those of some seekers, or how often the job really matched is found."""
     from girl_features.errors import ConfigError
-    from girl_features.lab.grounding.run import ground_seekers, grounding_table, measure_run, rows_as_json
+    from girl_features.lab.grounding.report import grounding_table, rows_as_json
+    from girl_features.lab.grounding.run import ground_seekers, measure_run
 
     resolved = load(config, set_values)
     if method not in ("distance", "matcher", "reward"):

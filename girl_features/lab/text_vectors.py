@@ -1,4 +1,4 @@
-"""Vectors of texts, kept on disk under the text's own hash: what an encoder has read once it never reads again."""
+"""Vectors of texts, kept on disk under the hash of the text, so that no text is encoded twice."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ _SCHEMA = [("text_sha256", pa.binary(32)), ("vector", pa.list_(pa.float32()))]
 
 
 class VectorTable(NamedTuple):
-    """Vectors of m distinct texts. Travels to worker processes."""
+    """Vectors of m distinct texts. Worker processes receive it pickled."""
 
-    rows: dict[str, int]
+    rows: dict[str, int]  # text -> row of `vectors`
     vectors: np.ndarray  # (m, d) float32
 
     def of(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, d) float32 of texts that are all in the table."""
+        """Return the (n, d) float32 vectors of `texts`, which must all be in the table."""
         return np.asarray(self.vectors[[self.rows[text] for text in texts]])
 
 
 def encode_once(encoder: TextEncoder, texts: Sequence[str]) -> VectorTable:
-    """The vectors of all distinct `texts`, kept nowhere: for texts about people."""
+    """Encode all distinct `texts` without keeping them on disk: for texts about people."""
     distinct = list(dict.fromkeys(texts))
     return VectorTable({text: i for i, text in enumerate(distinct)}, encoder.encode(distinct).vectors)
 
 
 class TextVectors:
-    """An encoder with a memory in `folder`. A pure function of the text, so it is keyed on nothing else."""
+    """An encoder that keeps its vectors in `folder`.
+
+    A vector depends on encoder and text alone, so the hash of the text is its key.
+    """
 
     def __init__(self, encoder: TextEncoder, folder: Path) -> None:
         self._encoder = encoder
@@ -46,10 +49,10 @@ class TextVectors:
         self._known: dict[bytes, np.ndarray] | None = None
 
     def table(self, texts: Sequence[str]) -> VectorTable:
-        """The vectors of all distinct `texts`; those not known yet are encoded, and kept chunk by chunk."""
+        """Return the vectors of all distinct `texts`. New texts are encoded and kept, one chunk at a time."""
         distinct = list(dict.fromkeys(texts))
         known = self._load()
-        missing = sorted((t for t in distinct if _digest(t) not in known), key=len)
+        missing = sorted((text for text in distinct if _digest(text) not in known), key=len)
         with Progress("encode texts", len(missing), "texts") as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
@@ -58,9 +61,10 @@ class TextVectors:
                 self._keep(digests, vectors)
                 known.update(zip(digests, vectors, strict=True))
                 progress.advance(len(chunk))
-        dimension = self._encoder.contract.dimension
-        stacked = np.stack([known[_digest(t)] for t in distinct]) if distinct else np.zeros((0, dimension), np.float32)
-        return VectorTable({text: i for i, text in enumerate(distinct)}, stacked)
+        all_vectors = np.zeros((len(distinct), self._encoder.contract.dimension), np.float32)
+        for row, text in enumerate(distinct):
+            all_vectors[row] = known[_digest(text)]
+        return VectorTable({text: row for row, text in enumerate(distinct)}, all_vectors)
 
     def _load(self) -> dict[bytes, np.ndarray]:
         if self._known is None:
@@ -69,7 +73,7 @@ class TextVectors:
                 try:
                     table = pq.read_table(path, page_checksum_verification=True)
                 except (OSError, pa.ArrowException):
-                    path.unlink()  # damaged: those texts are encoded again
+                    path.unlink()  # the file is damaged: its texts are encoded again
                     continue
                 vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False)).astype(np.float32)
                 self._known.update(zip(table["text_sha256"].to_pylist(), vectors, strict=True))

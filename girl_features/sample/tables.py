@@ -1,36 +1,36 @@
-"""The sample market: a simulated labour market, written for this project, to try things on.
+"""Tables of the sample market: a simulated labour market, written for this project, to try things on.
 
-Nothing in it is anybody's data. Seekers, jobs and decisions come out of a random number generator, and every
-text out of the phrases of `sample_words.py` and `sample_text.py`. Results on it show that the machinery works and
-what it could gain where its assumptions hold; they say nothing about real people.
+No row is data about a real person. Seekers, jobs and decisions come from a random number generator; the texts are put
+together from the phrases of `words.yaml`. Results on this market show that the machinery works, and how much it can
+gain where the assumptions below hold. They say nothing about real people.
 
-What is planted:
+The planted effects:
 
-- **Trades and transfer.** Twelve trades of two specialisms, three skills each. Skill k of a specialism counts as
-  skill k of the one it `carries_to`: army supply -> warehouse stock, school lessons -> training design, nursing
-  records -> clinical coding, kitchen line -> food production line, ... (16 of the 24 move on, 8 stay). Recruiters
-  favour the specialism carried to over the seeker's own, which is the one the CV's words are about.
-- **Two languages.** Each skill, title and rung has two phrasings on CVs and two in JDs, without a content word in
-  common. Town names are the same on both sides.
-- **A ladder.** Junior, experienced, senior, lead, reached after 0, 3, 6 and 10 years of work. A change of trade
-  costs one rung.
-- **Place.** Six towns; a fifth of the jobs are remote; a quarter of the seekers would move, and say so.
-- **Decisions.** `true_fit` weighs specialism, skills, rung and place into a fit in [0, 1]; the match is one draw
-  with probability logistic(SHARPNESS * (fit - THRESHOLD)), which is all the noise there is: the law itself is
-  exact, and `oracle.parquet` holds its value. A decision is about one of the 120 newest postings: a promising one
-  (30 %), a near miss (10 % the seeker's own line of work, 20 % the right specialism whatever the rung and place),
-  or any (40 %). No pair is decided on twice.
-- **Time.** Three years before `end`. Seekers have one to five CV versions, as years pass, skills are gained and
-  towns change (one version in seven was saved again unchanged); decisions follow the newest CV strictly before
-  them. A match changes nothing in a seeker's later CVs. A quarter of the seekers first appear in the last tenth of
-  the span. Activity is skewed: many seekers have one or two decisions, a few up to thirty.
-- **Noise.** Layouts vary, with filler on both sides; three CVs in ten and a quarter of the JDs name another
-  trade's skill that carries no weight.
+- **Trades and transfer.** There are twelve trades of two specialisms with three skills each. Skill k of a specialism
+  counts as skill k of the specialism it `carries_to`: army supply -> warehouse stock, school lessons -> training
+  design, nursing records -> clinical coding, kitchen line -> food line, ... (16 of the 24 carry to another
+  specialism, 8 to themselves). Recruiters prefer the specialism carried to over the seeker's present one, although
+  the words of the CV are about the present one.
+- **Two languages.** Each skill, title and rung has two phrasings on CVs and two in JDs, without a common content word.
+  Town names are the same on both sides.
+- **Career ladder.** Junior, experienced, senior and lead are reached after 0, 3, 6 and 10 years of work. A change of
+  trade costs one rung.
+- **Place.** There are six towns. A fifth of the jobs are remote. A quarter of the seekers would move, and say so.
+- **Decisions.** `true_fit` combines specialism, skills, rung and place into a fit in [0, 1]. A match is one draw with
+  probability logistic(SHARPNESS * (fit - THRESHOLD)). There is no other noise: `oracle.parquet` holds the exact
+  probability. A decision is about one of the 120 newest postings: a promising one (30 %), a near miss (10 % the
+  seeker's specialism, 20 % the specialism carried to, with any rung and place), or any (40 %). No pair is decided
+  twice.
+- **Time.** The span is the three years before `end`. Seekers have one to five CV versions; years pass, skills are
+  gained and towns change between them (one version in seven is an unchanged copy). A decision follows the newest CV
+  strictly before it. A match changes nothing in later CVs of the seeker. A quarter of the seekers first appear in the
+  last tenth of the span. Activity is skewed: many seekers have one or two decisions, a few have up to thirty.
+- **Noise in the texts.** Layouts vary, and both sides contain filler. Three CVs in ten and a quarter of the JDs name a
+  skill of another trade that has no effect.
 
-Seekers come in blocks of 512, each a small labour market of its own, drawn from (seed, block) alone and dropped once
-written: memory does not grow with `n_seekers`, and a seeker's rows depend on the seed alone, not on how many others
-were asked for. A last block that is not full has only the jobs
-its decisions are about.
+Seekers come in blocks of 512. Each block is a small labour market, drawn from (seed, block) alone and dropped once it
+is written. So memory does not grow with `n_seekers`, and a seeker's rows depend on the seed, not on `n_seekers`. A last
+block that is not full contains only the jobs that its decisions are about.
 """
 
 from __future__ import annotations
@@ -47,7 +47,16 @@ import pyarrow.parquet as pq
 
 from girl_features import schema
 from girl_features.errors import DataError
-from girl_features.sample.market import BLOCK_JOBS, BLOCK_SEEKERS, SPAN_DAYS, Block, simulate_block
+from girl_features.sample.market import (
+    BLOCK_JOBS,
+    BLOCK_SEEKERS,
+    SPAN_DAYS,
+    Block,
+    Decisions,
+    People,
+    Versions,
+    simulate_block,
+)
 from girl_features.sample.texts import N_DRAWS, cv_texts, jd_texts
 
 SAMPLE_END = datetime(2025, 7, 1, tzinfo=UTC)
@@ -67,11 +76,11 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 BLOCKS_PER_ROW_GROUP = 8  # few enough row groups that a Parquet footer stays small at 10 million seekers
 _DAY = 86_400_000_000  # microseconds
-_TEXT_STREAM = 1  # texts draw from a stream of their own: a changed phrase moves no decision
+_TEXT_STREAM = 1  # texts use a separate random stream, so that a changed phrase changes no decision
 
 
 class SampleSummary(NamedTuple):
-    """What `write_sample` wrote: rows of each table, and how many of the decisions were matches."""
+    """Counts of the rows that `write_sample` wrote, and of the decisions that were matches."""
 
     n_seekers: int
     n_cvs: int
@@ -89,16 +98,16 @@ def write_sample(
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
 ) -> SampleSummary:
-    """Write job_seekers, jobs, interactions and oracle `.parquet` into `out_dir`; see the module for what they hold.
+    """Write job_seekers, jobs, interactions and oracle `.parquet` into `out_dir`; the module describes their content.
 
-    The first three are input tables. `oracle.parquet` holds the true probability of each decision: for checks of
-    rankers and reward models, never for training. Files appear under their names once all are complete.
+    The first three are input tables. `oracle.parquet` holds the true probability of each decision. Use it to check
+    rankers and reward models, never for training. The files get their names once all four are complete.
 
     Args:
-        out_dir: folder, made where absent.
-        n_seekers: seekers to write, at least 1.
-        seed: not negative; same seed, size and end, same tables.
-        end: aware; every decision and posting is before it.
+        out_dir: folder, created if missing.
+        n_seekers: number of seekers, at least 1.
+        seed: not negative. Equal seed, size and end give equal tables.
+        end: time with a time zone; every decision and posting is before it.
         progress: called with the number of seekers written so far, after each block of 512.
         overwrite: replace tables of these names that `out_dir` already holds.
 
@@ -127,9 +136,10 @@ def write_sample(
 
 
 def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str, pa.Table]:
-    """The four tables of one block with its first `n_seekers` seekers; `start` in microseconds since 1970, UTC.
+    """Return the four tables of one block with its first `n_seekers` seekers.
 
-    A block that is not full has only the jobs its seekers' decisions are about.
+    A block that is not full contains only the jobs that its seekers' decisions are about. `start` is the start of the
+    span in microseconds since 1970, UTC.
     """
     market = simulate_block(seed, block)
     rng = np.random.default_rng((seed, block, _TEXT_STREAM))
@@ -186,12 +196,14 @@ def _write_tables(
 
 
 def _first_seekers(market: Block, n: int) -> Block:
-    """The block with the CVs and decisions of its first n seekers; rows lie in seeker order."""
-    v, d = market.versions, market.decisions
-    n_versions, n_decisions = np.searchsorted(v.seeker, n), np.searchsorted(d.seeker, n)
-    people = type(v.people)(*(column[:n_versions] for column in v.people))
-    versions = type(v)(v.seeker[:n_versions], v.updated_at[:n_versions], v.years[:n_versions], people)
-    return market._replace(versions=versions, decisions=type(d)(*(column[:n_decisions] for column in d)))
+    """Keep the CVs and decisions of the first n seekers; rows are ordered by seeker."""
+    versions, decisions = market.versions, market.decisions
+    n_versions, n_decisions = np.searchsorted(versions.seeker, n), np.searchsorted(decisions.seeker, n)
+    people = People(*(column[:n_versions] for column in versions.people))
+    versions = Versions(
+        versions.seeker[:n_versions], versions.updated_at[:n_versions], versions.years[:n_versions], people
+    )
+    return market._replace(versions=versions, decisions=Decisions(*(column[:n_decisions] for column in decisions)))
 
 
 def _microseconds(moment: datetime) -> int:
@@ -199,5 +211,5 @@ def _microseconds(moment: datetime) -> int:
 
 
 def _times(start: int, days: np.ndarray) -> pa.Array:
-    """Timestamps of (n,) days since `start`, to the microsecond."""
+    """Convert (n,) days since `start` to timestamps in microseconds."""
     return pa.array(start + np.floor(days * _DAY).astype(np.int64), schema.UTC_MICROSECONDS)

@@ -1,1 +1,1 @@
-"""Recommenders of the literature, and the controls that learn from texts."""
+"""Recommenders from the literature, and the control that learns from matched texts."""

@@ -1,6 +1,6 @@
-"""A text encoder tuned on matched CVs and JDs, with no generation at all: the control a generator has to beat.
+"""A text encoder tuned on matched CVs and JDs without generation: the control that a generator has to beat.
 
-InfoNCE with the other JDs of the batch as negatives, both ways, over the encoder's cosines.
+The loss is InfoNCE in both directions over the encoder's cosines; the other pairs of a batch are the negatives.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ from girl_features.lab.experiment.cells import code_hash
 from girl_features.progress import Progress
 
 MIN_PAIRS = 20
-_SCALE = 20.0  # 1 / temperature: cosines are small beside logits
+_SCALE = 20.0  # 1 / temperature; cosines are at most 1, too small for logits
 
 
 @dataclass(frozen=True)
 class ContrastiveSettings:
-    """How the encoder is tuned."""
+    """Settings of the tuning."""
 
     epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 2e-5
-    max_tokens: int = 96  # while tuning; it reads its full length afterwards
+    max_tokens: int = 96  # in tuning only; the tuned encoder reads its full length
     seed: int = 0
 
 
 def tune_encoder(
     name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: ContrastiveSettings | None = None
 ) -> Path:
-    """Tune encoder `name` on m matched pairs and return its folder under `folder`; the same pairs again do nothing.
+    """Tune encoder `name` on m matched pairs and return its folder under `folder`.
+
+    An encoder that was tuned before on the same pairs with the same settings is returned as it is.
 
     Raises:
         ShapeError: fewer than MIN_PAIRS pairs.
-        CheckpointError: no such encoder.
+        CheckpointError: there is no such encoder.
     """
     settings = settings or ContrastiveSettings()
     if len(cvs) < MIN_PAIRS:
         raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
     base = find_encoder_folder(name)
-    made_of = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
-    digest = hashlib.sha256(repr(made_of).encode())
+    ingredients = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
+    digest = hashlib.sha256(repr(ingredients).encode())
     final = folder / f"contrastive-{digest.hexdigest()[:12]}"
     if final.is_dir():
         return final
@@ -61,11 +63,11 @@ def tune_encoder(
     full_length, model.max_seq_length = model.max_seq_length, settings.max_tokens
     _train(torch, model, cvs, jds, settings)
     model.max_seq_length = full_length
-    work = folder / f".{final.name}"  # hidden until complete
-    if work.exists():
-        shutil.rmtree(work)
-    model.save_pretrained(str(work), create_model_card=False)
-    work.rename(final)
+    unfinished = folder / f".{final.name}"  # gets its name when complete
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    model.save_pretrained(str(unfinished), create_model_card=False)
+    unfinished.rename(final)
     return final
 
 
@@ -77,11 +79,12 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
     with Progress("tune encoder", settings.epochs * n_batches, "batches") as progress:
         for _ in range(settings.epochs):
             for rows in np.array_split(rng.permutation(len(cvs)), n_batches):
-                one, other = (_embed(torch, model, [texts[i] for i in rows]) for texts in (cvs, jds))
-                similar = _SCALE * one @ other.T  # (b, b)
-                truth = torch.arange(len(rows))
-                loss = torch.nn.functional.cross_entropy(similar, truth)
-                loss = (loss + torch.nn.functional.cross_entropy(similar.T, truth)) / 2
+                cv_vectors = _embed(torch, model, [cvs[i] for i in rows])
+                jd_vectors = _embed(torch, model, [jds[i] for i in rows])
+                logits = _SCALE * cv_vectors @ jd_vectors.T  # (b, b)
+                targets = torch.arange(len(rows))
+                loss = torch.nn.functional.cross_entropy(logits, targets)
+                loss = (loss + torch.nn.functional.cross_entropy(logits.T, targets)) / 2
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -91,5 +94,5 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
 
 
 def _embed(torch: Any, model: Any, texts: list[str]) -> Any:
-    found = model(model.preprocess(texts))["sentence_embedding"]
-    return torch.nn.functional.normalize(found, dim=1)
+    vectors = model(model.preprocess(texts))["sentence_embedding"]
+    return torch.nn.functional.normalize(vectors, dim=1)

@@ -1,4 +1,4 @@
-"""Vectors of texts from a causal language model's own last layer, as BIGRec (Bao et al., 2023) takes them."""
+"""Vectors of texts from the last layer of a causal language model, as in BIGRec (Bao et al., 2023)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from girl_features.schema import Encoded
 torch = require("torch", "rank")
 
 MAX_TOKENS = 256
-READING = "last state 1"  # raise the number when the vector of a text changes
+READING = "last state 1"  # increase the number when a change of this file changes the vector of a text
 
 
 class LanguageModelEncoder:
-    """A TextEncoder: the last layer's state at a text's last token. Not normalized: BIGRec measures L2 distance."""
+    """A TextEncoder that returns the last layer's state at the last token, not normalized: BIGRec uses L2 distance."""
 
     def __init__(self, folder: Path, batch_size: int = 32) -> None:
         self._model, self._tokenizer = load_causal_lm(folder)
@@ -39,18 +39,18 @@ class LanguageModelEncoder:
 
     @property
     def contract(self) -> EncoderContract:
-        """What makes the vectors."""
+        """Contract of the vectors."""
         return self._contract
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """(n, d) float32, and (n,) bool: which texts were cut at MAX_TOKENS."""
-        ids = [plain_text_ids(self._tokenizer, text) or [self._tokenizer.eos_token_id] for text in texts]
+        """Encode texts as (n, d) float32; `truncated` is True for texts that were cut at MAX_TOKENS."""
+        token_ids = [plain_text_ids(self._tokenizer, text) or [self._tokenizer.eos_token_id] for text in texts]
         vectors = np.zeros((len(texts), self._contract.dimension), np.float32)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches pad little
+        order = sorted(range(len(texts)), key=lambda i: len(token_ids[i]))  # similar lengths need little padding
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
-            vectors[rows] = self._last_states([ids[i][:MAX_TOKENS] for i in rows])
-        return Encoded(vectors, np.array([len(own) > MAX_TOKENS for own in ids], bool))
+            vectors[rows] = self._last_states([token_ids[i][:MAX_TOKENS] for i in rows])
+        return Encoded(vectors, np.array([len(ids) > MAX_TOKENS for ids in token_ids], bool))
 
     def _last_states(self, rows: list[list[int]]) -> np.ndarray:
         width = max(map(len, rows))
@@ -59,5 +59,5 @@ class LanguageModelEncoder:
         with torch.inference_mode():
             mask = (torch.arange(width) < lengths[:, None]).long()
             states = self._model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
-            found = states[torch.arange(len(rows)), lengths - 1].float()
-        return np.asarray(found.numpy())
+            last_states = states[torch.arange(len(rows)), lengths - 1].float()
+        return np.asarray(last_states.numpy())

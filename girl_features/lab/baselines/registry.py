@@ -1,27 +1,28 @@
-"""The journal table's baselines by name. BERT is not among them: it is the base row of predictor `mlp-plain`."""
+"""Baselines of the journal paper's table, by name. BERT is missing here: it is row base of predictor `mlp-plain`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from girl_features.errors import ConfigError
+from girl_features.errors import ConfigError, require
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import TextRanker
 
 
 def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable) -> TextRanker:
-    """A fresh baseline.
+    """Return an untrained baseline.
 
     Args:
         name: one of `experiment_config.BASELINES`.
-        seed: of its weights; `bigrec` has none.
-        language_model: folder of the tuned generator, which FT-LLM goes on from.
+        seed: seed of its weights; `bigrec` has no weights.
+        language_model: folder of the tuned generator, the base of FT-LLM.
         table: that model's vectors of every generated and real JD, for BIGRec.
 
     Raises:
         ConfigError: no such baseline.
         MissingExtraError: torch is not installed.
     """
+    require("torch", "rank")
     if name in ("ncf", "pjfnn", "apjfnn"):
         from girl_features.lab.baselines.text_rankers import NeuralTextRanker
 
@@ -36,4 +37,6 @@ def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable
         return BIGRecMLPRanker(table, seed)
     if name in ("bigrec", "bigrec-popularity"):
         return BIGRecRanker(table, popularity=name == "bigrec-popularity")
-    raise ConfigError(f"no baseline {name!r}")
+    raise ConfigError(
+        f"no baseline {name!r}; choose ncf, pjfnn, apjfnn, ft-llm, bigrec, bigrec-popularity or bigrec-mlp"
+    )

@@ -1,7 +1,7 @@
-"""Networks of the journal table that read ids or words: NCF, PJFNN, APJFNN, as plain torch modules.
+"""Baselines of the journal paper's table that read ids or words: NCF, PJFNN and APJFNN as plain torch modules.
 
-Each takes two (b, t) integer tensors, one of the seeker and one of the job, and returns (b,) logits. 0 is padding in
-words, and 1 is what the training part did not know, in words and ids alike.
+Each takes two (b, t) integer tensors, one for the seekers and one for the jobs, and returns (b,) logits. In words, 0 is
+padding. In words and ids, 1 stands for anything that the training part does not contain.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 UNKNOWN = 1
 _EMBEDDING = 32
 _FILTERS = 48
-_STATES = 24  # of the LSTM, each way
+_STATES = 24  # LSTM states in each direction
 
 
 class NCF(nn.Module):
@@ -29,14 +29,14 @@ class NCF(nn.Module):
             nn.init.normal_(table.weight, std=0.2)
 
     def forward(self, seekers: Tensor, jobs: Tensor) -> Tensor:
-        """(b,) logits of (b, 1) ids. In training some ids are hidden, so that "unknown" is learned too."""
-        seekers, jobs = self._hide(seekers[:, 0]), self._hide(jobs[:, 0])
+        """Return (b,) logits of (b, 1) ids. Training replaces some ids by UNKNOWN, so that UNKNOWN is learned too."""
+        seekers, jobs = self._with_unknown(seekers[:, 0]), self._with_unknown(jobs[:, 0])
         product = self.seeker_product(seekers) * self.job_product(jobs)
         deep = self.mlp(torch.cat([self.seeker_mlp(seekers), self.job_mlp(jobs)], dim=1))
         logits: Tensor = self.out(torch.cat([product, deep], dim=1)).squeeze(1)
         return logits
 
-    def _hide(self, ids: Tensor) -> Tensor:
+    def _with_unknown(self, ids: Tensor) -> Tensor:
         if not self.training:
             return ids
         return torch.where(torch.rand(ids.shape) < self.unknown_share, UNKNOWN, ids)
@@ -45,7 +45,7 @@ class NCF(nn.Module):
 class PJFNN(nn.Module):
     """Person-job fit by joint representations (Zhu et al., 2018): two-layer CNNs, max-pooled CV, mean-pooled JD.
 
-    Matching is the paper's cosine; a learned scale and offset make it a logit.
+    As in the paper, the match is a cosine. A learned scale and offset turn it into a logit.
     """
 
     def __init__(self, n_words: int) -> None:
@@ -55,24 +55,25 @@ class PJFNN(nn.Module):
         self.scale, self.offset = nn.Parameter(torch.tensor([4.0])), nn.Parameter(torch.tensor([-2.0]))
 
     def forward(self, cvs: Tensor, jds: Tensor) -> Tensor:
-        """(b,) logits of (b, t) and (b, u) word ids."""
+        """Return (b,) logits of (b, t) and (b, u) word ids."""
         cv, jd = self._convolved(self.cv_cnn, cvs), self._convolved(self.jd_cnn, jds)  # (b, f, t), (b, f, u)
-        there, also = (cvs > 0)[:, None], (jds > 0)[:, None]
-        one = torch.where(there, cv, -1e4).amax(dim=2) * there.any(dim=2)  # a blank CV is a zero vector
-        other = (jd * also).sum(dim=2) / also.sum(dim=2).clamp(min=1)
-        logits: Tensor = self.scale * nn.functional.cosine_similarity(one, other, dim=1, eps=1e-6) + self.offset
+        cv_mask, jd_mask = (cvs > 0)[:, None], (jds > 0)[:, None]
+        pooled_cv = torch.where(cv_mask, cv, -1e4).amax(dim=2) * cv_mask.any(dim=2)  # a blank CV is a zero vector
+        pooled_jd = (jd * jd_mask).sum(dim=2) / jd_mask.sum(dim=2).clamp(min=1)
+        cosines = nn.functional.cosine_similarity(pooled_cv, pooled_jd, dim=1, eps=1e-6)
+        logits: Tensor = self.scale * cosines + self.offset
         return logits
 
     def _convolved(self, cnn: nn.Sequential, words: Tensor) -> Tensor:
-        found: Tensor = cnn(self.words(words).transpose(1, 2))
-        return found
+        filtered: Tensor = cnn(self.words(words).transpose(1, 2))
+        return filtered
 
 
 class APJFNN(nn.Module):
     """Ability-aware person-job fit (Qin et al., 2018): BiLSTM states, attention within the JD and from JD to CV.
 
-    The JD's summary asks of every word of the CV how much it bears on what is required. One level of attention, where
-    the paper has one over words and one over requirements: our JDs come without a list of requirements.
+    The summary of the JD decides on the attention to each word of the CV. There is one level of attention; the paper
+    has a second one over a list of requirements, which our JDs do not have.
     """
 
     def __init__(self, n_words: int) -> None:
@@ -86,17 +87,17 @@ class APJFNN(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 1))
 
     def forward(self, cvs: Tensor, jds: Tensor) -> Tensor:
-        """(b,) logits of (b, t) and (b, u) word ids."""
+        """Return (b,) logits of (b, t) and (b, u) word ids."""
         cv, jd = self._states(cvs), self._states(jds)  # (b, t, w), (b, u, w)
         required = _attend(self.within_jd(jd).squeeze(2), jd, jds > 0)  # (b, w)
-        bearing = self.jd_to_cv(torch.tanh(self.of_cv(cv) + self.of_jd(required)[:, None])).squeeze(2)  # (b, t)
-        able = _attend(bearing, cv, cvs > 0)
-        both = torch.cat([able, required, able - required, able * required], dim=1)
-        logits: Tensor = self.mlp(both).squeeze(1)
+        relevance = self.jd_to_cv(torch.tanh(self.of_cv(cv) + self.of_jd(required)[:, None])).squeeze(2)  # (b, t)
+        abilities = _attend(relevance, cv, cvs > 0)  # (b, w)
+        joint = torch.cat([abilities, required, abilities - required, abilities * required], dim=1)
+        logits: Tensor = self.mlp(joint).squeeze(1)
         return logits
 
     def _states(self, words: Tensor) -> Tensor:
-        lengths = (words > 0).sum(dim=1).clamp(min=1)  # on the CPU, where packing wants them
+        lengths = (words > 0).sum(dim=1).clamp(min=1)  # on the CPU, as packing requires
         packed = nn.utils.rnn.pack_padded_sequence(self.words(words), lengths, batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.lstm(packed)[0], batch_first=True, total_length=words.shape[1]
@@ -113,7 +114,7 @@ def _cnn() -> nn.Sequential:
     )
 
 
-def _attend(scores: Tensor, states: Tensor, there: Tensor) -> Tensor:
-    """(b, w) mean of (b, t, w) states, weighted by the softmax of (b, t) scores where there is a word."""
-    weights = torch.where(there, scores, -1e4).softmax(dim=1)
-    return (weights[:, :, None] * states * there[:, :, None]).sum(dim=1)
+def _attend(scores: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+    """Return the (b, w) mean of (b, t, w) states, weighted by the softmax of (b, t) scores over the masked words."""
+    weights = torch.where(mask, scores, -1e4).softmax(dim=1)
+    return (weights[:, :, None] * states * mask[:, :, None]).sum(dim=1)

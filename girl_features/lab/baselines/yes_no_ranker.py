@@ -1,13 +1,11 @@
 """FT-LLM: a causal language model tuned to answer whether a CV and a JD match (as TALLRec, Bao et al., 2023).
 
-The score is logit(yes) - logit(no) after CV, JD and a question mark of its own. The whole model is tuned, by AdamW on
-the log loss, and stopped early by the valid part's.
+The score is logit(yes) - logit(no) after the CV, the JD and a question. The whole model is tuned by AdamW on the log
+loss, and stopped early by the log loss on the valid part.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 
 from girl_features.errors import GirlError, require
 from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
+from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
 from girl_features.lab.baselines.text_rankers import log_loss_of_logits
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
@@ -27,7 +26,7 @@ QUESTION, YES, NO = "\n\nIs this job a match for this CV? Answer yes or no.\nAns
 
 @dataclass(frozen=True)
 class YesNoSettings:
-    """How the model is tuned; the defaults suit a few million parameters and some thousand pairs."""
+    """Settings of the tuning; the defaults suit a few million parameters and some thousand pairs."""
 
     max_cv_tokens: int = 96
     max_jd_tokens: int = 64
@@ -38,7 +37,7 @@ class YesNoSettings:
 
 
 class YesNoRanker:
-    """A TextRanker around the language model in `folder`. Same seed, data and machine: same scores."""
+    """A TextRanker around the language model in `folder`. The same seed, data and machine give the same scores."""
 
     def __init__(self, folder: Path, seed: int = 0, settings: YesNoSettings | None = None) -> None:
         self.folder, self.seed, self.settings = folder, seed, settings or YesNoSettings()
@@ -46,14 +45,16 @@ class YesNoRanker:
         self._calibration = Calibration(1.0, 0.0)
 
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
-        """Tune a fresh copy of the model; ShapeError as every TextRanker."""
+        """Tune a fresh copy of the model; ShapeError as in every TextRanker."""
         from girl_features.generator.transformers_engine import load_causal_lm
 
         check_text_parts(texts, labels, valid_texts, valid_labels)
         self._model, self._tokenizer = load_causal_lm(self.folder)
         self._answers = [self._ids(word)[-1] for word in (YES, NO)]
         if self._answers[0] == self._answers[1]:
-            raise GirlError(f"the tokenizer of {self.folder} ends {YES!r} and {NO!r} in one token; use another base")
+            raise GirlError(
+                f"the tokenizer of {self.folder} ends {YES!r} and {NO!r} with the same token; use another base model"
+            )
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self._train(self._rows(texts), labels, self._rows(valid_texts), valid_labels)
@@ -61,7 +62,7 @@ class YesNoRanker:
         self._calibration = fit_calibration(logits, valid_labels)
 
     def score(self, texts: PairTexts) -> np.ndarray:
-        """(n,) float64 probabilities of a match, in (0, 1)."""
+        """Return (n,) float64 probabilities of a match, in (0, 1)."""
         if self._model is None:
             raise GirlError("this yes-no ranker is not trained yet; call fit()")
         with one_thread():
@@ -73,47 +74,47 @@ class YesNoRanker:
         return plain_text_ids(self._tokenizer, text)
 
     def _rows(self, texts: PairTexts) -> list[list[int]]:
-        """Token ids of each pair: CV, JD, question. Both are strangers' texts, read as plain characters."""
-        known = {text: self._ids(text) for text in dict.fromkeys([*texts.cvs, *texts.jds])}
-        cut, between, question = self.settings, self._ids("\n\n"), self._ids(QUESTION)
-        return [
-            [*known[cv][: cut.max_cv_tokens], *between, *known[jd][: cut.max_jd_tokens], *question]
-            for cv, jd in zip(texts.cvs, texts.jds, strict=True)
-        ]
+        """Return the token ids of CV, JD and question for each pair. No text can spell a special token."""
+        ids_of = {text: self._ids(text) for text in dict.fromkeys([*texts.cvs, *texts.jds])}
+        separator, question = self._ids("\n\n"), self._ids(QUESTION)
+        rows = []
+        for cv, jd in zip(texts.cvs, texts.jds, strict=True):
+            cv_ids, jd_ids = ids_of[cv][: self.settings.max_cv_tokens], ids_of[jd][: self.settings.max_jd_tokens]
+            rows.append([*cv_ids, *separator, *jd_ids, *question])
+        return rows
 
     def _train(
         self, rows: list[list[int]], labels: np.ndarray, valid_rows: list[list[int]], valid_labels: np.ndarray
     ) -> None:
-        settings = self.settings
-        optimizer = torch.optim.AdamW(self._model.parameters(), lr=settings.learning_rate)
-        rng, targets = np.random.default_rng(self.seed), torch.from_numpy(labels.astype(np.float32))
-        best_loss, best_epoch, best = np.inf, 0, None
-        for epoch in range(1, settings.max_epochs + 1):
-            self._model.train()
-            for batch in _batches(rng.permutation(len(rows)), settings.batch_size):
-                logits = self._forward([rows[i] for i in batch])
-                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-                optimizer.step()
-            valid_loss = log_loss_of_logits(self._logits(valid_rows), valid_labels)
-            if valid_loss < best_loss:
-                best_loss, best_epoch, best = valid_loss, epoch, copy.deepcopy(self._model.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-        self._model.load_state_dict(best)
+        targets = torch.from_numpy(labels.astype(np.float32))
+
+        def batch_loss(batch: np.ndarray) -> Any:
+            logits = self._forward([rows[i] for i in batch])
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[batch])
+
+        train_with_early_stopping(
+            self._model,
+            torch.optim.AdamW(self._model.parameters(), lr=self.settings.learning_rate),
+            batch_loss,
+            lambda: log_loss_of_logits(self._logits(valid_rows), valid_labels),
+            n_rows=len(rows),
+            batch_size=self.settings.batch_size,
+            max_epochs=self.settings.max_epochs,
+            patience=self.settings.patience,
+            seed=self.seed,
+            max_grad_norm=1.0,
+        )
 
     def _logits(self, rows: list[list[int]]) -> np.ndarray:
         self._model.eval()
         logits = np.zeros(len(rows))
         with torch.no_grad():
-            for batch in _batches(np.argsort([len(row) for row in rows], kind="stable"), 64):
+            for batch in batches(np.argsort([len(row) for row in rows], kind="stable"), 64):
                 logits[batch] = self._forward([rows[i] for i in batch]).numpy()
         return logits
 
     def _forward(self, rows: list[list[int]]) -> Any:
-        """(b,) logit(yes) - logit(no), read at each row's last token."""
+        """Return (b,) logit(yes) - logit(no) at the last token of each row."""
         width, lengths = max(map(len, rows)), torch.tensor([len(row) for row in rows])
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         mask = (torch.arange(width) < lengths[:, None]).long()
@@ -121,8 +122,3 @@ class YesNoRanker:
         last = states[torch.arange(len(rows)), lengths - 1]  # (b, h)
         answers = self._model.get_output_embeddings()(last)[:, self._answers].float()  # (b, 2)
         return answers[:, 0] - answers[:, 1]
-
-
-def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

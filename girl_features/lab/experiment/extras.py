@@ -8,7 +8,8 @@ from girl_features.errors import GirlError
 from girl_features.evaluation.report import cells_table, inline
 from girl_features.lab.experiment.rows import Steps
 from girl_features.lab.experiment.run import DataResults
-from girl_features.lab.grounding.run import candidates_text, grounding_table, measure_run, rows_as_json
+from girl_features.lab.grounding.report import candidates_text, grounding_table, rows_as_json
+from girl_features.lab.grounding.run import measure_run
 from girl_features.lab.judge import run as judge_run
 from girl_features.lab.judge.verdicts import as_json
 

@@ -1,12 +1,12 @@
-"""From a generated JD to real jobs: a shortlist by distance, ordered by distance, a matcher or the reward model.
+"""From a generated JD to real open jobs: a shortlist by distance, ordered by distance, a matcher or the reward model.
 
-What is measured: for every matched decision of the test window, how high the job that was really matched stands
-among all jobs that were open at that time.
+The measure is the rank of the job that was really matched among all jobs open at that time, for every matched decision
+of the test window.
 
-**Open.** The tables hold no closing dates. A job counts as open at a time if it was known strictly before (its
-`posted_at`, or just before its first decision where that is earlier), and nobody's match on it came strictly before:
-a job is taken by its first match. Where jobs take several people, pass `taken_by_first_match=False`. A match on a job
-that was taken before is no query: nothing that orders the open jobs could find it.
+**Open.** The tables hold no closing dates. A job counts as open at time t if it was known strictly before t, and its
+first match was not strictly before t. A job is known from its `posted_at`, or from just before its first decision if
+that is earlier. The first match takes the job; pass `taken_by_first_match=False` if jobs can take several people. A
+match on a job that was already taken gives no query, because no order of the open jobs could contain it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CUTOFFS = (1, 5, 10, 50, 100)
 
 
 class JobTable(NamedTuple):
-    """All m jobs, with when each was there to be had."""
+    """All m jobs, with the time from which each is known and the time at which it was taken."""
 
     job_ids: list[str]
     jds: list[str]
     known_at: np.ndarray  # (m,) datetime64[us], UTC
-    taken_at: np.ndarray  # (m,) datetime64[us], UTC: its first match; NaT if it was never matched
+    taken_at: np.ndarray  # (m,) datetime64[us], UTC: first match; NaT if there is none
 
 
 class Query(NamedTuple):
@@ -42,18 +42,18 @@ class Query(NamedTuple):
     cv: str
     cv_vector: np.ndarray  # (d,)
     generated_jd_vector: np.ndarray  # (d,)
-    matched: tuple[int, ...]  # rows of the JobTable
+    matched: tuple[int, ...]  # rows of the JobTable; empty if unknown
 
 
 class PairScorer(Protocol):
-    """Scores one query against some jobs."""
+    """Scores jobs for one query."""
 
     def __call__(self, query: Query, rows: np.ndarray) -> np.ndarray:
-        """(n,) scores of the n `rows` of the JobTable; higher is better."""
+        """Return (n,) scores of the n `rows` of the JobTable; higher is better."""
         ...
 
 
-class Ranked(NamedTuple):
+class RankedJobs(NamedTuple):
     """Jobs for one query, best first."""
 
     rows: np.ndarray  # (k,) int64: rows of the JobTable
@@ -61,15 +61,15 @@ class Ranked(NamedTuple):
 
 
 class GroundingMetrics(NamedTuple):
-    """Of one method, a value a query."""
+    """Metrics of one method, one value per query."""
 
-    recall: dict[int, np.ndarray]  # cutoff -> (q,) share of the matched jobs among the first so many
+    recall: dict[int, np.ndarray]  # cutoff -> (q,) share of the matched jobs ranked within the cutoff
     ndcg: dict[int, np.ndarray]  # cutoff -> (q,)
-    n_open: np.ndarray  # (q,) int64: jobs there were to choose from
+    n_open: np.ndarray  # (q,) int64: number of open jobs
 
 
 def read_jobs(tables: Tables) -> JobTable:
-    """Every job of the clean tables, by id."""
+    """Read every job of the clean tables, ordered by id."""
     rows = tables.connection.execute(
         """SELECT job_id, jd, epoch_us(known_at), epoch_us(taken_at) FROM jobs
         LEFT JOIN (SELECT job_id, min(decided_at) AS taken_at FROM interactions WHERE matched GROUP BY 1) USING (job_id)
@@ -83,7 +83,7 @@ def read_jobs(tables: Tables) -> JobTable:
 
 
 def open_at(jobs: JobTable, at: datetime, taken_by_first_match: bool = True) -> np.ndarray:
-    """(m,) bool: which jobs were open at that time; see the top of this file."""
+    """Return (m,) bool: True for jobs open at that time, as the module defines it."""
     moment = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
     known = jobs.known_at < moment
     if not taken_by_first_match:
@@ -91,86 +91,89 @@ def open_at(jobs: JobTable, at: datetime, taken_by_first_match: bool = True) -> 
     return np.asarray(known & (np.isnat(jobs.taken_at) | (jobs.taken_at >= moment)))
 
 
-def shortlist(index: Index, vector: np.ndarray, is_open: np.ndarray, k: int) -> Ranked:
-    """The k open jobs nearest to (d,) `vector`; fewer where fewer are open."""
-    found = index.search(vector[None], k, is_open)
-    kept = found.rows[0] >= 0
-    return Ranked(found.rows[0][kept], found.similarity[0][kept].astype(np.float64))
+def shortlist(index: Index, vector: np.ndarray, is_open: np.ndarray, k: int) -> RankedJobs:
+    """Return the k open jobs nearest to (d,) `vector`, or all of them if fewer are open."""
+    nearest = index.search(vector[None], k, is_open)
+    exists = nearest.rows[0] >= 0
+    return RankedJobs(nearest.rows[0][exists], nearest.similarity[0][exists].astype(np.float64))
 
 
-def reorder(ranked: Ranked, scores: np.ndarray) -> Ranked:
-    """The shortlist by other scores, best first; equal ones stay in their order.
+def reorder(ranked: RankedJobs, scores: np.ndarray) -> RankedJobs:
+    """Order the shortlist by other scores, best first; jobs of equal score keep their order.
 
     Raises:
-        ShapeError: not one finite score a job.
+        ShapeError: there is not exactly one finite score per job.
     """
     if scores.shape != ranked.rows.shape or not np.isfinite(scores).all():
         raise ShapeError(f"{len(ranked.rows)} jobs want as many finite scores, found an array of {scores.shape}")
     order = np.argsort(-scores, kind="stable")
-    return Ranked(ranked.rows[order], scores[order].astype(np.float64))
+    return RankedJobs(ranked.rows[order], scores[order].astype(np.float64))
 
 
 def ground(
     jobs: JobTable,
     jd_vectors: np.ndarray,
     queries: Sequence[Query],
-    methods: dict[str, PairScorer | None],
+    scorers: dict[str, PairScorer | None],
     *,
     size: int = SHORTLIST,
     by: Callable[[Query], np.ndarray] = lambda query: query.generated_jd_vector,
     taken_by_first_match: bool = True,
     progress: Callable[[int], object] = lambda n: None,
-) -> dict[str, list[Ranked]]:
-    """Method -> one ranking a query, all of the same shortlist.
+) -> dict[str, list[RankedJobs]]:
+    """Rank a shortlist of open jobs for each query, by each scorer.
 
     Args:
-        jobs: what there is.
+        jobs: all m jobs.
         jd_vectors: (m, d) vectors of their JDs.
-        queries: who asks, when.
-        methods: name -> what scores the shortlist; None keeps the order by distance.
-        size: of the shortlist.
-        by: which vector of the query the distance is taken from.
+        queries: seekers and times.
+        scorers: method -> scorer of the shortlist; None keeps the order by distance.
+        size: length of the shortlist.
+        by: returns the vector of the query that distances are measured from.
         taken_by_first_match: see `open_at`.
         progress: called with 1 after each query.
+
+    Returns:
+        Method -> one ranking per query. All methods rank the same shortlist.
     """
     if len(jd_vectors) != len(jobs.job_ids):
         raise ShapeError(f"{len(jobs.job_ids)} jobs came with {len(jd_vectors)} vectors")
     index = make_index(jd_vectors)
-    ranked: dict[str, list[Ranked]] = {name: [] for name in methods}
+    rankings: dict[str, list[RankedJobs]] = {method: [] for method in scorers}
     for query in queries:
         nearest = shortlist(index, by(query), open_at(jobs, query.at, taken_by_first_match), size)
-        for name, scorer in methods.items():
-            again = (
-                nearest if scorer is None or not len(nearest.rows) else reorder(nearest, scorer(query, nearest.rows))
-            )
-            ranked[name].append(again)
+        for method, scorer in scorers.items():
+            if scorer is None or not len(nearest.rows):
+                rankings[method].append(nearest)
+            else:
+                rankings[method].append(reorder(nearest, scorer(query, nearest.rows)))
         progress(1)
-    return ranked
+    return rankings
 
 
 def measure_grounding(
-    ranked: Sequence[Ranked], queries: Sequence[Query], jobs: JobTable, taken_by_first_match: bool = True
+    rankings: Sequence[RankedJobs], queries: Sequence[Query], jobs: JobTable, taken_by_first_match: bool = True
 ) -> GroundingMetrics:
-    """Recall and NDCG of one method at CUTOFFS; a matched job outside the shortlist is not found.
+    """Compute recall and NDCG of one method at CUTOFFS. A matched job outside the shortlist counts as a miss.
 
-    NDCG has gain 1 for a matched job, discount 1 / log2(1 + rank), and is divided by the best order's.
+    DCG has gain 1 for a matched job and discount 1 / log2(1 + rank). NDCG divides it by the DCG of the best order.
     """
-    hits = [np.isin(one.rows, query.matched) for one, query in zip(ranked, queries, strict=True)]
+    hits = [np.isin(ranked.rows, query.matched) for ranked, query in zip(rankings, queries, strict=True)]
     n_matched = np.array([len(query.matched) for query in queries])
     recall, ndcg = {}, {}
     for cutoff in CUTOFFS:
-        recall[cutoff] = np.array([own[:cutoff].sum() for own in hits]) / np.maximum(n_matched, 1)
-        gains = np.array([_discounted(own[:cutoff]) for own in hits])
-        best = np.array([_discounted(np.ones(min(n, cutoff), bool)) for n in n_matched])
-        ndcg[cutoff] = np.divide(gains, best, out=np.zeros(len(best)), where=best > 0)
+        recall[cutoff] = np.array([query_hits[:cutoff].sum() for query_hits in hits]) / np.maximum(n_matched, 1)
+        dcg = np.array([_dcg(query_hits[:cutoff]) for query_hits in hits])
+        best_dcg = np.array([_dcg(np.ones(min(n, cutoff), bool)) for n in n_matched])
+        ndcg[cutoff] = np.divide(dcg, best_dcg, out=np.zeros(len(best_dcg)), where=best_dcg > 0)
     n_open = np.array([int(open_at(jobs, query.at, taken_by_first_match).sum()) for query in queries])
     return GroundingMetrics(recall, ndcg, n_open)
 
 
 def chance_recall(n_open: np.ndarray, cutoff: int) -> float:
-    """Mean recall at `cutoff` of a random order of (q,) so many open jobs."""
+    """Return the mean recall at `cutoff` of a random order, given the (q,) numbers of open jobs."""
     return float(np.minimum(1, cutoff / np.maximum(n_open, 1)).mean())
 
 
-def _discounted(hits: np.ndarray) -> float:
+def _dcg(hits: np.ndarray) -> float:
     return float((hits / np.log2(np.arange(2, len(hits) + 2))).sum())

@@ -1,4 +1,4 @@
-"""`girl judge`: the JDs of two generators for the same CVs, compared by a judge, or measured without one."""
+"""`girl judge`: compare the JDs of two generators for the same CVs, by a judge or by reference-free measures."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from girl_features.generator.opening import find_reward_model, load_encoder
 from girl_features.input.splits import cut_windows
 from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.data import generated_by_version, load_data
-from girl_features.lab.judge.chat import Chat, Endpoint, KeptReplies, LocalChat
-from girl_features.lab.judge.verdicts import JudgeReport, Pair, judge_pairs
+from girl_features.lab.judge.chat import Chat, KeptReplies, LocalChat
+from girl_features.lab.judge.endpoint import Endpoint
+from girl_features.lab.judge.question import JDPair
+from girl_features.lab.judge.verdicts import JudgeReport, judge_pairs
 from girl_features.progress import Progress
 from girl_features.store.parts import PartsStore
 
 N_CVS = 200  # as in the paper
+N_BOOTSTRAP = 1000
 
 
 class Measure(NamedTuple):
-    """One number of each side, averaged over the CVs, and their difference with a 95 % interval. Not a judgement."""
+    """Mean of one reference-free number for each generator, and the difference with its 95 % interval."""
 
     name: str
     left: float
@@ -40,46 +43,46 @@ class Measure(NamedTuple):
 
 
 class MeasuresReport(NamedTuple):
-    """What can be said without a judge. None of it is one."""
+    """Reference-free measures of two generators. None of them is a judgement."""
 
     n: int
     measures: list[Measure]
-    reward_model: str | None  # name of the folder; None: there is none
+    reward_model: str | None  # name of its folder; None if there is no reward model
 
 
 class Sides(NamedTuple):
-    """The two generators and what they wrote for the same unseen CVs."""
+    """Names of two generators, and the JDs they wrote for the same unseen CVs."""
 
     left: str
     right: str
-    pairs: list[Pair]
+    pairs: list[JDPair]
     encoder: TextEncoder
 
 
 def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
-    """First JDs of both generators for up to `n` CVs of the test window whose seekers no generator has met.
+    """Read the first JDs of both generators for CVs of the test window whose seekers no generator has seen.
 
     Args:
-        config: with both generators materialized.
-        left: row name, as `girl evaluate` has it: girl.
-        right: row name: girl-sft.
-        n: CVs, drawn at random.
+        config: configuration under which both generators have been materialized.
+        left: row name as in `girl evaluate`, such as girl.
+        right: row name of the other generator, such as girl-sft.
+        n: largest number of CVs, drawn at random.
 
     Raises:
-        ConfigError: no such generator in the store, or the same twice.
-        DataError: no CV of an unseen seeker has a JD of both.
+        ConfigError: the store has no such generator, or `left` equals `right`.
+        DataError: no CV of an unseen seeker has JDs of both generators.
     """
     encoder = load_encoder(config)
-    chosen = materialized_generators(config, encoder)
+    materialized = materialized_generators(config, encoder)
     for name in (left, right):
-        if name not in chosen:
+        if name not in materialized:
             raise ConfigError(
-                f"no materialized generator {name!r}; the store has {', '.join(chosen)}: train another stage and "
+                f"no materialized generator {name!r}; the store has {', '.join(materialized)}: train another stage and "
                 f"`girl materialize --set generator.stage=...`"
             )
     if left == right:
         raise ConfigError(f"both sides are {left!r}; name two generators")
-    return sides_of(config, encoder, (left, chosen[left][0]), (right, chosen[right][0]), n)
+    return sides_of(config, encoder, (left, materialized[left][0]), (right, materialized[right][0]), n)
 
 
 def sides_of(
@@ -89,118 +92,124 @@ def sides_of(
     right: tuple[str, FeatureContract],
     n: int,
 ) -> Sides:
-    """As `read_sides`, of two contracts under names for people."""
+    """Read the same as `read_sides`, given the name and contract of each generator."""
     with open_tables(config) as tables:
         data = load_data(config.name, tables, cut_windows(tables, config.windows))
     store = PartsStore(config.store_dir)
-    ours, theirs = (generated_by_version(store, contract) for _, contract in (left, right))
-    met = set(data.history.job_seeker_ids.tolist())
-    pairs: dict[str, Pair] = {}  # one a seeker
+    left_jds, right_jds = (generated_by_version(store, contract) for _, contract in (left, right))
+    seen_seekers = set(data.history.job_seeker_ids.tolist())
+    pairs: dict[str, JDPair] = {}  # one pair per seeker
     for seeker, updated_at, cv_hash, cv in (
         data.decisions["test"].select("job_seeker_id", "updated_at", "cv_hash", "cv").iter_rows()
     ):
         key = (seeker, updated_at, cv_hash)
-        if seeker not in met and seeker not in pairs and ours.get(key) and theirs.get(key):
-            pairs[seeker] = Pair(cv, ours[key][0], theirs[key][0])
+        if seeker not in seen_seekers and seeker not in pairs and left_jds.get(key) and right_jds.get(key):
+            pairs[seeker] = JDPair(cv, left_jds[key][0], right_jds[key][0])
     if not pairs:
         raise DataError(f"no CV of an unseen seeker in the test window has JDs of both {left[0]} and {right[0]}")
     order = np.random.default_rng(0).permutation(len(pairs))[:n]
-    listed = list(pairs.values())
-    return Sides(left[0], right[0], [listed[i] for i in order], encoder)
+    all_pairs = list(pairs.values())
+    return Sides(left[0], right[0], [all_pairs[i] for i in order], encoder)
 
 
 def choose_chat(model: str | None, folder: Path) -> KeptReplies | None:
-    """The local `model`, else the endpoint of the environment, with a memory in `folder`; None without either."""
+    """Return the local `model`, or else the endpoint of the environment; None if there is neither.
+
+    Replies are kept in `folder`.
+    """
     chat: Chat | None = LocalChat(model) if model is not None else Endpoint.from_environment()
     return None if chat is None else KeptReplies(chat, folder)
 
 
 def run_judge(chat: Chat, sides: Sides, probe: int = 0) -> JudgeReport:
-    """The judge's report on both sides. Errors as `judge_pairs`."""
+    """Return the judge's report on both generators; raises the errors of `judge_pairs`."""
     probe = min(probe, len(sides.pairs))
     with Progress("judge", len(sides.pairs) + probe, "pairs") as progress:
         return judge_pairs(chat, sides.pairs, probe=probe, progress=progress.advance)
 
 
 def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
-    """Reference-free measures of both sides, and the reward model's score where there is one. No judge is asked."""
-    pairs = sides.pairs
-    texts = [[pair.left for pair in pairs], [pair.right for pair in pairs]]
-    cv_vectors = sides.encoder.encode([pair.cv for pair in pairs]).vectors
-    columns: dict[str, list[np.ndarray]] = {
-        "words": [np.array([len(t.split()) for t in own], float) for own in texts],
-        "distinct pairs of words, share": [np.array([_distinct(t) for t in own]) for own in texts],
+    """Return reference-free measures of both generators, with the reward model's score if there is a reward model."""
+    cvs = [pair.cv for pair in sides.pairs]
+    texts = [[pair.left for pair in sides.pairs], [pair.right for pair in sides.pairs]]
+    cv_vectors = sides.encoder.encode(cvs).vectors
+    vectors = [sides.encoder.encode(jds).vectors for jds in texts]
+    columns: dict[str, list[np.ndarray]] = {  # measure -> (n,) values of the left and of the right JDs
+        "words": [np.array([len(jd.split()) for jd in jds], float) for jds in texts],
+        "distinct pairs of words, share": [np.array([_distinct_share(jd) for jd in jds]) for jds in texts],
+        "cosine to the CV": [cosine(jd_vectors, cv_vectors) for jd_vectors in vectors],
     }
-    vectors = [sides.encoder.encode(own).vectors for own in texts]
-    columns["cosine to the CV"] = [cosine(own, cv_vectors) for own in vectors]
-    if len(pairs) > 1:
-        columns["cosine to the CV, less that to other CVs"] = [_margin(own, cv_vectors) for own in vectors]
+    if len(cvs) > 1:
+        columns["cosine to the CV, less that to other CVs"] = [
+            _margin(jd_vectors, cv_vectors) for jd_vectors in vectors
+        ]
     reward = None
     if trained_reward_models(config.rewards_dir):
         folder, _ = find_reward_model(config)
         from girl_features.generator.reward_model import TransformersRewardModel
 
         model, reward = TransformersRewardModel(folder), folder.name
-        columns["score of the reward model (PPO was trained on it)"] = [
-            model.score([pair.cv for pair in pairs], own).astype(float) for own in texts
-        ]
-    draws = np.random.default_rng(0).multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=1000)
-    measures = []
-    for name, (left, right) in columns.items():
-        low, high = percentile_interval(draws @ (left - right) / len(pairs))
-        difference = float((left - right).mean())
-        measures.append(Measure(name, float(left.mean()), float(right.mean()), difference, low, high))
-    return MeasuresReport(len(pairs), measures, reward)
+        scores = [model.score(cvs, jds).astype(float) for jds in texts]
+        columns["score of the reward model (PPO was trained on it)"] = scores
+    return MeasuresReport(len(cvs), [_measure(name, left, right) for name, (left, right) in columns.items()], reward)
 
 
-def _distinct(text: str) -> float:
-    words = text.lower().split()
-    pairs = list(pairwise(words))
+def _measure(name: str, left: np.ndarray, right: np.ndarray) -> Measure:
+    """Compare (n,) values of the left and right JDs; the interval comes from resampled CVs."""
+    n = len(left)
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP)
+    low, high = percentile_interval(draws @ (left - right) / n)
+    return Measure(name, float(left.mean()), float(right.mean()), float((left - right).mean()), low, high)
+
+
+def _distinct_share(text: str) -> float:
+    """Return the share of distinct ones among the pairs of neighbouring words."""
+    pairs = list(pairwise(text.lower().split()))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def _margin(vectors: np.ndarray, cv_vectors: np.ndarray) -> np.ndarray:
-    """(n,) cosine of each JD to its own CV, less its mean cosine to the other CVs: generic texts have none."""
-    similar = vectors.astype(np.float64) @ cv_vectors.T.astype(np.float64)
-    own = np.diag(similar)
-    return np.asarray(own - (similar.sum(axis=1) - own) / (len(own) - 1))
+def _margin(jd_vectors: np.ndarray, cv_vectors: np.ndarray) -> np.ndarray:
+    """Return (n,) cosines of each JD to its CV, minus the mean cosine to the other CVs: near zero for generic JDs."""
+    cosines = jd_vectors.astype(np.float64) @ cv_vectors.T.astype(np.float64)
+    to_its_cv = np.diag(cosines)
+    return np.asarray(to_its_cv - (cosines.sum(axis=1) - to_its_cv) / (len(to_its_cv) - 1))
 
 
 def judge_lines(report: JudgeReport, sides: Sides) -> list[str]:
-    """The judge's report for people."""
-    lines = [f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of seekers never met"]
-    for one in report.criteria:
+    """Format the judge's report as lines of text."""
+    lines = [f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of unseen seekers"]
+    for row in report.criteria:
         lines.append(
-            f"{one.criterion}: win {one.win:.2f}, tie {one.tie:.2f}, lose {one.lose:.2f}; advantage "
-            f"{one.advantage:+.2f}, 95 % interval {one.advantage_low:+.2f}, {one.advantage_high:+.2f}; "
-            f"flipped with the order {one.flip_rate:.2f}"
+            f"{row.criterion}: win {row.win:.2f}, tie {row.tie:.2f}, lose {row.lose:.2f}; advantage "
+            f"{row.advantage:+.2f}, 95 % interval {row.advantage_low:+.2f}, {row.advantage_high:+.2f}; "
+            f"winner changed with the order {row.flip_rate:.2f}"
         )
     lines.append(
-        f"first place preferred {_share(report.first_place_rate)} (.50 is unbiased); longer text wins "
+        f"first place preferred {_share(report.first_place_rate)} (.50 is unbiased); longer JD wins "
         f"{_share(report.longer_wins_rate)}, correlation with length {_share(report.length_correlation)}; mean words "
         f"{report.mean_words[0]:.0f} and {report.mean_words[1]:.0f}"
     )
-    shift = "not tried (--probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
+    shift = "not measured (use --probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
     lines.append(
-        f"{report.n_invalid} of {2 * report.n} answers were not the JSON asked for and count as ties; texts that seem "
-        f"to speak to the judge: {report.n_with_orders[0]} and {report.n_with_orders[1]}; advantage gained by orders "
-        f"in the left text: {shift}"
+        f"{report.n_invalid} of {2 * report.n} answers were not the JSON asked for and count as ties; JDs that contain "
+        f"instructions to the judge: {report.n_with_orders[0]} and {report.n_with_orders[1]}; advantage gained by "
+        f"instructions in the left JDs: {shift}"
     )
     return lines
 
 
 def measures_lines(report: MeasuresReport, sides: Sides) -> list[str]:
-    """The measures for people, labelled as what they are."""
+    """Format the measures as lines of text that say they are no judgement."""
     lines = [
         f"no judge was asked (GIRL_JUDGE_URL is not set, and no --model): reference-free measures of {sides.left} and "
-        f"{sides.right} on {report.n} CVs of seekers never met; none of them is a judgement"
+        f"{sides.right} on {report.n} CVs of unseen seekers; none of them is a judgement"
     ]
     lines += [
         f"{m.name}: {m.left:.3f} and {m.right:.3f}, difference {m.difference:+.3f}, "
         f"95 % interval {m.low:+.3f}, {m.high:+.3f}"
         for m in report.measures
     ]
-    return lines if report.reward_model else [*lines, "there is no reward model: `girl train reward` makes one"]
+    return lines if report.reward_model else [*lines, "there is no reward model: `girl train reward` trains one"]
 
 
 def _share(value: float | None) -> str:

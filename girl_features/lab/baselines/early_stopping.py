@@ -1,0 +1,62 @@
+"""Training loop of the text rankers: batches in random order, stopped when the valid loss no longer falls."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def train_with_early_stopping(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch_loss: Callable[[np.ndarray], torch.Tensor],
+    valid_loss: Callable[[], float],
+    *,
+    n_rows: int,
+    batch_size: int,
+    max_epochs: int,
+    patience: int,
+    seed: int,
+    max_grad_norm: float | None = None,
+) -> None:
+    """Train `model`, and leave it with the weights of the epoch that had the lowest valid loss.
+
+    Args:
+        model: the network, trained in place.
+        optimizer: optimizer of its parameters.
+        batch_loss: returns the loss of (b,) rows.
+        valid_loss: returns the loss on the valid part; may switch the model to evaluation mode.
+        n_rows: number of training rows.
+        batch_size: rows per step.
+        max_epochs: largest number of passes over the rows.
+        patience: epochs without a lower valid loss after which training stops.
+        seed: decides on the order of the rows.
+        max_grad_norm: gradients are clipped to this norm; None for no clipping.
+    """
+    rng = np.random.default_rng(seed)
+    best_loss, best_epoch, best_weights = np.inf, 0, copy.deepcopy(model.state_dict())
+    for epoch in range(1, max_epochs + 1):
+        model.train()
+        for rows in batches(rng.permutation(n_rows), batch_size):
+            loss: Any = batch_loss(rows)
+            optimizer.zero_grad()
+            loss.backward()
+            if max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+            optimizer.step()
+        loss_of_epoch = valid_loss()
+        if loss_of_epoch < best_loss:
+            best_loss, best_epoch, best_weights = loss_of_epoch, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - best_epoch >= patience:
+            break
+    model.load_state_dict(best_weights)
+
+
+def batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cut (n,) rows into batches of `size`; the last one may be smaller."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
