@@ -30,7 +30,7 @@ from girl_features.input.checks import staging_sql
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import open_source
 from girl_features.input.tables import Tables
-from girl_features.lookup.generation_queue import GenerationQueue, Waiting
+from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
 from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
 from girl_features.sql import connected
@@ -81,7 +81,7 @@ class Worker:
         waiting = self._queue.take(self.contract.fingerprint, self._config.chunk_size)
         if not waiting:
             return CycleReport()
-        alive = [one for one in waiting if not self._store.is_erased(one.offer.job_seeker_id)]
+        alive = [one for one in waiting if not self._store.is_erased(one.missed.job_seeker_id)]
         versions, n_without_cv, n_outdated = self._versions(alive)
         with _tables_of(versions) as tables:
             run = f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
@@ -99,7 +99,7 @@ class Worker:
             len(waiting), report.n_generated, report.n_failed, n_known, n_without_cv, n_outdated, n_erased
         )
 
-    def _versions(self, waiting: Sequence[Waiting]) -> tuple[list[CVVersion], int, int]:
+    def _versions(self, waiting: Sequence[QueuedCV]) -> tuple[list[CVVersion], int, int]:
         """The CVs to see to, how many seekers have none, and how many texts are left out as outdated.
 
         A text that the store or the tables hold is of the time it has there, so that a CV which is offered twice, or in
@@ -108,12 +108,12 @@ class Worker:
         it is the newest of the tables.
         """
         offered = [
-            CVVersion(one.offer.job_seeker_id, one.offer.cv, one.offered_at, one.offer.cv_hash)
+            CVVersion(one.missed.job_seeker_id, one.missed.cv, one.queued_at, one.missed.cv_hash)
             for one in waiting
-            if one.offer.cv
+            if one.missed.cv
         ]
-        nameless = {one.offer.job_seeker_id for one in waiting if not one.offer.cv}
-        held = _held(self._store, self.contract, sorted({one.offer.job_seeker_id for one in waiting}))
+        nameless = {one.missed.job_seeker_id for one in waiting if not one.missed.cv}
+        held = _held(self._store, self.contract, sorted({one.missed.job_seeker_id for one in waiting}))
         unknown = {version.job_seeker_id for version in offered if version.cv_hash not in held[version.job_seeker_id]}
         asked = sorted(nameless | unknown)
         in_tables = table_versions(self._config, asked) if asked else []

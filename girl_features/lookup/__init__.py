@@ -1,8 +1,7 @@
-"""FeatureClient: vectors of seekers and jobs for a ranker that answers requests, always and within a deadline."""
+"""Look-up of vectors of job seekers and jobs, with a deadline, for a ranker that answers requests."""
 
-from girl_features.lookup.answers import JobVectors, SeekerVectors
-from girl_features.lookup.asynchronous import AsyncFeatureClient
-from girl_features.lookup.client import FeatureClient
+from girl_features.lookup.async_client import AsyncFeatureClient
+from girl_features.lookup.client import FeatureClient, JobVectors, SeekerVectors
 from girl_features.lookup.opening import open_client, open_queue, serving_encoder
 
 __all__ = [
