@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from girl_features.config import TinyConfig
-from girl_features.contract import FeatureContract
+from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import CheckpointError, ConfigError, ShapeError
 from girl_features.generator import Generator
 from girl_features.generator.draw import generate_chunk
@@ -70,9 +70,9 @@ def _open_reference(folder: Path, temperature: float, batch_size: int) -> Genera
     return TransformersGenerator(folder, batch_size=batch_size, threads=1, **_drawing(temperature))
 
 
-def _drawing(temperature: float) -> dict[str, float]:
-    limits = {"max_cv_tokens": MAX_CV_TOKENS, "max_new_tokens": MAX_NEW_TOKENS}
-    return {**limits, "temperature": temperature, "top_p": 0.9}
+def _drawing(temperature: float) -> dict[str, Any]:
+    sampling = SamplingContract(n=1, temperature=temperature, top_p=0.9, max_new_tokens=MAX_NEW_TOKENS, seed=0)
+    return {"sampling": sampling, "max_cv_tokens": MAX_CV_TOKENS}
 
 
 class GeneratorContract:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from girl_features.config import EngineSetting
 from girl_features.contract import FeatureContract
@@ -78,27 +78,25 @@ def open_engine(
     """
     engine = contract.engine_name
     _check_installed(engine)
-    options: dict[str, Any] = {
-        "max_cv_tokens": contract.max_cv_tokens,
-        "max_new_tokens": contract.sampling.max_new_tokens,
-        "temperature": contract.sampling.temperature,
-        "top_p": contract.sampling.top_p,
-    }
+    sampling, max_cv_tokens = contract.sampling, contract.max_cv_tokens
     if engine == "vllm":
         from girl_features.generator.vllm_engine import VLLMGenerator
 
-        return VLLMGenerator(folder, **options, batch_size=batch_size)
+        return VLLMGenerator(folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size)
     if threads is None and weights_size(folder) < SMALL_BYTES:
         threads = 1
     if engine == "transformers":
         from girl_features.generator.transformers_engine import TransformersGenerator
 
-        return TransformersGenerator(folder, **options, batch_size=batch_size or 32, threads=threads)
+        return TransformersGenerator(
+            folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size or 32, threads=threads
+        )
     from girl_features.generator.openvino_engine import OpenVINOGenerator
 
     return OpenVINOGenerator(
         folder,
-        **options,
+        sampling,
+        max_cv_tokens=max_cv_tokens,
         batch_size=batch_size or 32,
         threads=threads,
         weights="int8" if engine == "openvino" else "float32",

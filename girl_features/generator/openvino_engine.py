@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
+from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.openvino_export import Weights, cached_export
@@ -27,11 +28,9 @@ class OpenVINOGenerator:
     def __init__(
         self,
         folder: str | Path,
+        sampling: SamplingContract,
         *,
         max_cv_tokens: int,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
         batch_size: int = 32,
         weights: Weights = "int8",
         exports: Path,
@@ -42,9 +41,7 @@ class OpenVINOGenerator:
         tokenizer = AutoTokenizer.from_pretrained(str(base_folder(folder)), trust_remote_code=False)
         self._codec = PromptCodec(tokenizer, max_cv_tokens)
         self._eos = tokenizer.eos_token_id
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-        self._top_p = top_p
+        self._sampling = sampling
         self._batch_size = batch_size
         export = cached_export(folder, weights, exports)
         try:
@@ -72,21 +69,22 @@ class OpenVINOGenerator:
         if not requests:
             return [[] for _ in seeds]
         prompts = [self._openvino.Tensor(np.array([r.prompt.ids], np.int64)) for r in requests]
-        results = self._pipeline.generate(prompts, [self._sampling(r.seed) for r in requests])
+        results = self._pipeline.generate(prompts, [self._parameters(r.seed) for r in requests])
         texts = [
             self._codec.decode(result.m_generation_ids[0], r.prompt)
             for r, result in zip(requests, results, strict=True)
         ]
         return group_by_cv(seeds, requests, texts)
 
-    def _sampling(self, seed: int) -> Any:
+    def _parameters(self, seed: int) -> Any:
         # A new config, so that settings of the checkpoint do not change the sampling.
-        config = self._genai.GenerationConfig(max_new_tokens=self._max_new_tokens)
+        config = self._genai.GenerationConfig(max_new_tokens=self._sampling.max_new_tokens)
         if self._eos is not None:
             config.set_eos_token_id(self._eos)
-        if self._temperature > 0:
+        if self._sampling.temperature > 0:
             config.do_sample = True
-            config.temperature, config.top_p, config.rng_seed = self._temperature, self._top_p, seed
+            config.temperature, config.top_p = self._sampling.temperature, self._sampling.top_p
+            config.rng_seed = seed
         return config
 
     def _scheduler(self) -> Any:
@@ -94,7 +92,7 @@ class OpenVINOGenerator:
         scheduler.enable_prefix_caching = True
         scheduler.max_num_seqs = self._batch_size
         scheduler.max_num_batched_tokens = STEP_TOKENS
-        blocks = math.ceil((self._codec.longest_prompt + self._max_new_tokens) / BLOCK_TOKENS)
+        blocks = math.ceil((self._codec.longest_prompt + self._sampling.max_new_tokens) / BLOCK_TOKENS)
         # Twice the blocks of a full batch, so that prompts stay cached until their next sample is drawn.
         scheduler.num_kv_blocks = 2 * self._batch_size * (blocks + 1)
         return scheduler

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
+from girl_features.contract import SamplingContract
 from girl_features.errors import require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
@@ -44,11 +45,9 @@ class TransformersGenerator:
     def __init__(
         self,
         folder: str | Path,
+        sampling: SamplingContract,
         *,
         max_cv_tokens: int,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
         batch_size: int = 32,
         threads: int | None = None,
     ) -> None:
@@ -58,14 +57,12 @@ class TransformersGenerator:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
         self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-        self._top_p = top_p
+        self._sampling = sampling
         self._batch_size = batch_size
         # A new config, so that a repetition penalty or top_k of the checkpoint does not change the sampling.
         self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens,
             eos_token_id=self._tokenizer.eos_token_id,
             pad_token_id=self._tokenizer.pad_token_id,
         )
@@ -96,9 +93,10 @@ class TransformersGenerator:
         ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts])  # (b, width), left padded
         mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         processors = LogitsProcessorList()
-        if self._temperature > 0:
+        sampling = self._sampling
+        if sampling.temperature > 0:
             seeds = [request.seed for request in requests]
-            processors.append(SeededSampling(seeds, self._max_new_tokens, self._temperature, self._top_p))
+            processors.append(SeededSampling(seeds, sampling.max_new_tokens, sampling.temperature, sampling.top_p))
         output = self._model.generate(
             input_ids=ids.to(self._device), attention_mask=mask.to(self._device), logits_processor=processors
         )

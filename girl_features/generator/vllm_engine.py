@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_settings, base_folder, is_adapter
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
@@ -23,20 +24,16 @@ class VLLMGenerator:
     def __init__(
         self,
         folder: str | Path,
+        sampling: SamplingContract,
         *,
         max_cv_tokens: int,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
         batch_size: int | None = None,
     ) -> None:
         self._vllm = require("vllm", EXTRA)
         checkpoint = base_folder(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
         self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-        self._top_p = top_p
+        self._sampling = sampling
         model, lora = _model_and_adapter(checkpoint)
         self._adapter = lora
         self._engine = self._vllm.LLM(
@@ -45,7 +42,7 @@ class VLLMGenerator:
             trust_remote_code=False,
             load_format="safetensors",
             generation_config="vllm",  # the checkpoint's own settings must not change the sampling
-            max_model_len=self._codec.longest_prompt + max_new_tokens,
+            max_model_len=self._codec.longest_prompt + sampling.max_new_tokens,
             enable_prefix_caching=True,
             **({} if lora is None else {"enable_lora": True, "max_lora_rank": _max_lora_rank(checkpoint)}),
             **({} if batch_size is None else {"max_num_seqs": batch_size}),
@@ -67,20 +64,20 @@ class VLLMGenerator:
             return [[] for _ in seeds]
         results = self._engine.generate(
             [self._vllm.TokensPrompt(prompt_token_ids=request.prompt.ids) for request in requests],
-            [self._sampling(request.seed) for request in requests],
+            [self._parameters(request.seed) for request in requests],
             use_tqdm=False,
             lora_request=self._adapter,
         )
         texts = [self._text(result.outputs[0], request) for request, result in zip(requests, results, strict=True)]
         return group_by_cv(seeds, requests, texts)
 
-    def _sampling(self, seed: int) -> Any:
+    def _parameters(self, seed: int) -> Any:
         return self._vllm.SamplingParams(
             n=1,  # each sample has its own seed, so it is a separate request; the cached prompt is read only once
             seed=seed,
-            temperature=self._temperature,
-            top_p=self._top_p,
-            max_tokens=self._max_new_tokens,
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            max_tokens=self._sampling.max_new_tokens,
             stop_token_ids=[self._tokenizer.eos_token_id],
             detokenize=False,
         )
