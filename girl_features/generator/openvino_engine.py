@@ -14,12 +14,12 @@ from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.openvino_export import Weights, cached_export
+from girl_features.generator.openvino_graph import EXTRA
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
 from girl_features.schema import GeneratedText
 
 BLOCK_TOKENS = 32  # tokens in one block of the paged cache on CPUs
 STEP_TOKENS = 2048  # tokens read in one step; the default of 256 splits prompts and is 10% slower
-EXTRA = "openvino"
 
 
 class OpenVINOGenerator:

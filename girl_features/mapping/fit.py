@@ -10,7 +10,7 @@ import numpy as np
 from girl_features.contract import FeatureContract
 from girl_features.errors import EmptyWindowError
 from girl_features.lookup.vector_map import VectorMap, fit_ridge, mean_cosine
-from girl_features.schema import ENGINE, GENERATED_JD_VECTOR, JOB_SEEKER_ID
+from girl_features.schema import CV_HASH, ENGINE, GENERATED_JD_VECTOR, JOB_SEEKER_ID, UPDATED_AT
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
@@ -54,10 +54,11 @@ def read_shared_cvs(store: PartsStore, source: FeatureContract, target: FeatureC
             table = connection.execute(
                 f"""SELECT s.{JOB_SEEKER_ID} AS id, s.{GENERATED_JD_VECTOR} AS source_vector,
                     t.{GENERATED_JD_VECTOR} AS target_vector
-                FROM {source_rows} AS s JOIN {target_rows} AS t USING (job_seeker_id, cv_hash)
+                FROM {source_rows} AS s JOIN {target_rows} AS t USING ({JOB_SEEKER_ID}, {CV_HASH})
                 WHERE NOT starts_with(s.{ENGINE}, 'map:') AND NOT starts_with(t.{ENGINE}, 'map:')
-                QUALIFY row_number() OVER (PARTITION BY id, cv_hash ORDER BY s.updated_at, t.updated_at) = 1
-                ORDER BY id, s.updated_at"""
+                QUALIFY row_number() OVER (PARTITION BY id, {CV_HASH}
+                    ORDER BY s.{UPDATED_AT}, t.{UPDATED_AT}) = 1
+                ORDER BY id, s.{UPDATED_AT}"""
             ).to_arrow_table()
     n_seekers = 0 if table is None else len(table["id"].unique())
     if table is None or n_seekers < MIN_SEEKERS:

@@ -11,18 +11,21 @@ from girl_features.lookup.vector_map import VectorMap
 from girl_features.schema import (
     CONTRACT,
     CREATED_TIMESTAMP,
+    CV_HASH,
     ENGINE,
     EVENT_TIMESTAMP,
     GENERATED_JD_VECTOR,
     GENERATED_SCHEMA,
+    JOB_SEEKER_ID,
     RUN,
+    UPDATED_AT,
 )
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
 
 ROWS_PER_PART = 10_000
-_KEYS = "job_seeker_id, updated_at, cv_hash, created_timestamp"
+_KEYS = f"{JOB_SEEKER_ID}, {UPDATED_AT}, {CV_HASH}, {CREATED_TIMESTAMP}"
 
 
 def write_mapped(
@@ -41,7 +44,7 @@ def write_mapped(
     if source_rows is None:
         return 0
     trained_until = max(source.trained_until, target.trained_until)
-    event_time = f"greatest(s.updated_at, TIMESTAMPTZ '{trained_until.isoformat()}')"
+    event_time = f"greatest(s.{UPDATED_AT}, TIMESTAMPTZ '{trained_until.isoformat()}')"
     replaced = {
         EVENT_TIMESTAMP: event_time,
         CREATED_TIMESTAMP: f"TIMESTAMPTZ '{now.isoformat()}'",
@@ -67,12 +70,12 @@ def _missing_keys(source_rows: str, target_rows: str | None, event_time: str) ->
     is_missing = ""
     if target_rows:
         is_missing = f"""
-        WHERE NOT EXISTS (SELECT 1 FROM {target_rows} AS t WHERE t.job_seeker_id = s.job_seeker_id
-            AND (t.updated_at = s.updated_at AND t.cv_hash = s.cv_hash
-                OR t.updated_at > s.updated_at AND t.event_timestamp <= {event_time}))"""
+        WHERE NOT EXISTS (SELECT 1 FROM {target_rows} AS t WHERE t.{JOB_SEEKER_ID} = s.{JOB_SEEKER_ID}
+            AND (t.{UPDATED_AT} = s.{UPDATED_AT} AND t.{CV_HASH} = s.{CV_HASH}
+                OR t.{UPDATED_AT} > s.{UPDATED_AT} AND t.{EVENT_TIMESTAMP} <= {event_time}))"""
     return f"""SELECT {_KEYS} FROM {source_rows} AS s {is_missing}
-        QUALIFY row_number() OVER (PARTITION BY job_seeker_id, {event_time}
-            ORDER BY updated_at DESC, created_timestamp DESC) = 1"""
+        QUALIFY row_number() OVER (PARTITION BY {JOB_SEEKER_ID}, {event_time}
+            ORDER BY {UPDATED_AT} DESC, {CREATED_TIMESTAMP} DESC) = 1"""
 
 
 def _mapped(table: pa.Table, mapping: VectorMap, dimension: int) -> pa.Table:
