@@ -37,7 +37,8 @@ from girl_features.input.tables import open_tables
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.vector_map import unit_rows
-from girl_features.mapping.run import Both, compare_mapped, fit_map
+from girl_features.mapping.fit import SharedCVs, fit_map
+from girl_features.mapping.losses import compare_mapped
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
@@ -64,7 +65,7 @@ class Data(NamedTuple):
     taught: Taught  # without the test part's cold-start seekers
     contract: FeatureContract
     renewed: RankingParts | None = None  # the same pairs under a second generator
-    both: Both | None = None  # CVs under both, without seekers of the test part
+    both: SharedCVs | None = None  # CVs under both, without seekers of the test part
 
 
 class Gain(NamedTuple):
@@ -149,7 +150,7 @@ def _market_data(
     known = (updated_at < ends[1]) & np.array([name not in in_test or name in warm for name in of.tolist()])
     untested = np.array([name not in in_test for name in of.tolist()])
     taught = Taught(of[known].tolist(), vectors[of_cv[known]], vectors[of_best[known]])
-    both = Both(of[untested], vectors[of_second[untested]], vectors[of_best[untested]])
+    both = SharedCVs(of[untested], vectors[of_second[untested]], vectors[of_best[untested]])
     old, new = (parts(generated, c) for generated, c in zip((best, second), contracts, strict=True))
     return Data(f"market {seed}", True, old, taught, contracts[0], new, both)
 

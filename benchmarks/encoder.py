@@ -40,7 +40,7 @@ from transformers import AutoModel
 
 from girl_features.encoder import DEFAULT_ENCODER, find_encoder_folder
 from girl_features.evaluation.machine import machine_description
-from girl_features.generator.openvino_export import round_weights
+from girl_features.generator.openvino_graph import round_weights, trace_graph
 from girl_features.lookup.vector_map import unit_rows
 from girl_features.sample.tables import write_sample
 
@@ -91,16 +91,11 @@ class Pooled(torch.nn.Module):
 
 def openvino_run(module: Pooled, weights: str, precision: str, threads: int) -> Run:
     import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # the parts of openvino.convert_model, which as a whole sends usage data to its maker
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(module, example_input=module.example)  # has to outlive the conversion
-    graph = frontend.convert(frontend.load(decoder))
+    graph = trace_graph(module, module.example)
     graph.reshape({port: openvino.PartialShape([-1, -1]) for port in graph.inputs})
     if weights == "int8":
-        round_weights(openvino, graph)
+        round_weights(graph)
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     compiled = openvino.Core().compile_model(graph, "CPU", hints)
     return lambda ids, mask: np.array(compiled([ids, mask])[0])

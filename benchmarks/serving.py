@@ -36,8 +36,8 @@ from store import redis_server  # noqa: E402
 from girl_features.config import GirlConfig  # noqa: E402
 from girl_features.generator.opening import load_encoder  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
-from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
-from girl_features.lookup.host_encoder import HostEncoder, export_encoder  # noqa: E402
+from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQueue  # noqa: E402
+from girl_features.lookup.host_encoder import HostEncoder  # noqa: E402
 from girl_features.sample.tables import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
 from girl_features.store.names import ViewNames  # noqa: E402
@@ -86,7 +86,7 @@ class Bench:
             market.contract.fingerprint,
             bundle=market.bundle,
             encoder=encoder,
-            queue=OfferQueue(GenerationQueue(folder / "queue.db")),
+            queue=BackgroundQueue(GenerationQueue(folder / "queue.db")),
             deadline_ms=NO_DEADLINE_MS,
         )
         self.rng = np.random.default_rng(SEED)
@@ -194,6 +194,8 @@ def long_cvs(root: Path, n: int) -> list[str]:
 
 def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
     """What `girl train student` puts into a bundle for services: the config's encoder without torch."""
+    from girl_features.lookup.encoder_export import export_encoder
+
     folder.mkdir()
     own = load_encoder(config)
     print(f"encoder on the host: {export_encoder(own, config.encoder.name, texts, folder)}", file=sys.stderr)

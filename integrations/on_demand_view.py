@@ -27,7 +27,7 @@ from feast.types import Array, Float32, Int64, String
 from girl_features.contract import text_hash
 from girl_features.errors import UnknownContractError
 from girl_features.input.text_cleaning import clean_cv
-from girl_features.lookup.bundle import read_bundle, read_manifest
+from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
 from girl_features.lookup.cold_start import ColdStart
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 from girl_features.schema import (
@@ -156,6 +156,6 @@ def _utc(time: datetime) -> datetime:
 def _cold_start(contract: str, folder: Path) -> ColdStart:
     """The bundle with its encoder, once a process."""
     bundle = read_bundle(folder, contract)
-    has_encoder = GRAPH in read_manifest(folder).sha256
+    has_encoder = GRAPH in read_bundle_manifest(folder).sha256
     encoder = HostEncoder(folder, bundle.contract.encoder) if has_encoder else None
     return ColdStart(bundle, frozenset(Tier), N_NEIGHBOURS, encoder)

@@ -15,7 +15,7 @@ from girl_features.contract import FeatureContract
 from girl_features.generator.opening import LoadedModels
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
-from girl_features.lookup.generation_queue import OfferQueue
+from girl_features.lookup.generation_queue import BackgroundQueue
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
@@ -40,7 +40,7 @@ class ServedMarket(NamedTuple):
         return Worker(self.config, models, open_queue(self.config))
 
     def client(self, **settings: Any) -> FeatureClient:
-        queue = OfferQueue(open_queue(self.config))
+        queue = BackgroundQueue(open_queue(self.config))
         given = {"queue": queue, "deadline_ms": PATIENT_MS, **settings}
         return FeatureClient(self.config.feast_repo, self.contract.fingerprint, **given)
 

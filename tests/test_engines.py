@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from girl_features.config import TinyConfig
-from girl_features.contract import FeatureContract
+from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import CheckpointError, ConfigError, ShapeError
 from girl_features.generator import Generator
 from girl_features.generator.draw import generate_chunk
@@ -70,9 +70,9 @@ def _open_reference(folder: Path, temperature: float, batch_size: int) -> Genera
     return TransformersGenerator(folder, batch_size=batch_size, threads=1, **_drawing(temperature))
 
 
-def _drawing(temperature: float) -> dict[str, float]:
-    limits = {"max_cv_tokens": MAX_CV_TOKENS, "max_new_tokens": MAX_NEW_TOKENS}
-    return {**limits, "temperature": temperature, "top_p": 0.9}
+def _drawing(temperature: float) -> dict[str, Any]:
+    sampling = SamplingContract(n=1, temperature=temperature, top_p=0.9, max_new_tokens=MAX_NEW_TOKENS, seed=0)
+    return {"sampling": sampling, "max_cv_tokens": MAX_CV_TOKENS}
 
 
 class GeneratorContract:
@@ -281,22 +281,22 @@ def test_families_of_models_write_what_the_reference_does(
 
 def test_an_export_is_made_once_and_again_where_it_is_damaged(folder: Path, tmp_path: Path, capfd) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("openvino_genai")
-    from girl_features.generator.openvino_export import exported
+    from girl_features.generator.openvino_export import cached_export
 
     left = tmp_path / "exports" / ".tmp-openvino-float32"
-    made = exported(folder, "float32", tmp_path / "exports")
+    made = cached_export(folder, "float32", tmp_path / "exports")
     weights = made / "openvino_model.bin"
     before = weights.stat()
-    assert exported(folder, "float32", tmp_path / "exports") == made
+    assert cached_export(folder, "float32", tmp_path / "exports") == made
     assert weights.stat().st_mtime_ns == before.st_mtime_ns, "found whole, not made again"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert exported(folder, "float32", tmp_path / "exports") == made
+    assert cached_export(folder, "float32", tmp_path / "exports") == made
     assert weights.read_bytes() == whole
     (made / "export.json").unlink()  # as after a crash of an older version, or a copy that was cut short
-    exported(folder, "float32", tmp_path / "exports")
+    cached_export(folder, "float32", tmp_path / "exports")
     assert (made / "export.json").is_file() and not left.exists()
-    assert exported(folder, "int8", tmp_path / "exports") != made
+    assert cached_export(folder, "int8", tmp_path / "exports") != made
     assert capfd.readouterr().out == "", "standard output is for results"
 
 
@@ -342,9 +342,9 @@ def test_a_model_whose_attention_openvino_cannot_page_names_the_way_out(folder: 
 
 def test_a_model_that_openvino_cannot_convert_names_the_way_out(tmp_path: Path) -> None:
     pytest.importorskip("openvino_genai")
-    from girl_features.generator.openvino_export import exported
+    from girl_features.generator.openvino_export import cached_export
 
     MambaForCausalLM(MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"set `generator\.engine` to `transformers`"):
-        exported(tmp_path, "float32", tmp_path / "exports")
+        cached_export(tmp_path, "float32", tmp_path / "exports")
     assert not list((tmp_path / "exports").glob("openvino*"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from girl_features.config import TinyConfig
+from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, ShapeError
 from girl_features.generator.checkpoint import weights_hash
 from girl_features.generator.draw import RETRY_SAMPLE_OFFSET, generate_chunk
@@ -37,9 +38,8 @@ def folder(tokenizer, tmp_path_factory):  # type: ignore[no-untyped-def]
 
 
 def _generator(folder: Path, batch_size: int, temperature: float = 1.0) -> TransformersGenerator:
-    return TransformersGenerator(
-        folder, max_cv_tokens=24, max_new_tokens=12, temperature=temperature, top_p=0.9, batch_size=batch_size
-    )
+    sampling = SamplingContract(n=1, temperature=temperature, top_p=0.9, max_new_tokens=12, seed=0)
+    return TransformersGenerator(folder, sampling, max_cv_tokens=24, batch_size=batch_size)
 
 
 def test_same_cv_and_seed_give_the_same_text_in_any_batch_and_order(folder: Path) -> None:

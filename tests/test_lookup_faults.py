@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from girl_features.lookup import FeatureClient
-from girl_features.lookup.bounded import OneThread
-from girl_features.lookup.breaker import CircuitBreaker
+from girl_features.lookup.waiting import CircuitBreaker, DeadlineThread
 from girl_features.schema import Tier
 from tests.feast_repos import OUR_REDIS, needs_redis, redis_server
 from tests.input_tables import day
@@ -148,7 +147,7 @@ def test_the_breaker_opens_half_opens_and_closes() -> None:
 
 
 def test_work_nobody_waits_for_any_more_is_not_begun() -> None:
-    thread, done = OneThread("test"), []
+    thread, done = DeadlineThread("test"), []
     with pytest.raises(TimeoutError):
         thread.run(lambda: time.sleep(0.3), time.monotonic() + 0.01)
     with pytest.raises(TimeoutError):

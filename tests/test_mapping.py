@@ -14,8 +14,10 @@ from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.lookup.vector_map import VectorMap, unit_rows
+from girl_features.mapping.fit import SharedCVs, fit_map, read_shared_cvs
+from girl_features.mapping.losses import compare_mapped
 from girl_features.mapping.rows import write_mapped
-from girl_features.mapping.run import Both, compare_mapped, fit_map, read_both, run_map
+from girl_features.mapping.run import run_map
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
@@ -30,23 +32,23 @@ NEW = feature_contract(dimension=D, seed=9, trained_until=day(50).isoformat())
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def both(n: int, noise: float, turned: bool = True, seed: int = 0) -> Both:
+def shared_cvs(n: int, noise: float, turned: bool = True, seed: int = 0) -> SharedCVs:
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.normal(size=(D, D)))
     new = unit_rows(rng.normal(size=(n, D)))
     old = new @ rotation if turned else new @ rng.normal(size=(D, D))
-    return Both(np.array([f"s{i}" for i in range(n)]), new, unit_rows(old + noise * rng.normal(size=(n, D))))
+    return SharedCVs(np.array([f"s{i}" for i in range(n)]), new, unit_rows(old + noise * rng.normal(size=(n, D))))
 
 
 def test_a_rotation_is_found_and_a_lopsided_truth_takes_the_ridge() -> None:
-    turned = fit_map(both(400, 0.0))
+    turned = fit_map(shared_cvs(400, 0.0))
     assert turned.cosine > 0.9999
     assert turned.cosine_unmapped is not None
     assert turned.cosine_unmapped < 0.9
-    lopsided = fit_map(both(400, 0.01, turned=False))
+    lopsided = fit_map(shared_cvs(400, 0.01, turned=False))
     assert lopsided.kind == "ridge"
     assert lopsided.cosine > 0.98
-    few = both(60, 0.5)
+    few = shared_cvs(60, 0.5)
     assert fit_map(few).n_seekers == 60
 
 
@@ -73,7 +75,7 @@ def test_what_the_old_contract_lacks_is_written_and_says_so(tmp_path: Path) -> N
         ("late", day(60), OLD.fingerprint, mapped, [0.0, 0.0, 2.0, 0.0]),
     ]
     with pytest.raises(EmptyWindowError, match="0 seekers have vectors of both"):
-        read_both(store, NEW, OLD)
+        read_shared_cvs(store, NEW, OLD)
 
 
 def test_of_several_cvs_known_at_one_time_the_newest_is_mapped(tmp_path: Path) -> None:

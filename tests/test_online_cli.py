@@ -14,7 +14,7 @@ from girl_features.contract import text_hash
 from girl_features.errors import CheckpointError, ConfigError, StoreError
 from girl_features.lookup import open_queue
 from girl_features.lookup.bundle import write_bundle
-from girl_features.lookup.generation_queue import Offer
+from girl_features.lookup.generation_queue import MissedCV
 from tests.input_tables import day
 from tests.served_market import CONTRACT, ServedMarket, served_market
 from tests.store_rows import Row, write_rows
@@ -63,19 +63,19 @@ def test_lookup_names_the_tier_of_each_seeker_and_queues_nothing(market: ServedM
 
 def test_erase_empties_the_queue_too(market: ServedMarket) -> None:
     queue = open_queue(market.config)
-    queue.add([Offer(CONTRACT.fingerprint, name, text_hash("cv"), "cv") for name in ("gone", "stays")])
+    queue.add([MissedCV(CONTRACT.fingerprint, name, text_hash("cv"), "cv") for name in ("gone", "stays")])
     assert json.loads(girl(market, "erase", "gone", "--json", "-"))["n_queued"] == 1
-    assert [one.offer.job_seeker_id for one in queue.take(CONTRACT.fingerprint, 9)] == ["stays"]
+    assert [one.missed.job_seeker_id for one in queue.take(CONTRACT.fingerprint, 9)] == ["stays"]
 
 
 def test_erase_empties_the_queue_where_the_online_store_cannot_delete(tmp_path: Path) -> None:
     market = with_config(served_market(tmp_path, online={"type": "sqlite", "path": "data/stock.db"}))
     queue = open_queue(market.config)
-    queue.add([Offer(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")])
+    queue.add([MissedCV(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")])
     with pytest.raises(StoreError, match="cannot delete one entity"):
         girl(market, "erase", "gone")
     assert queue.lengths() == {}
-    assert queue.add([Offer(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")]) == 0
+    assert queue.add([MissedCV(CONTRACT.fingerprint, "gone", text_hash("cv"), "a canary who sings")]) == 0
 
 
 def test_an_id_that_nobody_has_is_named_and_an_erasure_undone(market: ServedMarket) -> None:

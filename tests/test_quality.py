@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.generator.draw import generate_chunk
-from girl_features.generator.gate import clean, defect
-from girl_features.generator.redaction import redact
+from girl_features.generator.gate import clean, defect, redact
 from girl_features.schema import CVVersion, GeneratedText
 from tests.fakes import TemplateGenerator, feature_contract
 from tests.input_tables import day

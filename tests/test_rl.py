@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
 from girl_features.generator.draw import generate_chunk
@@ -55,7 +56,8 @@ def test_it_leaves_a_whole_generator_that_the_pipeline_takes(trained) -> None:  
     assert record.parents["sft"] == read_record(sft).weights_sha256 != record.weights_sha256
     assert record.metrics["best_iteration"] in (2.0, 4.0)
     assert record.metrics["reward_gain"] == pytest.approx(record.metrics["score"] - record.metrics["sft_score"])
-    generator = TransformersGenerator(folder, max_cv_tokens=24, max_new_tokens=8, temperature=0.7, top_p=0.9)
+    sampling = SamplingContract(n=1, temperature=0.7, top_p=0.9, max_new_tokens=8, seed=0)
+    generator = TransformersGenerator(folder, sampling, max_cv_tokens=24)
     assert len(generator.generate(["I am a cook"], [[1, 2]])[0]) == 2
     assert not list(config.generators_dir.glob(".ppo-*")), "work folders are gone"
 

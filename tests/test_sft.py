@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from girl_features.config import GirlConfig, SFTConfig
+from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, EmptyWindowError, StoreLockedError, TrainingError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
 from girl_features.generator.prompts import TINY
@@ -99,7 +100,8 @@ def test_training_leaves_a_whole_generator_with_its_record(trained) -> None:  # 
     assert trained_generators(config.generators_dir) == [folder]
     assert not list(config.generators_dir.glob(".sft-*")), "work folders are gone"
     assert not [p for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
-    generator = TransformersGenerator(folder, max_cv_tokens=24, max_new_tokens=8, temperature=0.7, top_p=0.9)
+    sampling = SamplingContract(n=1, temperature=0.7, top_p=0.9, max_new_tokens=8, seed=0)
+    generator = TransformersGenerator(folder, sampling, max_cv_tokens=24)
     assert len(generator.generate(["I was a cook"], [[1, 2]])[0]) == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from girl_features.config import GirlConfig, StudentConfig
 from girl_features.errors import EmptyWindowError
-from girl_features.lookup.bundle import read_bundle, read_manifest
+from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
 from girl_features.lookup.vector_map import mean_cosine, unit_rows
 from girl_features.store.parts import PartsStore
 from girl_features.trainers.student import RankedPairs, Taught, fit_student, read_taught, train_student
@@ -86,7 +86,7 @@ def test_the_bundle_has_student_means_and_neighbours(config: GirlConfig) -> None
     assert not any(b"s59" in path.read_bytes() for path in folder.iterdir())
     assert bundle.neighbours_cv[0] == pytest.approx(data.cvs[-1]), "the newest first"
     assert bundle.student is not None
-    made = read_manifest(folder).made
+    made = read_bundle_manifest(folder).made
     assert made["measures"]["n_seekers"] == made["n_neighbours"] == 60
     newest = read_taught(store, CONTRACT, 25)
     assert newest.seeker_ids == [f"s{i}" for i in range(59, 34, -1)]

@@ -19,7 +19,7 @@ import pytest
 from girl_features.batch.worker import CycleReport, serve
 from girl_features.contract import text_hash
 from girl_features.lookup import open_queue
-from girl_features.lookup.generation_queue import Offer
+from girl_features.lookup.generation_queue import MissedCV
 from girl_features.schema import Tier
 from girl_features.store.failpoints import VARIABLE
 from tests.fakes import TemplateGenerator
@@ -116,7 +116,7 @@ def test_the_tables_newest_cv_counts_even_where_it_is_blank_or_tied(market: Serv
 
 def test_whoever_was_erased_is_neither_queued_nor_generated_for(market: ServedMarket) -> None:
     worker, queue = market.worker(), open_queue(market.config)
-    offers = [Offer(CONTRACT.fingerprint, "forgotten", text_hash(cv), cv) for cv in ("monk", "")]
+    offers = [MissedCV(CONTRACT.fingerprint, "forgotten", text_hash(cv), cv) for cv in ("monk", "")]
     assert queue.add(offers) == 2
     market.store.erase("forgotten")
     assert worker.cycle() == CycleReport(n_taken=2, n_erased=2)
@@ -130,7 +130,8 @@ def test_whoever_was_erased_is_neither_queued_nor_generated_for(market: ServedMa
 def test_what_is_offered_again_is_not_generated_again(market: ServedMarket) -> None:
     worker, queue = market.worker(), open_queue(market.config)
     again = [
-        Offer(CONTRACT.fingerprint, name, text_hash(cv), cv) for name, cv in (("s3", "nurse"), ("s4", "a hopeless CV"))
+        MissedCV(CONTRACT.fingerprint, name, text_hash(cv), cv)
+        for name, cv in (("s3", "nurse"), ("s4", "a hopeless CV"))
     ]
     queue.add(again)
     assert worker.cycle() == CycleReport(n_taken=2, n_generated=1, n_failed=1)
@@ -163,7 +164,7 @@ def test_a_blank_cv_is_not_generated_for_and_not_ranked_by(market: ServedMarket)
 
 def test_offers_for_another_contract_are_left_to_its_worker(market: ServedMarket) -> None:
     queue = open_queue(market.config)
-    queue.add([Offer("f" * 12, "s6", text_hash("x"), "x")])
+    queue.add([MissedCV("f" * 12, "s6", text_hash("x"), "x")])
     assert serve(market.worker(), every_seconds=0.1, once=True) == CycleReport()
     assert queue.lengths() == {"f" * 12: 1}
     queue.done([one.place for one in queue.take("f" * 12, 1)])
@@ -172,7 +173,7 @@ def test_offers_for_another_contract_are_left_to_its_worker(market: ServedMarket
 def test_a_busy_worker_lets_a_run_that_waits_in(market: ServedMarket) -> None:
     queue = open_queue(market.config)
     n = 40
-    queue.add([Offer(CONTRACT.fingerprint, f"busy{i}", text_hash(f"cv {i}"), f"cv {i}") for i in range(n)])
+    queue.add([MissedCV(CONTRACT.fingerprint, f"busy{i}", text_hash(f"cv {i}"), f"cv {i}") for i in range(n)])
     busy = market._replace(config=market.config.model_copy(update={"chunk_size": 1})).worker()
     begun, done = threading.Event(), []
 
@@ -214,7 +215,7 @@ def test_kill_9_in_mid_queue_loses_nothing_and_generates_nothing_twice(tmp_path:
     seekers = [f"s{i}" for i in range(18)]
     queue = open_queue(market.config)
     cvs = {name: f"cv of {name}" for name in seekers}
-    queue.add([Offer(CONTRACT.fingerprint, name, text_hash(cv), cv) for name, cv in cvs.items()])
+    queue.add([MissedCV(CONTRACT.fingerprint, name, text_hash(cv), cv) for name, cv in cvs.items()])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     run = subprocess.run(
         [sys.executable, "-m", "tests.worker_process", str(tmp_path), json.dumps(KILLED_AT), VARIABLE],

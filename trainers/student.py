@@ -26,7 +26,7 @@ from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.cold_start import neighbours_mean
-from girl_features.lookup.host_encoder import export_encoder
+from girl_features.lookup.encoder_export import export_encoder
 from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress

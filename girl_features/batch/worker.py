@@ -30,7 +30,7 @@ from girl_features.input.checks import staging_sql
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import open_source
 from girl_features.input.tables import Tables
-from girl_features.lookup.generation_queue import GenerationQueue, Waiting
+from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
 from girl_features.schema import CV_HASH, EVENT_TIMESTAMP, JOB_SEEKER_ID, JOB_SEEKERS_SCHEMA, UPDATED_AT, CVVersion
 from girl_features.sql import connected
@@ -81,7 +81,7 @@ class Worker:
         waiting = self._queue.take(self.contract.fingerprint, self._config.chunk_size)
         if not waiting:
             return CycleReport()
-        kept = [entry for entry in waiting if not self._store.is_erased(entry.offer.job_seeker_id)]
+        kept = [entry for entry in waiting if not self._store.is_erased(entry.missed.job_seeker_id)]
         versions, n_without_cv, n_outdated = self._versions(kept)
         with _tables_of(versions) as tables:
             run = f"worker-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
@@ -99,7 +99,7 @@ class Worker:
             len(waiting), report.n_generated, report.n_failed, n_known, n_without_cv, n_outdated, n_erased
         )
 
-    def _versions(self, waiting: Sequence[Waiting]) -> tuple[list[CVVersion], int, int]:
+    def _versions(self, waiting: Sequence[QueuedCV]) -> tuple[list[CVVersion], int, int]:
         """Return the CV versions to generate for, the number of seekers without a CV, and that of outdated texts.
 
         - A text that the store or the tables know keeps the time it has there, so that it is not generated for again.
@@ -109,12 +109,12 @@ class Worker:
         - If a request came without a text, the newest CV of the tables is taken.
         """
         offered = [
-            CVVersion(entry.offer.job_seeker_id, entry.offer.cv, entry.offered_at, entry.offer.cv_hash)
+            CVVersion(entry.missed.job_seeker_id, entry.missed.cv, entry.queued_at, entry.missed.cv_hash)
             for entry in waiting
-            if entry.offer.cv
+            if entry.missed.cv
         ]
-        without_text = {entry.offer.job_seeker_id for entry in waiting if not entry.offer.cv}
-        known = _known_cvs(self._store, self.contract, sorted({entry.offer.job_seeker_id for entry in waiting}))
+        without_text = {entry.missed.job_seeker_id for entry in waiting if not entry.missed.cv}
+        known = _known_cvs(self._store, self.contract, sorted({entry.missed.job_seeker_id for entry in waiting}))
         unknown = {version.job_seeker_id for version in offered if version.cv_hash not in known[version.job_seeker_id]}
         wanted = sorted(without_text | unknown)
         in_tables = table_versions(self._config, wanted) if wanted else []

@@ -34,14 +34,14 @@ def lookup(
 ) -> None:
     """Look up job seekers in the online store, as a ranking service does. Nothing is queued."""
     from girl_features.lookup import open_client, serving_encoder
-    from girl_features.lookup.opening import contract_of
+    from girl_features.lookup.opening import full_fingerprint
     from girl_features.schema import Tier
 
     if cv is not None and len(seekers) != 1:
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
     resolved = load(config, set_values)
     texts = None if cv is None else [_cv_text(cv)]
-    fingerprint = contract_of(resolved, contract)
+    fingerprint = full_fingerprint(resolved, contract)
     encoder = serving_encoder(resolved, fingerprint) if texts else None
     with open_client(resolved, fingerprint, encoder=encoder) as client:
         answer = client.job_seekers(seekers, texts, deadline_ms=DEADLINE_MS)

@@ -87,13 +87,13 @@ def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
     from girl_features.integrations.rankers.registry import peek_ranker
     from girl_features.integrations.service.ranking import Ranking
     from girl_features.lookup import open_client, open_queue, serving_encoder
-    from girl_features.lookup.generation_queue import OfferQueue
+    from girl_features.lookup.generation_queue import BackgroundQueue
 
     contract = peek_ranker(folder).contract
     queue = open_queue(config)
     encoder = serving_encoder(config, contract)
     try:
-        client = open_client(config, contract, encoder=encoder, queue=OfferQueue(queue))
+        client = open_client(config, contract, encoder=encoder, queue=BackgroundQueue(queue))
     except UnknownContractError as error:
         if not error.known:
             raise

@@ -85,13 +85,13 @@ def student(
     json_file: JsonOption = None,
 ) -> None:
     """Train a small network that predicts generated-JD vectors from CV vectors, and bundle it for ranking hosts."""
-    from girl_features.lookup.bundle import read_manifest
+    from girl_features.lookup.bundle import read_bundle_manifest
     from girl_features.trainers.student import train_student
 
     resolved = load(config, set_values)
     features = chosen_contract(resolved, contract)
     folder = train_student(resolved, features)
-    made = read_manifest(folder).made
+    made = read_bundle_manifest(folder).made
     encoder = made.get("encoder")
     result = {"folder": str(folder), "contract": features.fingerprint, **made["measures"], "encoder": encoder}
     emit(result, json_file, lambda: print_mapping("Student", result))

@@ -1,4 +1,4 @@
-"""Generator and RewardModel protocols, and their engines: CV text -> generated JDs, and a score for each."""
+"""Generators, which write job descriptions from CVs, and reward models, which score them: protocols and engines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Generator(Protocol):
     """Writes job descriptions from CVs."""
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        """For each CV, one JD for each of its seeds, in order.
+        """Generate one JD for each seed of each CV, in order.
 
-        The same (CV, seed) gives the same text whatever else is in the batch, up to floating-point
+        The same CV and seed give the same text, whatever else is in the batch, except for floating-point
         differences between batch shapes.
 
         Raises:
@@ -26,10 +26,10 @@ class Generator(Protocol):
 
 
 class RewardModel(Protocol):
-    """Scores pairs of CV and JD; higher is a better fit. Only differences between JDs of one CV have a meaning."""
+    """Scores pairs of CV and JD. A higher score is a better fit; only scores for the same CV can be compared."""
 
     def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
-        """(n,) float32 for n pairs.
+        """Return the (n,) float32 scores of n pairs.
 
         Raises:
             ShapeError: `cvs` and `jds` differ in length.

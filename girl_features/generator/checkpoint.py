@@ -1,4 +1,7 @@
-"""A trained generator or reward model on disk: a Hugging Face folder (safetensors) plus a JSON file, its record."""
+"""Trained generators and reward models on disk.
+
+A checkpoint is a Hugging Face folder with safetensors weights and one JSON file, its record.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from girl_features.errors import CheckpointError, require
 
 RECORD_NAME = "girl_generator.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # no pickle is even fetched
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # pickled weights are never downloaded
 REWARD_RECORD_NAME = "girl_reward_model.json"
-_NOT_LOADED = {RECORD_NAME, REWARD_RECORD_NAME}
+_RECORD_NAMES = {RECORD_NAME, REWARD_RECORD_NAME}
 _COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}
 
 
 class GeneratorRecord(BaseModel):
-    """Where a generator or a reward model came from and what it has seen."""
+    """Origin and training data of a generator or a reward model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,52 +32,52 @@ class GeneratorRecord(BaseModel):
     base: str  # "tiny", or the path or name of the model that was tuned
     prompt_version: str
     max_cv_tokens: int
-    trained_until: datetime  # exclusive end of the last window seen, UTC
-    n_pairs: int  # CVs, where the stage is "ppo"
-    inputs_sha256: str  # over training data and settings: the same inputs need no second training
+    trained_until: datetime  # UTC, exclusive end of the last training window
+    n_pairs: int  # training pairs; for the stage "ppo", CVs
+    inputs_sha256: str  # of training data and settings; training on the same inputs again is skipped
     weights_sha256: str
     adapter_sha256: str | None
     created_at: datetime
     settings: dict[str, object]
     metrics: dict[str, float]
     versions: dict[str, str]
-    parents: dict[str, str] = {}  # stage -> hash of the weights this one was made from
-    notes: tuple[str, ...] = ()  # what a reader of the metrics has to know
+    parents: dict[str, str] = {}  # stage -> SHA-256 of the weights that training started from or used
+    notes: tuple[str, ...] = ()  # remarks for readers of the metrics
 
 
 def base_folder(name: str | Path) -> Path:
-    """The folder of a base model: `name` where it is one, else its snapshot from the hub or the hub's cache.
+    """Return the folder of a base model: `name` itself, or the snapshot of that name from the Hugging Face hub.
 
     Raises:
-        CheckpointError: it is neither a folder nor to be had.
+        CheckpointError: `name` is not a folder, and neither the hub nor its local cache has it.
     """
     if Path(name).is_dir():
         return Path(name)
     hub = require("huggingface_hub", "generate")
     try:
         return Path(hub.snapshot_download(str(name), allow_patterns=list(_MODEL_FILES)))
-    except Exception as error:  # the hub client raises a dozen unrelated types for "not reachable"
+    except Exception as error:  # the hub client has no common base class for its errors
         raise CheckpointError(
-            f"base model {str(name)!r} is no folder and the hub did not give it ({type(error).__name__}); "
+            f"the base model {str(name)!r} is not a folder and cannot be downloaded ({type(error).__name__}); "
             f"set `generator.base` to a local folder, or to `tiny`"
         ) from error
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of everything in `folder` that the model is loaded from: weights, shape, tokenizer, chat template.
+    """Return the SHA-256 of all files in `folder` that are loaded: weights, config, tokenizer and chat template.
 
     Raises:
-        CheckpointError: there are no .safetensors weights; pickled ones are named as refused.
+        CheckpointError: there are no .safetensors weights. Pickled weights are refused.
     """
     if not any(p.name != ADAPTER_WEIGHTS for p in folder.glob("*.safetensors")):
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in folder.glob(pattern))
-        found = f"only {', '.join(pickled)}, which may run code when loaded" if pickled else "none"
-        raise CheckpointError(f"{folder} should hold .safetensors weights, found {found}")
+        names = f"only {', '.join(pickled)}, which may run code when loaded" if pickled else "none"
+        raise CheckpointError(f"{folder} must hold .safetensors weights, found {names}")
     return sha256_of_files(_loaded_files(folder))
 
 
 def adapter_hash(folder: Path) -> str:
-    """SHA-256 of the LoRA adapter in `folder`, its settings and its tokenizer.
+    """Return the SHA-256 of the LoRA adapter in `folder`, with its settings and tokenizer.
 
     Raises:
         CheckpointError: there is no adapter_model.safetensors.
@@ -85,21 +88,21 @@ def adapter_hash(folder: Path) -> str:
 
 
 def _loaded_files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _NOT_LOADED})
+    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _RECORD_NAMES})
 
 
 def weights_size(folder: Path) -> int:
-    """Bytes of the weights in `folder`; of its base's, where it is an adapter."""
+    """Return the bytes of the weights in `folder`. For an adapter, return those of its base model."""
     if is_adapter(folder):
         folder = adapter_base(folder)
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """What the adapter in `folder` says of itself.
+    """Return the settings of the adapter in `folder`, from its adapter_config.json.
 
     Raises:
-        CheckpointError: its adapter_config.json cannot be read.
+        CheckpointError: the file cannot be read.
     """
     try:
         settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -109,20 +112,20 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def adapter_base(folder: Path) -> Path:
-    """Folder of the model that the adapter in `folder` stands on."""
+    """Return the folder of the base model of the adapter in `folder`."""
     return base_folder(adapter_settings(folder)["base_model_name_or_path"])
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the checkpoint is a LoRA adapter over its record's base."""
+    """True if the checkpoint in `folder` is a LoRA adapter."""
     return (folder / "adapter_config.json").is_file()
 
 
 def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord:
-    """The record of a trained model, after checking that the weights are those it was written for.
+    """Read the record of a trained model, and check that its hash matches the weights.
 
     Raises:
-        CheckpointError: no record, an unreadable one, or weights that have changed since.
+        CheckpointError: the record is missing or unreadable, or the weights have changed since it was written.
     """
     path, command = folder / record_name, _COMMANDS[record_name]
     if not path.is_file():
@@ -132,56 +135,48 @@ def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord
     except (ValidationError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); train again with `{command}`") from error
     if is_adapter(folder):
-        found, wanted = adapter_hash(folder), record.adapter_sha256
+        actual, expected = adapter_hash(folder), record.adapter_sha256
     else:
-        found, wanted = weights_hash(folder), record.weights_sha256
-    if found != wanted:
+        actual, expected = weights_hash(folder), record.weights_sha256
+    if actual != expected:
         raise CheckpointError(
-            f"the weights in {folder} hash to {found[:12]}, but their record says {str(wanted)[:12]}: they were "
+            f"the weights in {folder} hash to {actual[:12]}, but their record says {str(expected)[:12]}: they were "
             f"altered or cut short; delete the folder and run `{command}`"
         )
     return record
 
 
 def write_record(folder: Path, record: GeneratorRecord, record_name: str = RECORD_NAME) -> None:
-    """Write the record into `folder`."""
+    """Write `record` to `folder`."""
     text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True)
     (folder / record_name).write_text(text + "\n", encoding="utf-8")
 
 
 def trained_generators(generators_dir: Path, stage: str | None = None) -> list[Path]:
-    """Folders of complete generators, newest first; unfinished runs lie in hidden folders and do not count.
+    """Return the folders of finished generators, newest first. Unfinished runs are in hidden folders.
 
     Args:
-        generators_dir: where they lie.
-        stage: only those of this stage.
+        generators_dir: folder that contains them.
+        stage: return only generators of this training stage.
     """
     folders = _trained(generators_dir, RECORD_NAME)
-    return [f for f in folders if stage is None or _field(f / RECORD_NAME, "stage") == stage]
+    return [folder for folder in folders if stage is None or peek_record(folder).get("stage") == stage]
 
 
 def trained_reward_models(rewards_dir: Path) -> list[Path]:
-    """Folders of complete reward models, newest first."""
+    """Return the folders of finished reward models, newest first."""
     return _trained(rewards_dir, REWARD_RECORD_NAME)
 
 
 def _trained(parent: Path, record_name: str) -> list[Path]:
-    folders = [p.parent for p in parent.glob(f"[!.]*/{record_name}")]
-    return sorted(folders, key=lambda f: (_field(f / record_name, "created_at"), f.name), reverse=True)
+    folders = [path.parent for path in parent.glob(f"[!.]*/{record_name}")]
+    return sorted(folders, key=lambda f: (str(peek_record(f, record_name).get("created_at", "")), f.name), reverse=True)
 
 
-def peek_record(folder: Path) -> dict[str, object]:
-    """The fields of a generator's record, its weights not checked; none where it cannot be read."""
-    return _fields(folder / RECORD_NAME)
-
-
-def _field(path: Path, name: str) -> str:
-    return str(_fields(path).get(name, ""))
-
-
-def _fields(path: Path) -> dict[str, object]:
+def peek_record(folder: Path, record_name: str = RECORD_NAME) -> dict[str, object]:
+    """Return the fields of a record without checking the weights. The dict is empty if the record is unreadable."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads((folder / record_name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # read_record says so when it is asked for
+        return {}  # read_record raises the error when this checkpoint is used
     return fields if isinstance(fields, dict) else {}

@@ -1,4 +1,4 @@
-"""Generating for a chunk of CVs: what is not tried, what is tried twice, what is kept."""
+"""Generated JDs for a chunk of CVs: defective ones are drawn once more, and only good ones are kept."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import numpy as np
 
 from girl_features.contract import FeatureContract, sampling_seed
 from girl_features.generator import Generator, RewardModel
-from girl_features.generator.gate import clean, defect
-from girl_features.generator.redaction import redact
+from girl_features.generator.gate import clean, defect, redact
 from girl_features.schema import CVVersion, GeneratedText
 
-RETRY_SAMPLE_OFFSET = 1_000_000  # a retry draws from sample numbers no first try uses
+RETRY_SAMPLE_OFFSET = 1_000_000  # added to a sample number for the second draw, so that no first draw uses it
 
 
 class Draw(NamedTuple):
-    """One JD as it was drawn."""
+    """One JD that a generator wrote."""
 
     result: GeneratedText  # cleaned, without contact details
     seed: int
-    defect: str | None  # `empty`, `looping`, `malformed`, `unfinished`; None for a good one
+    sample: int  # sample number, from which the seed is derived
+    defect: str | None  # `empty`, `looping`, `malformed` or `unfinished`; None for a good JD
     n_redacted: int
 
 
 class GeneratedChunk(NamedTuple):
-    """One entry a CV version, in order."""
+    """Generated JDs of n CV versions; each list has one entry for each version, in order."""
 
-    kept: list[list[Draw]]  # the good JDs; none where the CV failed
+    kept: list[list[Draw]]  # good JDs; empty where the CV failed
     dropped: list[list[Draw]]  # all other draws: defective, or not among the best
-    failures: list[str | None]  # why a CV has no JD: `no_cv`, or the defect of its last draw; None where it has one
-    n_retried: int  # JDs drawn a second time
+    failures: list[str | None]  # reason why a CV has no JD: `no_cv`, or the defect of its last draw
+    n_retried: int  # JDs that were drawn a second time
 
     @property
     def texts(self) -> list[list[GeneratedText]]:
         """The good JDs of each CV."""
-        return [[draw.result for draw in own] for own in self.kept]
+        return [[draw.result for draw in draws] for draws in self.kept]
 
 
 def generate_chunk(
@@ -45,69 +45,87 @@ def generate_chunk(
     contract: FeatureContract,
     reward_model: RewardModel | None = None,
 ) -> GeneratedChunk:
-    """Sample n JDs for each CV. A blank CV is not tried; a defective JD is drawn once more with another seed.
+    """Generate n JDs for each CV, where n is `sampling.n`. Blank CVs are skipped.
 
-    A CV keeps its good JDs and fails only where none of them is good. With `sampling.best_of`, so many are drawn
-    and the `reward_model` keeps its best n; a defective one is then drawn again only where fewer than n are good.
-    A CV that failed in earlier runs draws from sample numbers that those did not use.
+    A defective JD is drawn once more with another seed. A CV keeps its good JDs, and fails only if none is good.
+    With `sampling.best_of`, that many JDs are drawn, and the n with the highest reward are kept; then a defective JD
+    is drawn again only if the CV has fewer than n good ones. A CV that failed in earlier runs uses new sample numbers.
     """
-    n_kept, n_drawn = contract.sampling.n, contract.sampling.best_of or contract.sampling.n
+    n_kept = contract.sampling.n
+    n_drawn = contract.sampling.best_of or n_kept
     assert contract.sampling.best_of is None or reward_model is not None, "the contract names a reward model"
-    good: list[list[Draw]] = [[] for _ in versions]
-    dropped: list[list[Draw]] = [[] for _ in versions]
-    first = {
-        i: [s + 2 * v.n_failures * RETRY_SAMPLE_OFFSET for s in range(n_drawn)]
-        for i, v in enumerate(versions)
-        if v.cv.strip()
-    }
-    defective = _draw(generator, versions, contract, first, good, dropped)
-    again = {i: [s + RETRY_SAMPLE_OFFSET for s in samples] for i, samples in defective.items() if len(good[i]) < n_kept}
-    _draw(generator, versions, contract, again, good, dropped)
-    if reward_model is not None:
-        for i, version in enumerate(versions):
-            good[i], worse = _best(reward_model, version.cv, good[i], n_kept)
-            dropped[i] += worse
-    failures = [None if own else _reason(i in first, dropped[i]) for i, own in enumerate(good)]
-    return GeneratedChunk(good, dropped, failures, sum(map(len, again.values())))
+    first = _draw(generator, versions, contract, [_first_samples(version, n_drawn) for version in versions])
+    retried = [_retry_samples(draws, n_kept) for draws in first]
+    second = _draw(generator, versions, contract, retried)
+    chunk = GeneratedChunk([], [], [], sum(map(len, retried)))
+    for version, first_draws, second_draws in zip(versions, first, second, strict=True):
+        draws = [*first_draws, *second_draws]
+        kept = [draw for draw in draws if draw.defect is None]
+        dropped = [draw for draw in draws if draw.defect is not None]
+        if reward_model is not None:
+            kept, not_best = _split_best(reward_model, version.cv, kept, n_kept)
+            dropped += not_best
+        chunk.kept.append(kept)
+        chunk.dropped.append(dropped)
+        chunk.failures.append(_failure(kept, dropped))
+    return chunk
 
 
-def _reason(tried: bool, dropped: list[Draw]) -> str | None:
-    return dropped[-1].defect if tried else "no_cv"
+def _first_samples(version: CVVersion, n: int) -> list[int]:
+    if not version.cv.strip():
+        return []
+    start = 2 * version.n_failures * RETRY_SAMPLE_OFFSET  # each failed run has used two ranges of sample numbers
+    return list(range(start, start + n))
 
 
-def _best(reward_model: RewardModel, cv: str, drawn: list[Draw], n: int) -> tuple[list[Draw], list[Draw]]:
-    """The n of the highest score, best first, and the others; of equal ones those drawn first."""
-    if len(drawn) <= n:
-        return drawn, []
-    scores = reward_model.score([cv] * len(drawn), [draw.result.text for draw in drawn])
-    order = np.argsort(-scores, kind="stable")
-    return [drawn[i] for i in order[:n]], [drawn[i] for i in order[n:]]
+def _retry_samples(draws: list[Draw], n_wanted: int) -> list[int]:
+    """Sample numbers with which to draw the defective JDs again; none if there are enough good ones."""
+    defective = [draw.sample for draw in draws if draw.defect is not None]
+    if len(draws) - len(defective) >= n_wanted:
+        return []
+    return [sample + RETRY_SAMPLE_OFFSET for sample in defective]
 
 
 def _draw(
     generator: Generator,
     versions: Sequence[CVVersion],
     contract: FeatureContract,
-    samples: dict[int, list[int]],
-    good: list[list[Draw]],
-    dropped: list[list[Draw]],
-) -> dict[int, list[int]]:
-    """Draw the given sample numbers of the given CVs; returns those that were defective."""
-    if not samples:
-        return {}
-    seeds = [[sampling_seed(versions[i].cv_hash, contract.fingerprint, s) for s in own] for i, own in samples.items()]
-    drawn = generator.generate([versions[i].cv for i in samples], seeds)
-    defective: dict[int, list[int]] = {}
-    for (i, own), own_seeds, results in zip(samples.items(), seeds, drawn, strict=True):
-        for sample, seed, result in zip(own, own_seeds, results, strict=True):
-            draw = _judged(result, seed)
-            (good if draw.defect is None else dropped)[i].append(draw)
-            if draw.defect is not None:
-                defective.setdefault(i, []).append(sample)
-    return defective
+    samples: Sequence[Sequence[int]],
+) -> list[list[Draw]]:
+    """Generate one JD for each sample number of each CV."""
+    draws: list[list[Draw]] = [[] for _ in versions]
+    rows = [row for row, numbers in enumerate(samples) if numbers]
+    if not rows:
+        return draws
+    fingerprint = contract.fingerprint
+    seeds = [[sampling_seed(versions[row].cv_hash, fingerprint, number) for number in samples[row]] for row in rows]
+    results = generator.generate([versions[row].cv for row in rows], seeds)
+    for row, cv_seeds, cv_results in zip(rows, seeds, results, strict=True):
+        draws[row] = [
+            _checked(result, seed, sample)
+            for result, seed, sample in zip(cv_results, cv_seeds, samples[row], strict=True)
+        ]
+    return draws
 
 
-def _judged(result: GeneratedText, seed: int) -> Draw:
+def _checked(result: GeneratedText, seed: int, sample: int) -> Draw:
     text, n_redacted = redact(clean(result.text))
-    reason = defect(text) or (None if result.finish_reason == "stop" else "unfinished")
-    return Draw(result._replace(text=text), seed, reason, n_redacted)
+    problem = defect(text)
+    if problem is None and result.finish_reason != "stop":
+        problem = "unfinished"
+    return Draw(result._replace(text=text), seed, sample, problem, n_redacted)
+
+
+def _split_best(reward_model: RewardModel, cv: str, draws: list[Draw], n: int) -> tuple[list[Draw], list[Draw]]:
+    """The n draws with the highest reward, best first, and the others. Equal rewards keep the order of the draws."""
+    if len(draws) <= n:
+        return draws, []
+    scores = reward_model.score([cv] * len(draws), [draw.result.text for draw in draws])
+    order = np.argsort(-scores, kind="stable")
+    return [draws[i] for i in order[:n]], [draws[i] for i in order[n:]]
+
+
+def _failure(kept: list[Draw], dropped: list[Draw]) -> str | None:
+    if kept:
+        return None
+    return dropped[-1].defect if dropped else "no_cv"

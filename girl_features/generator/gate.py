@@ -1,22 +1,29 @@
-"""What a generated JD must be to be stored as a feature."""
+"""The gate that each generated JD passes before it is stored: clean it, redact contact details, find defects.
+
+A generator may repeat contact details from a CV. E-mail addresses, phone numbers and links follow a pattern, so they
+are found and replaced. Names and street addresses follow none, and are not found.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
+from typing import NamedTuple
 
 MIN_WORDS = 3
-LOOP_WORDS = 4  # a loop is a run of this many words ...
-LOOP_CHARACTERS = 12  # ... or, in scripts that put no spaces between words, of this many characters ...
-LOOP_REPEATS = 4  # ... standing this often or more in one text ...
-MIN_LOOPED = 0.2  # ... and such runs making up this share of it: real JDs say "years of experience in" line after line
-MIN_LETTERS = 0.3  # share of what is not space; 999 of 1,000 real JDs have more than .86
+# A text loops if the same runs of LOOP_WORDS words appear LOOP_REPEATS times or more, and such runs make up a share of
+# MIN_LOOPED of the text. The share is needed because real JDs repeat phrases such as "years of experience in".
+LOOP_WORDS = 4
+LOOP_CHARACTERS = 12  # length of a run in scripts without spaces between words
+LOOP_REPEATS = 4
+MIN_LOOPED = 0.2
+MIN_LETTERS = 0.3  # share of letters among characters that are not spaces; in 999 of 1,000 real JDs it exceeds .86
 
-# scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
+# Scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-# what no JD says but a model that lost its thread, or was told to by a CV, does; not what only lays a text out, as
-# headings of Markdown and HTML's paragraphs and lists do: whole job boards are written so
+# Markup that appears only when a model fails or follows instructions in a CV. Layout is allowed, such as Markdown
+# headings and HTML paragraphs and lists, because real job boards use it.
 _MARKUP = re.compile(
     r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|"
     r"</?(?:a|body|embed|html|iframe|img|input|meta|script|style|svg)\b[^<>]*>|"
@@ -28,37 +35,83 @@ _ORDERS = re.compile(
     r"\b(?:instruction|prompt|direction|rule)s?\b|(?<!such )\bas an? (?:ai )?language model,|\bthe system prompt you\b",
     re.IGNORECASE | re.DOTALL,
 )
+_EMAIL = re.compile(r"[\w.+%'-]{1,64}\s?(?:@|\uff20|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}", re.IGNORECASE)
+_LINK = re.compile(
+    r"\b(?:https?://|www\.|(?:linkedin|github|facebook|twitter|x)\.com/)[^\s<>\"')\]]{1,2000}", re.IGNORECASE
+)
+# With a country code or a leading zero, in the North American format, or ten or more digits without separators.
+_PHONE = re.compile(
+    r"(?<![\w.,$\u20ac\u00a3])(?:"
+    r"\+\s?\(?\d(?:[\s.()/-]{0,3}\d){7,14}"
+    r"|\(?0\d(?:[ .()/-]{0,2}\d){7,12}"
+    r"|(?:1[ .-])?\(?\d{3}\)?[ .-]{0,2}\d{3}[ .-]\d{4}"
+    r"|\d{10,15}"
+    r")(?!\w)"
+)
+_CONTACT_PATTERNS = ((_EMAIL, "[email]"), (_LINK, "[link]"), (_PHONE, "[phone]"))
+
+
+class Redacted(NamedTuple):
+    """A text without contact details."""
+
+    text: str
+    n_found: int
 
 
 def clean(text: str) -> str:
-    """`text` as CVs are cleaned: Unicode NFC, no control characters but line ends and tabs, no broken bytes."""
-    kept = (c for c in unicodedata.normalize("NFC", text) if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
-    return "".join(kept).replace("\ufffd", "").strip()
+    """Return `text` in Unicode NFC, without control characters except line ends and tabs, and without broken bytes.
+
+    CVs are cleaned in the same way.
+    """
+    characters = [c for c in unicodedata.normalize("NFC", text) if c in "\n\t" or not _is_control(c)]
+    return "".join(characters).replace("\ufffd", "").strip()
+
+
+def redact(text: str) -> Redacted:
+    """Replace contact details in `text` by `[email]`, `[phone]` and `[link]`, and count them."""
+    n_found = 0
+    for pattern, replacement in _CONTACT_PATTERNS:
+        text, n = pattern.subn(replacement, text)
+        n_found += n
+    return Redacted(text, n_found)
 
 
 def defect(text: str) -> str | None:
-    """`empty`, `looping` or `malformed` where the text is, else None. Whether it was finished is not its to say."""
-    unspaced = len(_UNSPACED.findall(text))
-    if len(text.split()) + unspaced < MIN_WORDS:
+    """Return `empty`, `looping` or `malformed` for a defective text, and None for a good one.
+
+    The text alone does not tell if it was cut off: see `finish_reason` of GeneratedText.
+    """
+    n_unspaced = len(_UNSPACED.findall(text))
+    if len(text.split()) + n_unspaced < MIN_WORDS:
         return "empty"
-    if _loops(text, by_character=2 * unspaced > len(text)):
+    if 2 * n_unspaced > len(text):
+        is_looping = _is_looping(list("".join(text.split())), LOOP_CHARACTERS)
+    else:
+        is_looping = _is_looping(text.split(), LOOP_WORDS)
+    if is_looping:
         return "looping"
     return "malformed" if _is_malformed(text) else None
 
 
-def _loops(text: str, *, by_character: bool) -> bool:
-    units = list("".join(text.split())) if by_character else text.split()
-    length = LOOP_CHARACTERS if by_character else LOOP_WORDS
-    runs = [tuple(units[start : start + length]) for start in range(len(units) - length + 1)]
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _is_looping(units: list[str], run_length: int) -> bool:
+    """True if repeated runs of `run_length` words or characters make up too much of a text."""
+    runs = [tuple(units[start : start + run_length]) for start in range(len(units) - run_length + 1)]
     counts = Counter(runs)
-    looped = {start + i for start, run in enumerate(runs) if counts[run] >= LOOP_REPEATS for i in range(length)}
-    return len(looped) >= MIN_LOOPED * len(units) and bool(looped)
+    looped: set[int] = set()  # positions of units inside a repeated run
+    for start, run in enumerate(runs):
+        if counts[run] >= LOOP_REPEATS:
+            looped.update(range(start, start + run_length))
+    return bool(looped) and len(looped) >= MIN_LOOPED * len(units)
 
 
 def _is_malformed(text: str) -> bool:
-    """Whether it holds markup, a model's own control words or orders to one, or is JSON, or hardly has letters."""
+    """True if `text` has few letters, is JSON, or holds markup, control tokens or instructions to a model."""
     solid = "".join(text.split())
-    n_letters = sum(unicodedata.category(c)[0] in "LM" for c in solid)
+    n_letters = sum(unicodedata.category(character)[0] in "LM" for character in solid)
     if n_letters < MIN_LETTERS * len(solid):
         return True
     is_json = solid.startswith(('{"', "[{", '["')) and solid[-1] in "}]"

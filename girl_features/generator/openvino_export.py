@@ -1,7 +1,8 @@
-"""A causal LM as OpenVINO files, made once for each set of weights and kept.
+"""Export of a generator to OpenVINO files, made once for each set of weights and then reused.
 
-The graph is traced by OpenVINO's own converter. It takes the keys and values so far as inputs and gives them back as
-outputs; here the pairs become the model's inner state, as openvino-genai wants it (it then pages that state itself).
+A causal LM reads the keys and values of earlier tokens, its cache, and returns them with those of the new tokens.
+openvino-genai expects a graph that keeps this cache as inner state. The export therefore traces the model with the
+cache as plain inputs and outputs, names the inputs and outputs as openvino-genai does, and turns the cache into state.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -26,78 +26,75 @@ from transformers.masking_utils import sdpa_mask
 
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_hash, base_folder, is_adapter, weights_hash
+from girl_features.generator.openvino_graph import EXTRA, round_weights, trace_graph
 from girl_features.generator.transformers_engine import load_causal_lm
 
 Weights = Literal["int8", "float32"]
 MODEL_NAME = "openvino_model"
 MANIFEST = "export.json"
-EXPORT_VERSION = 2  # raised when this file writes other models from the same weights
-_EXTRA = "openvino"
-_ATTENTION = "girl_openvino"  # its name in transformers' registry
+EXPORT_VERSION = 2  # increase it when this module exports the same weights differently
+_ATTENTION = "girl_openvino"  # name of our attention function in the registry of transformers
 
 
-def exported(name: str | Path, weights: Weights, cache: Path) -> Path:
-    """Folder of the OpenVINO files of a generator, exported now unless `cache` has them whole.
+def cached_export(name: str | Path, weights: Weights, cache: Path) -> Path:
+    """Return the folder of the OpenVINO files of a generator. Export them first if `cache` has no complete export.
 
     Args:
-        name: folder or name of a causal LM or of a LoRA adapter, which is merged.
-        weights: `int8`: one scale a row of each matrix.
-        cache: where exports lie, one folder each, named by what they are made from.
+        name: folder or name of a causal LM or of a LoRA adapter, which is merged into its base.
+        weights: precision of the exported weights.
+        cache: folder of all exports. Each has its own folder, named by a hash of everything it is made from.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        CheckpointError: the converter cannot read this kind of model.
+        CheckpointError: OpenVINO cannot convert this kind of model, or the export cannot be written.
     """
     folder = base_folder(name)
-    target = cache / _key(folder, weights)
+    target = cache / _export_name(folder, weights)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process that wants the same export waits for it
-            if not _is_whole(target):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process that needs the same export waits for it here
+            if not _is_complete(target):
                 _replace(folder, weights, target)
     except OSError as error:
         raise CheckpointError(f"cannot write the export {target}: {error.strerror or error}") from error
     return target
 
 
+def _export_name(folder: Path, weights: Weights) -> str:
+    if is_adapter(folder):
+        hashes = [adapter_hash(folder), weights_hash(adapter_base(folder))]
+    else:
+        hashes = ["", weights_hash(folder)]
+    parts = [*hashes, weights, str(EXPORT_VERSION), version("openvino"), version("transformers")]
+    return f"openvino-{weights}-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:16]}"
+
+
+def _is_complete(folder: Path) -> bool:
+    """True if every file in the manifest exists and has the hash that the manifest says."""
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(hashes) and all(_sha256(folder / name) == expected for name, expected in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _replace(folder: Path, weights: Weights, target: Path) -> None:
     temporary = target.parent / f".tmp-{target.name}"
-    for left in (temporary, target):  # by a crash, or damaged
-        shutil.rmtree(left, ignore_errors=True)
+    for path in (temporary, target):  # an export that crashed, and a damaged one
+        shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir()
     _write(folder, weights, temporary)
     temporary.rename(target)
 
 
-def _key(folder: Path, weights: Weights) -> str:
-    adapter = is_adapter(folder)
-    parts = [adapter_hash(folder) if adapter else "", weights_hash(adapter_base(folder) if adapter else folder)]
-    parts += [weights, str(EXPORT_VERSION), version("openvino"), version("transformers")]
-    return f"openvino-{weights}-{hashlib.sha256(':'.join(parts).encode()).hexdigest()[:16]}"
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether every file the manifest names is there and hashes as it says."""
-    try:
-        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(hashes) and all(_sha256(folder / name) == wanted for name, wanted in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(folder: Path, weights: Weights, target: Path) -> None:
-    openvino = require("openvino", _EXTRA)
+    openvino = require("openvino", EXTRA)
     model, _ = load_causal_lm(folder)
-    graph = _traced(model.float().eval())
-    _hide_cache(openvino, graph, model.config)
+    graph = _trace(model.float().eval())
+    _keep_cache_as_state(openvino, graph, model.config)
     if weights == "int8":
-        round_weights(openvino, graph)
+        round_weights(graph)
     openvino.save_model(graph, target / f"{MODEL_NAME}.xml", compress_to_fp16=False)
     model.config.save_pretrained(target)
     for path in target.iterdir():
@@ -107,15 +104,27 @@ def _write(folder: Path, weights: Weights, target: Path) -> None:
     (target / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 
 
-class _Flat(torch.nn.Module):
-    """A causal LM whose cache goes in and comes out as plain tensors."""
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _PlainCacheLM(torch.nn.Module):
+    """A causal LM that takes and returns its cache as plain tensors, so that it can be traced."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, *past: Any) -> tuple[Any, ...]:
-        """(b, t) ids, (b, s + t) mask, (b, t) places, 2 * layers of (b, h, s, d) -> logits, 2 * layers of s + t."""
+        """Return the logits, and keys and values of each layer.
+
+        Args:
+            input_ids: (b, t) new token ids.
+            attention_mask: (b, s + t), for s cached and t new tokens.
+            position_ids: (b, t).
+            past: keys and values of each layer, (b, h, s, d) each. They are returned as (b, h, s + t, d).
+        """
         cache: Any = DynamicCache()
         for keys, values in zip(past[::2], past[1::2], strict=True):
             layer = DynamicLayer()  # type: ignore[no-untyped-call]
@@ -128,7 +137,33 @@ class _Flat(torch.nn.Module):
         return (result.logits, *(t for layer in cache.layers for t in (layer.keys, layer.values)))
 
 
-def _attention(
+def _trace(model: Any) -> Any:
+    n_past, n_new = 3, 4  # arbitrary: all lengths in the graph become dynamic
+    ids = torch.zeros(2, n_new, dtype=torch.long)
+    positions = torch.arange(n_past, n_past + n_new).repeat(2, 1)
+    mask = torch.ones(2, n_past + n_new, dtype=torch.long)
+    try:
+        n_heads, size = _cache_shape(model.config)
+        if n_heads != model.config.num_attention_heads:
+            AttentionInterface.register(_ATTENTION, _grouped_attention)
+            AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+            model.set_attn_implementation(_ATTENTION)
+        past = [torch.zeros(2, n_heads, n_past, size) for _ in range(2 * model.config.num_hidden_layers)]
+        return trace_graph(_PlainCacheLM(model), (ids, mask, positions, *past))
+    except Exception as error:  # the tracer runs the code of the model, which may raise anything
+        raise CheckpointError(
+            f"OpenVINO cannot convert a {model.config.model_type!r} model ({type(error).__name__}: {error}); "
+            f"set `generator.engine` to `transformers`"
+        ) from error
+
+
+def _cache_shape(config: Any) -> tuple[int, int]:
+    """Number and size of the heads of keys and values."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads, size
+
+
+def _grouped_attention(
     module: Any,
     queries: Tensor,
     keys: Tensor,
@@ -137,9 +172,18 @@ def _attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa for models whose heads share keys and values, (b, h, t, d) and (b, h / n, s, d) twice.
+    """Attention of models with fewer heads for keys and values than for queries.
 
-    It repeats keys and values without asking for their shapes: openvino-genai's paging looks for just this.
+    It equals the sdpa attention of transformers, but repeats keys and values without reading their shapes.
+    openvino-genai finds the attention to page by exactly this pattern.
+
+    Args:
+        module: unused, part of the interface of transformers.
+        queries: (b, h, t, d).
+        keys: (b, h / n, s, d).
+        values: (b, h / n, s, d).
+        mask: broadcasts to (b, h, t, s).
+        scaling: factor of the scores.
     """
     n = queries.shape[1] // keys.shape[1]
     keys, values = (x.unsqueeze(2).expand(-1, -1, n, -1, -1).flatten(1, 2) for x in (keys, values))
@@ -147,61 +191,29 @@ def _attention(
     return result.transpose(1, 2), None
 
 
-AttentionInterface.register(_ATTENTION, _attention)
-AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+def _keep_cache_as_state(openvino: Any, graph: Any, config: Any) -> None:
+    """Name inputs and outputs as openvino-genai does, add its input `beam_idx`, and turn the cache into state.
 
-
-def _traced(model: Any) -> Any:
-    # the parts of openvino.convert_model, which as a whole sends usage data to its maker
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    n_past, n_new = 3, 4  # any lengths: all of them become dynamic
-    ids = torch.zeros(2, n_new, dtype=torch.long)
-    places = torch.arange(n_past, n_past + n_new).repeat(2, 1)
-    mask = torch.ones(2, n_past + n_new, dtype=torch.long)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, on branches that these lengths do not decide
-        try:
-            heads, size = _cache_shape(model.config)
-            if heads != model.config.num_attention_heads:
-                model.set_attn_implementation(_ATTENTION)
-            past = [torch.zeros(2, heads, n_past, size) for _ in range(2 * model.config.num_hidden_layers)]
-            decoder = TorchScriptPythonDecoder(_Flat(model), example_input=(ids, mask, places, *past))
-            frontend = FrontEndManager().load_by_framework("pytorch")
-            return frontend.convert(frontend.load(decoder))
-        except Exception as error:  # the converter raises whatever the model's code does under the tracer
-            raise CheckpointError(
-                f"OpenVINO cannot convert a {model.config.model_type!r} model ({type(error).__name__}: {error}); "
-                f"set `generator.engine` to `transformers`"
-            ) from error
-
-
-def _cache_shape(config: Any) -> tuple[int, int]:
-    """Heads of keys and values, and their size."""
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads, size
-
-
-def _hide_cache(openvino: Any, graph: Any, config: Any) -> None:
-    """Name the ports as openvino-genai does, add the rows' source `beam_idx`, and make the cache the model's state."""
+    `beam_idx` gives for each row of a step the row of the step before that it continues.
+    """
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    heads, size = _cache_shape(config)
+    n_heads, size = _cache_shape(config)
     for port, name in zip(graph.inputs, ("input_ids", "attention_mask", "position_ids"), strict=False):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     graph.outputs[0].get_tensor().set_names({"logits"})
     rows = ops.parameter(openvino.PartialShape([-1]), openvino.Type.i32, name="beam_idx")
     rows.output(0).get_tensor().set_names({"beam_idx"})
-    states: dict[str, str] = {}
+    states: dict[str, str] = {}  # name of the input -> name of the output that replaces it in the next step
     for i, (past, present) in enumerate(zip(graph.inputs[3:], graph.outputs[1:], strict=True)):
-        names = tuple(f"{when}.{i // 2}.{('key', 'value')[i % 2]}" for when in ("past_key_values", "present"))
-        past.get_tensor().set_names({names[0]})
-        present.get_tensor().set_names({names[1]})
-        states[names[0]] = names[1]
-        past.get_node().set_partial_shape(openvino.PartialShape([-1, heads, -1, size]))
+        part = f"{i // 2}.{('key', 'value')[i % 2]}"
+        past_name, present_name = f"past_key_values.{part}", f"present.{part}"
+        past.get_tensor().set_names({past_name})
+        present.get_tensor().set_names({present_name})
+        states[past_name] = present_name
+        past.get_node().set_partial_shape(openvino.PartialShape([-1, n_heads, -1, size]))
         readers = past.get_target_inputs()
         gathered = ops.gather(past, rows, ops.constant(0))
         for reader in readers:
@@ -209,36 +221,17 @@ def _hide_cache(openvino: Any, graph: Any, config: Any) -> None:
     graph.add_parameters([rows])
     graph.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(graph, states)
-    _start_empty(openvino, graph, heads, size)
+    _start_empty(openvino, graph, n_heads, size)
 
 
-def _start_empty(openvino: Any, graph: Any, heads: int, size: int) -> None:
-    """Let the state begin as (b, heads, 0, size)."""
+def _start_empty(openvino: Any, graph: Any, n_heads: int, size: int) -> None:
+    """Initialize the state as (b, n_heads, 0, size): a cache of no tokens."""
     from openvino import opset13 as ops
 
     shape = ops.shape_of(graph.input("input_ids"), output_type="i64")
     batch = ops.gather(shape, ops.constant([0]), ops.constant(0))
-    empty = ops.concat([batch, ops.constant(np.array([heads, 0, size], np.int64))], axis=0)
+    empty = ops.concat([batch, ops.constant(np.array([n_heads, 0, size], np.int64))], axis=0)
     for node in graph.get_ops():
         if node.get_type_name() == "ReadValue":
             node.set_arguments([ops.broadcast(ops.constant(0.0, dtype=openvino.Type.f32), empty)])
-    graph.validate_nodes_and_infer_types()
-
-
-def round_weights(openvino: Any, graph: Any) -> None:
-    """Keep each weight matrix as int8 and one float32 scale a row: the pattern OpenVINO computes with as int8."""
-    from openvino import opset13 as ops
-
-    for node in graph.get_ops():
-        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
-            continue
-        readers = node.output(0).get_target_inputs()
-        if len(node.get_output_shape(0)) != 2 or {r.get_node().get_type_name() for r in readers} - {"MatMul", "Gather"}:
-            continue
-        matrix = np.asarray(node.data)  # (outputs, inputs), or (vocabulary, size)
-        scale = np.maximum(np.abs(matrix).max(axis=1, keepdims=True) / 127, 1e-12).astype(np.float32)
-        rounded = ops.convert(ops.constant(np.rint(matrix / scale).astype(np.int8)), "f32")
-        restored = ops.multiply(rounded, ops.constant(scale))
-        for reader in readers:
-            reader.replace_source_output(restored.output(0))
     graph.validate_nodes_and_infer_types()

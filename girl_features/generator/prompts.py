@@ -1,14 +1,17 @@
-"""Prompt templates and their versions: role + instruction + CV + a blank for the JD (GIRL, section IV-A).
+"""Prompts: from CVs to token ids, and from the token ids that a model writes to JDs (GIRL, section IV-A).
 
-A template is only the text before and after the CV. The three pieces are tokenized apart and joined as
-ids, so that the CV can be cut to an exact length and no token straddles a boundary.
+A template is the text before and after the CV. The three parts are tokenized separately and joined as ids, so that
+the CV can be cut to an exact number of tokens and no token spans a boundary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from girl_features.contract import text_hash
+from girl_features.errors import ShapeError
+from girl_features.schema import GeneratedText
 
 CV_TOKEN = "<|cv|>"
 JD_TOKEN = "<|jd|>"
@@ -18,7 +21,7 @@ INSTRUCTION = (
     "Read the CV below and write the description of the job that would suit this person best now: "
     "a title line, then duties and requirements. Write the job description and nothing else."
 )
-_CV_MARK = "\x02CV\x03"  # stands for the CV while a chat template is rendered; never reaches a tokenizer
+_CV_MARK = "\x02CV\x03"  # placeholder for the CV while a chat template is rendered
 
 
 class PromptTemplate(NamedTuple):
@@ -30,8 +33,9 @@ class PromptTemplate(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Name and eight hex digits of the text: a chat template is the tokenizer's, and may differ under one name."""
-        return f"{self.name}:{text_hash(self.before_cv + chr(0) + self.after_cv)[:8]}"
+        """Name and eight hex digits of the text's hash: chat templates of one name differ between tokenizers."""
+        text = f"{self.before_cv}\0{self.after_cv}"
+        return f"{self.name}:{text_hash(text)[:8]}"
 
 
 TINY = PromptTemplate("tiny-1", CV_TOKEN, JD_TOKEN)
@@ -39,7 +43,7 @@ PLAIN = PromptTemplate("plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n###
 
 
 def template_for(tokenizer: Any) -> PromptTemplate:
-    """The template a tokenizer calls for: its markers (`tiny`), its chat template, or plain text."""
+    """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text."""
     if JD_TOKEN in tokenizer.get_vocab():
         return TINY
     if not tokenizer.chat_template:
@@ -60,10 +64,76 @@ class PromptIds(NamedTuple):
     cv_truncated: bool
 
 
-def encode_prompt(tokenizer: Any, template: PromptTemplate, cv: str, max_cv_tokens: int) -> PromptIds:
-    """Token ids of the prompt for `cv`, which keeps its first `max_cv_tokens` tokens.
+class DrawRequest(NamedTuple):
+    """One JD to generate."""
 
-    The CV is text from a stranger: special tokens spelled out in it are read as plain characters.
+    cv: int  # index of the CV in the call
+    sample: int  # index of the seed among the seeds of the CV
+    seed: int
+    prompt: PromptIds
+
+
+class PromptCodec:
+    """Encodes CVs as prompts, and decodes the token ids that an engine writes, in the same way for every engine."""
+
+    def __init__(self, tokenizer: Any, max_cv_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = template_for(tokenizer)
+        self._max_cv_tokens = max_cv_tokens
+
+    @property
+    def version(self) -> str:
+        """Version of the prompt template."""
+        return self._template.version
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt whose CV is cut."""
+        return len(self._encode("").ids) + self._max_cv_tokens
+
+    def requests(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[DrawRequest]:
+        """Return one request for each seed of each CV, in order.
+
+        Raises:
+            ShapeError: `cvs` and `seeds` differ in length.
+        """
+        if len(cvs) != len(seeds):
+            raise ShapeError(f"{len(cvs)} CVs came with seeds for {len(seeds)}")
+        requests = []
+        for i, (cv, cv_seeds) in enumerate(zip(cvs, seeds, strict=True)):
+            prompt = self._encode(cv)
+            requests += [DrawRequest(i, sample, seed, prompt) for sample, seed in enumerate(cv_seeds)]
+        return requests
+
+    def decode(self, new_ids: Sequence[int], prompt: PromptIds) -> GeneratedText:
+        """Return the text that an engine wrote after `prompt`, up to the end token if there is one."""
+        eos, ids = self._tokenizer.eos_token_id, list(new_ids)
+        is_finished = eos in ids
+        text_ids = ids[: ids.index(eos)] if is_finished else ids
+        return GeneratedText(
+            text=self._tokenizer.decode(text_ids, skip_special_tokens=True).strip(),
+            finish_reason="stop" if is_finished else "length",
+            n_prompt_tokens=len(prompt.ids),
+            n_new_tokens=len(text_ids),
+            cv_truncated=prompt.cv_truncated,
+        )
+
+    def _encode(self, cv: str) -> PromptIds:
+        return encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens)
+
+
+def group_by_cv(
+    seeds: Sequence[Sequence[int]], requests: Sequence[DrawRequest], texts: Sequence[GeneratedText]
+) -> list[list[GeneratedText]]:
+    """Return the texts of `requests`, which may be in any order, as one list for each CV in the order of its seeds."""
+    by_place = {(request.cv, request.sample): text for request, text in zip(requests, texts, strict=True)}
+    return [[by_place[cv, sample] for sample in range(len(cv_seeds))] for cv, cv_seeds in enumerate(seeds)]
+
+
+def encode_prompt(tokenizer: Any, template: PromptTemplate, cv: str, max_cv_tokens: int) -> PromptIds:
+    """Return the token ids of the prompt for `cv`, which is cut to its first `max_cv_tokens` tokens.
+
+    CVs are untrusted text, so special tokens that are spelled out in a CV are read as plain characters.
     """
     cv_ids = plain_text_ids(tokenizer, cv)
     before = tokenizer(template.before_cv, add_special_tokens=False)["input_ids"]
@@ -73,7 +143,7 @@ def encode_prompt(tokenizer: Any, template: PromptTemplate, cv: str, max_cv_toke
 
 
 def plain_text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` with no special token among them, whatever the text spells."""
+    """Return the token ids of `text`. Special tokens that are spelled out in it become plain characters."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return ids
 

@@ -1,4 +1,7 @@
-"""How well a JD suits a CV, as one number (GIRL, section IV-B), from a language model with a linear head."""
+"""Reward model: one score for how well a JD suits a CV (GIRL, section IV-B).
+
+It is a language model with a linear head on the last token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from girl_features.generator.prompts import PromptTemplate, encode_prompt, plain
 
 
 class PairIds(NamedTuple):
-    """A CV and a JD as the reward model reads them: prompt, JD, end token."""
+    """Token ids of a CV and a JD as the reward model reads them: prompt, JD and end token."""
 
     ids: list[int]
     cv_truncated: bool
@@ -26,7 +29,7 @@ class PairIds(NamedTuple):
 def encode_pair(
     tokenizer: Any, template: PromptTemplate, cv: str, jd: str, max_cv_tokens: int, max_jd_tokens: int
 ) -> PairIds:
-    """Token ids of a pair, CV and JD cut to their first tokens. With `jd` blank this is what the critic sees."""
+    """Return the token ids of a pair, with CV and JD cut to their first tokens. The critic of PPO reads no JD."""
     prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
     jd_ids = plain_text_ids(tokenizer, jd) if jd else []
     ids = [*prompt.ids, *jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
@@ -34,7 +37,7 @@ def encode_pair(
 
 
 def sequence_scores(model: Any, rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:
-    """(n,) scores of n token sequences, each read off its last token, which the attention mask finds."""
+    """Return the (n,) float32 scores of n token sequences, each read at the last token of its sequence."""
     device = next(model.parameters()).device
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad_token_id] * (width - len(row))] for row in rows], device=device)  # (n, t)
@@ -46,7 +49,7 @@ def sequence_scores(model: Any, rows: Sequence[Sequence[int]], pad_token_id: int
 
 
 def load_scorer(folder: Path) -> tuple[Any, Any]:
-    """Model with its scalar head, and tokenizer, of a saved reward model; safetensors only, no remote code."""
+    """Load a saved reward model and its tokenizer, from safetensors only and without remote code."""
     model = AutoModelForSequenceClassification.from_pretrained(
         str(folder), trust_remote_code=False, use_safetensors=True
     )
@@ -54,7 +57,7 @@ def load_scorer(folder: Path) -> tuple[Any, Any]:
 
 
 class TransformersRewardModel:
-    """The trained reward model in `folder`."""
+    """A trained reward model, loaded from its folder."""
 
     def __init__(self, folder: Path, batch_size: int = 64) -> None:
         self.record = read_record(folder, REWARD_RECORD_NAME)
@@ -65,12 +68,12 @@ class TransformersRewardModel:
         self._batch_size = batch_size
 
     def encode(self, cv: str, jd: str) -> PairIds:
-        """The pair as token ids."""
+        """Return the token ids of a pair."""
         return encode_pair(self.tokenizer, self._template, cv, jd, self.record.max_cv_tokens, self._max_jd_tokens)
 
     @torch.inference_mode()
     def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
-        """(n,) float32 for n pairs.
+        """Return the (n,) float32 scores of n pairs.
 
         Raises:
             ShapeError: `cvs` and `jds` differ in length.
@@ -78,10 +81,10 @@ class TransformersRewardModel:
         if len(cvs) != len(jds):
             raise ShapeError(f"{len(cvs)} CVs came with {len(jds)} JDs")
         rows = [self.encode(cv, jd).ids for cv, jd in zip(cvs, jds, strict=True)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # batches pad little
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # similar lengths need little padding
         scores = np.zeros(len(rows), np.float32)
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            found = sequence_scores(self.model, [rows[i] for i in batch], self.tokenizer.pad_token_id)
-            scores[batch] = found.cpu().numpy()
+            batch_scores = sequence_scores(self.model, [rows[i] for i in batch], self.tokenizer.pad_token_id)
+            scores[batch] = batch_scores.cpu().numpy()
         return scores

@@ -1,4 +1,4 @@
-"""The reference engine: any Hugging Face causal LM through `transformers`, in length-sorted batches."""
+"""The reference engine: any Hugging Face causal LM through `transformers`, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
+from girl_features.contract import SamplingContract
 from girl_features.errors import require
-from girl_features.generator.checkpoint import base_folder, is_adapter
-from girl_features.generator.prompting import Prompting, Request, by_cv
+from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
+from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
 from girl_features.generator.sampling import SeededSampling
 from girl_features.schema import GeneratedText
 
 
 def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a causal LM by path or name; safetensors only, no remote code.
+    """Load model and tokenizer of a causal LM by path or name, from safetensors only and without remote code.
 
-    A LoRA folder loads its base and merges the adapter into it.
+    For a LoRA adapter, the base model is loaded and the adapter is merged into it.
 
     Raises:
-        CheckpointError: no such folder, and the hub does not give it.
+        CheckpointError: there is no such folder, and the hub does not have the model.
     """
     folder = base_folder(name)
     if is_adapter(folder):
         peft = require("peft", "generate")
-        base = base_folder(peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+        base = adapter_base(folder)
         model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
         model = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     else:
         model = AutoModelForCausalLM.from_pretrained(str(folder), trust_remote_code=False, use_safetensors=True)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # only masked positions hold it when generating
+        tokenizer.pad_token = tokenizer.eos_token  # when generating, it is only used at masked positions
     return model, tokenizer
 
 
 class TransformersGenerator:
-    """Samples JDs with `transformers`' generate."""
+    """Generates JDs with `generate` of transformers."""
 
     def __init__(
         self,
         folder: str | Path,
+        sampling: SamplingContract,
         *,
         max_cv_tokens: int,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
         batch_size: int = 32,
         threads: int | None = None,
     ) -> None:
@@ -57,15 +56,13 @@ class TransformersGenerator:
         model, self._tokenizer = load_causal_lm(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
-        self._prompting = Prompting(self._tokenizer, max_cv_tokens)
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-        self._top_p = top_p
+        self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
+        self._sampling = sampling
         self._batch_size = batch_size
-        # a fresh config, so that no repetition penalty or top_k of the model's own bends the sampling
+        # A new config, so that a repetition penalty or top_k of the checkpoint does not change the sampling.
         self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens,
             eos_token_id=self._tokenizer.eos_token_id,
             pad_token_id=self._tokenizer.pad_token_id,
         )
@@ -73,34 +70,35 @@ class TransformersGenerator:
     @property
     def prompt_version(self) -> str:
         """Version of the prompt template in use."""
-        return self._prompting.template.version
+        return self._codec.version
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        """For each CV, one JD for each of its seeds, in order.
+        """Generate one JD for each seed of each CV, in order.
 
         Raises:
             ShapeError: `cvs` and `seeds` differ in length.
         """
-        requests = self._prompting.requests(cvs, seeds)
+        requests = self._codec.requests(cvs, seeds)
         requests.sort(key=lambda request: len(request.prompt.ids))
         texts: list[GeneratedText] = []
         for start in range(0, len(requests), self._batch_size):
             texts += self._generate_batch(requests[start : start + self._batch_size])
-        return by_cv(seeds, requests, texts)
+        return group_by_cv(seeds, requests, texts)
 
     @torch.inference_mode()
-    def _generate_batch(self, requests: Sequence[Request]) -> list[GeneratedText]:
+    def _generate_batch(self, requests: Sequence[DrawRequest]) -> list[GeneratedText]:
         prompts = [request.prompt for request in requests]
         width = max(len(p.ids) for p in prompts)
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts])  # (b, width), left padded
         mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         processors = LogitsProcessorList()
-        if self._temperature > 0:
+        sampling = self._sampling
+        if sampling.temperature > 0:
             seeds = [request.seed for request in requests]
-            processors.append(SeededSampling(seeds, self._max_new_tokens, self._temperature, self._top_p))
+            processors.append(SeededSampling(seeds, sampling.max_new_tokens, sampling.temperature, sampling.top_p))
         output = self._model.generate(
             input_ids=ids.to(self._device), attention_mask=mask.to(self._device), logits_processor=processors
         )
         rows = output[:, width:].tolist()
-        return [self._prompting.text(row, p) for row, p in zip(rows, prompts, strict=True)]
+        return [self._codec.decode(row, p) for row, p in zip(rows, prompts, strict=True)]

@@ -1,8 +1,12 @@
-"""FeatureClient: vectors of seekers and jobs for a ranker that answers requests, always and within a deadline."""
+"""Look-up of vectors of job seekers and jobs, with a deadline, for a ranker that answers requests.
 
-from girl_features.lookup.answers import JobVectors, SeekerVectors
-from girl_features.lookup.asynchronous import AsyncFeatureClient
-from girl_features.lookup.client import FeatureClient
+To follow one request from an id to its vector, read in this order: `opening.py` and `client.py` here, `stored.py`,
+then `packed_store.py` in `store/online/`, the backend `store/online_sqlite.py` or `store/online_redis.py`, and
+`packed.py` and `response.py`, which turn stored bytes into arrays.
+"""
+
+from girl_features.lookup.async_client import AsyncFeatureClient
+from girl_features.lookup.client import FeatureClient, JobVectors, SeekerVectors
 from girl_features.lookup.opening import open_client, open_queue, serving_encoder
 
 __all__ = [

@@ -1,14 +1,14 @@
-"""Bundle: what a ranking host needs for seekers without a generated JD, in one folder of one contract.
+"""Bundle: one folder with everything that a ranking host needs for seekers without a generated JD.
 
-    bundle.json                  the contract, how it was made, and the SHA-256 of the other files
+    bundle.json                  contract, settings, measures, and the SHA-256 of the other files
     means.safetensors            mean generated vector (the prior) and mean CV vector
-    student.safetensors          weights of the student; may be left out
-    neighbours_cv.npy            (m, d) unit CV vectors ...
-    neighbours_generated.npy     (m, d) ... and the generated vectors of the same CVs; both may be left out
-    neighbours_seeker.npy        (m,) int32: CVs of one seeker have one number, which says nothing else
-    encoder.*, tokenizer.json    the sentence encoder for hosts without torch (host_encoder.py); may be left out
+    student.safetensors          weights of the student; optional
+    neighbours_cv.npy            (m, d) unit CV vectors; optional
+    neighbours_generated.npy     (m, d) generated vectors of the same CVs; optional
+    neighbours_seeker.npy        (m,) int32 numbers, equal for CVs of the same seeker; optional
+    encoder.*, tokenizer.json    sentence encoder for hosts without torch (host_encoder.py); optional
 
-No ids and no texts: but vectors say something of people, so treat it as you treat the store.
+A bundle holds no ids and no texts. Its vectors still describe people, so protect it as you protect the store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEIGHBOURS_SEEKER = "neighbours_seeker.npy"
 
 
 class Bundle(NamedTuple):
-    """The stand-ins of one contract."""
+    """Stand-ins of one contract."""
 
     contract: FeatureContract
     prior: np.ndarray  # (d,) float32 mean of the generated vectors
@@ -41,11 +41,11 @@ class Bundle(NamedTuple):
     student: VectorMap | None
     neighbours_cv: np.ndarray | None  # (m, d) float32 unit vectors, mapped from the file
     neighbours_generated: np.ndarray | None  # (m, d) float32, mapped from the file
-    neighbours_seeker: np.ndarray | None = None  # (m,) int32 numbers: whose CVs they are, for evaluations alone
+    neighbours_seeker: np.ndarray | None = None  # (m,) int32, equal for CVs of one seeker; only for evaluations
 
 
-class Manifest(BaseModel):
-    """bundle.json."""
+class BundleManifest(BaseModel):
+    """Content of bundle.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,20 +54,20 @@ class Manifest(BaseModel):
     fingerprint: str
     contract: FeatureContract
     created_at: datetime
-    made: dict[str, Any]  # settings and measures, for people
+    made: dict[str, Any]  # settings and measures, for readers
     sha256: dict[str, str]
 
 
 def write_bundle(
     folder: Path, bundle: Bundle, made: dict[str, Any], write_more: Callable[[Path], object] = lambda folder: None
 ) -> Path:
-    """Write `bundle` as `folder`, in place of one that is there, and return it.
+    """Write `bundle` to `folder`, which replaces an earlier bundle as a whole, and return the folder.
 
     Args:
-        folder: it appears whole or not at all.
-        bundle: what to write.
-        made: settings and measures to keep beside it.
-        write_more: adds files to the folder it is called with.
+        folder: folder of the bundle.
+        bundle: arrays to write.
+        made: settings and measures for the manifest.
+        write_more: writes further files to the folder that it is called with.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder.parent) as temporary:
@@ -83,7 +83,7 @@ def write_bundle(
             if bundle.neighbours_seeker is not None:
                 np.save(new / NEIGHBOURS_SEEKER, bundle.neighbours_seeker.astype(np.int32), allow_pickle=False)
         write_more(new)
-        manifest = Manifest(
+        manifest = BundleManifest(
             fingerprint=bundle.contract.fingerprint,
             contract=bundle.contract,
             created_at=datetime.now(UTC),
@@ -92,87 +92,96 @@ def write_bundle(
         )
         (new / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if folder.exists():
-            folder.rename(Path(temporary) / "old")  # a client that has its files open keeps them
+            folder.rename(Path(temporary) / "old")  # clients that have its files open can go on reading them
         new.rename(folder)
     fsync_folder(folder.parent)
     return folder
 
 
 def read_bundle(folder: Path, fingerprint: str) -> Bundle:
-    """The bundle in `folder`, which must be of the contract with this fingerprint.
+    """Read the bundle in `folder` and check its hashes.
 
     Raises:
-        CheckpointError: absent, incomplete, altered, or of another format.
-        ContractMismatchError: of another contract.
+        CheckpointError: the bundle is missing, incomplete, altered, or of another format.
+        ContractMismatchError: it does not belong to the contract with this fingerprint.
         MissingExtraError: safetensors is not installed.
     """
-    manifest = read_manifest(folder)
+    manifest = read_bundle_manifest(folder)
     if manifest.fingerprint != manifest.contract.fingerprint:
         raise CheckpointError(f"{folder / MANIFEST} was altered: its contract is not {manifest.fingerprint!r}")
     if manifest.fingerprint != fingerprint:
         raise ContractMismatchError(manifest.fingerprint, fingerprint)
-    for name, wanted in manifest.sha256.items():
+    for name, expected in manifest.sha256.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file() or sha256_of_files([path]) != wanted:
+        if Path(name).name != name or not path.is_file() or sha256_of_files([path]) != expected:
             raise CheckpointError(f"{path} is missing or was altered; make it again with `girl train student`")
     d = manifest.contract.encoder.dimension
-    means = _load(folder / MEANS)
-    student = None
-    if STUDENT in manifest.sha256:
-        student = VectorMap.checked(_load(folder / STUDENT), str(folder / STUDENT))
-        if student.skip.shape != (d, d):
-            raise CheckpointError(f"{folder / STUDENT} maps {student.skip.shape}, but vectors have {d} dimensions")
-    near: list[np.ndarray | None] = [None, None]
-    if NEIGHBOURS_CV in manifest.sha256:
-        near = [_array(folder / name, d) for name in (NEIGHBOURS_CV, NEIGHBOURS_GENERATED)]
-        if near[0] is not None and near[1] is not None and len(near[0]) != len(near[1]):
-            raise CheckpointError(f"{folder} has {len(near[0])} CVs and {len(near[1])} generated vectors")
-    seekers = _seekers(folder / NEIGHBOURS_SEEKER, near[0]) if NEIGHBOURS_SEEKER in manifest.sha256 else None
+    means = _load_tensors(folder / MEANS)
     for name in ("prior", "cv_mean"):
         if name not in means or means[name].shape != (d,) or not np.isfinite(means[name]).all():
             raise CheckpointError(f"{folder / MEANS} has no {name!r} of {d} finite floats")
-    return Bundle(manifest.contract, means["prior"], means["cv_mean"], student, near[0], near[1], seekers)
+    bundle = Bundle(manifest.contract, means["prior"], means["cv_mean"], None, None, None)
+    if STUDENT in manifest.sha256:
+        student = VectorMap.checked(_load_tensors(folder / STUDENT), str(folder / STUDENT))
+        if student.skip.shape != (d, d):
+            raise CheckpointError(f"{folder / STUDENT} maps {student.skip.shape}, but vectors have {d} dimensions")
+        bundle = bundle._replace(student=student)
+    if NEIGHBOURS_CV in manifest.sha256:
+        cvs, generated = _load_vectors(folder / NEIGHBOURS_CV, d), _load_vectors(folder / NEIGHBOURS_GENERATED, d)
+        if len(cvs) != len(generated):
+            raise CheckpointError(f"{folder} has {len(cvs)} CVs and {len(generated)} generated vectors")
+        bundle = bundle._replace(neighbours_cv=cvs, neighbours_generated=generated)
+    if NEIGHBOURS_SEEKER in manifest.sha256:
+        n_cvs = 0 if bundle.neighbours_cv is None else len(bundle.neighbours_cv)
+        bundle = bundle._replace(neighbours_seeker=_load_numbers(folder / NEIGHBOURS_SEEKER, n_cvs))
+    return bundle
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """What a bundle says of itself.
+def read_bundle_manifest(folder: Path) -> BundleManifest:
+    """Read the manifest of a bundle.
 
     Raises:
-        CheckpointError: absent, damaged, or of another format.
+        CheckpointError: the manifest is missing, damaged, or of another format.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise CheckpointError(
-            f"no bundle in {folder} ({error.strerror}); `girl train student` makes one, which can be copied"
+            f"no bundle in {folder} ({error.strerror}); make one with `girl train student`, or copy one to this folder"
         ) from error
     except ValidationError as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged or of another format; make it again") from error
+        raise CheckpointError(
+            f"{folder / MANIFEST} is damaged or of another format; make it again with `girl train student`"
+        ) from error
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load_tensors(path: Path) -> dict[str, np.ndarray]:
     safetensors, numpy_files = require("safetensors", "serve"), require("safetensors.numpy", "serve")
     try:
         return dict(numpy_files.load_file(path))
     except (OSError, safetensors.SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _seekers(path: Path, cvs: np.ndarray | None) -> np.ndarray:
+def _load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     try:
-        numbers = np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable array: {error}") from error
-    if cvs is None or numbers.dtype != np.int32 or numbers.shape != (len(cvs),):
+        raise CheckpointError(f"{path} is not a readable array: {error}") from error
+
+
+def _load_vectors(path: Path, dimension: int) -> np.ndarray:
+    vectors = _load_array(path, "r")
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dimension or not len(vectors):
+        raise CheckpointError(
+            f"{path} holds {vectors.dtype} of shape {vectors.shape}, wanted float32 (m, {dimension}); make the bundle "
+            f"again with `girl train student`"
+        )
+    return vectors
+
+
+def _load_numbers(path: Path, n: int) -> np.ndarray:
+    numbers = _load_array(path)
+    if numbers.dtype != np.int32 or numbers.shape != (n,):
         raise CheckpointError(f"{path} holds {numbers.dtype} of shape {numbers.shape}, wanted an int32 for each CV")
     return numbers
-
-
-def _array(path: Path, dimension: int) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable array: {error}") from error
-    if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != dimension or not len(array):
-        raise CheckpointError(f"{path} holds {array.dtype} of shape {array.shape}, wanted float32 (m, {dimension})")
-    return np.asarray(array)

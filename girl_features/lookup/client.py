@@ -1,4 +1,7 @@
-"""FeatureClient: vectors of seekers and jobs from Feast's online store, with stand-ins for what is not there."""
+"""FeatureClient: vectors of job seekers and jobs from Feast's online store, for a ranker that answers requests.
+
+A seeker without a usable generated JD in the store gets a stand-in vector from the bundle (cold_start.py).
+"""
 
 from __future__ import annotations
 
@@ -14,43 +17,46 @@ from girl_features.contract import text_hash
 from girl_features.encoder import TextEncoder
 from girl_features.errors import DataError, ShapeError
 from girl_features.input.text_cleaning import clean_cv
-from girl_features.lookup.answers import JobVectors, SeekerVectors
 from girl_features.lookup.bundle import read_bundle
 from girl_features.lookup.cold_start import ColdStart
-from girl_features.lookup.generation_queue import Offer, OfferQueue
-from girl_features.lookup.stored import Found, OnlineReader, contract_views
+from girl_features.lookup.generation_queue import BackgroundQueue, MissedCV
+from girl_features.lookup.stored import OnlineReader, ViewRows, contract_views
 from girl_features.schema import Tier
 from girl_features.store.repo import open_repo
 
 DEADLINE_MS = 50.0
-OPENING_MS = 5_000.0  # how long a client that opens waits for a store that hangs
-STORE_SHARE = 0.7  # of the deadline: what is left answers for a store that hangs
+OPENING_MS = 5_000.0  # longest wait for the store while a client opens
+STORE_SHARE = 0.7  # share of the deadline for the store; the rest is for stand-ins
 
 
-class Request(NamedTuple):
-    """n seekers that were asked for."""
+class SeekerVectors(NamedTuple):
+    """Features of n job seekers, in the order of the request."""
 
-    ids: list[str]
-    cvs: list[str | None]  # cleaned; empty: known to be blank
-    hashes: list[str | None]  # of the CVs
+    vectors: np.ndarray  # (n, d) float32 generated-JD vectors, or stand-ins; `tiers` says which
+    tiers: np.ndarray  # (n,) int8 values of schema.Tier
+    age: np.ndarray  # (n,) float64 seconds since the stored generated JD was known; NaN where none is used
+    is_stale: np.ndarray  # (n,) bool: the store has a generated JD, but the CV has changed since
+    is_expired: np.ndarray  # (n,) bool: the store has a generated JD past its time to live; it is not used
+    has_generated_jd: np.ndarray  # (n,) bool: `vectors` is specific to the seeker, which is any tier but PRIOR
+    cv_vectors: np.ndarray  # (n, d) float32; without a CV the mean of all CVs, or zeros if there is no bundle
+    has_cv: np.ndarray  # (n,) bool: `cv_vectors` is the vector of the seeker's own CV
+    contract: str  # fingerprint of the contract of `vectors`
+    problem: str | None  # reason why the store was not read; None if it was
 
-    @classmethod
-    def of(cls, ids: Sequence[str], cvs: Sequence[str | None] | None) -> Request:
-        """Checked and cleaned; raises DataError or ShapeError."""
-        plain = _plain_ids(ids)
-        texts = _clean_cvs(plain, cvs)
-        return cls(plain, texts, [None if text is None else text_hash(text) for text in texts])
 
-    @property
-    def is_blank(self) -> np.ndarray:
-        """(n,) bool: the seeker has emptied the CV."""
-        return np.array([text == "" for text in self.cvs], bool)
+class JobVectors(NamedTuple):
+    """Features of n jobs, in the order of the request."""
+
+    vectors: np.ndarray  # (n, d) float32 JD vectors, zeros where `has_jd` is False
+    has_jd: np.ndarray  # (n,) bool
+    contract: str
+    problem: str | None  # reason why the store was not read; None if it was
 
 
 class FeatureClient:
-    """Looks vectors of one contract up. Unknown ids and a store that is down are answers, never exceptions.
+    """Looks up vectors of one contract. Unknown ids and a failing store give an answer, never an exception.
 
-    Safe to share between threads.
+    Threads may share a client.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class FeatureClient:
         *,
         bundle: Path | None = None,
         encoder: TextEncoder | None = None,
-        queue: OfferQueue | None = None,
+        queue: BackgroundQueue | None = None,
         tiers: Collection[Tier] = tuple(Tier),
         n_neighbours: int = 10,
         deadline_ms: float = DEADLINE_MS,
@@ -69,19 +75,19 @@ class FeatureClient:
 
         Args:
             repo: folder of feature_store.yaml.
-            contract: what made the vectors; a ranker's own.
-            bundle: folder written by `girl train student`; without one there are no stand-ins but zeros.
-            encoder: makes vectors of CVs that come with a request; without one the store's CV vectors are used.
-            queue: told which seekers have no current generated JD; the client closes it.
-            tiers: those to use. PRIOR always is, as there must be an answer.
-            n_neighbours: stored CVs whose generated vectors are averaged.
-            deadline_ms: milliseconds a call may take in all, unless it says otherwise.
+            contract: fingerprint of the contract that the ranker was trained on.
+            bundle: folder written by `girl train student`; without one, all stand-ins are zeros.
+            encoder: encodes CVs that come with a request; without one, the CV vectors in the store are used.
+            queue: receives seekers without a current generated JD; the client closes it.
+            tiers: tiers to use. PRIOR is always used, because every seeker gets an answer.
+            n_neighbours: number of stored CVs whose generated vectors are averaged.
+            deadline_ms: default deadline of a call, in milliseconds.
 
         Raises:
-            StoreError: no Feast repo there.
+            StoreError: there is no Feast repo in `repo`.
             UnknownContractError: the registry has no views of this contract.
-            CheckpointError: no bundle there, or a damaged one.
-            ContractMismatchError: the bundle or the encoder is of another contract.
+            CheckpointError: there is no bundle in `bundle`, or a damaged one.
+            ContractMismatchError: the bundle or the encoder belongs to another contract.
         """
         self.contract = contract
         self.deadline_ms = deadline_ms
@@ -96,64 +102,65 @@ class FeatureClient:
             self._cold = ColdStart(read_bundle(bundle, contract), self._tiers, n_neighbours, encoder)
         self._queue = queue
         self._reader = OnlineReader(store)
-        self._reader.read([*self._seeker_views, *self._job_views], [""], _until(OPENING_MS))  # connects; Feast warms up
+        # The first read connects to the store and fills Feast's caches.
+        self._reader.read([*self._seeker_views, *self._job_views], [""], _until(OPENING_MS))
 
     @property
     def store_state(self) -> str:
-        """`closed` (healthy), `open` or `half-open`: whether the online store is asked at all."""
+        """State of the circuit breaker of the online store: `closed` (healthy), `open` or `half-open`."""
         return self._reader.breaker.state
 
     def job_seekers(
         self, ids: Sequence[str], cvs: Sequence[str | None] | None = None, deadline_ms: float | None = None
     ) -> SeekerVectors:
-        """Generated-JD and CV vectors of n seekers, whatever the store does; ids may repeat.
+        """Look up generated-JD and CV vectors of n seekers.
 
         Args:
-            ids: n strings, known or not.
-            cvs: n present CV texts, None where the caller has none; a blank one means that there is no CV.
-            deadline_ms: milliseconds for all of it; the client's own if left out.
+            ids: n ids, which may be unknown and may repeat.
+            cvs: n current CV texts; None where the caller has none, and a blank text where the seeker has no CV.
+            deadline_ms: milliseconds for the whole call; the default of the client if omitted.
 
         Raises:
             DataError: an id or a CV is not a string.
-            ShapeError: not as many CVs as ids.
+            ShapeError: `ids` and `cvs` differ in length.
         """
         until = _until(self.deadline_ms if deadline_ms is None else deadline_ms)
-        request = Request.of(ids, cvs)
+        query = _SeekerQuery.of(ids, cvs)
         now = time.monotonic()
-        (generated, cv), problem = self._reader.read(self._seeker_views, request.ids, now + (until - now) * STORE_SHARE)
-        is_stale, tiers = self._stored_tiers(request, generated, cv)
-        in_store = tiers != Tier.PRIOR
-        cv_vectors, has_cv = cv.vectors, cv.present & ~request.is_blank
-        vectors = np.where(in_store[:, None], generated.vectors, np.float32(0))
-        if self._cold is not None and not in_store.all():
-            cv_vectors, has_cv = self._with_request_cvs(request, ~in_store, cv_vectors, has_cv, until)
-            vectors[~in_store] = self._cold.prior
-            rows = np.flatnonzero(~in_store & has_cv)
-            if len(rows):
-                vectors[rows], tiers[rows] = self._cold.stand_ins(cv_vectors[rows], until)
-        if not has_cv.all():
-            mean = np.float32(0) if self._cold is None else self._cold.cv_mean
-            cv_vectors = np.where(has_cv[:, None], cv_vectors, mean)
-        if self._queue is not None and problem is None:
-            self._offer(self._queue, request, tiers)
-        age = np.where(in_store, time.time() - generated.known_at / 1e6, np.nan)
-        has_generated = tiers != Tier.PRIOR
-        return SeekerVectors(
-            vectors, tiers, age, is_stale, generated.expired, has_generated, cv_vectors, has_cv, self.contract, problem
+        store_until = now + (until - now) * STORE_SHARE
+        (generated, cv), problem = self._reader.read(self._seeker_views, query.ids, store_until)
+        is_stale, tiers = self._stored_tiers(query, generated, cv)
+        is_stored = tiers != Tier.PRIOR
+        answer = SeekerVectors(
+            vectors=np.where(is_stored[:, None], generated.vectors, np.float32(0)),
+            tiers=tiers,
+            age=np.where(is_stored, time.time() - generated.known_at / 1e6, np.nan),
+            is_stale=is_stale,
+            is_expired=generated.is_expired,
+            has_generated_jd=is_stored,
+            cv_vectors=cv.vectors,
+            has_cv=cv.has_vector & ~query.is_blank,
+            contract=self.contract,
+            problem=problem,
         )
+        if not (is_stored.all() and answer.has_cv.all()):
+            answer = self._with_stand_ins(answer, query, until)
+        if self._queue is not None and problem is None:
+            self._queue_missed(self._queue, query, answer.tiers)
+        return answer
 
     def jobs(self, ids: Sequence[str], deadline_ms: float | None = None) -> JobVectors:
-        """JD vectors of n jobs; a job that is unknown, or a store that is down, gives zeros.
+        """Look up JD vectors of n jobs. Unknown jobs get zeros, and so do all jobs if the store fails.
 
         Raises:
             DataError: an id is not a string.
         """
         until = _until(self.deadline_ms if deadline_ms is None else deadline_ms)
-        (found,), problem = self._reader.read(self._job_views, _plain_ids(ids), until)
-        return JobVectors(found.vectors, found.present, self.contract, problem)
+        (rows,), problem = self._reader.read(self._job_views, _plain_ids(ids), until)
+        return JobVectors(rows.vectors, rows.has_vector, self.contract, problem)
 
     def close(self) -> None:
-        """End the client's threads; what was offered to the queue is written."""
+        """End the client's threads, after writing what was added to the queue."""
         self._reader.close()
         if self._cold is not None:
             self._cold.close()
@@ -168,41 +175,76 @@ class FeatureClient:
     ) -> None:
         self.close()
 
-    def _stored_tiers(self, request: Request, generated: Found, cv: Found) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) bool: of a CV that has changed since; and (n,) int8 tiers, PRIOR where the store's is not used."""
-        has_generated = generated.present
-        is_stale = has_generated & cv.present & (generated.known_at < np.maximum(cv.known_at, self._trained_until))
-        for i, (own, stored) in enumerate(zip(request.hashes, generated.texts, strict=True)):
-            if own is not None and stored is not None:  # the request knows best
-                is_stale[i] = has_generated[i] and own != stored
-        tiers = np.full(len(request.ids), Tier.PRIOR, np.int8)
+    def _stored_tiers(self, query: _SeekerQuery, generated: ViewRows, cv: ViewRows) -> tuple[np.ndarray, np.ndarray]:
+        """Compare stored generated JDs with the newest CVs.
+
+        Returns:
+            (n,) bool `is_stale`, and (n,) int8 tiers: GENERATED, STALE, or PRIOR where the stored JD is not used.
+        """
+        has_generated = generated.has_vector
+        is_stale = has_generated & cv.has_vector & (generated.known_at < np.maximum(cv.known_at, self._trained_until))
+        for i, (query_hash, stored_hash) in enumerate(zip(query.hashes, generated.cv_hashes, strict=True)):
+            if query_hash is not None and stored_hash is not None:  # the CV in the request is the newest
+                is_stale[i] = has_generated[i] and query_hash != stored_hash
+        tiers = np.full(len(query.ids), Tier.PRIOR, np.int8)
         if Tier.GENERATED in self._tiers:
             tiers[has_generated & ~is_stale] = Tier.GENERATED
         if Tier.STALE in self._tiers:
-            tiers[has_generated & is_stale & ~request.is_blank] = Tier.STALE
+            tiers[has_generated & is_stale & ~query.is_blank] = Tier.STALE
         return is_stale, tiers
 
+    def _with_stand_ins(self, answer: SeekerVectors, query: _SeekerQuery, until: float) -> SeekerVectors:
+        """Fill the rows without a stored generated JD, and then the rows without a CV vector."""
+        vectors, tiers = answer.vectors, answer.tiers  # new arrays of this request, so they are changed in place
+        cv_vectors, has_cv = answer.cv_vectors, answer.has_cv
+        is_missing = tiers == Tier.PRIOR
+        if self._cold is not None and is_missing.any():
+            cv_vectors, has_cv = self._with_request_cvs(query, is_missing, cv_vectors, has_cv, until)
+            vectors[is_missing] = self._cold.prior
+            rows = np.flatnonzero(is_missing & has_cv)
+            if len(rows):
+                vectors[rows], tiers[rows] = self._cold.stand_ins(cv_vectors[rows], until)
+        if not has_cv.all():
+            mean = np.float32(0) if self._cold is None else self._cold.cv_mean
+            cv_vectors = np.where(has_cv[:, None], cv_vectors, mean)
+        return answer._replace(has_generated_jd=tiers != Tier.PRIOR, cv_vectors=cv_vectors, has_cv=has_cv)
+
     def _with_request_cvs(
-        self, request: Request, wanted: np.ndarray, cv_vectors: np.ndarray, has_cv: np.ndarray, until: float
+        self, query: _SeekerQuery, is_missing: np.ndarray, cv_vectors: np.ndarray, has_cv: np.ndarray, until: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """CV vectors with those of the `wanted` rows' texts in place of the store's, as far as time allows."""
+        """Replace the CV vectors of the missing rows by vectors of the CVs in the request, as far as time allows."""
         assert self._cold is not None
-        rows = [i for i in np.flatnonzero(wanted).tolist() if request.cvs[i]]
+        rows = [i for i in np.flatnonzero(is_missing).tolist() if query.cvs[i]]
         if self._cold.encoder is None or not rows:
             return cv_vectors, has_cv
-        texts, hashes = [request.cvs[i] or "" for i in rows], [request.hashes[i] or "" for i in rows]
+        texts, hashes = [query.cvs[i] or "" for i in rows], [query.hashes[i] or "" for i in rows]
         cv_vectors, has_cv = cv_vectors.copy(), has_cv.copy()
         for i, vector in zip(rows, self._cold.encoder.vectors(texts, hashes, until), strict=True):
             if vector is not None:
                 cv_vectors[i], has_cv[i] = vector, True
         return cv_vectors, has_cv
 
-    def _offer(self, queue: OfferQueue, request: Request, tiers: np.ndarray) -> None:
-        rows = [i for i in np.flatnonzero(tiers != Tier.GENERATED).tolist() if request.cvs[i] != ""]
+    def _queue_missed(self, queue: BackgroundQueue, query: _SeekerQuery, tiers: np.ndarray) -> None:
+        rows = [i for i in np.flatnonzero(tiers != Tier.GENERATED).tolist() if query.cvs[i] != ""]
         if rows:
-            queue.offer(
-                [Offer(self.contract, request.ids[i], request.hashes[i] or "", request.cvs[i] or "") for i in rows]
-            )
+            queue.add([MissedCV(self.contract, query.ids[i], query.hashes[i] or "", query.cvs[i] or "") for i in rows])
+
+
+class _SeekerQuery(NamedTuple):
+    """Checked input of a call for n seekers."""
+
+    ids: list[str]
+    cvs: list[str | None]  # cleaned; empty where the seeker has no CV
+    hashes: list[str | None]  # of `cvs`
+    is_blank: np.ndarray  # (n,) bool: `cvs` is empty
+
+    @classmethod
+    def of(cls, ids: Sequence[str], cvs: Sequence[str | None] | None) -> _SeekerQuery:
+        """Check and clean `ids` and `cvs`."""
+        plain_ids = _plain_ids(ids)
+        texts = _clean_cvs(plain_ids, cvs)
+        hashes = [None if text is None else text_hash(text) for text in texts]
+        return cls(plain_ids, texts, hashes, np.array([text == "" for text in texts], bool))
 
 
 def _until(deadline_ms: float) -> float:
@@ -214,8 +256,8 @@ def _plain_ids(ids: Sequence[str]) -> list[str]:
         raise DataError(f"a list of ids is wanted, found the string {ids!r}; write [{ids!r}]")
     for name in ids:
         if not isinstance(name, str):
-            raise DataError(f"ids are strings, found {name!r} of type {type(name).__name__}")
-    return list(map(str, ids))  # numpy's strings become Python's
+            raise DataError(f"ids must be strings, found {name!r} of type {type(name).__name__}")
+    return list(map(str, ids))  # turns numpy strings into plain ones
 
 
 def _clean_cvs(ids: Sequence[str], cvs: Sequence[str | None] | None) -> list[str | None]:

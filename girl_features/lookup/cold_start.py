@@ -1,4 +1,8 @@
-"""ColdStart: a vector for seekers the store has none for, from their CV's vector, while there is time."""
+"""ColdStart: stand-in vectors for seekers without a generated JD in the store, made from their CV vectors.
+
+A bundle gives up to three kinds of stand-in, which are tiers of schema.Tier: the prediction of a small network
+(STUDENT), the mean vector of CVs that are similar (NEIGHBOURS), or the mean of all generated vectors (PRIOR).
+"""
 
 from __future__ import annotations
 
@@ -13,72 +17,84 @@ import numpy as np
 from girl_features.contract import EncoderContract
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ContractMismatchError
-from girl_features.lookup.bounded import OneThread
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.vector_map import unit_rows
+from girl_features.lookup.waiting import DeadlineThread
 from girl_features.schema import Tier
 
-N_REMEMBERED = 10_000  # CV vectors of requests; some 15 MB at 384 dimensions
-ROWS_AT_ONCE = 8  # compared with all stored CVs between two looks at the clock
-RESERVE = 0.002  # seconds kept for what follows the encoding
+CACHE_SIZE = 10_000  # CV vectors of earlier requests; about 15 MB at 384 dimensions
+BATCH_ROWS = 8  # CVs compared with all stored CVs before the time is checked again
+RESERVE = 0.002  # seconds kept for the work after the encoding
 _log = logging.getLogger(__name__)
 
 
 class CVEncoder:
-    """CV texts to vectors within a time, one text after the other in a thread; what was encoded is remembered."""
+    """Encodes CVs of requests before a deadline, in a background thread, and caches the vectors."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
-        self._thread = OneThread("girl-encode")
-        self._remembered: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._thread = DeadlineThread("girl-encode")
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
     def vectors(self, texts: Sequence[str], hashes: Sequence[str], until: float) -> list[np.ndarray | None]:
-        """A (d,) float32 vector for each text, None for those there was no time for."""
-        missing = {key: text for key, text in zip(hashes, texts, strict=True) if self._recall(key) is None}
+        """Return a (d,) float32 vector for each text, or None where there was not enough time.
+
+        Args:
+            texts: cleaned CVs.
+            hashes: hashes of the texts, the keys of the cache.
+            until: deadline, as a value of `time.monotonic()`.
+        """
+        missing = {key: text for key, text in zip(hashes, texts, strict=True) if self._cached(key) is None}
         for key, text in missing.items():
             if time.monotonic() >= until - RESERVE:
                 break
             try:
                 self._thread.run(lambda key=key, text=text: self._encode(key, text), until - RESERVE)  # type: ignore[misc]
             except TimeoutError:
-                break  # the thread ends this text and remembers it
-            except Exception:  # whatever an engine raises, a request is answered
+                break  # the thread finishes this text and caches its vector
+            except Exception:  # an encoder may raise anything, and every request gets an answer
                 _log.exception("a CV of %d characters cannot be encoded", len(text))
-        return [self._recall(key) for key in hashes]
+        return [self._cached(key) for key in hashes]
 
     def close(self) -> None:
         """End the encoding thread."""
         self._thread.close()
 
     def _encode(self, key: str, text: str) -> None:
-        if self._recall(key) is not None:  # another request was faster
+        if self._cached(key) is not None:  # another request has encoded the same CV
             return
         vector = self._encoder.encode([text]).vectors[0]
         with self._lock:
-            self._remembered[key] = np.asarray(vector, np.float32)
-            while len(self._remembered) > N_REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._cache[key] = np.asarray(vector, np.float32)
+            while len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
 
-    def _recall(self, key: str) -> np.ndarray | None:
+    def _cached(self, key: str) -> np.ndarray | None:
         with self._lock:
-            if key in self._remembered:
-                self._remembered.move_to_end(key)
-            return self._remembered.get(key)
+            if key in self._cache:
+                self._cache.move_to_end(key)  # the least recently used vector is removed first
+            return self._cache.get(key)
 
 
 class ColdStart:
-    """The tiers below the store's, out of a bundle."""
+    """Makes stand-in vectors from a bundle."""
 
     def __init__(
         self, bundle: Bundle, tiers: frozenset[Tier], n_neighbours: int, encoder: TextEncoder | None = None
     ) -> None:
-        """Take the stand-ins of `bundle`.
+        """Prepare the stand-ins of `bundle`.
+
+        Args:
+            bundle: stand-ins of one contract.
+            tiers: tiers to use; PRIOR is always used.
+            n_neighbours: number of similar CVs whose generated vectors are averaged.
+            encoder: encodes CVs of requests.
 
         Raises:
-            ContractMismatchError: `encoder` is not the one that the bundle's CV vectors were made by.
+            ContractMismatchError: `encoder` is not the encoder of the CV vectors in the bundle.
         """
-        if encoder is not None and not _same_model(encoder.contract, bundle.contract.encoder):
+        if encoder is not None and not _is_same_model(encoder.contract, bundle.contract.encoder):
             raise ContractMismatchError(encoder.contract.fingerprint, bundle.contract.encoder.fingerprint)
         self.prior, self.cv_mean = bundle.prior, bundle.cv_mean
         self.encoder = CVEncoder(encoder) if encoder is not None else None
@@ -88,16 +104,16 @@ class ColdStart:
         self._n_neighbours = n_neighbours
 
     def stand_ins(self, cv_vectors: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
-        """(n, d) float32 vectors for seekers with these (n, d) CV vectors, and the (n,) int8 tiers they are of."""
+        """Return (n, d) float32 vectors for seekers with these (n, d) CV vectors, and their (n,) int8 tiers."""
         n = len(cv_vectors)
         if self._student is not None:
             return self._student(cv_vectors), np.full(n, Tier.STUDENT, np.int8)
         vectors, tiers = np.repeat(self.prior[None], n, axis=0), np.full(n, Tier.PRIOR, np.int8)
         if self._cvs is not None and self._generated is not None:
-            for start in range(0, n, ROWS_AT_ONCE):
+            for start in range(0, n, BATCH_ROWS):
                 if time.monotonic() >= until - RESERVE:
                     break
-                rows = slice(start, start + ROWS_AT_ONCE)
+                rows = slice(start, start + BATCH_ROWS)
                 vectors[rows] = neighbours_mean(cv_vectors[rows], self._cvs, self._generated, self._n_neighbours)
                 tiers[rows] = Tier.NEIGHBOURS
         return vectors, tiers
@@ -108,19 +124,19 @@ class ColdStart:
             self.encoder.close()
 
 
-def _same_model(a: EncoderContract, b: EncoderContract) -> bool:
-    """Whether two encoders have the same weights and rules; a ranking host may compute in another precision."""
+def _is_same_model(a: EncoderContract, b: EncoderContract) -> bool:
+    """True if two encoders are equal apart from their precision, which a ranking host may choose."""
     return a.model_copy(update={"dtype": b.dtype}) == b
 
 
 def neighbours_mean(cv_vectors: np.ndarray, stored_cvs: np.ndarray, generated: np.ndarray, k: int) -> np.ndarray:
-    """(n, d) means of the generated vectors of the k stored CVs of the highest cosine.
+    """Return the mean generated vector of the k most similar stored CVs, by cosine, as (n, d) float32.
 
     Args:
         cv_vectors: (n, d) float32.
         stored_cvs: (m, d) float32 unit vectors.
         generated: (m, d) float32.
-        k: at most m count.
+        k: number of neighbours; all m if there are fewer.
     """
     k = min(k, len(stored_cvs))
     cosines = unit_rows(cv_vectors) @ stored_cvs.T  # (n, m)

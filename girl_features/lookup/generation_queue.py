@@ -1,12 +1,13 @@
-"""Which CVs wait to be generated for: a durable, bounded queue in one SQLite file of the workspace.
+"""GenerationQueue: CVs that wait for a generated JD, in one SQLite file of the workspace with a limited length.
 
-A ranking service offers what it missed, a worker takes the oldest first and says when it is done. What was taken but
-not done is still there after a crash. The file holds CVs, so it is its owner's alone to read, and what leaves it is
-overwritten. Services and worker share a disk; SQLite's locks are not to be trusted over NFS.
+A ranking service adds CVs that have no current generated JD. A worker takes the oldest ones and removes them when it
+is done, so that a crash loses none. The file holds CVs: only its owner may read it, and deleted rows are overwritten.
+Services and workers must share a local disk, because SQLite's locks do not work reliably over NFS.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -21,12 +22,11 @@ from typing import NamedTuple
 from girl_features.errors import StoreError
 from girl_features.input.checks import MAX_ID_BYTES
 
-OFFER_AGAIN_SECONDS = 60.0  # a seeker asked for every second is offered once in so long
-N_REMEMBERED = 100_000
-N_BUFFERED = 10_000  # offers on their way to the file
-MAX_BYTES = 1 << 30  # of the file, however long the CVs
+REPEAT_SECONDS = 60.0  # a CV that is missed again within this time is not added again
+N_REMEMBERED = 100_000  # CVs whose last addition is remembered
+MAX_BUFFERED = 10_000  # CVs in memory that are not yet in the file
+MAX_BYTES = 1 << 30  # size of the file
 WRITE_EVERY_SECONDS = 0.05
-_NEVER = float("-inf")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS waiting (
@@ -41,38 +41,38 @@ CREATE TABLE IF NOT EXISTS waiting (
 """
 
 
-class Offer(NamedTuple):
-    """One CV version without a generated JD."""
+class MissedCV(NamedTuple):
+    """One CV version without a current generated JD."""
 
-    contract: str  # fingerprint of the contract wanted
+    contract: str  # fingerprint of the contract that the JD is needed for
     job_seeker_id: str
-    cv_hash: str  # empty where the CV is not known: the tables have it, or nobody
+    cv_hash: str  # empty if the request had no CV; the worker then reads it from the input tables
     cv: str  # cleaned
 
 
-class Waiting(NamedTuple):
-    """An offer in the queue."""
+class QueuedCV(NamedTuple):
+    """A missed CV in the queue."""
 
-    place: int
-    offer: Offer
-    offered_at: datetime
+    place: int  # primary key of its row
+    missed: MissedCV
+    queued_at: datetime
 
 
 class GenerationQueue:
-    """The file. Any number of processes and threads may use it at once."""
+    """The queue in its file. Any number of processes and threads may use it at the same time."""
 
     def __init__(
         self, path: Path, max_length: int = 100_000, is_erased: Callable[[str], bool] = lambda job_seeker_id: False
     ) -> None:
-        """Open the queue, or begin one.
+        """Open the queue, and create its file if needed.
 
         Args:
-            path: of the file.
-            max_length: offers that may wait.
-            is_erased: whether nothing may be kept of this job seeker.
+            path: path of the file.
+            max_length: largest number of CVs in the queue.
+            is_erased: True for the id of a job seeker whose data was erased and must not be kept.
 
         Raises:
-            StoreError: the file cannot be made, or is not a queue.
+            StoreError: the file cannot be created, or is not a queue.
         """
         self.path = path
         self._max_length = max_length
@@ -81,53 +81,53 @@ class GenerationQueue:
         with self._transaction():
             pass
 
-    def add(self, offers: Sequence[Offer]) -> int:
-        """Append those that are not waiting yet while there is room, and say how many; the same CV waits once.
+    def add(self, missed: Sequence[MissedCV]) -> int:
+        """Add CVs while the queue has room, and return the number added.
 
-        CVs of people who were erased do not wait.
+        CVs that are already in the queue, CVs of erased seekers and CVs with invalid ids are skipped.
 
         Raises:
-            StoreError: the disk does not take it.
+            StoreError: the file cannot be written.
         """
-        usable = [offer for offer in offers if _is_usable(offer) and not self._is_erased(offer.job_seeker_id)]
+        usable = [cv for cv in missed if _has_valid_id(cv) and not self._is_erased(cv.job_seeker_id)]
         now = time.time_ns() // 1000
         with self._transaction() as connection:
             before = connection.total_changes
             [(length,)] = connection.execute("SELECT count(*) FROM waiting")
-            for i, offer in enumerate(usable):
+            for i, cv in enumerate(usable):
                 if length + connection.total_changes - before >= self._max_length or self._is_full(connection):
                     break
                 connection.execute(
                     "INSERT INTO waiting (contract, job_seeker_id, cv_hash, cv, offered_at) VALUES (?, ?, ?, ?, ?) "
                     "ON CONFLICT DO NOTHING",
-                    (*offer, now + i),  # two versions of one CV differ in time
+                    (*cv, now + i),  # so that two versions of one CV differ in time
                 )
             return connection.total_changes - before
 
-    def take(self, contract: str, n: int) -> list[Waiting]:
-        """Up to n offers of a contract, oldest first; they stay until `done`."""
+    def take(self, contract: str, n: int) -> list[QueuedCV]:
+        """Return up to n CVs of a contract, oldest first. They stay in the queue until `done` is called."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT place, contract, job_seeker_id, cv_hash, cv, offered_at FROM waiting "
                 "WHERE contract = ? ORDER BY place LIMIT ?",
                 (contract, n),
             ).fetchall()
-        return [Waiting(row[0], Offer(*row[1:5]), datetime.fromtimestamp(row[5] / 1e6, UTC)) for row in rows]
+        return [QueuedCV(row[0], MissedCV(*row[1:5]), datetime.fromtimestamp(row[5] / 1e6, UTC)) for row in rows]
 
     def done(self, places: Sequence[int]) -> None:
-        """Remove what has been seen to."""
+        """Remove finished CVs from the queue by their places."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM waiting WHERE place = ?", [(place,) for place in places])
 
     def erase(self, job_seeker_id: str) -> int:
-        """Remove a seeker's CVs, from the log and free pages too, and say how many there were."""
+        """Remove all CVs of a seeker, also from the write-ahead log and from free pages, and return their number."""
         with self._transaction() as connection:
             n = connection.execute("DELETE FROM waiting WHERE job_seeker_id = ?", (job_seeker_id,)).rowcount
         self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return n
 
     def lengths(self) -> dict[str, int]:
-        """How many wait, by contract."""
+        """Return the number of CVs in the queue by contract."""
         with self._transaction() as connection:
             return dict(connection.execute("SELECT contract, count(*) FROM waiting GROUP BY 1").fetchall())
 
@@ -146,12 +146,12 @@ class GenerationQueue:
                 yield connection
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"the queue {self.path} does not work: {error}; if it is damaged, delete it: services offer again "
-                f"what was waiting there"
+                f"the queue {self.path} cannot be used: {error}; if it is damaged, delete it: services offer again "
+                f"the CVs that waited there"
             ) from error
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's; a new one after a fork."""
+        """The connection of this thread. After a fork, a new one is opened."""
         if getattr(self._local, "pid", None) != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -165,45 +165,45 @@ class GenerationQueue:
         return opened
 
 
-class OfferQueue:
-    """Hands offers to the queue in a thread of its own: offering takes no time and raises nothing."""
+class BackgroundQueue:
+    """Adds CVs to a GenerationQueue in a background thread, so that a request neither waits nor fails."""
 
     def __init__(self, queue: GenerationQueue) -> None:
         self.queue = queue
-        self.n_dropped = 0  # offers there was no room for, or that the file did not take
-        self._waiting: deque[Offer] = deque()
-        self._offered: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self.n_dropped = 0  # CVs that did not fit into the buffer or could not be written
+        self._buffer: deque[MissedCV] = deque()
+        self._added_at: OrderedDict[tuple[str, str, str], float] = OrderedDict()
         self._changed = threading.Condition()
         self._is_writing = False
         self._is_closed = False
-        self._thread = threading.Thread(target=self._write, name="girl-offers", daemon=True)
+        self._thread = threading.Thread(target=self._write, name="girl-queue", daemon=True)
         self._thread.start()
 
-    def offer(self, offers: Sequence[Offer]) -> None:
-        """Pass on those not offered a moment ago."""
+    def add(self, missed: Sequence[MissedCV]) -> None:
+        """Add CVs that were not added within the last REPEAT_SECONDS."""
         now = time.monotonic()
         with self._changed:
-            for offer in offers:
-                key = offer[:3]
-                if now - self._offered.get(key, _NEVER) < OFFER_AGAIN_SECONDS:
+            for cv in missed:
+                key = (cv.contract, cv.job_seeker_id, cv.cv_hash)
+                if now - self._added_at.get(key, -math.inf) < REPEAT_SECONDS:
                     continue
-                if len(self._waiting) >= N_BUFFERED:
+                if len(self._buffer) >= MAX_BUFFERED:
                     self.n_dropped += 1
                     continue
-                self._offered[key] = now
-                self._offered.move_to_end(key)
-                self._waiting.append(offer)
-            while len(self._offered) > N_REMEMBERED:
-                self._offered.popitem(last=False)
+                self._added_at[key] = now
+                self._added_at.move_to_end(key)
+                self._buffer.append(cv)
+            while len(self._added_at) > N_REMEMBERED:
+                self._added_at.popitem(last=False)
             self._changed.notify_all()
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until all offers are in the file; False if that took longer than `timeout` seconds."""
+        """Wait until all CVs are in the file. Return False if it takes longer than `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._is_writing, timeout)
+            return self._changed.wait_for(lambda: not self._buffer and not self._is_writing, timeout)
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write the remaining CVs and end the thread."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -212,15 +212,15 @@ class OfferQueue:
     def _write(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._buffer or self._is_closed)
+                if not self._buffer:
                     return
-                batch = list(self._waiting)
-                self._waiting.clear()
+                batch = list(self._buffer)
+                self._buffer.clear()
                 self._is_writing = True
             try:
-                n_lost = 0
                 self.queue.add(batch)
+                n_lost = 0
             except StoreError:
                 n_lost = len(batch)
             with self._changed:
@@ -230,12 +230,12 @@ class OfferQueue:
                 self._changed.wait_for(lambda: self._is_closed, WRITE_EVERY_SECONDS)
 
 
-def _is_usable(offer: Offer) -> bool:
-    """Whether the input tables would take such an id."""
-    name = offer.job_seeker_id
+def _has_valid_id(cv: MissedCV) -> bool:
+    """True if the input tables would accept the seeker's id."""
+    name = cv.job_seeker_id
     try:
         n_bytes = len(name.encode())
     except UnicodeEncodeError:
         return False
-    has_controls = any(c < " " or "\x7f" <= c <= "\x9f" for c in name)
+    has_controls = any(character < " " or "\x7f" <= character <= "\x9f" for character in name)
     return bool(name.strip()) and n_bytes <= MAX_ID_BYTES and not has_controls

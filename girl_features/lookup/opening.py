@@ -1,4 +1,4 @@
-"""A FeatureClient and its queue as a girl.yaml says."""
+"""Open what look-ups need from a girl.yaml: a FeatureClient, an encoder for CVs in requests, and the queue."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FINGERPRINT_LENGTH
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
 from girl_features.errors import MissingExtraError
-from girl_features.lookup.bundle import read_bundle, read_manifest
+from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
 from girl_features.lookup.client import FeatureClient
-from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue
+from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQueue
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
@@ -25,27 +25,28 @@ def open_client(
     contract: str | None = None,
     *,
     encoder: TextEncoder | None = None,
-    queue: OfferQueue | None = None,
+    queue: BackgroundQueue | None = None,
 ) -> FeatureClient:
-    """A client of the Feast repo, bundle and `lookup:` settings of `config`.
+    """Open a client with the Feast repo, the bundle and the `lookup:` settings of `config`.
 
     Args:
-        config: where things lie. A whole fingerprint needs no parts store on this host.
-        contract: fingerprint, or its first digits; the newest in the store if left out.
-        encoder: for CVs that come with requests.
-        queue: for what is missed; the client closes it.
+        config: paths and settings.
+        contract: fingerprint, or its first digits; the newest contract in the store if omitted. With a whole
+            fingerprint, this host needs no parts store.
+        encoder: encodes CVs that come with requests.
+        queue: receives seekers without a current generated JD; the client closes it.
 
     Raises:
-        UnknownContractError: no such contract.
-        CheckpointError: `lookup.bundle` names a folder without a sound bundle.
-        ContractMismatchError: the bundle, or the encoder, is of another contract.
+        UnknownContractError: there is no such contract.
+        CheckpointError: the folder in `lookup.bundle` has no bundle, or a damaged one.
+        ContractMismatchError: the bundle or the encoder belongs to another contract.
     """
-    contract = contract_of(config, contract)
+    fingerprint = full_fingerprint(config, contract)
     settings = config.lookup
     return FeatureClient(
         config.feast_repo,
-        contract,
-        bundle=bundle_of(config, contract),
+        fingerprint,
+        bundle=bundle_folder(config, fingerprint),
         encoder=encoder,
         queue=queue,
         tiers=[Tier[name.upper()] for name in settings.tiers],
@@ -54,46 +55,49 @@ def open_client(
     )
 
 
-def contract_of(config: GirlConfig, contract: str | None) -> str:
-    """The whole fingerprint: as given, or found in the parts store by its first digits, or the newest there."""
-    if contract is not None and re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}", contract):
-        return contract
+def full_fingerprint(config: GirlConfig, prefix: str | None) -> str:
+    """Return the fingerprint in the parts store that starts with `prefix`, or the newest one if it is None.
+
+    A whole fingerprint is returned without a look into the store.
+    """
+    if prefix is not None and re.fullmatch(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}", prefix):
+        return prefix
     store = PartsStore(config.store_dir)
-    return (store.contract(contract) if contract else store.newest_contract()).fingerprint
+    return (store.contract(prefix) if prefix else store.newest_contract()).fingerprint
 
 
-def bundle_of(config: GirlConfig, contract: str) -> Path | None:
-    """Folder of the bundle that look-ups of the contract use; None where there is none."""
-    own = config.students_dir / contract
-    return config.lookup.bundle or (own if own.is_dir() else None)
+def bundle_folder(config: GirlConfig, contract: str) -> Path | None:
+    """Return the folder of the bundle for the contract with this fingerprint; None if there is no bundle."""
+    trained_here = config.students_dir / contract
+    return config.lookup.bundle or (trained_here if trained_here.is_dir() else None)
 
 
 def serving_encoder(config: GirlConfig, contract: str) -> TextEncoder | None:
-    """What reads CVs of requests: the bundle's encoder, else the config's own, which needs torch.
+    """Open the encoder for CVs in requests: that of the bundle, or the one in the config, which needs torch.
 
     Returns:
-        None where there is no bundle, so that nothing reads a request's CV, or nothing to read it with.
+        None without a bundle, because then CVs in requests are not used, and None without an installed encoder.
     Raises:
-        CheckpointError: a damaged bundle.
-        ContractMismatchError: a bundle of another contract.
+        CheckpointError: the bundle is damaged.
+        ContractMismatchError: the bundle belongs to another contract.
     """
-    folder = bundle_of(config, contract)
+    folder = bundle_folder(config, contract)
     if folder is None:
         return None
     bundle = read_bundle(folder, contract)
     try:
-        if GRAPH in read_manifest(folder).sha256:
+        if GRAPH in read_bundle_manifest(folder).sha256:
             return HostEncoder(folder, bundle.contract.encoder)
     except MissingExtraError as error:
-        _log.info("the bundle's encoder is not used: %s", error)
+        _log.info("the encoder in the bundle is not used: %s", error)
     try:
         return SentenceTransformerEncoder(config.encoder.name, dtype=bundle.contract.encoder.dtype)
     except MissingExtraError as error:
-        _log.warning("CVs of requests are not read: %s", error)
+        _log.warning("CVs in requests are ignored: %s", error)
         return None
 
 
 def open_queue(config: GirlConfig) -> GenerationQueue:
-    """The queue in the workspace of a config."""
+    """Open the generation queue in the workspace of `config`."""
     is_erased = PartsStore(config.store_dir).is_erased
     return GenerationQueue(config.queue_path, config.lookup.max_queued, is_erased)

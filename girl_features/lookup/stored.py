@@ -1,7 +1,8 @@
-"""Rows of Feast's online store as arrays, read within a deadline.
+"""OnlineReader: rows of Feast's online store as arrays, read before a deadline.
 
-Our packed stores bound their own reads and are asked in the caller's thread. Any other store is asked in a thread that
-the caller does not wait for longer than it may: stock Redis waits a minute for a server that hangs.
+Packed stores (girl_features.store.online) limit the time of their own reads, so they are read in the caller's thread.
+Any other store is read in a background thread, because it may take much longer than the deadline: Feast's Redis store
+waits a minute for a server that hangs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from girl_features.errors import DeadlineError, StoreError
-from girl_features.lookup.bounded import OneThread
-from girl_features.lookup.breaker import CircuitBreaker
+from girl_features.lookup.waiting import CircuitBreaker, DeadlineThread
 from girl_features.schema import CV_HASH, CV_VECTOR, GENERATED_JD_VECTOR, JD_VECTOR
 from girl_features.store.online.packed import STRING
 from girl_features.store.online.packed_rows import microseconds
@@ -27,219 +27,185 @@ from girl_features.store.repo import contract_service
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
-N_IDS_A_READ = 1000  # of stores that are not ours; SQLite takes some 32,000 parameters a query
-LEAST_SECONDS = 0.0005  # with less than that a read is not begun
-FAIR_SECONDS = 0.01  # a store that had less than that and is late has not failed
-MAX_STUCK = 4  # reads that never returned, before no others are tried
+IDS_PER_READ = 1000  # for stores other than ours; SQLite accepts about 32,000 parameters in a query
+MIN_READ_SECONDS = 0.0005  # no read is started with less time than this
+FAIR_SECONDS = 0.01  # a store that had less time than this and is late does not count as failed
+MAX_STUCK = 4  # reads that never returned, before further reads wait for them
 _log = logging.getLogger(__name__)
 
 
-class Wanted(NamedTuple):
-    """A vector of one view, and the text read beside it."""
+class VectorView(NamedTuple):
+    """One Feast view, and the columns that are read from it."""
 
     view: FeatureView
-    vector: str
-    text: str | None
+    vector: str  # column name
+    cv_hash: str | None  # column name; None where the view has no such column
     dimension: int
 
-
-class Found(NamedTuple):
-    """What one view holds for n ids."""
-
-    vectors: np.ndarray  # (n, d) float32, zeros where there is none
-    present: np.ndarray  # (n,) bool
-    expired: np.ndarray  # (n,) bool: there, but past the view's time to live; never `present`
-    known_at: np.ndarray  # (n,) int64 microseconds since 1970; 0 where nothing was found
-    texts: list[str | None]  # None too where none was asked for
-
-    @classmethod
-    def nothing(cls, n: int, dimension: int) -> Found:
-        """What a store that did not answer holds."""
-        no = np.zeros(n, bool)
-        return cls(np.zeros((n, dimension), np.float32), no, no.copy(), np.zeros(n, np.int64), [None] * n)
-
-    def at(self, places: np.ndarray, n: int) -> Found:
-        """n rows of which row places[i] is our row i, and the others hold nothing."""
-        spread = Found.nothing(n, self.vectors.shape[1])
-        for whole, own in zip(spread[:4], self[:4], strict=True):
-            whole[places] = own
-        for place, text in zip(places.tolist(), self.texts, strict=True):
-            spread.texts[place] = text
-        return spread
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns to read."""
+        return [self.vector] if self.cv_hash is None else [self.vector, self.cv_hash]
 
 
 class ContractViews(NamedTuple):
     """The views of one contract."""
 
-    generated: Wanted
-    cv: Wanted
-    jd: Wanted
-    trained_until: int  # microseconds since 1970: no generated JD was known before
+    generated: VectorView
+    cv: VectorView
+    jd: VectorView
+    trained_until: int  # microseconds since 1970; no generated JD of this contract is older
+
+
+class ViewRows(NamedTuple):
+    """Rows of one view for n ids."""
+
+    vectors: np.ndarray  # (n, d) float32, zeros where `has_vector` is False
+    has_vector: np.ndarray  # (n,) bool
+    is_expired: np.ndarray  # (n,) bool: the store has a row, but it is past the view's time to live
+    known_at: np.ndarray  # (n,) int64 microseconds since 1970; 0 where the store has no row
+    cv_hashes: list[str | None]  # None where the store has no row, or the view no such column
+
+    @classmethod
+    def empty(cls, n: int, dimension: int) -> ViewRows:
+        """Rows for n ids that are not in the store."""
+        vectors = np.zeros((n, dimension), np.float32)
+        return cls(vectors, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64), [None] * n)
+
+    def spread(self, places: np.ndarray, n: int) -> ViewRows:
+        """Return n rows: row i of these becomes row `places[i]`, and all others are empty."""
+        result = ViewRows.empty(n, self.vectors.shape[1])
+        for target, source in zip(result[:4], self[:4], strict=True):
+            target[places] = source
+        for place, cv_hash in zip(places.tolist(), self.cv_hashes, strict=True):
+            result.cv_hashes[place] = cv_hash
+        return result
+
+
+class StoreAnswer(NamedTuple):
+    """Rows of each view, and the reason why the store was not read; None if it was."""
+
+    rows: list[ViewRows]
+    problem: str | None
 
 
 def contract_views(store: FeatureStore, contract: str) -> ContractViews:
-    """What to read for the contract with fingerprint `contract`.
+    """Return the views of the contract with fingerprint `contract`.
 
     Raises:
-        UnknownContractError: the registry has no views of it.
+        UnknownContractError: the registry has no views of this contract.
     """
-    wanted: dict[str, Wanted] = {}
+    by_vector: dict[str, VectorView] = {}
     trained_until = 0
     for projection in contract_service(store, contract).feature_view_projections:
         view = store.get_feature_view(projection.name)
         lengths = {field.name: field.vector_length for field in view.features}
         vector = next(name for name in (CV_VECTOR, JD_VECTOR, GENERATED_JD_VECTOR) if name in lengths)
-        text = CV_HASH if vector == GENERATED_JD_VECTOR and CV_HASH in lengths else None  # older repos have none
-        wanted[vector] = Wanted(view, vector, text, lengths[vector])
+        cv_hash = None
         if vector == GENERATED_JD_VECTOR:
             trained_until = microseconds(datetime.fromisoformat(view.tags["trained_until"]))
-    return ContractViews(wanted[GENERATED_JD_VECTOR], wanted[CV_VECTOR], wanted[JD_VECTOR], trained_until)
-
-
-class Answer(NamedTuple):
-    """What the store said of each view asked, or why it did not."""
-
-    found: list[Found]
-    problem: str | None
+            cv_hash = CV_HASH if CV_HASH in lengths else None  # repos of older versions do not have it
+        by_vector[vector] = VectorView(view, vector, cv_hash, lengths[vector])
+    return ContractViews(by_vector[GENERATED_JD_VECTOR], by_vector[CV_VECTOR], by_vector[JD_VECTOR], trained_until)
 
 
 class OnlineReader:
-    """Reads views of a Feast repo; an answer that does not come in time is an answer of nothing."""
+    """Reads views of a Feast repo. A store that fails or is late gives empty rows, not an error."""
 
     def __init__(self, store: FeatureStore, breaker: CircuitBreaker | None = None) -> None:
         self._store = store
         online: Any = store._get_provider().online_store
         self._packed = online if isinstance(online, PackedOnlineStore) else None
-        self._thread = OneThread("girl-online-read", MAX_STUCK)
+        self._thread = DeadlineThread("girl-online-read", MAX_STUCK)
         self.breaker = breaker or CircuitBreaker()
 
-    def read(self, wanted: Sequence[Wanted], ids: Sequence[str], until: float) -> Answer:
-        """Rows of `ids` (strings, which may repeat) in each view, by the `time.monotonic()` given."""
+    def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> StoreAnswer:
+        """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`."""
         places = _storable(ids)
-        if not (ids if places is None else len(places)):
-            return _unread(wanted, ids, None)
-        patience = until - time.monotonic()
-        if patience < LEAST_SECONDS:
-            return _unread(wanted, ids, "there was no time left to ask the online store")
+        stored_ids = ids if places is None else [ids[i] for i in places]
+        if not stored_ids:
+            return _unread(views, ids, None)
+        seconds = until - time.monotonic()
+        if seconds < MIN_READ_SECONDS:
+            return _unread(views, ids, "there was no time left to ask the online store")
         if not self.breaker.allows():
-            return _unread(wanted, ids, "the online store failed before and is not asked for a moment")
+            return _unread(views, ids, "the online store failed before and is not asked for a moment")
         try:
-            found = self._read(wanted, ids if places is None else [ids[i] for i in places], until)
-        except Exception as error:  # whatever a store raises, a request is answered
-            if patience >= FAIR_SECONDS or not isinstance(error, DeadlineError):
+            rows = self._read(views, stored_ids, until)
+        except Exception as error:  # a store may raise anything, and every request gets an answer
+            if seconds >= FAIR_SECONDS or not isinstance(error, DeadlineError):
                 self.breaker.failed()
             problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            _log.warning("online read failed, answering without: %s", problem)
-            return _unread(wanted, ids, problem)
+            _log.warning("the online store was not read: %s", problem)
+            return _unread(views, ids, problem)
         self.breaker.succeeded()
-        return Answer(found if places is None else [one.at(places, len(ids)) for one in found], None)
+        if places is not None:
+            rows = [view_rows.spread(places, len(ids)) for view_rows in rows]
+        return StoreAnswer(rows, None)
 
     def close(self) -> None:
         """End the reading thread."""
         self._thread.close()
 
-    def _read(self, wanted: Sequence[Wanted], ids: Sequence[str], until: float) -> list[Found]:
+    def _read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> list[ViewRows]:
         if self._packed is not None:
-            return self._read_packed(wanted, ids, until)
+            return self._read_packed(self._packed, views, ids, until)
         try:
-            return self._thread.run(lambda: [self._read_any(one, ids) for one in wanted], until)
+            return self._thread.run(lambda: [self._read_with_feast(view, ids) for view in views], until)
         except TimeoutError as error:
             raise DeadlineError(f"the online store did not answer for {len(ids)} ids in time") from error
 
-    def _read_packed(self, wanted: Sequence[Wanted], ids: Sequence[str], until: float) -> list[Found]:
-        assert self._packed is not None
-        features = [(one.view, [one.vector, *([one.text] if one.text else [])]) for one in wanted]
-        left = (until - time.monotonic()) * 1000
-        found = []
-        for one, (rows, expired) in zip(
-            wanted, self._packed.read_views(self._store.config, features, ids, left), strict=True
-        ):
-            vectors, present = Column.of(rows, one.vector, expired).vectors()
-            none: list[str | None] = [None] * rows.n
-            texts = _texts(Column.of(rows, one.text, expired)) if one.text else none
+    def _read_packed(
+        self, store: PackedOnlineStore, views: Sequence[VectorView], ids: Sequence[str], until: float
+    ) -> list[ViewRows]:
+        columns = [(view.view, view.columns) for view in views]
+        milliseconds = (until - time.monotonic()) * 1000
+        packed = store.read_views(self._store.config, columns, ids, milliseconds)
+        result = []
+        for view, (rows, expired) in zip(views, packed, strict=True):
+            vectors, has_vector = Column.of(rows, view.vector, expired).vectors()
+            cv_hashes: list[str | None] = [None] * rows.n
+            if view.cv_hash is not None:
+                cv_hashes = _strings(Column.of(rows, view.cv_hash, expired))
             is_expired = np.zeros(rows.n, bool) if expired is None else expired
-            found.append(_checked(one, Found(vectors, present, is_expired, rows.event_times, texts)))
-        return found
+            result.append(_checked(view, ViewRows(vectors, has_vector, is_expired, rows.event_times, cv_hashes)))
+        return result
 
-    def _read_any(self, one: Wanted, ids: Sequence[str]) -> Found:
-        """By way of Feast's protobufs, which every online store has."""
+    def _read_with_feast(self, view: VectorView, ids: Sequence[str]) -> ViewRows:
+        """Read rows through Feast's own interface, which every online store has."""
         distinct = list(dict.fromkeys(ids))
-        names = [one.vector, *([one.text] if one.text else [])]
-        values: dict[str, tuple[list[Any], int]] = {}
-        for start in range(0, len(distinct), N_IDS_A_READ):
-            part = distinct[start : start + N_IDS_A_READ]
+        by_id: dict[str, _ProtoRow] = {}
+        for start in range(0, len(distinct), IDS_PER_READ):
+            batch = distinct[start : start + IDS_PER_READ]
             response = self._store.get_online_features(
-                [f"{one.view.name}:{name}" for name in names], {str(one.view.join_keys[0]): part}
+                [f"{view.view.name}:{name}" for name in view.columns], {str(view.view.join_keys[0]): batch}
             ).proto
-            by_name = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-            columns = [by_name[name].values for name in names]
-            times = [_microseconds(time) for time in by_name[one.vector].event_timestamps]
-            values.update(zip(part, zip(zip(*columns, strict=True), times, strict=True), strict=True))  # type: ignore[arg-type]
-        return _checked(one, _from_protos(one, [values[name] for name in ids]))
+            features = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+            vectors, times = features[view.vector].values, features[view.vector].event_timestamps
+            hashes = vectors if view.cv_hash is None else features[view.cv_hash].values
+            for entity_id, vector, cv_hash, known_at in zip(batch, vectors, hashes, times, strict=True):
+                by_id[entity_id] = _ProtoRow(vector, cv_hash, known_at.seconds * 1_000_000 + known_at.nanos // 1000)
+        return _checked(view, _from_protos(view, [by_id[name] for name in ids]))
 
 
-def _from_protos(one: Wanted, rows: Sequence[tuple[Sequence[Any], int]]) -> Found:
-    found = Found.nothing(len(rows), one.dimension)
-    oldest = (time.time() - one.view.ttl.total_seconds()) * 1_000_000 if one.view.ttl else None
-    for i, (values, known_at) in enumerate(rows):
-        if values[0].WhichOneof("val") in (None, "null_val"):  # stores report misses as null, some as PRESENT
-            continue
-        found.known_at[i] = known_at
-        if oldest is not None and known_at < oldest:  # stock stores do not look
-            found.expired[i] = True
-            continue
-        vector = values[0].float_list_val.val
-        if len(vector) != one.dimension:
-            _log.warning("a vector of %d dimensions in the online view %r is left out", len(vector), one.view.name)
-            continue
-        found.vectors[i] = vector
-        found.present[i] = True
-        if one.text is not None and values[1].WhichOneof("val") == "string_val":
-            found.texts[i] = values[1].string_val
-    return found
+class _ProtoRow(NamedTuple):
+    """One row in Feast's protobuf values."""
 
-
-def _checked(one: Wanted, found: Found) -> Found:
-    """With vectors of the view's dimension; one that no ranker can use counts as absent."""
-    vectors = found.vectors
-    if not found.present.any():
-        return found._replace(vectors=np.zeros((len(found.present), one.dimension), np.float32))
-    if vectors.shape[1] != one.dimension:
-        raise StoreError(
-            f"the online view {one.view.name!r} holds vectors of dimension {vectors.shape[1]}, wanted "
-            f"{one.dimension}; empty it and publish again with `girl materialize`"
-        )
-    size = np.einsum("ij,ij->i", vectors, vectors)
-    bad = found.present & ~(np.isfinite(size) & (size > 0))
-    if not bad.any():
-        return found
-    _log.warning("%d vectors of the online view %r are NaN, infinite or all zero", bad.sum(), one.view.name)
-    return found._replace(vectors=np.where(bad[:, None], np.float32(0), vectors), present=found.present & ~bad)
-
-
-def _texts(column: Column) -> list[str | None]:
-    texts: list[str | None] = [None] * column.n
-    for chunk in column.chunks:
-        if chunk.kind == STRING:
-            for row, text in zip(chunk.rows.tolist(), chunk.values, strict=True):
-                texts[row] = text.decode()
-    return texts
-
-
-def _unread(wanted: Sequence[Wanted], ids: Sequence[str], problem: str | None) -> Answer:
-    return Answer([Found.nothing(len(ids), one.dimension) for one in wanted], problem)
+    vector: Any
+    cv_hash: Any  # the vector again where the view has no CV hash
+    known_at: int  # microseconds since 1970
 
 
 def _storable(ids: Sequence[str]) -> np.ndarray | None:
-    """Places of the ids that a store can hold, which none can of lone surrogates; None for all of them."""
+    """Indices of the ids that are valid Unicode, which a store can hold; None if all are."""
     try:
         "".join(ids).encode()
     except UnicodeEncodeError:
-        return np.array([i for i, name in enumerate(ids) if name.isascii() or _encodes(name)], np.int64)
+        return np.array([i for i, name in enumerate(ids) if name.isascii() or _is_encodable(name)], np.int64)
     return None
 
 
-def _encodes(name: str) -> bool:
+def _is_encodable(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -247,5 +213,58 @@ def _encodes(name: str) -> bool:
     return True
 
 
-def _microseconds(time: Any) -> int:
-    return int(time.seconds * 1_000_000 + time.nanos // 1000)
+def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> StoreAnswer:
+    return StoreAnswer([ViewRows.empty(len(ids), view.dimension) for view in views], problem)
+
+
+def _strings(column: Column) -> list[str | None]:
+    strings: list[str | None] = [None] * column.n
+    for chunk in column.chunks:
+        if chunk.kind == STRING:
+            for row, value in zip(chunk.rows.tolist(), chunk.values, strict=True):
+                strings[row] = value.decode()
+    return strings
+
+
+def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
+    """Rows whose vectors have the view's dimension. NaN, infinite and all-zero vectors count as absent.
+
+    Raises:
+        StoreError: the store holds vectors of another dimension.
+    """
+    vectors = rows.vectors
+    if not rows.has_vector.any():
+        return rows._replace(vectors=np.zeros((len(rows.has_vector), view.dimension), np.float32))
+    if vectors.shape[1] != view.dimension:
+        raise StoreError(
+            f"the online view {view.view.name!r} holds vectors of dimension {vectors.shape[1]}, wanted "
+            f"{view.dimension}; empty it and publish again with `girl materialize`"
+        )
+    size = np.einsum("ij,ij->i", vectors, vectors)
+    unusable = rows.has_vector & ~(np.isfinite(size) & (size > 0))
+    if not unusable.any():
+        return rows
+    _log.warning("%d vectors of the online view %r are NaN, infinite or all zero", unusable.sum(), view.view.name)
+    usable_vectors = np.where(unusable[:, None], np.float32(0), vectors)
+    return rows._replace(vectors=usable_vectors, has_vector=rows.has_vector & ~unusable)
+
+
+def _from_protos(view: VectorView, proto_rows: Sequence[_ProtoRow]) -> ViewRows:
+    rows = ViewRows.empty(len(proto_rows), view.dimension)
+    oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else None
+    for i, row in enumerate(proto_rows):
+        if row.vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
+            continue
+        rows.known_at[i] = row.known_at
+        if oldest is not None and row.known_at < oldest:  # Feast's own stores do not check the time to live
+            rows.is_expired[i] = True
+            continue
+        vector = row.vector.float_list_val.val
+        if len(vector) != view.dimension:
+            _log.warning("a vector of %d dimensions in the online view %r is ignored", len(vector), view.view.name)
+            continue
+        rows.vectors[i] = vector
+        rows.has_vector[i] = True
+        if view.cv_hash is not None and row.cv_hash.WhichOneof("val") == "string_val":
+            rows.cv_hashes[i] = row.cv_hash.string_val
+    return rows

@@ -1,1 +1,1 @@
-"""Vectors of a new contract for a ranker that was trained on an old one."""
+"""Maps from the vectors of a new contract to those of an old one, for rankers that were trained on the old one."""

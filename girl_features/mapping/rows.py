@@ -1,4 +1,4 @@
-"""Rows of one contract for CVs that only another has, their vectors taken over by a map: what `girl map` writes."""
+"""Write mapped rows: rows of one contract for CVs that only another contract has, with mapped vectors."""
 
 from __future__ import annotations
 
@@ -11,64 +11,75 @@ from girl_features.lookup.vector_map import VectorMap
 from girl_features.schema import (
     CONTRACT,
     CREATED_TIMESTAMP,
+    CV_HASH,
     ENGINE,
     EVENT_TIMESTAMP,
     GENERATED_JD_VECTOR,
     GENERATED_SCHEMA,
+    JOB_SEEKER_ID,
     RUN,
+    UPDATED_AT,
 )
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
 
-ROWS_A_PART = 10_000
-_KEYS = "job_seeker_id, updated_at, cv_hash, created_timestamp"
+ROWS_PER_PART = 10_000
+_KEYS = f"{JOB_SEEKER_ID}, {UPDATED_AT}, {CV_HASH}, {CREATED_TIMESTAMP}"
 
 
 def write_mapped(
     store: PartsStore, source: FeatureContract, target: FeatureContract, mapping: VectorMap, now: datetime
 ) -> int:
-    """Write rows of `target` for the CVs that only `source` has, and say how many; only under the store's lock.
+    """Write rows of `target` for the CVs that only `source` has, and return their number. Hold the store's lock.
 
-    They are known from when both generators and the CV were, as the map has learned from either. So offline joins,
-    which want a CV's own time, take them up for CVs written since; look-ups take all. Of a seeker's CVs that would be
-    known at one time only the newest gets a row, and none does where `target` knows a newer one by then.
+    The event time of a mapped row is the time of its CV, but not before both generators were trained, because the map
+    has learned from both. Offline joins need a row from the time of the CV itself, so they use mapped rows only for
+    CVs that are newer than both generators; look-ups use all of them.
+
+    If several CVs of a seeker get the same event time, only the newest gets a row. None gets one if `target` already
+    has a row of a newer CV at that time.
     """
-    ours, theirs = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
-    if ours is None:
+    source_rows, target_rows = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
+    if source_rows is None:
         return 0
-    known_from = max(source.trained_until, target.trained_until)
-    known_at = f"greatest(ours.updated_at, TIMESTAMPTZ '{known_from.isoformat()}')"
+    trained_until = max(source.trained_until, target.trained_until)
+    event_time = f"greatest(s.{UPDATED_AT}, TIMESTAMPTZ '{trained_until.isoformat()}')"
     replaced = {
-        EVENT_TIMESTAMP: known_at,
+        EVENT_TIMESTAMP: event_time,
         CREATED_TIMESTAMP: f"TIMESTAMPTZ '{now.isoformat()}'",
         CONTRACT: f"'{target.fingerprint}'",
         RUN: f"'map-{now:%Y%m%dT%H%M%S%f}'",
         ENGINE: f"'map:{source.fingerprint}'",
     }
-    columns = ", ".join(f"{replaced.get(name, f'ours.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
+    columns = ", ".join(f"{replaced.get(name, f's.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
     n_rows = 0
     with connected() as connection:
-        connection.execute(f"CREATE TEMP TABLE chosen AS {_lacking(ours, theirs, known_at)}")
-        rows = connection.execute(f"SELECT {columns} FROM {ours} AS ours JOIN chosen USING ({_KEYS})")
-        for batch in rows.to_arrow_reader(ROWS_A_PART):
-            table = pa.Table.from_batches([batch])
-            if not table.num_rows:
-                continue
-            vectors = mapping(vectors_of(table[GENERATED_JD_VECTOR], source.encoder.dimension))
-            place = table.column_names.index(GENERATED_JD_VECTOR)
-            column = pa.array(list(vectors), GENERATED_SCHEMA.field(GENERATED_JD_VECTOR).type)
-            store.write_part(GENERATED_JDS, target.fingerprint, table.set_column(place, GENERATED_JD_VECTOR, column))
-            n_rows += table.num_rows
+        connection.execute(f"CREATE TEMP TABLE missing AS {_missing_keys(source_rows, target_rows, event_time)}")
+        rows = connection.execute(f"SELECT {columns} FROM {source_rows} AS s JOIN missing USING ({_KEYS})")
+        for batch in rows.to_arrow_reader(ROWS_PER_PART):
+            if batch.num_rows:
+                table = _mapped(pa.Table.from_batches([batch]), mapping, source.encoder.dimension)
+                store.write_part(GENERATED_JDS, target.fingerprint, table)
+                n_rows += table.num_rows
     return n_rows
 
 
-def _lacking(ours: str, theirs: str | None, known_at: str) -> str:
-    """SELECT of the keys of rows of `ours` to be mapped: they are chosen without their texts and vectors."""
-    unknown = f"""
-        WHERE NOT EXISTS (SELECT 1 FROM {theirs} AS theirs WHERE theirs.job_seeker_id = ours.job_seeker_id
-            AND (theirs.updated_at = ours.updated_at AND theirs.cv_hash = ours.cv_hash
-                OR theirs.updated_at > ours.updated_at AND theirs.event_timestamp <= {known_at}))"""
-    return f"""SELECT {_KEYS} FROM {ours} AS ours {unknown if theirs else ""}
-        QUALIFY row_number() OVER (PARTITION BY job_seeker_id, {known_at}
-            ORDER BY updated_at DESC, created_timestamp DESC) = 1"""
+def _missing_keys(source_rows: str, target_rows: str | None, event_time: str) -> str:
+    """SELECT of the keys of the source rows to map. It reads no texts and no vectors, to save memory."""
+    is_missing = ""
+    if target_rows:
+        is_missing = f"""
+        WHERE NOT EXISTS (SELECT 1 FROM {target_rows} AS t WHERE t.{JOB_SEEKER_ID} = s.{JOB_SEEKER_ID}
+            AND (t.{UPDATED_AT} = s.{UPDATED_AT} AND t.{CV_HASH} = s.{CV_HASH}
+                OR t.{UPDATED_AT} > s.{UPDATED_AT} AND t.{EVENT_TIMESTAMP} <= {event_time}))"""
+    return f"""SELECT {_KEYS} FROM {source_rows} AS s {is_missing}
+        QUALIFY row_number() OVER (PARTITION BY {JOB_SEEKER_ID}, {event_time}
+            ORDER BY {UPDATED_AT} DESC, {CREATED_TIMESTAMP} DESC) = 1"""
+
+
+def _mapped(table: pa.Table, mapping: VectorMap, dimension: int) -> pa.Table:
+    """The table with mapped generated vectors."""
+    vectors = mapping(vectors_of(table[GENERATED_JD_VECTOR], dimension))
+    column = pa.array(list(vectors), GENERATED_SCHEMA.field(GENERATED_JD_VECTOR).type)
+    return table.set_column(table.column_names.index(GENERATED_JD_VECTOR), GENERATED_JD_VECTOR, column)
