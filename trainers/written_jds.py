@@ -1,4 +1,7 @@
-"""Writing for CVs and judging the result: what PPO learns from, and what any stage-3 generator is compared by."""
+"""JDs that a policy writes for CVs, with log-probabilities and scores, and the evaluation on held-out CVs.
+
+PPO learns from such JDs. Every stage-3 generator is compared with the SFT generator by the evaluation.
+"""
 
 from __future__ import annotations
 
@@ -12,124 +15,167 @@ from torch.nn.functional import pad
 
 from girl_features.config import PPOConfig
 from girl_features.trainers import losses
-from girl_features.trainers.feedback import Judgement, Task, joined, signs
-from girl_features.trainers.processes import from_all, own_places
+from girl_features.trainers.checkpoints import load_weights
+from girl_features.trainers.feedback import JDScores, WritingTask, concatenate_scores, jd_statistics
+from girl_features.trainers.processes import gather_from_all, local_places
 from girl_features.trainers.rollouts import Samples, log_probabilities, sample, seed_of, take
 
-Row = dict[str, float]
+Metrics = dict[str, float]
 
 
 class Policies(NamedTuple):
-    """The generator that is trained, and the one it started from."""
+    """The generator that is trained, and the one that it started from."""
 
     actor: Any  # causal LM, or one with a LoRA adapter
-    frozen: Any | None  # causal LM; None: the actor with its adapter off
+    frozen: Any | None  # causal LM; None: the actor with its adapter switched off
 
 
-class Writing(NamedTuple):
-    """b JDs, how likely each of their tokens was, and what they are worth."""
+class WrittenJDs(NamedTuple):
+    """b JDs with the log-probabilities of their tokens and their scores."""
 
     samples: Samples
     behaviour: Tensor  # (b, t) float32 log-probabilities under the actor
     frozen: Tensor  # (b, t) float32 log-probabilities under the frozen generator
-    judged: Judgement
+    scored: JDScores
 
 
 @torch.no_grad()
-def write(
+def write_jds(
     policies: Policies,
-    task: Task,
+    task: WritingTask,
     numbers: Sequence[int],
     seed_parts: tuple[int | str, ...],
     settings: PPOConfig,
     max_new_tokens: int,
-) -> Writing:
-    """One JD for each numbered CV; the seed parts and the place in the batch say which. Processes share the work."""
-    places = own_places(len(numbers))
-    own = [numbers[i] for i in places]
+) -> WrittenJDs:
+    """Write one JD for each numbered CV of `task`; the processes share the work.
+
+    What is drawn depends on `seed_parts`, `ppo.seed`, the number of the CV and its place among the numbers.
+    """
+    places = local_places(len(numbers))
+    local_numbers = [numbers[i] for i in places]
     seeds = [seed_of(settings.seed, *seed_parts, i, numbers[i]) for i in places]
-    prompts = [task.prompts[i] for i in own]
+    prompts = [task.prompts[i] for i in local_numbers]
     samples = sample(policies.actor, prompts, seeds, max_new_tokens=max_new_tokens, temperature=settings.temperature)
-    behaviour = _in_chunks(policies.actor, samples, settings)
+    behaviour = _log_probabilities_in_chunks(policies.actor, samples, settings)
     if policies.frozen is not None:
-        frozen = _in_chunks(policies.frozen, samples, settings)
+        frozen = _log_probabilities_in_chunks(policies.frozen, samples, settings)
     else:
         with policies.actor.disable_adapter():
-            frozen = _in_chunks(policies.actor, samples, settings)
+            frozen = _log_probabilities_in_chunks(policies.actor, samples, settings)
     lengths = samples.completion_mask.sum(-1).long().tolist()
     completions = [ids[:length] for ids, length in zip(samples.completion_ids.tolist(), lengths, strict=True)]
-    part = Writing(samples, behaviour, frozen, task.judge(own, completions))
-    return _whole(part, len(numbers), policies.actor.generation_config.pad_token_id)
+    part = WrittenJDs(samples, behaviour, frozen, task.judge(local_numbers, completions))
+    return _gather_written(part, len(numbers), policies.actor.generation_config.pad_token_id)
 
 
-def evaluate(
-    policies: Policies,
-    task: Task,
-    settings: PPOConfig,
-    max_new_tokens: int,
-    check: Callable[[str, Tensor], None] = lambda name, values: None,
-) -> Row:
-    """Mean figures over all CVs of `task`, with the same seeds whenever it is called.
+class HeldOutEvaluator:
+    """Evaluations of the actor on held-out CVs, and the best weights so far whose JDs are within the limits.
 
-    score is U, objective is U less penalties, kl is k3 in nats a JD. `check` sees the log-probabilities of each chunk.
+    Every evaluation writes one JD for each CV, with the same seeds. `check` gets a name and each batch's
+    log-probabilities.
     """
-    numbers = range(len(task.prompts))
-    judged, kls = [], []
-    for start in range(0, len(numbers), settings.batch_size):
-        chunk = numbers[start : start + settings.batch_size]
-        written = write(policies, task, chunk, ("held out",), settings, max_new_tokens)
-        check("log-probability", written.behaviour)
-        kls.append(losses.k3(written.behaviour, written.frozen, written.samples.completion_mask).cpu())
-        judged.append(written.judged)
-    whole = joined(judged)
-    return {
-        "score": float(whole.scores.mean()),
-        "score_sd": float(whole.scores.std()),
-        "objective": float((whole.scores - whole.penalties).mean()),
-        "kl": torch.cat(kls).mean().item(),
-        **signs(whole),
-    }
+
+    def __init__(
+        self,
+        policies: Policies,
+        task: WritingTask,
+        settings: PPOConfig,
+        max_new_tokens: int,
+        check: Callable[[str, Tensor], None] = lambda name, values: None,
+    ) -> None:
+        self._policies, self._task, self._settings = policies, task, settings
+        self._max_new_tokens, self._check = max_new_tokens, check
+        self.evaluations: list[Metrics] = []  # the first is of the SFT generator
+        self.best: Metrics | None = None
+        self.best_weights: dict[str, Tensor] = {}
+
+    def evaluate(self, iteration: int) -> Metrics:
+        """Evaluate once, and keep the weights if their objective is the best so far within the limits.
+
+        Returns:
+            Among others `score` (U), `objective` (U minus penalties) and `kl` (k3, nats a JD), means over the CVs.
+        """
+        actor = self._policies.actor
+        was_training = actor.training
+        actor.eval()
+        metrics = {"iteration": float(iteration), **self._figures()}
+        actor.train(was_training)
+        self.evaluations.append(metrics)
+        is_best = self.best is None or metrics["objective"] > self.best["objective"]
+        if iteration > 0 and is_best and self._is_acceptable(metrics):
+            self.best = metrics
+            self.best_weights = {name: p.detach().cpu().clone() for name, p in trained_weights(actor).items()}
+        return metrics
+
+    def restore_best(self) -> None:
+        """Load the best weights into the actor."""
+        load_weights(self._policies.actor, self.best_weights)
+
+    def _figures(self) -> Metrics:
+        settings, numbers = self._settings, range(len(self._task.prompts))
+        scored, kls = [], []
+        for start in range(0, len(numbers), settings.batch_size):
+            batch = numbers[start : start + settings.batch_size]
+            written = write_jds(self._policies, self._task, batch, ("held out",), settings, self._max_new_tokens)
+            self._check("log-probability", written.behaviour)
+            kls.append(losses.k3(written.behaviour, written.frozen, written.samples.completion_mask).cpu())
+            scored.append(written.scored)
+        jds = concatenate_scores(scored)
+        return {
+            "score": float(jds.scores.mean()),
+            "score_sd": float(jds.scores.std()),
+            "objective": float((jds.scores - jds.penalties).mean()),
+            "kl": torch.cat(kls).mean().item(),
+            **jd_statistics(jds),
+        }
+
+    def _is_acceptable(self, metrics: Metrics) -> bool:
+        """True if the KL is within its limit and the JDs are about as sound, long and varied as at the start."""
+        start = self.evaluations[0]
+        slack = 0.05 + 0.5 / math.sqrt(len(self._task.prompts))  # 0.5 / sqrt(n): the largest standard error of a share
+        return (
+            math.isfinite(metrics["objective"])
+            and metrics["kl"] <= self._settings.stop_kl
+            and metrics["defective"] <= start["defective"] + slack
+            and metrics["unfinished"] <= start["unfinished"] + slack
+            and 0.6 * start["words"] <= metrics["words"] <= 1.4 * start["words"]
+            and metrics["repetition"] <= start["repetition"] + slack
+            and metrics["distinct_2"] >= 0.7 * start["distinct_2"]
+        )
 
 
-def is_sound(row: Row, start: Row, stop_kl: float, n: int) -> bool:
-    """Whether a rise of the score over `start`, on n CVs, is not paid for with KL, broken, longer or repetitive JDs."""
-    slack = 0.05 + 0.5 / math.sqrt(n)  # a share's standard error is at most the second
-    return (
-        math.isfinite(row["objective"])
-        and row["kl"] <= stop_kl
-        and row["defective"] <= start["defective"] + slack
-        and row["unfinished"] <= start["unfinished"] + slack
-        and 0.6 * start["words"] <= row["words"] <= 1.4 * start["words"]
-        and row["repetition"] <= start["repetition"] + slack
-        and row["distinct_2"] >= 0.7 * start["distinct_2"]
-    )
+def trained_weights(model: Any) -> dict[str, Tensor]:
+    """Return the parameters of `model` that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _whole(own: Writing, n: int, pad_token_id: int) -> Writing:
-    """The n rows that all processes wrote together, in their order, padded to one width."""
-    device = own.behaviour.device
-    on_cpu = Samples(*(t.cpu() for t in own.samples))
-    parts = from_all(Writing(on_cpu, own.behaviour.cpu(), own.frozen.cpu(), own.judged))
+def _gather_written(part: WrittenJDs, n: int, pad_token_id: int) -> WrittenJDs:
+    """Return the n JDs of all processes in order, padded to one width."""
+    device = part.behaviour.device
+    on_cpu = Samples(*(t.cpu() for t in part.samples))
+    parts = gather_from_all(WrittenJDs(on_cpu, part.behaviour.cpu(), part.frozen.cpu(), part.scored))
     if len(parts) == 1:
-        return own
+        return part
 
-    def stacked(tensors: list[Tensor], value: int = 0, left: bool = False) -> Tensor:
+    def stack(tensors: list[Tensor], value: int = 0, pad_left: bool = False) -> Tensor:
         width = max(t.shape[1] for t in tensors)
         missing = [width - t.shape[1] for t in tensors]
-        rows = [pad(t, (m, 0) if left else (0, m), value=value) for t, m in zip(tensors, missing, strict=True)]
+        rows = [pad(t, (m, 0) if pad_left else (0, m), value=value) for t, m in zip(tensors, missing, strict=True)]
         return torch.cat(rows)[:n].to(device)
 
     samples = Samples(
-        stacked([p.samples.prompt_ids for p in parts], pad_token_id, left=True),
-        stacked([p.samples.prompt_mask for p in parts], left=True),
-        stacked([p.samples.completion_ids for p in parts], pad_token_id),
-        stacked([p.samples.completion_mask for p in parts]),
+        stack([p.samples.prompt_ids for p in parts], pad_token_id, pad_left=True),
+        stack([p.samples.prompt_mask for p in parts], pad_left=True),
+        stack([p.samples.completion_ids for p in parts], pad_token_id),
+        stack([p.samples.completion_mask for p in parts]),
         torch.cat([p.samples.finished for p in parts])[:n].to(device),
     )
-    judged = Judgement._make(field[:n] for field in joined([p.judged for p in parts]))
-    return Writing(samples, stacked([p.behaviour for p in parts]), stacked([p.frozen for p in parts]), judged)
+    scored = JDScores._make(values[:n] for values in concatenate_scores([p.scored for p in parts]))
+    return WrittenJDs(samples, stack([p.behaviour for p in parts]), stack([p.frozen for p in parts]), scored)
 
 
-def _in_chunks(model: Any, samples: Samples, settings: PPOConfig) -> Tensor:
+def _log_probabilities_in_chunks(model: Any, samples: Samples, settings: PPOConfig) -> Tensor:
+    """Return the (b, t) `log_probabilities` of the samples, computed a minibatch at a time."""
     chunks = torch.arange(len(samples.finished)).split(settings.minibatch_size)  # type: ignore[no-untyped-call]
     return torch.cat([log_probabilities(model, take(samples, rows), settings.temperature) for rows in chunks])
