@@ -47,7 +47,7 @@ from girl_features.sample.tables import block_tables
 from girl_features.schema import CV, JD, Tier
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import at_tier, bundle_stand_ins
-from girl_features.trainers.student import RankedPairs, Taught, fit_student, read_taught
+from girl_features.trainers.student import RankedPairs, StudentData, fit_student, read_student_data
 
 TRAIN_FROM, TRAIN_UNTIL, TEST_FROM = 0.55, 0.82, 0.88  # shares of the decisions, by time: the default windows
 TIER_DROPOUT = 0.3
@@ -62,7 +62,7 @@ class Data(NamedTuple):
     name: str
     simulation: bool
     parts: RankingParts
-    taught: Taught  # without the test part's cold-start seekers
+    taught: StudentData  # without the test part's cold-start seekers
     contract: FeatureContract
     renewed: RankingParts | None = None  # the same pairs under a second generator
     both: SharedCVs | None = None  # CVs under both, without seekers of the test part
@@ -149,7 +149,7 @@ def _market_data(
     of, of_cv, of_best, of_second, updated_at = versions
     known = (updated_at < ends[1]) & np.array([name not in in_test or name in warm for name in of.tolist()])
     untested = np.array([name not in in_test for name in of.tolist()])
-    taught = Taught(of[known].tolist(), vectors[of_cv[known]], vectors[of_best[known]])
+    taught = StudentData(of[known].tolist(), vectors[of_cv[known]], vectors[of_best[known]])
     both = SharedCVs(of[untested], vectors[of_second[untested]], vectors[of_best[untested]])
     old, new = (parts(generated, c) for generated, c in zip((best, second), contracts, strict=True))
     return Data(f"market {seed}", True, old, taught, contracts[0], new, both)
@@ -195,7 +195,7 @@ def materialized(config: GirlConfig, simulation: bool) -> Data:
         split = ranking_split(tables, cut_windows(tables, config.windows))
     parts = RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
     cold = set(parts.test.seeker_ids[parts.test.is_cold_start].tolist())
-    taught = read_taught(store, contract, config.student.max_rows)
+    taught = read_student_data(store, contract, config.student.max_rows)
     taught = taught.take(np.array([i for i, name in enumerate(taught.seeker_ids) if name not in cold]))
     return Data(config.name, simulation, parts, taught, contract)
 

@@ -55,10 +55,9 @@ from girl_features.input.splits import cut_windows, sft_pairs
 from girl_features.input.tables import open_tables
 from girl_features.sample.tables import write_sample
 from girl_features.store.files import write_whole
-from girl_features.trainers.common import hold_out_seekers
-from girl_features.trainers.pretrain import decayed_apart, parted, warm_up_then_down
-from girl_features.trainers.sft import whole_sentences, window_texts
+from girl_features.trainers.pretrain import split_text, warm_up_then_down, weight_decay_groups
 from girl_features.trainers.tiny import END_TOKEN, PAD_TOKEN, new_decoder, piece_ids, train_tokenizer
+from girl_features.trainers.training_data import hold_out_seekers, whole_sentences, window_texts
 
 ENCODER = "all-MiniLM-L6-v2"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -266,7 +265,7 @@ class Rows:
         return Row(prompt + completion, [0] * len(prompt) + [1] * len(completion))
 
     def text(self, marker: str, text: str, in_parts: bool, rng: random.Random) -> list[int]:
-        halves = parted(text, rng) if in_parts and rng.random() < 0.8 else None
+        halves = split_text(text, rng) if in_parts and rng.random() < 0.8 else None
         if halves:
             return self.pair(*halves).ids
         ids = self.ids(text)[: CV_TOKENS + JD_TOKENS]
@@ -307,7 +306,7 @@ def loss_of(model: Any, batch: list[Row]) -> Tensor:
 
 def train(model: Any, feed: Iterator[list[Row]], seconds: float, rate: float) -> dict[str, float]:
     """Train for `seconds` of CPU time."""
-    optimizer = torch.optim.AdamW(decayed_apart(model), lr=rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(weight_decay_groups(model), lr=rate, betas=(0.9, 0.98))
     started, steps, tokens, done = time.process_time(), 0, 0, 0.0
     model.train()
     while done < 1:

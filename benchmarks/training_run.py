@@ -22,7 +22,7 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, cut_windows, rl_cvs
 from girl_features.input.tables import Tables, open_tables
 from girl_features.sample.tables import write_sample
-from girl_features.trainers.feedback import JDTask, text_signs
+from girl_features.trainers.feedback import JDTask, text_statistics
 from girl_features.trainers.reward import train_reward
 from girl_features.trainers.rl import train_ppo
 from girl_features.trainers.rollouts import sample, seed_of, use_plain_sampling
@@ -167,7 +167,7 @@ def best(written: Written, n: int) -> Written:
 def figures(written: Written, base: Written, judges: Judges) -> dict[str, float]:
     """What one text a CV is worth, beside all samples of the SFT generator."""
     texts = [text for (text,) in written.texts]
-    signs = text_signs(texts)
+    signs = text_statistics(texts)
     sound = np.array([defect(text) is None for text in texts]) & written.finished[:, 0]
     found = {
         "reward": float(written.scores.mean()),

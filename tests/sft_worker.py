@@ -1,4 +1,4 @@
-"""Stage 1 on the tables of test_sft, for tests that kill it: `python -m tests.sft_worker FOLDER`."""
+"""Stage 1 on the tables of training_world, for tests that kill it: `python -m tests.sft_worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from girl_features.trainers.sft import train_sft
 from tests.input_tables import load, write_tables
-from tests.test_sft import WINDOWS, _config, _rows
+from tests.training_world import SFT_WINDOWS, sft_config, sft_rows
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(int(os.environ["SFT_WORKER_THREADS"]))
-    with load(write_tables(folder, _rows())) as tables:
-        train_sft(tables, WINDOWS, _config(folder / "workspace"))
+    with load(write_tables(folder, sft_rows())) as tables:
+        train_sft(tables, SFT_WINDOWS, sft_config(folder / "workspace"))

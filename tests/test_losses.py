@@ -19,12 +19,6 @@ MASK = tensor([[1.0, 1.0], [1.0, 0.0]])
 LN2 = math.log(2)
 
 
-def test_pairwise_loss_is_positive_and_falls_with_the_margin() -> None:
-    # margins 0 and ln 3: -log(1/2) = .6931 and -log(3/4) = .2877; their mean is .4904
-    loss = losses.pairwise_reward_loss(tensor([1.0, math.log(3)]), tensor([1.0, 0.0]))
-    assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-
-
 def test_k1_by_hand() -> None:
     # token ratios actor/frozen 2 and 1/2: ln 2 - ln 2 = 0; the second sequence has the one token, ln 2
     assert losses.k1(ACTOR, FROZEN, MASK).tolist() == pytest.approx([0.0, LN2], abs=1e-6)

@@ -7,78 +7,20 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from girl_features.config import PPOConfig
-from girl_features.trainers.feedback import Judgement
-from girl_features.trainers.ppo import PPO, Models, Outcome
-from girl_features.trainers.rollouts import log_probabilities, sample, use_plain_sampling
-
-N_TOKENS, EOS, PAD = 8, 1, 0
-PROMPTS = [[2, 3], [4, 5, 6]]
-REWARDS = np.linspace(-1, 1, N_TOKENS).astype(np.float32)  # of writing a token
+from girl_features.trainers.ppo import PPO, PPOModels, RLResult
+from girl_features.trainers.rollouts import log_probabilities, sample
+from tests.training_world import EOS, N_TOKENS, PROMPTS, REWARDS, TokenTask, ppo_models, ppo_settings
 
 
-class TokenTask:
-    """Two prompts; a completion is one token, and each token has its reward. NaN from call number `nan_from` on."""
-
-    def __init__(self, nan_from: int = 10**9) -> None:
-        self.prompts = PROMPTS
-        self.critic_rows = PROMPTS
-        self._calls, self._nan_from = 0, nan_from
-
-    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> Judgement:
-        self._calls += 1
-        scores = np.array([REWARDS[ids[0]] for ids in completions], np.float32)
-        if self._calls >= self._nan_from:
-            scores[0] = np.nan
-        fine = np.zeros(len(scores), bool)
-        return Judgement(scores, np.zeros(len(scores), np.float32), fine, fine, [str(ids[0]) for ids in completions])
-
-
-def _models(lora: bool = False) -> Models:
-    torch.manual_seed(0)
-    shape = {"vocab_size": N_TOKENS, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = LlamaConfig(**shape, num_attention_heads=2, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None)
-    actor = LlamaForCausalLM(config)
-    with torch.no_grad():
-        actor.lm_head.weight.mul_(20)  # a frozen policy that is not uniform
-    critic = LlamaForSequenceClassification(LlamaConfig(**config.to_dict() | {"num_labels": 1}))
-    use_plain_sampling(actor, EOS, PAD)
-    if not lora:
-        return Models(actor, copy.deepcopy(actor), critic, PAD)
-    from peft import LoraConfig, get_peft_model
-
-    adapter = LoraConfig(
-        r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj", "lm_head"], task_type="CAUSAL_LM"
-    )
-    return Models(get_peft_model(actor, adapter), None, critic, PAD)
-
-
-def _settings(**changes: object) -> PPOConfig:
-    base = {
-        "iterations": 4,
-        "batch_size": 16,
-        "minibatch_size": 8,
-        "learning_rate": 1e-2,
-        "critic_learning_rate": 1e-2,
-        "critic_warmup": 1,
-        "evaluate_every": 2,
-        "target_kl": None,
-        "kl_weight": 0.5,
-    }
-    return PPOConfig.model_validate({**base, **changes})
-
-
-def _run(folder: Path, models: Models, task: TokenTask | None = None, **changes: object) -> Outcome:
-    ppo = PPO(models, task or TokenTask(), TokenTask(), _settings(**changes), max_new_tokens=1, checkpoints=folder)
+def _run(folder: Path, models: PPOModels, task: TokenTask | None = None, **changes: object) -> RLResult:
+    ppo = PPO(models, task or TokenTask(), TokenTask(), ppo_settings(**changes), max_new_tokens=1, checkpoints=folder)
     return ppo.run()
 
 
@@ -87,7 +29,7 @@ def _policy(model: object, prompt: list[int]) -> np.ndarray:
         return model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()  # type: ignore[operator]
 
 
-def _optimum(models: Models, kl_weight: float) -> tuple[list[np.ndarray], float]:
+def _optimum(models: PPOModels, kl_weight: float) -> tuple[list[np.ndarray], float]:
     """pi = pi0 exp(r / lambda) / Z for each prompt, and the mean of KL(pi || pi0) = E[r] / lambda - log Z."""
     policies, kls = [], []
     for prompt in PROMPTS:
@@ -98,13 +40,13 @@ def _optimum(models: Models, kl_weight: float) -> tuple[list[np.ndarray], float]
     return policies, float(np.mean(kls))
 
 
-def _distance(models: Models, policies: list[np.ndarray]) -> float:
+def _distance(models: PPOModels, policies: list[np.ndarray]) -> float:
     """The larger total variation between the actor and its optimum, over the prompts."""
     return max(0.5 * np.abs(_policy(models.actor, p) - best).sum() for p, best in zip(PROMPTS, policies, strict=True))
 
 
 def test_the_policy_finds_the_known_optimum_and_its_kl(tmp_path: Path) -> None:
-    models = _models()
+    models = ppo_models()
     policies, kl = _optimum(models, 0.5)
     assert _distance(models, policies) > 0.3, "there is something to learn"
     changes = {"iterations": 150, "batch_size": 128, "minibatch_size": 128, "epochs": 1, "evaluate_every": 150}
@@ -115,7 +57,7 @@ def test_the_policy_finds_the_known_optimum_and_its_kl(tmp_path: Path) -> None:
 
 
 def test_a_k3_penalty_in_the_reward_misses_the_optimum(tmp_path: Path) -> None:
-    models = _models()
+    models = ppo_models()
     policies, _ = _optimum(models, 0.5)
     changes = {"iterations": 150, "batch_size": 128, "minibatch_size": 128, "epochs": 1, "evaluate_every": 150}
     _run(tmp_path, models, advantage="plain", learning_rate=5e-3, clip=0.9, kl_penalty="k3", **changes)
@@ -124,7 +66,7 @@ def test_a_k3_penalty_in_the_reward_misses_the_optimum(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, lora: bool) -> None:
-    whole = _run(tmp_path / "whole", models := _models(lora), iterations=6, target_kl=0.1)
+    whole = _run(tmp_path / "whole", models := ppo_models(lora), iterations=6, target_kl=0.1)
 
     class _KilledError(Exception):
         pass
@@ -133,10 +75,10 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, lo
         if iteration == 3:  # one past the checkpoint of iteration 2
             raise _KilledError
 
-    settings = _settings(iterations=6, target_kl=0.1)
+    settings = ppo_settings(iterations=6, target_kl=0.1)
     with pytest.raises(_KilledError):
-        PPO(_models(lora), TokenTask(), TokenTask(), settings, 1, tmp_path / "cut", after_iteration=kill).run()
-    again = _run(tmp_path / "cut", resumed := _models(lora), iterations=6, target_kl=0.1)
+        PPO(ppo_models(lora), TokenTask(), TokenTask(), settings, 1, tmp_path / "cut", after_iteration=kill).run()
+    again = _run(tmp_path / "cut", resumed := ppo_models(lora), iterations=6, target_kl=0.1)
     assert len(again.history) == 6
     np.testing.assert_equal(again.history, whole.history)  # to the bit; NaN equals NaN
     assert again.evaluations == whole.evaluations
@@ -145,7 +87,7 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, lo
 
 
 def test_without_its_adapter_the_actor_is_the_frozen_generator(tmp_path: Path) -> None:
-    models, plain = _models(lora=True), _models()
+    models, plain = ppo_models(lora=True), ppo_models()
     before = _policy(plain.frozen, PROMPTS[0])
     outcome = _run(tmp_path, models, iterations=4)
     assert outcome.history[0]["kl"] == pytest.approx(0, abs=1e-6), "adapter on and off agree before any step"
@@ -155,7 +97,7 @@ def test_without_its_adapter_the_actor_is_the_frozen_generator(tmp_path: Path) -
 
 
 def test_warm_up_trains_the_critic_and_leaves_the_actor_alone(tmp_path: Path) -> None:
-    models = _models()
+    models = ppo_models()
     critic = copy.deepcopy(models.critic)
     outcome = _run(tmp_path, models, iterations=2, critic_warmup=2)
     for left, right in zip(models.actor.parameters(), models.frozen.parameters(), strict=True):
@@ -165,8 +107,8 @@ def test_warm_up_trains_the_critic_and_leaves_the_actor_alone(tmp_path: Path) ->
 
 
 def test_nan_stops_the_run_and_the_last_good_weights_are_kept(tmp_path: Path) -> None:
-    whole = _run(tmp_path / "whole", models := _models(), iterations=2)
-    stopped = _run(tmp_path / "nan", broken := _models(), TokenTask(nan_from=4), iterations=6)
+    whole = _run(tmp_path / "whole", models := ppo_models(), iterations=2)
+    stopped = _run(tmp_path / "nan", broken := ppo_models(), TokenTask(nan_from=4), iterations=6)
     assert stopped.stop_reason == "a reward that is not finite at iteration 3"
     assert stopped.best == whole.best
     assert stopped.best is not None
@@ -177,20 +119,22 @@ def test_nan_stops_the_run_and_the_last_good_weights_are_kept(tmp_path: Path) ->
 
 
 def test_runaway_kl_stops_the_run(tmp_path: Path) -> None:
-    outcome = _run(tmp_path, _models(), iterations=50, learning_rate=0.1, kl_weight=0.0, stop_kl=0.05, evaluate_every=1)
+    outcome = _run(
+        tmp_path, ppo_models(), iterations=50, learning_rate=0.1, kl_weight=0.0, stop_kl=0.05, evaluate_every=1
+    )
     assert outcome.stop_reason is not None
     assert "above ppo.stop_kl 0.05" in outcome.stop_reason
     assert outcome.best is None or outcome.best["kl"] <= 0.05
 
 
 def test_the_papers_own_choices_run(tmp_path: Path) -> None:
-    outcome = _run(tmp_path, _models(), kl_penalty="paper_kl", ratio="frozen", advantage="plain", kl_weight=0.05)
+    outcome = _run(tmp_path, ppo_models(), kl_penalty="paper_kl", ratio="frozen", advantage="plain", kl_weight=0.05)
     assert outcome.stop_reason is None
     assert all(math.isfinite(row["actor_loss"]) for row in outcome.history[1:])
 
 
 def test_sampling_follows_the_probabilities_that_are_computed() -> None:
-    model = _models().actor
+    model = ppo_models().actor
     seeds = list(range(4000))
     drawn = sample(model, [PROMPTS[0]] * len(seeds), seeds, max_new_tokens=1, temperature=0.7)
     shares = np.bincount(drawn.completion_ids[:, 0].numpy(), minlength=N_TOKENS) / len(seeds)
@@ -201,7 +145,7 @@ def test_sampling_follows_the_probabilities_that_are_computed() -> None:
 
 
 def test_masks_and_log_probabilities_by_hand_and_whatever_the_padding() -> None:
-    model = _models().actor
+    model = ppo_models().actor
     prompts = [[2, 3], [4, 5, 6, 7, 2]]
     batch = sample(model, prompts, [11, 12], max_new_tokens=6, temperature=1.0)
     assert batch.prompt_mask.tolist() == [[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
@@ -219,7 +163,7 @@ def test_masks_and_log_probabilities_by_hand_and_whatever_the_padding() -> None:
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     changes = {"target_kl": 0.1, "batch_size": 12, "minibatch_size": 8, "learning_rate": 3e-3}
-    one = PPO(models := _models(), TokenTask(), TokenTask(), _settings(**changes), 3, tmp_path / "one").run()
+    one = PPO(models := ppo_models(), TokenTask(), TokenTask(), ppo_settings(**changes), 3, tmp_path / "one").run()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "--module", "tests.ppo_worker", str(tmp_path), json.dumps(changes)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -230,7 +174,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         for left, right in zip(getattr(one, name), two[name], strict=True):
             assert left == pytest.approx(right, rel=1e-3, abs=1e-5, nan_ok=True)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["iteration-000002", "iteration-000004"]
-    weights, start = load_file(tmp_path / "actor.safetensors"), dict(_models().actor.named_parameters())
+    weights, start = load_file(tmp_path / "actor.safetensors"), dict(ppo_models().actor.named_parameters())
     for name, weight in models.actor.named_parameters():
         moved = (weight - start[name]).abs().max()
         assert (weight - weights[name]).abs().max() <= 1e-2 * moved, name
@@ -241,8 +185,8 @@ def test_recomputed_activations_give_the_same_losses(tmp_path: Path, lora: bool)
     runs, n_forward = [], []
     for recompute in (False, True):
         folder = tmp_path / str(recompute)
-        models = _models(lora)
-        ppo = PPO(models, TokenTask(), TokenTask(), _settings(), 3, folder, gradient_checkpointing=recompute)
+        models = ppo_models(lora)
+        ppo = PPO(models, TokenTask(), TokenTask(), ppo_settings(), 3, folder, gradient_checkpointing=recompute)
         inner = next(m for name, m in models.actor.named_modules() if name.endswith("o_proj"))
         inner.register_forward_hook(lambda *_, counts=(counts := []): counts.append(torch.is_grad_enabled()))
         runs.append(ppo.run())

@@ -18,18 +18,18 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.trainers.pretrain import (
     MIN_PART,
     ROW_TOKENS,
-    Recipe,
+    BaseRecipe,
     base_metrics,
     packed_rows,
-    parted,
     pretrained_base,
+    split_text,
 )
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 SENTENCE = "The nurse and the physician work in a hospital. The carpenter builds a roof with a hammer.\n"
 TEXTS = pl.DataFrame({"marker": [CV_TOKEN, JD_TOKEN] * 4, "text": [SENTENCE * (1 + i) for i in range(8)]})
 SHAPE = TinyConfig(vocab_size=400, hidden_size=32, n_layers=1, n_heads=2, pretrain_epochs=2)
-RECIPE = Recipe(SHAPE, max_cv_tokens=40, max_jd_tokens=40, max_tokens=90, seed=0)
+RECIPE = BaseRecipe(SHAPE, max_cv_tokens=40, max_jd_tokens=40, max_tokens=90, seed=0)
 
 
 def _cosine(model: torch.nn.Module, tokenizer: object, one: str, other: str) -> float:
@@ -59,7 +59,7 @@ def test_token_vectors_begin_as_the_encoders_and_spellings_of_a_word_near_each_o
 )
 def test_parts_are_all_of_a_text_and_neither_is_a_scrap(sentences: list[str], seed: int, data: st.DataObject) -> None:
     text = "".join(s + data.draw(st.sampled_from([". ", "; ", "\n", ".\n"])) for s in sentences)
-    found = parted(text, random.Random(seed))
+    found = split_text(text, random.Random(seed))
     if found is None:
         return
     assert min(map(len, found)) >= MIN_PART
@@ -68,8 +68,8 @@ def test_parts_are_all_of_a_text_and_neither_is_a_scrap(sentences: list[str], se
 
 
 def test_a_text_without_an_inner_end_is_left_whole() -> None:
-    assert parted("word " * 50, random.Random(0)) is None
-    assert parted("Short. " * 5, random.Random(0)) is None
+    assert split_text("word " * 50, random.Random(0)) is None
+    assert split_text("Short. " * 5, random.Random(0)) is None
 
 
 def test_rows_hold_every_document_once_and_differ_by_epoch() -> None:

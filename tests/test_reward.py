@@ -12,55 +12,18 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError, EmptyWindowError, ShapeError, TrainingError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, trained_reward_models
 from girl_features.generator.prompts import TINY
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
 from girl_features.input.splits import Windows
-from girl_features.trainers.common import hold_out_seekers
-from girl_features.trainers.reward import measure, thinned, tokenize_preferences, train_reward, warnings_about
+from girl_features.trainers.reward import train_reward
+from girl_features.trainers.reward_quality import quality_warnings, reward_model_quality
 from girl_features.trainers.sft import train_sft
 from girl_features.trainers.tiny import train_tokenizer
+from girl_features.trainers.training_data import hold_out_seekers, limit_pairs_per_cv, tokenize_preferences
 from tests.input_tables import day, load, write_tables
-
-TRADES = ("cook", "nurse", "driver", "welder")
-WINDOWS = Windows(day(100), day(200), day(300), day(400), day(500))
-SETTINGS = {
-    "generator": {
-        "max_cv_tokens": 24,
-        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
-    },
-    "sft": {"epochs": 1, "max_jd_tokens": 16, "batch_size": 8},
-    "reward": {"epochs": 15, "learning_rate": 2e-3, "max_jd_tokens": 16, "batch_size": 8, "holdout": 0.25},
-    "sampling": {"max_new_tokens": 12},
-    "ppo": {
-        "iterations": 4,
-        "batch_size": 8,
-        "minibatch_size": 4,
-        "evaluate_every": 2,
-        "critic_warmup": 1,
-        "holdout": 0.25,
-    },
-}
-
-
-def market(n_seekers: int = 48) -> dict[str, list[tuple[object, ...]]]:
-    """Seekers of four trades, in the SFT, reward and RL windows in turn; each matches the job of their own trade."""
-    seekers, decisions = [], []
-    jobs = [(f"j{i}", f"Wanted: a {trade}. Shifts.", day(0)) for i, trade in enumerate(TRADES)]
-    for i in range(n_seekers):
-        at, own = 5 + 100 * (i % 3), (i // 3) % 4
-        seekers.append((f"s{i:03}", f"I am a {TRADES[own]} of {i} years", day(at)))
-        decisions.append((f"s{i:03}", f"j{own}", True, day(at + 1)))
-        decisions += [(f"s{i:03}", f"j{j}", False, day(at + 2)) for j in range(4) if j != own]
-    return {"job_seekers": seekers, "jobs": jobs, "interactions": decisions}
-
-
-def config_for(workspace: Path, **changes: dict[str, object]) -> GirlConfig:
-    tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
-    merged = {name: {**section, **changes.get(name, {})} for name, section in SETTINGS.items()}
-    return GirlConfig.model_validate({"workspace": workspace, "tables": tables, **merged})
+from tests.training_world import WINDOWS, config_for, market
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +126,16 @@ def test_a_reward_model_that_loves_length_is_reported_as_such() -> None:
             "rejected": [" ".join(["w"] * n) for n in rng.integers(1, 40, 40)],
         }
     )
-    metrics = measure(_WordCounter(), pairs)  # type: ignore[arg-type]
+    metrics = reward_model_quality(_WordCounter(), pairs)  # type: ignore[arg-type]
     assert metrics["length_correlation"] == pytest.approx(1, abs=1e-6)
     assert metrics["length_slope"] == pytest.approx(10, abs=1e-4)  # a tenth a word
     assert metrics["pair_accuracy"] == metrics["longer_is_matched"] > 0.7
-    first, second = warnings_about(metrics)
+    first, second = quality_warnings(metrics)
     assert "loves long JDs" in first
     assert "length alone" in second
     fine = {**metrics, "length_correlation": 0.1, "longer_is_matched": 0.5}
-    assert warnings_about(fine) == ()
-    (chance,) = warnings_about({**fine, "pair_accuracy": 0.6, "n_heldout_seekers": 64.0})  # .6 - 1/8 < .5
+    assert quality_warnings(fine) == ()
+    (chance,) = quality_warnings({**fine, "pair_accuracy": 0.6, "n_heldout_seekers": 64.0})  # .6 - 1/8 < .5
     assert "not shown to beat chance" in chance
 
 
@@ -250,11 +213,11 @@ class _Canary:
 def test_few_pairs_of_a_cv_are_kept_and_always_the_same_ones() -> None:
     rows = [("a", "cv", j, k) for j in "xyz" for k in "uvw"] + [("b", "cv", "x", "u"), ("a", "later cv", "x", "u")]
     pairs = pl.DataFrame(rows, schema=["job_seeker_id", "cv", "chosen", "rejected"], orient="row")
-    few = thinned(pairs, 2, seed=0)
+    few = limit_pairs_per_cv(pairs, 2, seed=0)
     assert few.group_by("job_seeker_id", "cv").len().sort("job_seeker_id", "cv")["len"].to_list() == [2, 1, 1]
-    assert few.equals(thinned(pairs, 2, seed=0))
-    assert any(not thinned(pairs, 2, seed).equals(few) for seed in range(1, 6))
-    assert thinned(pairs, None, seed=0).equals(pairs)
+    assert few.equals(limit_pairs_per_cv(pairs, 2, seed=0))
+    assert any(not limit_pairs_per_cv(pairs, 2, seed).equals(few) for seed in range(1, 6))
+    assert limit_pairs_per_cv(pairs, None, seed=0).equals(pairs)
 
 
 @pytest.mark.parametrize(("share", "n_held_out"), [(0.25, 5), (0.01, 2)])

@@ -1,4 +1,4 @@
-"""Stage 3 from tables to a generator folder, on the market of tests/test_reward.py."""
+"""Stage 3 from tables to a generator folder, on the market of tests/training_world.py."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from girl_features.generator.opening import find_generator, find_reward_model, l
 from girl_features.generator.transformers_engine import TransformersGenerator
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.schema import CVVersion
-from girl_features.trainers.feedback import text_signs
+from girl_features.trainers.feedback import text_statistics
+from girl_features.trainers.records import hash_rl_inputs
 from girl_features.trainers.reward import newest_sft, train_reward
-from girl_features.trainers.rl import _inputs_hash, _reward_model_of, train_ppo
+from girl_features.trainers.rl import reward_model_for, train_ppo
 from girl_features.trainers.sft import train_sft
 from tests.fakes import HashingEncoder
 from tests.input_tables import day, load, write_tables
-from tests.test_reward import WINDOWS, config_for, market
+from tests.training_world import WINDOWS, config_for, market
 
 FAST = {"reward": {"epochs": 1}}
 
@@ -142,9 +143,9 @@ def test_a_reward_model_of_another_generator_is_refused(prepared) -> None:  # ty
         with pytest.raises(CheckpointError, match="run `girl train reward` again"):
             train_ppo(tables, WINDOWS, config)
         newest = train_reward(tables, WINDOWS, config)
-        assert _reward_model_of(config, newest_sft(config)[1])[0] == newest
+        assert reward_model_for(newest_sft(config)[1], config)[0] == newest
         first = config_for(other, **FAST)
-        older, record = _reward_model_of(first, newest_sft(first)[1])
+        older, record = reward_model_for(newest_sft(first)[1], first)
         assert older != newest and record.parents["sft"] == newest_sft(first)[1].weights_sha256
 
 
@@ -178,7 +179,7 @@ def test_the_pairs_dpo_learns_from_are_inputs_of_dpo_alone(tmp_path: Path) -> No
         cvs = pl.DataFrame({"job_seeker_id": ["s"], "cv_hash": ["h"]})
         made = SimpleNamespace(weights_sha256="w", adapter_sha256=None, max_cv_tokens=24)
         config = config_for(tmp_path, **FAST, ppo={"algo": algo})
-        return _inputs_hash(cvs, pairs, WINDOWS, config, made, made)  # type: ignore[arg-type]
+        return hash_rl_inputs(cvs, pairs, WINDOWS.rl_end, config.ppo, 12, made, made)  # type: ignore[arg-type]
 
     assert hashed("dpo", ["x", "y"]) == hashed("dpo", ["x", "y"])
     assert len({hashed("dpo", jds) for jds in (["x", "y"], ["x", "z"], ["y", "x"])}) == 3
@@ -193,7 +194,7 @@ def test_dpo_trains_again_on_other_pairs(prepared, monkeypatch: pytest.MonkeyPat
         seen.append(pairs)
         raise EmptyWindowError("far enough")
 
-    monkeypatch.setattr("girl_features.trainers.rl._inputs_hash", keep)
+    monkeypatch.setattr("girl_features.trainers.rl.hash_rl_inputs", keep)
     with load(write_tables(data, market(120))) as tables:
         for algo in ("dpo", "ppo"):
             with pytest.raises(EmptyWindowError, match="far enough"):
@@ -204,7 +205,7 @@ def test_dpo_trains_again_on_other_pairs(prepared, monkeypatch: pytest.MonkeyPat
 
 def test_signs_of_gaming_by_hand() -> None:
     # bigrams: (a b) (b a) (a b) and (x y): 3 distinct of 4; "a b a b a b" has runs abab baba abab: 2 of 3 distinct
-    assert text_signs(["a b a b", "x y"]) == {"words": 3.0, "distinct_2": 3 / 4, "repetition": 0.0}
-    assert text_signs(["a b a b a b"])["repetition"] == pytest.approx(1 / 3)
-    assert text_signs([""]) == {"words": 0.0, "distinct_2": 0.0, "repetition": 0.0}
-    assert np.isfinite(list(text_signs(["one"]).values())).all()
+    assert text_statistics(["a b a b", "x y"]) == {"words": 3.0, "distinct_2": 3 / 4, "repetition": 0.0}
+    assert text_statistics(["a b a b a b"])["repetition"] == pytest.approx(1 / 3)
+    assert text_statistics([""]) == {"words": 0.0, "distinct_2": 0.0, "repetition": 0.0}
+    assert np.isfinite(list(text_statistics(["one"]).values())).all()

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainerState
 from trl.trainer.sft_trainer import SFTTrainer
 
-from girl_features.config import GirlConfig, SFTConfig
+from girl_features.config import SFTConfig
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, EmptyWindowError, StoreLockedError, TrainingError
 from girl_features.generator.checkpoint import RECORD_NAME, read_record, trained_generators
@@ -25,49 +25,19 @@ from girl_features.generator.transformers_engine import TransformersGenerator, l
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.sft import _trainer, bits_per_character, tokenize_pairs, train_sft, window_texts
+from girl_features.trainers.sft import bits_per_character, build_sft_trainer, train_sft
 from girl_features.trainers.tiny import train_tokenizer
+from girl_features.trainers.training_data import tokenize_pairs, window_texts
 from tests.input_tables import day, load, write_tables
-
-TRADES = ("cook", "nurse", "driver", "welder")
-SETTINGS = {
-    "generator": {
-        "max_cv_tokens": 24,
-        "tiny": {"vocab_size": 400, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 2},
-    },
-    "sft": {"epochs": 2, "max_jd_tokens": 16, "batch_size": 4, "holdout": 0.2},
-    "sampling": {"max_new_tokens": 16},
-}
-WINDOWS = Windows(*(day(100 + i) for i in range(5)))
-
-
-def _rows() -> dict[str, list[tuple[object, ...]]]:
-    seekers = [(f"s{i}", f"I was a {TRADES[i % 4]} for {i} years", day(i)) for i in range(20)]
-    jobs = [(f"j{i}", f"Wanted: senior {TRADES[i % 4]}. Shifts.", day(i)) for i in range(20)]
-    decisions = [(f"s{i}", f"j{i}", True, day(i + 1)) for i in range(20)]
-    late = (
-        [("late", "the future cv", day(200))],
-        [("jlate", "the future jd", day(200))],
-        [("late", "jlate", True, day(201))],
-    )
-    return {
-        "job_seekers": [*seekers, *late[0]],
-        "jobs": [*jobs, *late[1]],
-        "interactions": [*decisions, *late[2]],
-    }
-
-
-def _config(workspace: Path, **changes: object) -> GirlConfig:
-    tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
-    return GirlConfig.model_validate({"workspace": workspace, "tables": tables, **SETTINGS, **changes})
+from tests.training_world import SFT_SETTINGS, SFT_WINDOWS, sft_config, sft_rows
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("sft")
-    config = _config(folder / "workspace")
-    with load(write_tables(folder, _rows())) as tables:
-        return train_sft(tables, WINDOWS, config), config, folder
+    config = sft_config(folder / "workspace")
+    with load(write_tables(folder, sft_rows())) as tables:
+        return train_sft(tables, SFT_WINDOWS, config), config, folder
 
 
 def test_the_loss_counts_the_jd_and_its_end_token_only() -> None:
@@ -95,7 +65,7 @@ def test_training_leaves_a_whole_generator_with_its_record(trained) -> None:  # 
     folder, config, _ = trained
     record = read_record(folder)
     assert (record.stage, record.base, record.prompt_version, record.n_pairs) == ("sft", "tiny", TINY.version, 20)
-    assert record.trained_until == WINDOWS.sft_end
+    assert record.trained_until == SFT_WINDOWS.sft_end
     assert record.metrics["heldout_perplexity"] > 1
     assert trained_generators(config.generators_dir) == [folder]
     assert not list(config.generators_dir.glob(".sft-*")), "work folders are gone"
@@ -108,18 +78,18 @@ def test_training_leaves_a_whole_generator_with_its_record(trained) -> None:  # 
 def test_the_same_inputs_are_not_trained_twice_and_other_settings_are(trained) -> None:  # type: ignore[no-untyped-def]
     folder, config, data = trained
     before = (folder / RECORD_NAME).stat().st_mtime_ns
-    with load(write_tables(data, _rows())) as tables:
-        assert train_sft(tables, WINDOWS, config) == folder
+    with load(write_tables(data, sft_rows())) as tables:
+        assert train_sft(tables, SFT_WINDOWS, config) == folder
         assert (folder / RECORD_NAME).stat().st_mtime_ns == before
-        other = train_sft(tables, WINDOWS, _config(config.workspace, sft={**SETTINGS["sft"], "seed": 1}))
+        other = train_sft(tables, SFT_WINDOWS, sft_config(config.workspace, sft={**SFT_SETTINGS["sft"], "seed": 1}))
     assert other != folder
     assert trained_generators(config.generators_dir)[0] == other, "newest first"
 
 
 def test_training_is_reproducible(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     folder, _, _ = trained
-    with load(write_tables(tmp_path, _rows())) as tables:
-        again = train_sft(tables, WINDOWS, _config(tmp_path / "workspace"))
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        again = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace"))
     assert read_record(again).weights_sha256 == read_record(folder).weights_sha256
 
 
@@ -136,13 +106,13 @@ class _InterruptAfter(TrainerCallback):
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     folder, _, _ = trained
-    config = _config(tmp_path / "workspace")
-    with load(write_tables(tmp_path, _rows())) as tables:
+    config = sft_config(tmp_path / "workspace")
+    with load(write_tables(tmp_path, sft_rows())) as tables:
         with pytest.raises(KeyboardInterrupt):  # 4 steps an epoch: one into the second
-            train_sft(tables, WINDOWS, config, callbacks=[_InterruptAfter(5)])
+            train_sft(tables, SFT_WINDOWS, config, callbacks=[_InterruptAfter(5)])
         assert trained_generators(config.generators_dir) == [], "an unfinished generator is not offered"
         steps = _StepCounter()
-        again = train_sft(tables, WINDOWS, config, callbacks=[steps])
+        again = train_sft(tables, SFT_WINDOWS, config, callbacks=[steps])
     assert steps.n < 8, "whole epochs are not repeated"
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
@@ -155,12 +125,12 @@ class _StepCounter(TrainerCallback):
 
 
 def test_nothing_after_the_window_and_nothing_held_out_reaches_tokenizer_or_pretraining(tmp_path: Path) -> None:
-    rows = _rows()
+    rows = sft_rows()
     rows["interactions"].append(("s2", "j1", True, day(50)))  # j1 is in a training pair too, if s2 is
     with load(write_tables(tmp_path, rows)) as tables:
-        pairs = sft_pairs(tables, WINDOWS)
+        pairs = sft_pairs(tables, SFT_WINDOWS)
         train, held_out = (pairs.filter(pl.col("job_seeker_id").is_in(["s1", "s3"]) == held) for held in (False, True))
-        texts = set(window_texts(tables, WINDOWS, train, held_out)["text"])
+        texts = set(window_texts(tables, SFT_WINDOWS, train, held_out)["text"])
     assert not any("future" in text for text in texts)
     assert "I was a nurse for 1 years" not in texts
     assert "I was a cook for 0 years" in texts
@@ -184,9 +154,9 @@ class _Losses(TrainerCallback):
 
 def test_the_best_epoch_is_kept_and_training_ends_where_it_no_longer_gets_better(tmp_path: Path) -> None:
     losses = _Losses()
-    overfit = {**SETTINGS["sft"], "epochs": 30, "learning_rate": 0.02, "patience": 2}
-    with load(write_tables(tmp_path, _rows())) as tables:
-        folder = train_sft(tables, WINDOWS, _config(tmp_path / "workspace", sft=overfit), callbacks=[losses])
+    overfit = {**SFT_SETTINGS["sft"], "epochs": 30, "learning_rate": 0.02, "patience": 2}
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        folder = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace", sft=overfit), callbacks=[losses])
     *during, after = losses.seen
     assert len(during) < 30
     assert min(during) < during[-1]
@@ -206,27 +176,27 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_its_lock_is_taken_over(tra
     work = tmp_path / "workspace" / ("bases" if moment.startswith("pre") else "generators")
     (lock,) = work.glob(".*/.lock")
     assert json.loads(lock.read_text())["pid"] != os.getpid()
-    with load(write_tables(tmp_path, _rows())) as tables:
-        again = train_sft(tables, WINDOWS, _config(tmp_path / "workspace"))
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        again = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace"))
     assert read_record(again).weights_sha256 == read_record(trained[0]).weights_sha256
 
 
 def test_two_runs_of_the_same_inputs_do_not_write_over_each_other(trained) -> None:  # type: ignore[no-untyped-def]
     folder, config, data = trained
     with (
-        load(write_tables(data, _rows())) as tables,
+        load(write_tables(data, sft_rows())) as tables,
         exclusive_lock(folder.parent / f".{folder.name}" / ".lock"),
         pytest.raises(StoreLockedError, match=f"process {os.getpid()}"),
     ):
-        train_sft(tables, WINDOWS, config)
+        train_sft(tables, SFT_WINDOWS, config)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no hashes"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_path: Path, damage: str, caplog) -> None:  # type: ignore[no-untyped-def]
-    config = _config(tmp_path / "workspace", sft={**SETTINGS["sft"], "epochs": 3})
-    with load(write_tables(tmp_path, _rows())) as tables:
+    config = sft_config(tmp_path / "workspace", sft={**SFT_SETTINGS["sft"], "epochs": 3})
+    with load(write_tables(tmp_path, sft_rows())) as tables:
         with pytest.raises(KeyboardInterrupt):  # in the third epoch of 4 steps
-            train_sft(tables, WINDOWS, config, callbacks=[_InterruptAfter(9)])
+            train_sft(tables, SFT_WINDOWS, config, callbacks=[_InterruptAfter(9)])
         (steps,) = config.generators_dir.glob(".sft-*/steps")
         assert {p.name for p in steps.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
         path = steps / "checkpoint-8" / ("hashes.json" if damage == "no hashes" else "model.safetensors")
@@ -237,12 +207,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(trained, tmp_pat
         else:
             path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
         counter = _StepCounter()
-        again = train_sft(tables, WINDOWS, config, callbacks=[counter])
+        again = train_sft(tables, SFT_WINDOWS, config, callbacks=[counter])
     assert counter.n == 8, "two of three epochs again"
     assert "checkpoint-8 is incomplete or altered" in caplog.text
-    whole = _config(tmp_path / "other", sft={**SETTINGS["sft"], "epochs": 3})
-    with load(write_tables(tmp_path, _rows())) as tables:
-        assert read_record(again).weights_sha256 == read_record(train_sft(tables, WINDOWS, whole)).weights_sha256
+    whole = sft_config(tmp_path / "other", sft={**SFT_SETTINGS["sft"], "epochs": 3})
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        assert read_record(again).weights_sha256 == read_record(train_sft(tables, SFT_WINDOWS, whole)).weights_sha256
 
 
 class _SpoilAt(TrainerCallback):
@@ -258,12 +228,12 @@ class _SpoilAt(TrainerCallback):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    config = _config(tmp_path / "workspace")
+    config = sft_config(tmp_path / "workspace")
     with (
-        load(write_tables(tmp_path, _rows())) as tables,
+        load(write_tables(tmp_path, sft_rows())) as tables,
         pytest.raises(TrainingError, match=r"checkpoint-4 is the last good.*Lower `sft.learning_rate`"),
     ):
-        train_sft(tables, WINDOWS, config, callbacks=[_SpoilAt(6)])
+        train_sft(tables, SFT_WINDOWS, config, callbacks=[_SpoilAt(6)])
     assert trained_generators(config.generators_dir) == []
     assert [p.name for p in config.generators_dir.glob(".sft-*/steps/checkpoint-*")] == ["checkpoint-4"]
 
@@ -272,10 +242,10 @@ def test_lora_keeps_the_base_and_saves_the_adapter_alone(trained, tmp_path: Path
     base, _, _ = trained
     changes = {
         "generator": {"base": str(base), "max_cv_tokens": 24},
-        "sft": {**SETTINGS["sft"], "tuning": "lora", "lora_rank": 2},
+        "sft": {**SFT_SETTINGS["sft"], "tuning": "lora", "lora_rank": 2},
     }
-    with load(write_tables(tmp_path, _rows())) as tables:
-        folder = train_sft(tables, WINDOWS, _config(tmp_path / "workspace", **changes))
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        folder = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace", **changes))
     record = read_record(folder)
     assert record.adapter_sha256 is not None
     assert record.weights_sha256 == read_record(base).weights_sha256
@@ -306,8 +276,8 @@ def test_altered_weights_and_records_are_refused(trained, tmp_path: Path) -> Non
 
 
 def test_an_empty_window_is_named(tmp_path: Path) -> None:
-    with load(write_tables(tmp_path, _rows())) as tables, pytest.raises(EmptyWindowError, match="sft"):
-        train_sft(tables, Windows(*(day(0) for _ in range(5))), _config(tmp_path / "workspace"))
+    with load(write_tables(tmp_path, sft_rows())) as tables, pytest.raises(EmptyWindowError, match="sft"):
+        train_sft(tables, Windows(*(day(0) for _ in range(5))), sft_config(tmp_path / "workspace"))
 
 
 @pytest.mark.parametrize("n_items", [None, 60])
@@ -320,7 +290,7 @@ def test_the_loss_on_cpus_and_its_gradients_are_trls(tmp_path: Path, n_items: in
     )
     pairs = pl.DataFrame({"cv": ["abc", "abc def ghi jkl"], "jd": ["ghi. jkl mno.", "mno"]})
     rows = tokenize_pairs(tokenizer, TINY, pairs, max_cv_tokens=20, max_jd_tokens=20).rows
-    trainer = _trainer(model, tokenizer, rows, [], SFTConfig(batch_size=2), tmp_path)
+    trainer = build_sft_trainer(model, tokenizer, rows, [], SFTConfig(batch_size=2), tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     found = []
     for compute_loss in (trainer.compute_loss, partial(SFTTrainer.compute_loss, trainer)):

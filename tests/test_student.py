@@ -12,7 +12,7 @@ from girl_features.errors import EmptyWindowError
 from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
 from girl_features.lookup.vector_map import mean_cosine, unit_rows
 from girl_features.store.parts import PartsStore
-from girl_features.trainers.student import RankedPairs, Taught, fit_student, read_taught, train_student
+from girl_features.trainers.student import RankedPairs, StudentData, fit_student, read_student_data, train_student
 from tests.fakes import feature_contract
 from tests.input_tables import day, write_tables
 from tests.store_rows import Row, write_rows
@@ -22,12 +22,12 @@ CONTRACT = feature_contract(dimension=D)
 SETTINGS = StudentConfig(hidden_size=32, epochs=60, batch_size=32, holdout=0.2, learning_rate=5e-3)
 
 
-def taught(n: int = 400, curve: float = 2.0, seed: int = 0) -> Taught:
+def taught(n: int = 400, curve: float = 2.0, seed: int = 0) -> StudentData:
     """CVs on the sphere; the generator turns them, and bends what it turns."""
     rng = np.random.default_rng(seed)
     cvs = unit_rows(rng.normal(size=(n, D)))
     bent = np.roll(cvs, 1, axis=1) + curve * np.abs(cvs)
-    return Taught([f"s{i // 2}" for i in range(n)], cvs, unit_rows(bent))
+    return StudentData([f"s{i // 2}" for i in range(n)], cvs, unit_rows(bent))
 
 
 def test_the_hidden_layer_learns_what_a_linear_map_cannot() -> None:
@@ -88,13 +88,13 @@ def test_the_bundle_has_student_means_and_neighbours(config: GirlConfig) -> None
     assert bundle.student is not None
     made = read_bundle_manifest(folder).made
     assert made["measures"]["n_seekers"] == made["n_neighbours"] == 60
-    newest = read_taught(store, CONTRACT, 25)
+    newest = read_student_data(store, CONTRACT, 25)
     assert newest.seeker_ids == [f"s{i}" for i in range(59, 34, -1)]
 
 
 def test_versions_of_one_seeker_have_one_number() -> None:
     rows = np.zeros((4, 2), np.float32)
-    assert Taught(["b", "a", "b", "c"], rows, rows).numbers().tolist() == [0, 1, 0, 2]
+    assert StudentData(["b", "a", "b", "c"], rows, rows).seeker_numbers().tolist() == [0, 1, 0, 2]
 
 
 def test_too_few_seekers_are_named(config: GirlConfig) -> None:

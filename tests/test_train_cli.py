@@ -19,7 +19,7 @@ from girl_features.generator.opening import find_generator, make_contract
 from girl_features.store.parts import PartsStore
 from tests.fakes import HashingEncoder
 from tests.input_tables import write_tables
-from tests.test_reward import SETTINGS, WINDOWS, market
+from tests.training_world import SETTINGS, WINDOWS, market
 
 
 @pytest.fixture(scope="module")

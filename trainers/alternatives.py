@@ -1,32 +1,29 @@
-"""Stage 3 by TRL's own trainers: RLOO and GRPO with the same reward model, or DPO on the preference pairs.
+"""Stage 3 by TRL's trainers: RLOO and GRPO with the same reward model, or DPO on the preference pairs.
 
-RLOO and GRPO need no critic: several JDs of one CV are each other's baseline. DPO samples nothing; it learns from the
-reward window's pairs. All three are evaluated, stopped and chosen on the held-out CVs as PPO is.
+RLOO and GRPO need no critic: they compare the rewards of several JDs of one CV. DPO samples nothing and learns from the
+preference pairs of the reward window. As with PPO, evaluations on the held-out CVs decide when a run stops and which
+weights are kept.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before any Hugging Face import reads it
+from typing import Any, NamedTuple
 
 import polars as pl
-import torch
-from datasets import Dataset, disable_progress_bars
-from transformers import PrinterCallback, TrainerCallback
+from datasets import Dataset
+from transformers import TrainerCallback
 
 from girl_features.config import PPOConfig
 from girl_features.errors import ConfigError
-from girl_features.trainers.common import ProgressCallback
 from girl_features.trainers.feedback import JDTask
-from girl_features.trainers.heldout import Policies, Row, evaluate, is_sound
-from girl_features.trainers.ppo import Outcome
+from girl_features.trainers.ppo import RLResult
 from girl_features.trainers.processes import check_divisible, n_processes
+from girl_features.trainers.trl_common import ProgressCallback, keep_stdout_clean, trainer_arguments
+from girl_features.trainers.written_jds import HeldOutEvaluator, Policies
 
-MAX_UNUSABLE = 0.05  # share of prompts that TRL may read otherwise than we do
+MAX_UNUSABLE = 0.05  # share of prompts that TRL may tokenize differently from the generator
 
 
 def train_alternative(
@@ -38,108 +35,100 @@ def train_alternative(
     settings: PPOConfig,
     max_new_tokens: int,
     work: Path,
-) -> Outcome:
-    """Run `settings.algo` and leave the best weights in the actor.
+) -> RLResult:
+    """Train with the algorithm `settings.algo`, and leave the best weights in the actor.
 
     Args:
         policies: the actor, and a frozen copy of it.
         tokenizer: of both.
-        task: the RL window's CVs (RLOO, GRPO).
-        held_out: CVs that choose the checkpoint.
-        pairs: preference pairs, `cv`, `chosen`, `rejected`, which DPO needs and the others do not read.
-        settings: the `ppo` section; clip, penalties, KL weight and limits mean the same here.
+        task: the RL window's CVs, for RLOO and GRPO.
+        held_out: CVs that choose the weights to keep.
+        pairs: preference pairs with `cv`, `chosen` and `rejected`, for DPO; not read by the others.
+        settings: the `ppo` section; clip, penalties, KL weight and limits mean the same as for PPO.
         max_new_tokens: the longest JD.
-        work: folder for what TRL writes.
+        work: folder for TRL's files.
 
     Raises:
-        ConfigError: more than a few prompts would be read otherwise by TRL.
+        ConfigError: TRL would tokenize more than a few prompts differently from the generator.
     """
     check_divisible(settings)
-    watch = _Watch(policies, held_out, settings, max_new_tokens)
-    watch.evaluate(0)
-    build = _dpo if settings.algo == "dpo" else _sampling_trainer
-    trainer = build(policies.actor, tokenizer, task, pairs, settings, max_new_tokens, work)
-    trainer.add_callback(watch)
+    evaluator = HeldOutEvaluator(policies, held_out, settings, max_new_tokens)
+    evaluator.evaluate(0)
+    if settings.algo == "dpo":
+        assert pairs is not None, "DPO learns from pairs"
+        trainer = _dpo_trainer(policies.actor, tokenizer, task, pairs, settings, max_new_tokens, work)
+    else:
+        trainer = _sampling_trainer(policies.actor, tokenizer, task, settings, max_new_tokens, work)
+    regular_evaluation = _RegularEvaluation(evaluator, settings)
+    trainer.add_callback(regular_evaluation)
     trainer.add_callback(ProgressCallback(settings.algo))
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
+    keep_stdout_clean(trainer)
     trainer.train()
-    watch.evaluate(trainer.state.global_step)
+    evaluator.evaluate(trainer.state.global_step)
     history = [{"iteration": float(row["step"]), **row} for row in trainer.state.log_history if "loss" in row]
-    watch.restore()
-    return Outcome(history, watch.evaluations, watch.best, watch.stop_reason)
+    evaluator.restore_best()
+    return RLResult(history, evaluator.evaluations, evaluator.best, regular_evaluation.stop_reason)
 
 
-class _Watch(TrainerCallback):
-    """Evaluates now and then, keeps the best weights, and stops at `stop_kl` or where a figure is not finite."""
+class _RegularEvaluation(TrainerCallback):
+    """Evaluates as often as PPO does, and stops the run if the KL is above `stop_kl` or not a number."""
 
-    def __init__(self, policies: Policies, held_out: JDTask, settings: PPOConfig, max_new_tokens: int) -> None:
-        self._policies, self._held_out, self._settings = policies, held_out, settings
-        self._max_new_tokens = max_new_tokens
-        self.evaluations: list[Row] = []
-        self.best: Row | None = None
+    def __init__(self, evaluator: HeldOutEvaluator, settings: PPOConfig) -> None:
+        self._evaluator, self._settings = evaluator, settings
         self.stop_reason: str | None = None
-        self._best_tensors: dict[str, torch.Tensor] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluate after every `evaluate_every` iterations' share of the steps, but not after the last step."""
         every = max(1, state.max_steps * self._settings.evaluate_every // self._settings.iterations)
         if state.global_step % every or state.global_step == state.max_steps:
             return
-        row = self.evaluate(state.global_step)
-        if not row["kl"] <= self._settings.stop_kl:  # NaN too
-            self.stop_reason = f"KL of {row['kl']:.3g} nats a JD at step {state.global_step}"
+        kl = self._evaluator.evaluate(state.global_step)["kl"]
+        if not kl <= self._settings.stop_kl:  # also if it is NaN
+            self.stop_reason = f"KL of {kl:.3g} nats a JD at step {state.global_step}"
             control.should_training_stop = True
 
-    def evaluate(self, step: int) -> Row:
-        """One evaluation; the weights are kept if they are the best sound ones yet."""
-        actor, settings = self._policies.actor, self._settings
-        training = actor.training
-        actor.eval()
-        row = {
-            "iteration": float(step),
-            **evaluate(self._policies, self._held_out, settings, self._max_new_tokens),
-        }
-        actor.train(training)
-        self.evaluations.append(row)
-        sound = is_sound(row, self.evaluations[0], settings.stop_kl, len(self._held_out.prompts))
-        if step > 0 and sound and (self.best is None or row["objective"] > self.best["objective"]):
-            self.best = row
-            self._best_tensors = {n: p.detach().cpu().clone() for n, p in actor.named_parameters() if p.requires_grad}
-        return row
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best weights back."""
-        own = dict(self._policies.actor.named_parameters())
-        for name, tensor in self._best_tensors.items():
-            own[name].copy_(tensor)
+class _UsablePrompts(NamedTuple):
+    numbers: list[int]  # of the prompts that TRL tokenizes as the generator does
+    texts: list[str]  # of these
+
+
+def _usable_prompts(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> _UsablePrompts:
+    """Return the prompts that can be given to TRL, which takes text and tokenizes it again.
+
+    Other token ids come out for a CV that spells out a special token, and where tokens merge across a boundary.
+
+    Raises:
+        ConfigError: more than MAX_UNUSABLE of the prompts are not usable.
+    """
+    texts = [tokenizer.decode(ids) for ids in prompts]
+    numbers = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]
+    if len(numbers) < (1 - MAX_UNUSABLE) * len(texts):
+        raise ConfigError(
+            f"TRL would tokenize {len(texts) - len(numbers)} of {len(texts)} prompts differently from the generator's "
+            f"training; use `ppo.algo: ppo`"
+        )
+    return _UsablePrompts(numbers, [texts[i] for i in numbers])
 
 
 def _sampling_trainer(
-    actor: Any,
-    tokenizer: Any,
-    task: JDTask,
-    pairs: pl.DataFrame | None,
-    settings: PPOConfig,
-    max_new_tokens: int,
-    work: Path,
+    actor: Any, tokenizer: Any, task: JDTask, settings: PPOConfig, max_new_tokens: int, work: Path
 ) -> Any:
+    """Return TRL's trainer for RLOO or GRPO."""
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     config_class: Any = RLOOConfig if settings.algo == "rloo" else GRPOConfig
     trainer_class: Any = RLOOTrainer if settings.algo == "rloo" else GRPOTrainer
-    texts = [tokenizer.decode(ids) for ids in task.prompts]
-    usable = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == task.prompts[i]]
-    _check_usable(len(usable), len(texts))
+    prompts = _usable_prompts(tokenizer, task.prompts)
 
     def reward(completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: Any) -> list[float]:
-        judged = task.judge(number, completion_ids)  # ids: with the end token, where it was written
-        return [float(x) for x in judged.scores - judged.penalties]
+        scored = task.judge(number, completion_ids)  # the ids include the end token; TRL's texts do not
+        return [float(x) for x in scored.scores - scored.penalties]
 
     minibatches = max(1, settings.batch_size // settings.minibatch_size)
     arguments = config_class(
-        **_common(settings, work),
+        **_rl_arguments(settings, work),
         max_steps=settings.iterations * settings.epochs * minibatches,
-        per_device_train_batch_size=settings.minibatch_size // n_processes(),
         steps_per_generation=minibatches,
         num_iterations=settings.epochs,
         num_generations=settings.n_generations,
@@ -151,7 +140,7 @@ def _sampling_trainer(
         beta=settings.kl_weight,
         epsilon=settings.clip,
     )
-    rows = [{"prompt": texts[i], "number": i} for i in usable]
+    rows = [{"prompt": text, "number": number} for number, text in zip(*prompts, strict=True)]
     return trainer_class(
         model=actor,
         reward_funcs=[reward],
@@ -161,65 +150,45 @@ def _sampling_trainer(
     )
 
 
-def _dpo(
+def _dpo_trainer(
     actor: Any,
     tokenizer: Any,
     task: JDTask,
-    pairs: pl.DataFrame | None,
+    pairs: pl.DataFrame,
     settings: PPOConfig,
     max_new_tokens: int,
     work: Path,
 ) -> Any:
+    """Return TRL's trainer for DPO."""
     from trl import DPOConfig, DPOTrainer
 
-    assert pairs is not None, "DPO learns from pairs"
-    prompts = [task.prompt_of(cv) for cv in pairs["cv"]]
-    texts = [tokenizer.decode(ids) for ids in prompts]
-    usable = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]
-    _check_usable(len(usable), len(texts))
+    prompts = _usable_prompts(tokenizer, [task.prompt_of(cv) for cv in pairs["cv"]])
 
     def cut(jd: str) -> str:
         ids = tokenizer(jd, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return str(tokenizer.decode(ids[: max_new_tokens - 1]))
 
     rows = [
-        {"prompt": texts[i], "chosen": cut(pairs["chosen"][i]), "rejected": cut(pairs["rejected"][i])} for i in usable
+        {"prompt": text, "chosen": cut(pairs["chosen"][number]), "rejected": cut(pairs["rejected"][number])}
+        for number, text in zip(*prompts, strict=True)
     ]
     arguments = DPOConfig(
-        **_common(settings, work),
+        **_rl_arguments(settings, work),
         max_steps=settings.iterations * max(1, settings.batch_size // settings.minibatch_size),
-        per_device_train_batch_size=settings.minibatch_size // n_processes(),
         beta=settings.dpo_beta,
         max_length=None,
     )
     return DPOTrainer(model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
-def _common(settings: PPOConfig, work: Path) -> dict[str, Any]:
-    disable_progress_bars()
-    gpu = torch.cuda.is_available()
+def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:
+    """Return the arguments that all three trainers share."""
     return {
-        "output_dir": str(work / settings.algo),
-        "learning_rate": settings.learning_rate,
+        **trainer_arguments(work / settings.algo, settings.learning_rate, settings.seed),
+        "per_device_train_batch_size": settings.minibatch_size // n_processes(),
         "lr_scheduler_type": "constant",
         "max_grad_norm": settings.max_grad_norm,
-        "bf16": gpu,
         "gradient_checkpointing": False,
-        "use_cpu": not gpu,
-        "seed": settings.seed,
-        "data_seed": settings.seed,
         "save_strategy": "no",
         "logging_steps": max(1, settings.batch_size // settings.minibatch_size),
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": gpu,
     }
-
-
-def _check_usable(n_usable: int, n: int) -> None:
-    """CVs that spell out special tokens, or tokens that merge over a boundary, make TRL read another prompt."""
-    if n_usable < (1 - MAX_UNUSABLE) * n:
-        raise ConfigError(
-            f"TRL would read {n - n_usable} of {n} prompts otherwise than the generator was trained on; "
-            f"use `ppo.algo: ppo`"
-        )

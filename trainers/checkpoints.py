@@ -1,7 +1,7 @@
-"""Checkpoints of the PPO loop: written whole or not at all, hashed, and never a pickle.
+"""Checkpoints of pretraining and PPO: written whole or not at all, with hashes, and without pickles.
 
-A checkpoint is a folder `iteration-NNNNNN` of `tensors.safetensors` (weights and optimizer moments), `state.json`
-and `hashes.json`. One that is altered, cut short or of another format is passed over for the one before it.
+A checkpoint is a folder `iteration-NNNNNN` with `tensors.safetensors` (weights and optimizer moments), `state.json`
+and `hashes.json`. If the newest one is altered, cut short or of another format, the one before it is used.
 """
 
 from __future__ import annotations
@@ -21,46 +21,48 @@ from torch import Tensor
 
 from girl_features.errors import CheckpointError
 
-KEPT = 2
-_FILES = ("tensors.safetensors", "state.json")
+KEPT = 2  # checkpoints
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+_FILES = (_TENSORS, _STATE)
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """What a run goes on from."""
+    """State of a run between two iterations."""
 
-    iteration: int  # the first one still to do
+    iteration: int  # the next one
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoint` below `root` by one rename, and delete all but the newest KEPT; returns its folder."""
+    """Write `checkpoint` below `root` by one rename, delete all but the newest KEPT, and return its folder."""
     final = root / f"iteration-{checkpoint.iteration:06d}"
     partial = root / f".{final.name}"
     for stale in (partial, final):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
-    save_file(tensors, partial / _FILES[0])
-    (partial / _FILES[1]).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    hashes = {name: _sha256(partial / name) for name in _FILES}
+    save_file(tensors, partial / _TENSORS)
+    (partial / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+    hashes = {name: file_sha256(partial / name) for name in _FILES}
     (partial / "hashes.json").write_text(json.dumps(hashes), encoding="utf-8")
     for path in partial.iterdir():
-        _to_disk(path)
+        _fsync(path)
     partial.rename(final)
-    _to_disk(root)
+    _fsync(root)
     for old in _folders(root)[KEPT:]:
         shutil.rmtree(old)
     return final
 
 
 def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none at all.
+    """Return the newest whole checkpoint, or None if there is no checkpoint at all.
 
     Raises:
-        CheckpointError: there are some and none can be used.
+        CheckpointError: there are checkpoints, but none can be used.
     """
     problems = []
     for folder in _folders(root):
@@ -71,25 +73,41 @@ def load_newest(root: Path) -> Checkpoint | None:
             problems.append(str(error))
     if problems:
         raise CheckpointError(
-            f"no usable checkpoint in {root} ({'; '.join(problems)}); run `girl train ppo --no-resume` to start anew"
+            f"no usable checkpoint in {root} ({'; '.join(problems)}); "
+            f"run `girl train ppo --no-resume` to start from the beginning"
         )
     return None
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """The moments of an Adam-like optimizer by name: `prefix.<parameter number>.<moment>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{i}.{name}": torch.as_tensor(v) for i, own in state.items() for name, v in own.items()}
+    """Return the moments of an Adam-like optimizer, named `prefix.<parameter number>.<moment>`."""
+    tensors = {}
+    for number, moments in optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            tensors[f"{prefix}.{number}.{name}"] = torch.as_tensor(value)
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Put back what `optimizer_tensors` took; learning rates and other settings stay the optimizer's own."""
+    """Restore the moments that `optimizer_tensors` returned. Learning rates and other settings stay as they are."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith(f"{prefix}."):
-            number, name = key.removeprefix(f"{prefix}.").split(".", 1)
-            state.setdefault(int(number), {})[name] = tensor
+    for key, tensor in with_prefix(tensors, prefix).items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors named `prefix.<rest>`, by the rest of their names."""
+    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+@torch.no_grad()
+def load_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors into the parameters of the same names."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameters[name].copy_(tensor)
 
 
 def _load(folder: Path) -> Checkpoint:
@@ -99,23 +117,24 @@ def _load(folder: Path) -> Checkpoint:
     try:
         hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
         for name in _FILES:
-            if _sha256(folder / name) != hashes[name]:
-                raise CheckpointError(f"{folder / name} is not what was written: altered or cut short")
-        state = json.loads((folder / _FILES[1]).read_text(encoding="utf-8"))
+            if file_sha256(folder / name) != hashes[name]:
+                raise CheckpointError(f"{folder / name} is altered or cut short since it was written")
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is incomplete ({error})") from error
-    return Checkpoint(int(folder.name.removeprefix("iteration-")), load_file(folder / _FILES[0]), state)
+    return Checkpoint(int(folder.name.removeprefix("iteration-")), load_file(folder / _TENSORS), state)
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(root.glob("iteration-*"), reverse=True)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

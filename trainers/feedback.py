@@ -1,4 +1,4 @@
-"""What sampled JDs are worth to PPO, and the signs that the reward is being gamed."""
+"""Scores of sampled JDs, and statistics of their texts that show when the reward model is being exploited."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from girl_features.generator.gate import defect
 from girl_features.generator.prompts import encode_prompt, template_for
 from girl_features.generator.reward_model import TransformersRewardModel
 
-LOOP_WORDS = 4
+RUN_WORDS = 4  # words of a run that is looked for a second time
 
 
-class Judgement(NamedTuple):
-    """n JDs, judged."""
+class JDScores(NamedTuple):
+    """Scores of n sampled JDs."""
 
     scores: np.ndarray  # (n,) float32: U(C, J')
-    penalties: np.ndarray  # (n,) float32, to be taken off
-    unfinished: np.ndarray  # (n,) bool: without an end token
+    penalties: np.ndarray  # (n,) float32, to be subtracted from the scores
+    unfinished: np.ndarray  # (n,) bool: no end token
     defective: np.ndarray  # (n,) bool: empty or looping
     texts: list[str]  # n
 
 
-class Task(Protocol):
-    """CVs to write for, numbered from 0, and the judge of what is written."""
+class WritingTask(Protocol):
+    """CVs to write JDs for, numbered from 0, and the scoring of the JDs."""
 
-    prompts: list[list[int]]  # token ids, the generator's
-    critic_rows: list[list[int]]  # token ids of the CV with a blank JD, the critic's
+    prompts: list[list[int]]  # token ids of each CV's prompt, by the generator's tokenizer
+    critic_rows: list[list[int]]  # token ids of each CV with a blank JD, by the critic's tokenizer
 
-    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> Judgement:
-        """Judge one completion of each numbered CV: token ids up to the end token, which the finished ones have."""
+    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
+        """Score one completion of each numbered CV.
+
+        Args:
+            numbers: of the CVs.
+            completions: token ids of each JD, with the end token if the JD is finished.
+        """
         ...
 
 
 class JDTask:
-    """CVs and a reward model."""
+    """CVs whose JDs a reward model scores."""
 
     def __init__(
         self,
@@ -59,23 +64,23 @@ class JDTask:
         self.critic_rows = [reward_model.encode(cv, "").ids for cv in cvs]
 
     def prompt_of(self, cv: str) -> list[int]:
-        """Token ids of the prompt for any CV."""
+        """Return the token ids of the prompt for any CV."""
         return encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens).ids
 
-    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> Judgement:
-        """Score the texts with the reward model; unfinished and defective ones cost a penalty each."""
+    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
+        """Score the JDs with the reward model. Unfinished and defective JDs get a penalty each."""
         eos = self._tokenizer.eos_token_id
         unfinished = np.array([eos not in ids for ids in completions])
         texts = [self._tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in completions]
         defective = np.array([defect(text) is not None for text in texts])
         penalties = self._unfinished_penalty * unfinished + self._defect_penalty * defective
         scores = self._reward_model.score([self._cvs[i] for i in numbers], texts)
-        return Judgement(scores, penalties.astype(np.float32), unfinished, defective, texts)
+        return JDScores(scores, penalties.astype(np.float32), unfinished, defective, texts)
 
 
-def joined(parts: Sequence[Judgement]) -> Judgement:
-    """Several judgements as one, in their order."""
-    return Judgement(
+def concatenate_scores(parts: Sequence[JDScores]) -> JDScores:
+    """Return the scores of all parts as one, in their order."""
+    return JDScores(
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.penalties for part in parts]),
         np.concatenate([part.unfinished for part in parts]),
@@ -84,22 +89,27 @@ def joined(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def signs(judged: Judgement) -> dict[str, float]:
-    """Shares of unfinished and defective JDs, and `text_signs`."""
-    shares = {"unfinished": float(judged.unfinished.mean()), "defective": float(judged.defective.mean())}
-    return shares | text_signs(judged.texts)
+def jd_statistics(jds: JDScores) -> dict[str, float]:
+    """Return the shares of unfinished and of defective JDs, and the `text_statistics` of all."""
+    shares = {"unfinished": float(jds.unfinished.mean()), "defective": float(jds.defective.mean())}
+    return shares | text_statistics(jds.texts)
 
 
-def text_signs(texts: Sequence[str]) -> dict[str, float]:
-    """Mean words a text, distinct bigrams over all bigrams of all texts, and the mean share of repeated 4-word runs."""
-    words = [text.split() for text in texts]
-    bigrams = [pair for own in words for pair in pairwise(own)]
+def text_statistics(texts: Sequence[str]) -> dict[str, float]:
+    """Return how long and how repetitive the texts are.
+
+    Returns:
+        `words`, the mean number of words; `distinct_2`, the number of distinct bigrams divided by that of all bigrams
+        of all texts; and `repetition`, the mean share of 4-word runs of a text that occur in it before.
+    """
+    words_by_text = [text.split() for text in texts]
+    bigrams = [bigram for words in words_by_text for bigram in pairwise(words)]
     repeated = []
-    for own in words:
-        runs = [tuple(own[i : i + LOOP_WORDS]) for i in range(len(own) - LOOP_WORDS + 1)]
+    for words in words_by_text:
+        runs = [tuple(words[i : i + RUN_WORDS]) for i in range(len(words) - RUN_WORDS + 1)]
         repeated.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
     return {
-        "words": float(np.mean([len(own) for own in words])),
+        "words": float(np.mean([len(words) for words in words_by_text])),
         "distinct_2": len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
         "repetition": float(np.mean(repeated)),
     }

@@ -1,13 +1,13 @@
-"""Before stage 1, for `tiny` alone: a language model of the CVs and JDs known before the SFT window ends.
+"""Pretraining of `tiny` before stage 1, on the CVs and JDs known before the SFT window ends.
 
-Texts are shown as the generator will meet them: one part of a text as the CV, the other as the JD, so that what is
-learned is to go on with a subject, and whole, so that beginnings are learned too. Documents are packed into rows of one
-length. A base is kept under the hash of its inputs, and a run that was killed goes on from its last checkpoint.
+Most texts are split in two, with one part in the place of the CV and the other in that of the JD, so that the model
+learns to continue with the same subject in the format of the prompt. The rest stay whole, so that it learns how texts
+begin. All documents are packed into rows of one length. The folder of a base is named by the hash of its inputs, and a
+run that was killed continues from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from girl_features.config import TinyConfig
 from girl_features.contract import sha256_of_files
-from girl_features.encoder import find_encoder_folder
 from girl_features.errors import CheckpointError, TrainingError
 from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.progress import Progress
@@ -32,82 +31,85 @@ from girl_features.store.files import exclusive_lock
 from girl_features.trainers.checkpoints import (
     Checkpoint,
     load_newest,
+    load_weights,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
+    with_prefix,
 )
+from girl_features.trainers.records import hash_base_inputs, publish, save_model
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 RECORD = "girl_base.json"
 LOCK = ".lock"
 ROW_TOKENS = 256
 ROWS_A_STEP = 8
-STEPS_A_CHECKPOINT = 100  # or a tenth of all, if that is fewer
-WHOLE = 0.2  # share of documents that are not parted
+STEPS_A_CHECKPOINT = 100  # or a tenth of all steps, if that is fewer
+WHOLE_SHARE = 0.2  # of documents that are not split
 MIN_PART = 40  # characters
 _SENTENCE_END = re.compile(r"[.;]\s+|\n+")
 _log = logging.getLogger(__name__)
 
 
-class Recipe(NamedTuple):
-    """What a base is made by, its texts apart."""
+class BaseRecipe(NamedTuple):
+    """Everything that decides a pretrained base except its texts."""
 
     shape: TinyConfig
     max_cv_tokens: int
     max_jd_tokens: int
-    max_tokens: int  # of prompt and JD together: the positions the model has
+    max_tokens: int  # of prompt and JD together, which is the number of positions of the model
     seed: int
 
 
-def pretrained_base(texts: pl.DataFrame, recipe: Recipe, bases_dir: Path) -> Path:
-    """The folder of the base made of `texts` by `recipe`, trained now if it is not there whole.
+def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) -> Path:
+    """Return the folder of the base for these inputs, and train it first if there is no whole one.
 
     Args:
-        texts: columns `marker` (the special token of its kind) and `text`.
-        recipe: all else that shapes it.
-        bases_dir: where bases lie.
+        texts: columns `marker` (the special token of a CV or a JD) and `text`.
+        recipe: the other inputs.
+        bases_dir: folder of all bases.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a finite number.
     """
-    inputs = _inputs_hash(texts, recipe)
+    max_tokens = (recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens)
+    inputs = hash_base_inputs(texts, recipe.shape, max_tokens, recipe.seed)
     final = bases_dir / f"tiny-{inputs[:12]}"
     if _is_whole(final):
         return final
     work = bases_dir / f".{final.name}"
     with exclusive_lock(work / LOCK):
-        if not _is_whole(final):  # nor made in the meantime
+        if not _is_whole(final):  # another process may have made it in the meantime
             _make(texts, recipe, inputs, work)
-            shutil.rmtree(final, ignore_errors=True)  # altered or cut short
-            (work / "model").rename(final)
+            publish(work / "model", final)
         shutil.rmtree(work)
     return final
 
 
-def _make(texts: pl.DataFrame, recipe: Recipe, inputs: str, work: Path) -> None:
-    """Train, and save as `work`/model."""
+def _make(texts: pl.DataFrame, recipe: BaseRecipe, inputs: str, work: Path) -> None:
+    """Train the base, and save it as `work`/model."""
     tokenizer = train_tokenizer(texts["text"], recipe.shape.vocab_size)
     model = new_decoder(tokenizer, recipe.shape, recipe.max_tokens, recipe.seed)
     metrics = {}
     if recipe.shape.pretrain_epochs:
         metrics = _train(model, tokenizer, texts, recipe, work / "checkpoints")
-    made = work / "model"
-    if made.exists():  # of a run that was killed while saving
-        shutil.rmtree(made)
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-    record = {"inputs_sha256": inputs, "files_sha256": _files_hash(made), "metrics": metrics}
-    (made / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    folder = work / "model"
+    save_model(model, tokenizer, folder)
+    record = {"inputs_sha256": inputs, "files_sha256": _files_hash(folder), "metrics": metrics}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def base_metrics(folder: Path) -> dict[str, float]:
-    """What its training said of a base."""
+    """Return the metrics of the pretraining of a base."""
     metrics: dict[str, float] = json.loads((folder / RECORD).read_text(encoding="utf-8"))["metrics"]
     return metrics
 
 
-def parted(text: str, rng: random.Random) -> tuple[str, str] | None:
-    """`text` in two at a random sentence or line end, in either order; None where there is no place for it."""
+def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
+    """Split `text` at a random sentence or line end, and return both parts in random order.
+
+    Returns None if no such end leaves at least MIN_PART characters on both sides.
+    """
     ends = [m.end() for m in _SENTENCE_END.finditer(text)]
     ends = [end for end in ends if min(len(text[:end].strip()), len(text[end:].strip())) >= MIN_PART]
     if not ends:
@@ -117,42 +119,47 @@ def parted(text: str, rng: random.Random) -> tuple[str, str] | None:
     return parts if rng.random() < 0.5 else parts[::-1]
 
 
-def packed_rows(tokenizer: Any, texts: pl.DataFrame, recipe: Recipe, epoch: int) -> Tensor:
-    """(n, ROW_TOKENS) ids of one pass over `texts`, in an order and with parts drawn from seed and epoch."""
+def packed_rows(tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, epoch: int) -> Tensor:
+    """Return the (n, ROW_TOKENS) ids of one pass over `texts`. Order and splits depend on seed and epoch.
+
+    Tokens after the last full row are left out; a single row is padded.
+    """
     rng = random.Random(f"{recipe.seed}:{epoch}")
     rows = texts.select("marker", "text").rows()
     rng.shuffle(rows)
     ids = [i for marker, text in rows for i in _document(tokenizer, marker, text, recipe, rng)]
-    ids += [tokenizer.pad_token_id] * (ROW_TOKENS - len(ids)) if len(ids) < ROW_TOKENS else []
-    whole = len(ids) // ROW_TOKENS
-    return torch.tensor(ids[: whole * ROW_TOKENS]).view(whole, ROW_TOKENS)
+    if len(ids) < ROW_TOKENS:
+        ids += [tokenizer.pad_token_id] * (ROW_TOKENS - len(ids))
+    n_rows = len(ids) // ROW_TOKENS
+    return torch.tensor(ids[: n_rows * ROW_TOKENS]).view(n_rows, ROW_TOKENS)
 
 
-def _document(tokenizer: Any, marker: str, text: str, recipe: Recipe, rng: random.Random) -> list[int]:
-    end = [tokenizer.eos_token_id]
-    parts = parted(text, rng) if rng.random() >= WHOLE else None
+def _document(tokenizer: Any, marker: str, text: str, recipe: BaseRecipe, rng: random.Random) -> list[int]:
+    """Return the ids of one text, whole after its marker, or split into a CV and a JD."""
+    parts = split_text(text, rng) if rng.random() >= WHOLE_SHARE else None
     if parts is None:
         ids = plain_text_ids(tokenizer, text)[: recipe.max_cv_tokens + recipe.max_jd_tokens]
-        return [tokenizer.convert_tokens_to_ids(marker), *ids, *end]
+        return [tokenizer.convert_tokens_to_ids(marker), *ids, tokenizer.eos_token_id]
     cv, jd = (plain_text_ids(tokenizer, part) for part in parts)
     cv_id, jd_id = (tokenizer.convert_tokens_to_ids(token) for token in (CV_TOKEN, JD_TOKEN))
-    return [cv_id, *cv[: recipe.max_cv_tokens], jd_id, *jd[: recipe.max_jd_tokens], *end]
+    return [cv_id, *cv[: recipe.max_cv_tokens], jd_id, *jd[: recipe.max_jd_tokens], tokenizer.eos_token_id]
 
 
-def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: Recipe, checkpoints: Path) -> dict[str, float]:
-    """Train `model` in place; its last loss, in nats a token.
+def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, checkpoints: Path) -> dict[str, float]:
+    """Train `model` in place, and return the metrics with the last loss in nats a token.
 
-    Every step is a function of the seed and of its number, so a resumed run takes the steps it would have taken.
+    Every step depends on the seed and its own number alone, so a resumed run takes the same steps.
     """
-    rate, device = recipe.shape.pretrain_learning_rate, "cuda" if torch.cuda.is_available() else "cpu"
+    learning_rate = recipe.shape.pretrain_learning_rate
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
-    optimizer = torch.optim.AdamW(decayed_apart(model), lr=rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(weight_decay_groups(model), lr=learning_rate, betas=(0.9, 0.98))
     rows = packed_rows(tokenizer, texts, recipe, 0)
     steps_an_epoch = max(1, len(rows) // ROWS_A_STEP)
     n_steps = max(1, round(recipe.shape.pretrain_epochs * steps_an_epoch))
     every = max(1, min(STEPS_A_CHECKPOINT, n_steps // 10))
-    start, loss = _resume(model, optimizer, checkpoints), 0.0
-    epoch = 0
+    start = _resume(model, optimizer, checkpoints)
+    loss, epoch = 0.0, 0
     with Progress("pretraining", n_steps, "steps") as progress:
         progress.advance(start)
         for step in range(start, n_steps):
@@ -162,19 +169,20 @@ def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: Recipe, chec
             first = step % steps_an_epoch * ROWS_A_STEP
             batch = rows[[i % len(rows) for i in range(first, first + ROWS_A_STEP)]].to(device)  # (8, ROW_TOKENS)
             for group in optimizer.param_groups:
-                group["lr"] = rate * warm_up_then_down(step / n_steps)
+                group["lr"] = learning_rate * warm_up_then_down(step / n_steps)
             loss = _step(model, optimizer, batch, tokenizer.pad_token_id)
             if not math.isfinite(loss):
                 raise _diverged(step, loss, checkpoints)
-            done = step + 1
-            if done % every == 0 and done < n_steps:
-                _save(model, optimizer, checkpoints, done)
+            n_done = step + 1
+            if n_done % every == 0 and n_done < n_steps:
+                _save(model, optimizer, checkpoints, n_done)
             progress.advance()
     model.to("cpu").eval()
     return {"pretrain_loss": loss, "pretrain_steps": float(n_steps), "pretrain_texts": float(texts.height)}
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Tensor, pad: int) -> float:
+    """Take one optimizer step, and return the loss."""
     loss = model(input_ids=batch, labels=batch.masked_fill(batch == pad, -100)).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -183,13 +191,16 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Tensor, pad: int)
     return float(loss.detach())
 
 
-def warm_up_then_down(done: float) -> float:
-    """Share of the learning rate: up over the first 4 %, then straight down to 2 %."""
-    return min(1.0, (done + 0.002) / 0.04) * max(0.02, 1 - done)
+def warm_up_then_down(progress: float) -> float:
+    """Return the factor of the learning rate at `progress`, a share of all steps.
+
+    The factor rises over the first 4 % of the steps, and falls linearly to 2 %.
+    """
+    return min(1.0, (progress + 0.002) / 0.04) * max(0.02, 1 - progress)
 
 
-def decayed_apart(model: Any) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW: weight decay on matrices, none on vectors."""
+def weight_decay_groups(model: Any) -> list[dict[str, Any]]:
+    """Return parameter groups for AdamW, with weight decay on matrices and none on vectors."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -201,25 +212,26 @@ def _save(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path, step:
     failpoint("pretraining.saved")
 
 
-@torch.no_grad()
 def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path) -> int:
-    """Put the newest whole checkpoint back; returns the step to go on with, 0 where there is none."""
+    """Load the newest whole checkpoint, and return the step to continue with: 0 if there is no checkpoint."""
     try:
-        found = load_newest(checkpoints)
-    except CheckpointError as error:  # all damaged: nothing is lost but time
-        _log.warning("%s; pretraining starts anew", error)
+        checkpoint = load_newest(checkpoints)
+    except CheckpointError as error:  # all checkpoints are damaged; repeating the steps costs only time
+        _log.warning("%s; pretraining starts from the beginning", error)
         return 0
-    if found is None:
+    if checkpoint is None:
         return 0
-    for name, parameter in model.named_parameters():
-        parameter.copy_(found.tensors[f"model.{name}"])
-    restore_optimizer(optimizer, found.tensors, "optimizer")
-    return found.iteration
+    load_weights(model, with_prefix(checkpoint.tensors, "model"))
+    restore_optimizer(optimizer, checkpoint.tensors, "optimizer")
+    return checkpoint.iteration
 
 
 def _diverged(step: int, loss: float, checkpoints: Path) -> TrainingError:
-    found = load_newest(checkpoints)
-    kept = f"the checkpoint of step {found.iteration} is kept in {checkpoints}" if found else "none was kept yet"
+    checkpoint = load_newest(checkpoints)
+    if checkpoint is None:
+        kept = "no checkpoint was written yet"
+    else:
+        kept = f"the checkpoint of step {checkpoint.iteration} is kept in {checkpoints}"
     return TrainingError(
         f"the loss of pretraining is {loss} at step {step}; {kept}. Lower `generator.tiny.pretrain_learning_rate` "
         f"and run `girl train sft` again"
@@ -227,6 +239,7 @@ def _diverged(step: int, loss: float, checkpoints: Path) -> TrainingError:
 
 
 def _is_whole(folder: Path) -> bool:
+    """True if the folder has a record and its files are those of the record."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return bool(_files_hash(folder) == record["files_sha256"])
@@ -235,19 +248,5 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _files_hash(folder: Path) -> str:
+    """Return the SHA-256 of all files but the record."""
     return sha256_of_files(sorted(path for path in folder.iterdir() if path.name != RECORD))
-
-
-def _inputs_hash(texts: pl.DataFrame, recipe: Recipe) -> str:
-    encoder = recipe.shape.embeddings_from
-    weights = sorted(find_encoder_folder(encoder).glob("*.safetensors")) if encoder else []
-    settings = {
-        "shape": recipe.shape.model_dump(mode="json"),
-        "lengths": [recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens],
-        "seed": recipe.seed,
-        "encoder": sha256_of_files(weights) if weights else None,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for row in texts.select("marker", "text").iter_rows():
-        digest.update(hashlib.sha256("\0".join(row).encode()).digest())
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""What `accelerate launch` with several processes needs: each takes its part of a batch, and all end up with the whole.
+"""Work shared by the processes of `accelerate launch`: each does its part of a batch, then all get the whole result.
 
-With one process a part is the whole, and nothing is sent. Every process takes the same decisions, since all see the
-same figures; only the main one writes files.
+With a single process the part is the whole batch, and nothing is sent. All processes see the same figures and take the
+same decisions. Only the main process writes files.
 """
 
 from __future__ import annotations
@@ -21,56 +21,59 @@ T = TypeVar("T")
 
 
 def _state() -> PartialState:
-    return PartialState(cpu=not torch.cuda.is_available())  # told so, it finds other processes on CPUs too
+    return PartialState(cpu=not torch.cuda.is_available())  # without `cpu` it finds no other processes on a CPU
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files."""
+    """True if this is the process that writes files."""
     return bool(_state().is_main_process)
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this call."""
     _state().wait_for_everyone()
 
 
 def n_processes() -> int:
-    """How many there are."""
+    """Return the number of processes."""
     return int(_state().num_processes)
 
 
 def check_divisible(settings: PPOConfig) -> None:
-    """Raise ConfigError where the processes cannot share a batch and a minibatch evenly."""
+    """Raise ConfigError if the processes cannot share a batch and a minibatch evenly."""
     n = n_processes()
     if settings.batch_size % n or settings.minibatch_size % n:
         raise ConfigError(
-            f"`ppo.batch_size` {settings.batch_size} and `ppo.minibatch_size` {settings.minibatch_size} have to be "
+            f"`ppo.batch_size` {settings.batch_size} and `ppo.minibatch_size` {settings.minibatch_size} must be "
             f"multiples of the {n} processes, which share them; change them, or start another number of processes"
         )
 
 
-def own_places(n: int) -> list[int]:
-    """This process's run of the places 0 .. n - 1; as many for each process, the last place filling up."""
-    each = -(-n // n_processes())
-    first = _state().process_index * each
-    return [min(first + k, n - 1) for k in range(each)]
+def local_places(n: int) -> list[int]:
+    """Return this process's part of the places 0 to n - 1.
+
+    Each process gets the same number of places. The last place is repeated where n is not a multiple of the processes.
+    """
+    n_local = -(-n // n_processes())
+    first = _state().process_index * n_local
+    return [min(first + k, n - 1) for k in range(n_local)]
 
 
-def own_rows(rows: Tensor) -> Tensor:
-    """This process's part of the (m,) rows of a minibatch, m a multiple of the number of processes."""
-    own: Tensor = rows.tensor_split(n_processes())[_state().process_index]
-    return own
+def local_rows(rows: Tensor) -> Tensor:
+    """Return this process's part of the (m,) rows of a minibatch; m is a multiple of the number of processes."""
+    part: Tensor = rows.tensor_split(n_processes())[_state().process_index]
+    return part
 
 
-def from_all(own: T) -> list[T]:
-    """What each process passed, in their order. Tensors have to be on the CPU."""
-    found: list[T] = gather_object([own])
-    return found
+def gather_from_all(part: T) -> list[T]:
+    """Return the parts of all processes, in their order. Tensors in `part` must be on the CPU."""
+    parts: list[T] = gather_object([part])
+    return parts
 
 
 @torch.no_grad()
 def add_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over the processes."""
+    """Replace each tensor, in place, by its sum over all processes."""
     if n_processes() == 1:
         return
     total = reduce(torch.cat([t.detach().flatten() for t in tensors]), "sum")

@@ -1,7 +1,7 @@
-"""The embedded base `tiny`: a byte-level BPE tokenizer from the user's own texts, and a small Llama.
+"""The embedded base `tiny`: a small Llama with a byte-level BPE tokenizer trained on the user's texts.
 
-Its token vectors start as those of a sentence encoder, projected: related words begin life near each other, which a
-few thousand pairs could not teach. All other weights are random (docs/results/tiny.md has what this is worth).
+Its token vectors start as projections of a sentence encoder's word vectors, so that related words are near each other
+from the start; a few thousand pairs could not teach that (docs/results/tiny.md). All other weights start at random.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN
 
 PAD_TOKEN = "<|pad|>"
 END_TOKEN = "<|end|>"
-NOISE = 0.25  # of the vectors' standard deviation: `Cook`, ` cook` and `cook` begin near each other, not as one
+NOISE = 0.25  # in standard deviations: `Cook`, ` cook` and `cook` start near each other, but not with equal vectors
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most `vocab_size` tokens; no text is out of its vocabulary."""
+    """Train a byte-level BPE tokenizer of at most `vocab_size` tokens. It can encode any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def new_decoder(tokenizer: PreTrainedTokenizerFast, shape: TinyConfig, max_tokens: int, seed: int) -> Any:
-    """A Llama of the given shape, its random weights drawn from `seed` alone."""
+    """Return a new Llama of the given shape, whose random weights depend on `seed` alone."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -69,28 +69,32 @@ def new_decoder(tokenizer: PreTrainedTokenizerFast, shape: TinyConfig, max_token
     return model
 
 
-def warm_start(own: Tensor, tokenizer: Any, encoder: str) -> None:
-    """Overwrite the random (v, h) token vectors `own` by the encoder's for the same text, where it has any.
+def warm_start(token_vectors: Tensor, tokenizer: Any, encoder: str) -> None:
+    """Overwrite random token vectors, in place, by the sentence encoder's vectors for the same texts.
 
-    A token of several word pieces gets their mean. The vectors are projected to their first h principal components
-    and scaled to the standard deviation that `own` had; NOISE keeps the spellings of one word apart.
+    Args:
+        token_vectors: (v, h). A token without a text that the encoder knows keeps its random vector. One of several
+            word pieces gets their mean. The new vectors are projected to their first h principal components and
+            scaled to the standard deviation of the random ones; NOISE separates the spellings of one word.
+        tokenizer: of the token vectors.
+        encoder: name or folder of the sentence encoder.
     """
     folder = str(find_encoder_folder(encoder))
     pieces: Tensor = AutoModel.from_pretrained(folder, use_safetensors=True).get_input_embeddings().weight
-    theirs = AutoTokenizer.from_pretrained(folder)
-    ids = [piece_ids(theirs, tokenizer.decode([token])) for token in range(len(own))]
-    known = torch.tensor([bool(found) for found in ids])
-    vectors = torch.stack([pieces[found].mean(0) for found in ids if found])  # (k, d)
+    encoder_tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids_by_token = [piece_ids(encoder_tokenizer, tokenizer.decode([token])) for token in range(len(token_vectors))]
+    known = torch.tensor([bool(ids) for ids in ids_by_token])
+    vectors = torch.stack([pieces[ids].mean(0) for ids in ids_by_token if ids])  # (k, d)
     vectors = vectors - vectors.mean(0)
     _, _, components = torch.linalg.svd(vectors, full_matrices=False)
-    vectors = vectors @ components[: own.shape[1]].T  # (k, min(h, d))
-    spread = own.std()
-    own[known, : vectors.shape[1]] = vectors / vectors.std() * spread
-    own[known] += NOISE * spread * torch.randn(int(known.sum()), own.shape[1])
+    vectors = vectors @ components[: token_vectors.shape[1]].T  # (k, min(h, d))
+    spread = token_vectors.std()
+    token_vectors[known, : vectors.shape[1]] = vectors / vectors.std() * spread
+    token_vectors[known] += NOISE * spread * torch.randn(int(known.sum()), token_vectors.shape[1])
 
 
 def piece_ids(tokenizer: Any, text: str) -> list[int]:
-    """The encoder's ids of a token's text; none for special tokens, blanks and parts of characters."""
+    """Return the encoder's ids of a token's text; none for special tokens, blanks and parts of characters."""
     word = text.strip()
     if not word or word.startswith("<|") or "\ufffd" in word:
         return []

@@ -1,0 +1,133 @@
+"""Data that the stages learn from: seekers to hold out, pairs to keep, and token ids of pairs.
+
+Pairs are tokenized and cut here, not by TRL, so that the cut texts are counted before anything is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from girl_features.generator.prompts import (
+    CV_TOKEN,
+    JD_TOKEN,
+    PromptTemplate,
+    encode_prompt,
+    plain_text_ids,
+    template_for,
+)
+from girl_features.generator.reward_model import encode_pair
+from girl_features.input.splits import Windows
+from girl_features.input.tables import Tables
+
+
+class TokenizedRows(NamedTuple):
+    """Token ids of pairs, and how many of their texts were cut."""
+
+    rows: list[dict[str, list[int]]]  # one a pair; columns as TRL's trainer reads them, (t,) each
+    n_cv_truncated: int
+    n_jd_truncated: int
+
+
+def hold_out_seekers(rows: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Split `rows` by job seeker.
+
+    Returns:
+        The rows to train on, and those of the held-out seekers: a `share` of all seekers, at least two, chosen by a
+        hash of seed and id.
+    """
+
+    def digest(job_seeker_id: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{job_seeker_id}".encode()).digest()
+
+    seekers = sorted(rows["job_seeker_id"].unique().to_list(), key=digest)
+    is_held_out = rows["job_seeker_id"].is_in(seekers[: max(2, round(share * len(seekers)))])
+    return rows.filter(~is_held_out), rows.filter(is_held_out)
+
+
+def limit_pairs_per_cv(pairs: pl.DataFrame, n_per_cv: int | None, seed: int) -> pl.DataFrame:
+    """Return at most `n_per_cv` preference pairs of each CV, chosen by hash; all of them for None.
+
+    The pairs of one CV share their few JDs, so many of them teach little new.
+    """
+    if n_per_cv is None:
+        return pairs
+
+    def digest(row: dict[str, str]) -> bytes:
+        return hashlib.sha256("\0".join([str(seed), *row.values()]).encode()).digest()
+
+    key = pl.struct("cv", "chosen", "rejected").map_elements(digest, return_dtype=pl.Binary)
+    return pairs.filter(key.rank("ordinal").over("job_seeker_id", "cv") <= n_per_cv)
+
+
+def window_texts(tables: Tables, windows: Windows, train: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
+    """Return every CV and JD known before the SFT window ends, without those of held-out pairs alone.
+
+    Args:
+        tables: the clean input tables.
+        windows: the first one is the SFT window.
+        train: matched pairs to train on.
+        held_out: matched pairs of the held-out seekers. Their CVs are left out, and so are their JDs unless a pair
+            of `train` has the same job.
+
+    Returns:
+        Columns `marker` (the special token of a CV or a JD) and `text`.
+    """
+    query = """
+        SELECT $cv AS marker, cv AS text FROM job_seekers
+        WHERE updated_at < $until AND trim(cv) <> '' AND job_seeker_id NOT IN (SELECT unnest($seekers::VARCHAR[]))
+        UNION ALL
+        SELECT $jd AS marker, jd AS text FROM jobs
+        WHERE known_at < $until AND job_id NOT IN (SELECT unnest($jobs::VARCHAR[]))
+        ORDER BY ALL
+    """
+    values = {
+        "cv": CV_TOKEN,
+        "jd": JD_TOKEN,
+        "until": windows.sft_end,
+        "seekers": held_out["job_seeker_id"].unique().to_list(),
+        "jobs": sorted(set(held_out["job_id"]) - set(train["job_id"])),
+    }
+    return tables.connection.execute(query, values).pl()
+
+
+def tokenize_pairs(
+    tokenizer: Any, template: PromptTemplate, pairs: pl.DataFrame, max_cv_tokens: int, max_jd_tokens: int
+) -> TokenizedRows:
+    """Return `input_ids` of prompt, JD and end token, and `completion_mask`, which is 1 on JD and end token.
+
+    A JD that is too long ends at its last whole sentence that fits.
+    """
+    rows: list[dict[str, list[int]]] = []
+    n_cv_truncated = n_jd_truncated = 0
+    for cv, jd in pairs.select("cv", "jd").iter_rows():
+        prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
+        jd_ids = plain_text_ids(tokenizer, jd)
+        if len(jd_ids) > max_jd_tokens:
+            n_jd_truncated += 1
+            jd_ids = plain_text_ids(tokenizer, whole_sentences(tokenizer.decode(jd_ids[:max_jd_tokens])))
+        completion = [*jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
+        mask = [0] * len(prompt.ids) + [1] * len(completion)
+        rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
+        n_cv_truncated += prompt.cv_truncated
+    return TokenizedRows(rows, n_cv_truncated, n_jd_truncated)
+
+
+def whole_sentences(text: str) -> str:
+    """Return `text` up to its last sentence end or line end, or all of it if its second half has neither."""
+    end = max(text.rfind(mark) for mark in (". ", ".\n", "\n", "; "))
+    return text[: end + 1].rstrip() if end > len(text) // 2 else text
+
+
+def tokenize_preferences(tokenizer: Any, pairs: pl.DataFrame, max_cv_tokens: int, max_jd_tokens: int) -> TokenizedRows:
+    """Return `chosen_ids` and `rejected_ids`, cut as the reward model cuts them when it scores."""
+    template = template_for(tokenizer)
+    rows, n_cv_truncated, n_jd_truncated = [], 0, 0
+    for cv, *jds in pairs.select("cv", "chosen", "rejected").iter_rows():
+        chosen, rejected = (encode_pair(tokenizer, template, cv, jd, max_cv_tokens, max_jd_tokens) for jd in jds)
+        rows.append({"chosen_ids": chosen.ids, "rejected_ids": rejected.ids})
+        n_cv_truncated += chosen.cv_truncated
+        n_jd_truncated += chosen.jd_truncated + rejected.jd_truncated
+    return TokenizedRows(rows, n_cv_truncated, n_jd_truncated)

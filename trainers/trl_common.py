@@ -1,0 +1,161 @@
+"""Parts that the stages with TRL's trainers share: arguments, checkpoints that can be checked, and progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars
+from transformers import PrinterCallback, TrainerCallback
+
+from girl_features.config import RewardConfig, SFTConfig
+from girl_features.errors import TrainingError
+from girl_features.progress import Progress
+from girl_features.store.failpoints import failpoint
+from girl_features.store.files import write_whole
+from girl_features.trainers.checkpoints import file_sha256
+from girl_features.trainers.training_data import TokenizedRows
+
+_HASHES = "hashes.json"
+_log = logging.getLogger(__name__)
+
+
+def trainer_arguments(output_dir: Path, learning_rate: float, seed: int) -> dict[str, Any]:
+    """Return the arguments that every TRL trainer gets here: bfloat16 on a GPU, and no reports and progress bars."""
+    disable_progress_bars()  # of the `datasets` library; our own progress line counts steps
+    gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(output_dir),
+        "learning_rate": learning_rate,
+        "bf16": gpu,
+        "use_cpu": not gpu,
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dict[str, Any]:
+    """Return the arguments of stages 1 and 2: a cosine schedule, and a checkpoint after each epoch."""
+    return {
+        **trainer_arguments(output_dir, settings.learning_rate, settings.seed),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "weight_decay": 0.01,
+        "max_length": None,  # the rows are cut and counted before; TRL would cut or drop them silently
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "save_strategy": "epoch",
+        "save_total_limit": 2,  # the older one is used if the newer one is damaged
+        "logging_nan_inf_filter": False,
+    }
+
+
+def keep_stdout_clean(trainer: Any) -> None:
+    """Remove the callback that prints to stdout, which is for results."""
+    trainer.remove_callback(PrinterCallback)
+
+
+def train_from_last_checkpoint(
+    trainer: Any, tokenized: TokenizedRows, checkpoints_dir: Path, callbacks: Sequence[TrainerCallback]
+) -> dict[str, float]:
+    """Train on `tokenized`, from the newest whole checkpoint if there is one, and return the metrics."""
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints_dir))
+    return {
+        "train_loss": float(result.training_loss),
+        "train_seconds": float(result.metrics["train_runtime"]),
+        "n_cv_truncated": float(tokenized.n_cv_truncated),
+        "n_jd_truncated": float(tokenized.n_jd_truncated),
+    }
+
+
+class CheckpointGuard(TrainerCallback):
+    """Write the hashes of every checkpoint of a `transformers` trainer, and stop if the loss or a weight is not finite.
+
+    A checkpoint with a weight that is not finite is deleted. The checkpoints before it stay as they are.
+    """
+
+    def __init__(self, learning_rate_setting: str) -> None:
+        self._learning_rate_setting = learning_rate_setting  # the error message says to lower it
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Stop if the logged loss is not finite."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise self._diverged(Path(args.output_dir), state.global_step, f"the loss is {loss}")
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Write the hashes of the new checkpoint. Only a checkpoint with hashes counts as whole."""
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            shutil.rmtree(folder)
+            raise self._diverged(folder.parent, state.global_step, "a weight is not a finite number")
+        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != _HASHES]
+        hashes = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
+        write_whole(folder / _HASHES, json.dumps(hashes).encode())
+        failpoint("training.saved")
+
+    def _diverged(self, checkpoints_dir: Path, step: int, problem: str) -> TrainingError:
+        checkpoint = last_checkpoint(checkpoints_dir)
+        if checkpoint is None:
+            kept = "no checkpoint was written yet"
+        else:
+            kept = f"{checkpoint} is the last good checkpoint and is kept"
+        return TrainingError(f"at step {step} {problem}: {kept}. Lower `{self._learning_rate_setting}` and train again")
+
+
+def last_checkpoint(checkpoints_dir: Path) -> str | None:
+    """Return the newest whole checkpoint of a trainer with a CheckpointGuard, and delete damaged ones after it."""
+    folders = checkpoints_dir.glob("checkpoint-*")
+    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if _is_whole(folder):
+            return str(folder)
+        _log.warning("%s is incomplete or altered; trying the one before it", folder)
+        shutil.rmtree(folder)
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """True if the checkpoint has hashes and every file in them is unchanged."""
+    try:
+        hashes = json.loads((folder / _HASHES).read_text(encoding="utf-8"))
+        return bool(hashes) and all(file_sha256(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class ProgressCallback(TrainerCallback):
+    """Show the trainer's steps on our progress line."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._progress: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the line at the first step, or at the step that a resumed run begins with."""
+        quiet = not state.is_world_process_zero
+        self._progress = Progress(self._label, state.max_steps, "steps", quiet=quiet).__enter__()
+        self._progress.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count one step."""
+        assert self._progress is not None
+        self._progress.advance()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the line."""
+        assert self._progress is not None
+        self._progress.__exit__(None, None, None)
