@@ -21,10 +21,12 @@ _MODULES = {  # public name -> module that defines it
     "girl_feature_views": "girl_features.store.feast_views",
     "join_pairs": "girl_features.pairs",
     "load_config": "girl_features.config",
+    "materialize": "girl_features.batch.local",
 }
 __all__ = list(_MODULES)
 
 if TYPE_CHECKING:
+    from girl_features.batch.local import materialize as materialize
     from girl_features.config import GirlConfig as GirlConfig
     from girl_features.config import load_config as load_config
     from girl_features.contract import FeatureContract as FeatureContract
