@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from sample_truth import fit_of, people_by_cv
+from training_truth import fit_of, people_by_cv
 
 from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError
