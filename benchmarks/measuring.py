@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -30,6 +31,30 @@ def quiet() -> Iterator[None]:
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def median_rates(
+    names: list[str], run: Callable[[str, int], dict[str, float]], rounds: int, clock: Callable[[], float]
+) -> dict[str, dict[str, float]]:
+    """Let contenders take turns and return the median of each contender's rates.
+
+    Args:
+        names: the contenders.
+        run: does a contender's work of one round and returns how much it did, by the name of the rate.
+        rounds: number of rounds.
+        clock: returns seconds.
+    """
+    rates: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for round_number in range(rounds):
+        for name in names:
+            start = clock()
+            amounts = run(name, round_number)
+            seconds = clock() - start
+            rates[name].append({rate: amount / seconds for rate, amount in amounts.items()})
+            print(f"  round {round_number} {name}: {rates[name][-1]}", file=sys.stderr, flush=True)
+    return {
+        name: {rate: statistics.median(row[rate] for row in rows) for rate in rows[0]} for name, rows in rates.items()
+    }
 
 
 def new_process() -> ProcessPoolExecutor:

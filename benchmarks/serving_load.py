@@ -62,6 +62,7 @@ def load_test(port: int, body: dict[str, object], n_connections: int, seconds: f
 async def _ask_repeatedly(
     port: int, request: bytes, until: float, statuses: dict[str, int], times: list[float]
 ) -> None:
+    """Ask over one connection until that time; count each status and add the seconds of each 200 to `times`."""
     while time.monotonic() < until:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -104,7 +105,6 @@ async def _main(port: int, body: str, n_connections: int, seconds: float) -> Loa
 if __name__ == "__main__":
     _port, _body, _n, _seconds = sys.argv[1:]
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(
-            0, range(os.cpu_count() or 1)
-        )  # the service keeps to one core; the callers may use the others
+        # the service keeps to one core; the callers may use the others
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     print(json.dumps(asyncio.run(_main(int(_port), _body, int(_n), float(_seconds)))._asdict()))

@@ -1,4 +1,4 @@
-"""Data of the serving benchmark: vectors of made-up seekers in the stores of this project, in Feast's and in bare ones."""
+"""Data of the serving benchmark: vectors of made-up seekers in this project's, Feast's and bare stores."""
 
 from __future__ import annotations
 
@@ -95,9 +95,8 @@ def _bundle(rng: np.random.Generator, contract: FeatureContract) -> Bundle:
     def weights(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) / d**0.5).astype(np.float32)
 
-    student = VectorMap(
-        weights(d, d), weights(d), weights(d, HIDDEN_SIZE), weights(HIDDEN_SIZE), weights(HIDDEN_SIZE, d), weights()
-    )
+    h = HIDDEN_SIZE
+    student = VectorMap(weights(d, d), weights(d), weights(d, h), weights(h), weights(h, d), weights())
     return Bundle(contract, weights(d), weights(d), student, None, None)
 
 
