@@ -15,10 +15,10 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.input.splits import ranking_split
+from girl_features.input.splits import cut_windows, ranking_split
+from girl_features.input.tables import open_tables
 from girl_features.mapping.run import Both
 from girl_features.pairs import join_pairs
-from girl_features.pipeline import open_tables, windows_of
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.sample.market import SPAN_DAYS
@@ -76,7 +76,7 @@ def stored_data(config: GirlConfig) -> ColdStartData:
     store = PartsStore(config.store_dir)
     contract = store.newest_contract()
     with open_tables(config) as tables:
-        split = ranking_split(tables, windows_of(config, tables))
+        split = ranking_split(tables, cut_windows(tables, config.windows))
     parts = RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
     cold = parts.test.seeker_ids[parts.test.is_cold_start]
     taught = read_taught(store, contract, config.student.max_rows)

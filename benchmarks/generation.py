@@ -41,12 +41,14 @@ from results_page import describe, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from girl_features.batch.local import local_chunks
+from girl_features.batch.run import run_batch
 from girl_features.config import GirlConfig
 from girl_features.contract import EncoderContract, SamplingContract
 from girl_features.generator import Generator
 from girl_features.generator.engines import open_engine
+from girl_features.generator.opening import load_models
 from girl_features.generator.prompts import PLAIN, encode_prompt
-from girl_features.pipeline import open_encoder, open_generator, run_batch
 from girl_features.schema import GeneratedText
 
 NEW_TOKENS, CV_TOKENS = 128, 200
@@ -290,16 +292,15 @@ def _well_formed(text: GeneratedText) -> GeneratedText:
 def job(size: str, folder: Path, workspace: Path, threads: int, n: int) -> dict[str, Any]:
     """Run the whole batch job over n CVs and compare it with the engine alone, in wall-clock seconds."""
     config = job_config(folder, workspace, threads, n)
-    encoder = open_encoder(config)
-    generating = open_generator(config, encoder)
-    generating = generating._replace(generator=WellFormedGenerator(generating.generator))
+    models = load_models(config)
+    models = models._replace(generator=WellFormedGenerator(models.generator))
     warm_up = random_cvs(4, seed=1)
-    generating.generator.generate(warm_up, [[1]] * len(warm_up))
+    models.generator.generate(warm_up, [[1]] * len(warm_up))
     start = time.perf_counter()
-    n_tokens = engine_loop(generating.generator, 1)(random_cvs(n, seed=99))  # not the job's CVs, which it would cache
+    n_tokens = engine_loop(models.generator, 1)(random_cvs(n, seed=99))  # not the job's CVs, which it would cache
     engine_tokens_per_s = n_tokens / (time.perf_counter() - start)
     start = time.perf_counter()
-    report = run_batch(config, encoder, generating)
+    report = run_batch(config, models.contract, local_chunks(models))
     seconds = time.perf_counter() - start
     assert report.n_failed == 0, report.failures
     tokens_per_s = report.n_new_tokens / seconds

@@ -26,11 +26,14 @@ from measuring import made_up_contract, new_process, peak_memory_mb, random_unit
 from results_page import describe, write_json
 
 from girl_features import schema
+from girl_features.batch.chunk import Origin
 from girl_features.batch.estimate import make_plan
-from girl_features.batch.local import materialize
+from girl_features.batch.local import local_chunks
+from girl_features.batch.run import Batch, fill_store
 from girl_features.config import TableConfig, TablesConfig
 from girl_features.contract import EncoderContract
 from girl_features.evaluation.machine import machine_description
+from girl_features.generator.opening import LoadedModels
 from girl_features.input.tables import Tables, load_tables
 from girl_features.schema import Encoded, GeneratedText
 from girl_features.store.parts import PartsStore
@@ -105,7 +108,7 @@ def write_tables(folder: Path, n_versions: int) -> None:
             connection.execute(f"COPY ({query}) TO '{folder / name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
 
 
-def fill_store(folder: Path) -> None:
+def write_earlier_nights(folder: Path) -> None:
     """Write the rows that earlier nights left: all CV versions except the newer one of every fiftieth seeker."""
     store = PartsStore(folder / "store")
     store.save_contract(CONTRACT)
@@ -169,9 +172,8 @@ def run_step(name: str, folder: Path) -> dict[str, Any]:
             result |= plan.generation._asdict()
         else:
             generator = CountingGenerator()
-            report = materialize(
-                tables, generator, RandomEncoder(), CONTRACT, store, chunk_size=256, run=name, engine="counting"
-            )
+            batch = Batch(tables, store, Origin(CONTRACT, name, "counting"), chunk_size=256)
+            report = fill_store(batch, local_chunks(LoadedModels(RandomEncoder(), generator, CONTRACT)))
             result |= {"job_seconds": report.seconds, "n_planned": report.n_planned, "n_unchanged": report.n_unchanged}
             result |= {"n_generated": report.n_generated, "cvs_given_to_generator": generator.n_cvs}
     result |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()}
@@ -189,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="girl-incremental-") as name:
         folder = Path(name)
         write_tables(folder, n_versions)
-        fill_store(folder)
+        write_earlier_nights(folder)
         for step in ("plan", "night", "next_night"):
             with new_process() as executor:
                 rows.append(executor.submit(run_step, step, folder).result())

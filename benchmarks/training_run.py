@@ -16,11 +16,11 @@ from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
 from girl_features.generator.gate import defect
+from girl_features.generator.opening import load_encoder
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
-from girl_features.input.splits import Windows, rl_cvs
-from girl_features.input.tables import Tables
-from girl_features.pipeline import open_encoder, open_tables, windows_of
+from girl_features.input.splits import Windows, cut_windows, rl_cvs
+from girl_features.input.tables import Tables, open_tables
 from girl_features.sample.tables import write_sample
 from girl_features.trainers.feedback import JDTask, text_statistics
 from girl_features.trainers.reward import train_reward
@@ -132,7 +132,7 @@ def run_part(data: str, source: Path | None, size_name: str, seed: int, folder: 
         write_sample(source, n_seekers=size["seekers"], seed=seed, overwrite=True)
     config = config_for(data, folder / "workspace", source, size, seed)
     with open_tables(config) as tables:
-        windows = windows_of(config, tables)
+        windows = cut_windows(tables, config.windows)
         sft, reward = train_sft(tables, windows, config), train_reward(tables, windows, config)
         runs = {row: _tuned(tables, windows, config, changes) for row, changes in STAGE_3.items()}
         trained = {row: generator for row, generator in runs.items() if generator is not None}
@@ -226,7 +226,7 @@ def _judges(tables: Tables, windows: Windows, config: GirlConfig, reward: Path, 
     bounds = {"start": windows.rl_end, "end": windows.train_end}
     jd_of = dict(tables.connection.execute(query, bounds).fetchall())
     matched = [jd_of.get(seeker) for seeker in cvs["job_seeker_id"]]
-    return Judges(cvs["cv"].to_list(), matched, TransformersRewardModel(reward), open_encoder(config), None)
+    return Judges(cvs["cv"].to_list(), matched, TransformersRewardModel(reward), load_encoder(config), None)
 
 
 def _tuned(tables: Tables, windows: Windows, config: GirlConfig, changes: dict[str, Any]) -> Path | None:
