@@ -30,7 +30,6 @@ os.environ.setdefault("FEAST_USAGE", "False")  # before Feast is imported
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore
 from measuring import quiet, redis_server
 from raw_stores import RawStore, open_raw, redis_client
 from results_page import write_json
@@ -198,7 +197,7 @@ class StoreBench:
         _clean_up(root, redis)
 
 
-def _appender(store: FeatureStore, rows: pa.Table) -> Callable[[], object]:
+def _appender(store: Any, rows: pa.Table) -> Callable[[], object]:
     provider, view = store._get_provider(), store.get_feature_view("facts")
     return lambda: provider.offline_store.offline_write_batch(store.config, view, rows, None)
 
