@@ -198,9 +198,8 @@ def limit_tokens_per_s(folder: Path, engine: str, batch: int) -> float:
     n_weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 4
     head = config.hidden_size // config.num_attention_heads
     bytes_per_value = 4 if engine == "transformers" else 2
-    row_bytes = (
-        (256 + NEW_TOKENS // 2) * config.num_hidden_layers * 2 * config.num_key_value_heads * head * bytes_per_value
-    )
+    values_per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head
+    row_bytes = (256 + NEW_TOKENS // 2) * values_per_token * bytes_per_value
     n_bytes = n_weights * (1 if engine == "openvino" else 4) + batch * row_bytes
     return batch * read_bandwidth(n_bytes) / n_bytes
 

@@ -1,4 +1,4 @@
-"""What several benchmarks need to measure: quiet calls, processes of their own, Redis, contracts and vectors."""
+"""Shared parts of the benchmarks: clocks, quiet calls, processes, Redis, made-up contracts and random vectors."""
 
 from __future__ import annotations
 

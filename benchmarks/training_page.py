@@ -62,17 +62,23 @@ def plot(path: Path, parts: dict[str, dict[int, Any]]) -> None:
     figure.savefig(path, dpi=130)
 
 
+def _mean_and_spread(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    if abs(mean) >= 20:
+        digits = 0
+    else:
+        digits = 2 if abs(mean) >= 1 else 3
+    if len(set(values)) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
 def _section(data: str, rows: list[dict[str, Any]]) -> list[str]:
     def cell(stage: str, metric: str) -> str:
-        values = [row["value"] for row in rows if (row["stage"], row["metric"]) == (stage, metric)][
-            1:
-        ]  # the first is the mean
-        if not values:
-            return ""
-        mean = statistics.fmean(values)
-        digits = 0 if abs(mean) >= 20 else 2 if abs(mean) >= 1 else 3
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and len(set(values)) > 1 else ""
-        return f"{mean:.{digits}f}{spread}"
+        """Return mean and spread over the seeds. The mean is a row too and comes first."""
+        values = [row["value"] for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
+        by_seed = values[1:]
+        return _mean_and_spread(by_seed) if by_seed else ""
 
     measured = {row["metric"] for row in rows}
     columns = [metric for metric in COLUMNS if metric in measured]
