@@ -66,8 +66,10 @@ def _mean_and_spread(values: list[float]) -> str:
     mean = statistics.fmean(values)
     if abs(mean) >= 20:
         digits = 0
+    elif abs(mean) >= 1:
+        digits = 2
     else:
-        digits = 2 if abs(mean) >= 1 else 3
+        digits = 3
     if len(set(values)) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
