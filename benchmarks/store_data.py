@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from measuring import quiet
 
+from girl_features.sql import parquet_relation
 from girl_features.store.parts.part_files import parquet_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def write_folder(folder: Path, n_seekers: int, versions: int, dimension: int) ->
 def rows_as_bytes(folder: Path) -> Iterator[list[tuple[str, bytes]]]:
     """Yield batches of id and vector bytes from all parts of a folder."""
     with duckdb.connect() as connection:
-        query = connection.execute(f"SELECT seeker, vector FROM read_parquet('{folder}/*.parquet')")
+        files = parquet_relation(sorted(folder.glob("*.parquet")))
+        query = connection.execute(f"SELECT seeker, vector FROM {files}")
         for batch in query.to_arrow_reader(10_000):
             vectors = batch.column(1).flatten().to_numpy().reshape(batch.num_rows, -1)
             data, width = vectors.tobytes(), vectors.shape[1] * 4

@@ -15,6 +15,8 @@ import pyarrow as pa
 from measuring import new_process, peak_memory_mb, quiet
 from store_data import open_store
 
+from girl_features.sql import parquet_relation
+
 SEED = 0
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -92,7 +94,7 @@ def _join_of(kind: str, request: JoinRequest, root: Path) -> Callable[[], pa.Tab
 
 def _asof_join(entities: pd.DataFrame, folder: Path) -> pa.Table:
     """Join by DuckDB: find the row of each entity without reading vectors, then fetch the vectors of those rows."""
-    files = f"read_parquet('{folder}/*.parquet', file_row_number = true)"
+    files = parquet_relation(sorted(folder.glob("*.parquet")), file_row_number=True)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("frame", pa.Table.from_pandas(entities, preserve_index=False))

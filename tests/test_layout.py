@@ -61,6 +61,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "progress",
             "ranker",
             "schema",
+            "sql",
             "text_ranker",
             "torch_threads",
         }
@@ -166,7 +167,7 @@ def test_no_duckdb_may_take_all_memory() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if "duckdb.connect()" in line
     ]
-    assert not bare, "use store.history.connected, which spills to disk instead"
+    assert not bare, "use sql.connected, which spills to disk instead"
 
 
 def test_tests_import_neither_test_modules_nor_private_names() -> None:
