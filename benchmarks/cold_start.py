@@ -35,7 +35,8 @@ from girl_features.evaluation.results import EvaluationSlice, Gains, Measured, g
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.vector_map import unit_rows
-from girl_features.mapping.run import compare_mapped, fit_map
+from girl_features.mapping.fit import fit_map
+from girl_features.mapping.losses import compare_mapped
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier

@@ -17,14 +17,14 @@ from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
-from girl_features.mapping.run import Both
+from girl_features.mapping.fit import SharedCVs
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.sample.market import SPAN_DAYS
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
-from girl_features.trainers.student import Taught, read_taught
+from girl_features.trainers.student import StudentData, read_student_data
 
 ENCODED_AT_ONCE = 256
 
@@ -35,10 +35,10 @@ class ColdStartData(NamedTuple):
     name: str
     is_simulation: bool
     parts: RankingParts
-    taught: Taught  # without the test part's cold-start seekers
+    taught: StudentData  # without the test part's cold-start seekers
     contract: FeatureContract
     second_parts: RankingParts | None = None  # the same pairs under a second generator
-    both: Both | None = None  # CVs under both generators, without seekers of the test part
+    both: SharedCVs | None = None  # CVs under both generators, without seekers of the test part
 
 
 def market_data(seed: int, n_blocks: int, encoder: SentenceTransformerEncoder, cache: Path) -> ColdStartData:
@@ -56,10 +56,12 @@ def market_data(seed: int, n_blocks: int, encoder: SentenceTransformerEncoder, c
     tested = np.unique(decisions.seeker[decisions.decided_at >= test_from])
     is_tested = np.isin(versions.seeker, tested)
     is_taught = (versions.updated_at < train_until) & (~is_tested | np.isin(versions.seeker, warm))
-    taught = Taught(
+    taught = StudentData(
         versions.seeker[is_taught].tolist(), vectors[versions.cv[is_taught]], vectors[versions.best[is_taught]]
     )
-    both = Both(versions.seeker[~is_tested], vectors[versions.second[~is_tested]], vectors[versions.best[~is_tested]])
+    both = SharedCVs(
+        versions.seeker[~is_tested], vectors[versions.second[~is_tested]], vectors[versions.best[~is_tested]]
+    )
     return ColdStartData(
         f"market {seed}",
         True,
@@ -79,7 +81,7 @@ def stored_data(config: GirlConfig) -> ColdStartData:
         split = ranking_split(tables, cut_windows(tables, config.windows))
     parts = RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
     cold = parts.test.seeker_ids[parts.test.is_cold_start]
-    taught = read_taught(store, contract, config.student.max_rows)
+    taught = read_student_data(store, contract, config.student.max_rows)
     taught = taught.take(np.flatnonzero(~np.isin(np.array(taught.seeker_ids), cold)))
     return ColdStartData(config.name, False, parts, taught, contract)
 

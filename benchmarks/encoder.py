@@ -99,10 +99,7 @@ class Pooled(torch.nn.Module):
 def openvino_run(module: Pooled, weights: str, precision: str, threads: int) -> Run:
     import openvino
 
-    # These are the steps of openvino.convert_model, which also sends usage data to its maker.
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(module, example_input=module.example)  # must live until the conversion is done
-    graph = frontend.convert(frontend.load(decoder))
+    graph = trace_graph(module, module.example)
     graph.reshape({port: openvino.PartialShape([-1, -1]) for port in graph.inputs})
     if weights == "int8":
         round_weights(graph)

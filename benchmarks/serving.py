@@ -37,8 +37,8 @@ from serving_page import page  # noqa: E402
 from girl_features.config import GirlConfig  # noqa: E402
 from girl_features.generator.opening import load_encoder  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
-from girl_features.lookup.generation_queue import GenerationQueue, OfferQueue  # noqa: E402
-from girl_features.lookup.host_encoder import HostEncoder, export_encoder  # noqa: E402
+from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQueue  # noqa: E402
+from girl_features.lookup.host_encoder import HostEncoder  # noqa: E402
 from girl_features.sample.tables import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
 from girl_features.store.names import ViewNames  # noqa: E402
@@ -195,6 +195,8 @@ def long_cvs(root: Path, n: int) -> list[str]:
 
 def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
     """Return the config's encoder without torch, as `girl train student` puts it into a bundle for services."""
+    from girl_features.lookup.encoder_export import export_encoder
+
     folder.mkdir()
     encoder = load_encoder(config)
     print(f"encoder on the host: {export_encoder(encoder, config.encoder.name, texts, folder)}", file=sys.stderr)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from girl_features.sample.market import CITIES, SPECIALISMS, Jobs, People, simulate_block, true_fit
-from girl_features.sample.texts import JD_RUNG_NEEDS, JD_RUNGS
+from girl_features.sample.market import CITIES, Jobs, People, simulate_block, true_fit
+from girl_features.sample.words import sample_words, specialisms
 
 UNKNOWN = -1  # the JD names no such thing
 NO_SKILL = 64  # the code of a skill that nobody has
@@ -54,7 +54,7 @@ def job_of(text: str) -> JobCodes:
     names one, else the first rung whose needs the text names. The city is the one that the text names first.
     """
     text = " ".join(text.split())
-    hits = [_n_mentions(text, number) for number in range(len(SPECIALISMS))]
+    hits = [_n_mentions(text, number) for number in range(len(specialisms()))]
     specialism = int(np.argmax(hits)) if max(hits) > 0 else UNKNOWN
     skills = _skills(text, specialism) if specialism != UNKNOWN else NO_SKILL
     return JobCodes(specialism, _rung(text), _city(text), skills)
@@ -70,17 +70,18 @@ def fit_of(people: People, text: str) -> float:
 
 def _n_mentions(text: str, number: int) -> int:
     """Mentions of a specialism in the text; a title counts twice."""
-    specialism = SPECIALISMS[number]
+    specialism = specialisms()[number]
     n_titles = sum(title in text for title in specialism.jd_titles)
     n_duties = sum(phrase in text for skill in specialism.skills for phrase in skill.jd)
     return 2 * n_titles + n_duties
 
 
 def _rung(text: str) -> int:
+    phrases = sample_words().phrases
     first_word = text.split(" ")[0]
-    if first_word in JD_RUNGS:
-        return JD_RUNGS.index(first_word)
-    for rung, needs in enumerate(JD_RUNG_NEEDS):
+    if first_word in phrases.jd_rungs:
+        return phrases.jd_rungs.index(first_word)
+    for rung, needs in enumerate(phrases.jd_rung_needs):
         if any(need in text for need in needs):
             return rung
     return UNKNOWN
@@ -95,7 +96,7 @@ def _city(text: str) -> int:
 
 def _skills(text: str, specialism: int) -> int:
     """Bit mask of the skills that the text names, of the specialism's own and those of its neighbour."""
-    skills = SPECIALISMS[specialism].skills + SPECIALISMS[specialism ^ 1].skills
+    skills = specialisms()[specialism].skills + specialisms()[specialism ^ 1].skills
     mask = 0
     for i, skill in enumerate(skills):
         if any(phrase in text for phrase in skill.jd):

@@ -17,7 +17,7 @@ from girl_features.generator.opening import LoadedModels
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
 from girl_features.lookup.bundle import Bundle
-from girl_features.lookup.generation_queue import OfferQueue
+from girl_features.lookup.generation_queue import BackgroundQueue
 from girl_features.lookup.vector_map import VectorMap, unit_rows
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
