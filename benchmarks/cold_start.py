@@ -41,7 +41,7 @@ from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, bundle_stand_ins
-from girl_features.trainers.student import Fitted, RankedPairs, fit_student
+from girl_features.trainers.student import FittedStudent, RankedPairs, fit_student
 
 TIER_DROPOUT = 0.3
 N_NEIGHBOURS = 10
@@ -89,7 +89,7 @@ def measure_data(data: ColdStartData, predictors: list[str], seeds: list[int], n
     return {"rows": rows, "students": student_rows, "losses": losses}
 
 
-def _bundle(data: ColdStartData, fitted: Fitted) -> Bundle:
+def _bundle(data: ColdStartData, fitted: FittedStudent) -> Bundle:
     return Bundle(
         contract=data.contract,
         prior=data.taught.generated.mean(axis=0),
@@ -100,7 +100,7 @@ def _bundle(data: ColdStartData, fitted: Fitted) -> Bundle:
     )
 
 
-def _test_features_by_tier(data: ColdStartData, stand_ins: StandIns, other: Fitted) -> dict[str, PairFeatures]:
+def _test_features_by_tier(data: ColdStartData, stand_ins: StandIns, other: FittedStudent) -> dict[str, PairFeatures]:
     features = data.parts.test.features
     vectors = stand_ins(features)
     return {
