@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test lint types check demo careers evidence clean
+.PHONY: help setup test lint types check demo needs-data careers evidence clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,14 +31,20 @@ types: setup  ## mypy --strict on the package
 
 check: lint types test  ## What CI runs
 
-careers: setup  ## The whole path on real CVs (benchmarks/careers.yaml): writes docs/results/careers.md
+needs-data:
+	@test -n "$(GIRL_DATA)" || { echo 'GIRL_DATA is not set. Set it to the folder that holds careers/ and rjdb/, and try again:' >&2; \
+		echo '  make $(MAKECMDGOALS) GIRL_DATA=FOLDER' >&2; exit 2; }
+
+careers evidence: export GIRL_DATA := $(GIRL_DATA)
+
+careers: needs-data setup  ## The whole path on real CVs (benchmarks/careers.yaml): writes docs/results/careers.md
 	$(BIN)/girl train all --config benchmarks/careers.yaml
 	for stage in sft ppo; do \
 		$(BIN)/girl materialize --config benchmarks/careers.yaml --set generator.stage=$$stage || test $$? -eq 1 || exit 1; \
 	done
 	$(BIN)/girl evaluate --config benchmarks/careers.yaml --json .girl/careers.json --markdown docs/results/careers.md
 
-evidence: setup  ## Every row, control and baseline on careers, rjdb and a simulated market: docs/results/evidence.md
+evidence: needs-data setup  ## Every row, control and baseline on careers, rjdb and a simulated market: docs/results/evidence.md
 	$(BIN)/girl experiment run benchmarks/evidence.yaml --markdown docs/results/evidence.md --json .girl/evidence.json
 
 clean:  ## Remove what the verbs made, the environment too

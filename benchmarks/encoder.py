@@ -1,23 +1,22 @@
-"""Texts a second of the default text encoder on every engine, and how near each comes to float32's vectors.
+"""Measure texts per second of the default text encoder on every engine, and how close its vectors are to float32's.
 
-    python benchmarks/encoder.py --json FILE                          # CVs and JDs of ../shared/data/careers, or else
-    python benchmarks/encoder.py --data sample --texts 48 --cpu-time  # of the simulated market
+    python benchmarks/encoder.py --json FILE                          # CVs and JDs of GIRL_DATA/careers
+    python benchmarks/encoder.py --data sample --texts 48 --cpu-time  # CVs and JDs of the simulated market
 
-All get the same texts, longest first, in batches of 32, on `--threads` threads (default 1); tokenizing counts. They
-take turns, and the median counts; before that each encodes all texts once, as kernels are made at their first use. On a
-machine that others load, `--cpu-time` counts the process's own seconds: with one thread, about what an idle machine
-would take. Ratios hold better than rates. `cosine_*` are over the texts, to sentence-transformers' float32.
+`--data` names a folder that holds job_seekers.parquet and jobs.parquet. All engines get the same texts, longest first,
+in batches of 32, on `--threads` threads (default 1). Time includes tokenizing. Each engine first encodes all texts
+once, since engines compile at their first use; then they take turns, and the median counts. On a machine with other
+work, `--cpu-time` counts the CPU seconds of this process; with one thread that is about the time an idle machine
+needs. Trust the ratios more than the rates. `cosine_*` compare each vector with the one of sentence-transformers in
+float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -34,6 +33,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import numpy as np
 import polars as pl
 import torch
+from measuring import CLOCKS, median_rates
+from results_page import describe, write_json
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from transformers import AutoModel
@@ -44,11 +45,10 @@ from girl_features.generator.openvino_graph import round_weights, trace_graph
 from girl_features.lookup.vector_map import unit_rows
 from girl_features.sample.tables import write_sample
 
-CAREERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "careers"
 BATCH = 32
 TEXTS, ROUNDS, QUICK = 256, 3, (64, 1)
 REFERENCE = "sentence-transformers float32"
-OPENVINO = {  # row -> weights, what it computes in
+OPENVINO = {  # row -> weights, type of computation
     "openvino float32": ("float32", "f32"),
     "openvino bfloat16": ("float32", "bf16"),
     "openvino int8 weights, float32": ("int8", "f32"),
@@ -60,28 +60,35 @@ Encode = Callable[[list[str]], np.ndarray]  # n texts to (n, d) float32 unit vec
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (b, t) int64 ids and mask to (b, d) float32
 
 
-def some_texts(data: str, n: int) -> list[str]:
-    """As many CVs as JDs, none twice, in sentence-transformers' order: so all engines get the same batches."""
+def read_texts(data: str, n: int) -> list[str]:
+    """Return n different texts, half CVs and half JDs, longest first.
+
+    sentence-transformers sorts texts by length too, so all engines get the same batches.
+    """
     with tempfile.TemporaryDirectory(prefix="girl-encoder-") as name:
         folder = Path(name if data == "sample" else data)
         if data == "sample":
             write_sample(folder, n_seekers=n)
-        columns = {"job_seekers": "cv", "jobs": "jd"}
-        found = [pl.read_parquet(folder / f"{table}.parquet")[column] for table, column in columns.items()]
-    cvs, jds = (texts.unique(maintain_order=True).shuffle(seed=0).to_list() for texts in found)
+        columns = [("job_seekers", "cv"), ("jobs", "jd")]
+        tables = [pl.read_parquet(folder / f"{table}.parquet")[column] for table, column in columns]
+    cvs, jds = (texts.unique(maintain_order=True).shuffle(seed=0).to_list() for texts in tables)
     return sorted(cvs[: n - n // 2] + jds[: n // 2], key=len, reverse=True)
 
 
 def by_sentence_transformers(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
     vectors = model.encode(texts, batch_size=BATCH, show_progress_bar=False, convert_to_tensor=True)
-    return unit_rows(vectors.float().numpy())  # bfloat16 has no room for lengths of exactly one
+    return unit_rows(vectors.float().numpy())  # bfloat16 is too coarse for a length of exactly one
 
 
 class Pooled(torch.nn.Module):
+    """The encoder's transformer with mean pooling, for export to other engines."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.model = AutoModel.from_pretrained(str(folder), use_safetensors=True, attn_implementation="eager").eval()
-        self.example = torch.ones(2, 2, 7, dtype=torch.long).unbind()  # ids and mask; both sizes become dynamic
+        self.example = torch.ones(
+            2, 2, 7, dtype=torch.long
+        ).unbind()  # ids and mask; the export makes both sizes dynamic
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -107,7 +114,7 @@ def onnx_run(module: Pooled, threads: int) -> Run:
     dynamic = {name: {0: "texts", 1: "tokens"} for name in ("ids", "mask")}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # the one step of the export that needs the package `onnx`: it adds functions, of which this model has none
+    # This step of the export needs the package `onnx`. It adds functions, and this model has none, so it is skipped.
     step = "torch.onnx._internal.torchscript_exporter.onnx_proto_utils._add_onnxscript_fn"
     with tempfile.TemporaryDirectory() as folder, patch(step, lambda model, _: model):
         file = f"{folder}/encoder.onnx"
@@ -123,7 +130,7 @@ def in_batches(tokenizer: Tokenizer, run: Run, texts: list[str]) -> np.ndarray:
 
 
 def open_engines(tokenizer: Tokenizer, folder: Path, threads: int) -> dict[str, Encode]:
-    """Row -> its engine, of those that are installed; the reference is the first."""
+    """Return the engines that are installed, by row; the reference comes first."""
     engines: dict[str, Encode] = {}
     for dtype in ("float32", "bfloat16"):
         model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
@@ -132,7 +139,7 @@ def open_engines(tokenizer: Tokenizer, folder: Path, threads: int) -> dict[str, 
     tokenizer.enable_padding()
     module, runs = Pooled(folder), {}
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracers', on branches that these lengths do not decide
+        warnings.simplefilter("ignore")  # tracers warn of branches that do not matter here
         if find_spec("openvino"):
             runs |= {name: openvino_run(module, *kind, threads) for name, kind in OPENVINO.items()}
         if find_spec("onnxruntime"):
@@ -141,20 +148,19 @@ def open_engines(tokenizer: Tokenizer, folder: Path, threads: int) -> dict[str, 
 
 
 def measure(engines: dict[str, Encode], texts: list[str], rounds: int, cpu_time: bool) -> list[dict[str, Any]]:
-    clock = time.process_time if cpu_time else time.perf_counter
+    """Return rate and cosines of each engine."""
     vectors = {name: encode(texts) for name, encode in engines.items()}
-    found: dict[str, list[float]] = {name: [] for name in engines}
-    for number in range(rounds):
-        for name, encode in engines.items():
-            started = clock()
-            encode(texts)
-            found[name].append(len(texts) / (clock() - started))
-            print(f"  round {number} {name}: {found[name][-1]:.1f} texts/s", file=sys.stderr, flush=True)
+
+    def run(name: str, round_number: int) -> dict[str, float]:
+        engines[name](texts)
+        return {"texts_per_s": len(texts)}
+
+    rates = median_rates(list(engines), run, rounds, CLOCKS[cpu_time])
     rows: list[dict[str, Any]] = []
     for name in engines:
-        rate = statistics.median(found[name])
+        rate = rates[name]["texts_per_s"]
         cosines = (vectors[name].astype(np.float64) * vectors[REFERENCE]).sum(axis=1)
-        row = {"name": name, "texts_per_s": rate, "over_float32": rate / statistics.median(found[REFERENCE])}
+        row = {"name": name, "texts_per_s": rate, "over_float32": rate / rates[REFERENCE]["texts_per_s"]}
         rows.append({**row, "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())})
     return rows
 
@@ -165,29 +171,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} by default")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} texts and {QUICK[1]} round by default")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--data", default=str(CAREERS) if CAREERS.is_dir() else "sample", help="folder, or `sample`")
+    data = str(Path(os.environ["GIRL_DATA"]) / "careers") if "GIRL_DATA" in os.environ else "sample"
+    parser.add_argument(
+        "--data", default=data, help="folder, or `sample`; careers in the folder GIRL_DATA if that is set"
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true", help="count the process's own seconds")
-    given = parser.parse_args()
-    if given.cpu_time and given.threads > 1:
-        parser.error("--cpu-time adds up the seconds of all threads: use it with --threads 1")
-    torch.set_num_threads(given.threads)
-    n_texts, n_rounds = QUICK if given.quick else (TEXTS, ROUNDS)
-    texts = some_texts(given.data, given.texts or n_texts)
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds of this process")
+    arguments = parser.parse_args()
+    if arguments.cpu_time and arguments.threads > 1:
+        parser.error("--cpu-time adds up the seconds of all threads; use it with --threads 1")
+    torch.set_num_threads(arguments.threads)
+    n_texts, n_rounds = QUICK if arguments.quick else (TEXTS, ROUNDS)
+    texts = read_texts(arguments.data, arguments.texts or n_texts)
     folder = find_encoder_folder(DEFAULT_ENCODER)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    engines = open_engines(tokenizer, folder, given.threads)
+    engines = open_engines(tokenizer, folder, arguments.threads)
     n_tokens = statistics.fmean(sum(t.attention_mask) for t in tokenizer.encode_batch(texts))
-    result = {"encoder": DEFAULT_ENCODER, "data": Path(given.data).name, "simulation": given.data == "sample"}
-    result |= {"n_texts": len(texts), "mean_tokens": n_tokens, "threads": given.threads, "cpu_time": given.cpu_time}
+    result = {"encoder": DEFAULT_ENCODER, "data": Path(arguments.data).name, "simulation": arguments.data == "sample"}
+    result |= {
+        "n_texts": len(texts),
+        "mean_tokens": n_tokens,
+        "threads": arguments.threads,
+        "cpu_time": arguments.cpu_time,
+    }
     result["machine"] = "; ".join([machine_description(), *(f"{x} {version(x)}" for x in PACKAGES if find_spec(x))])
-    print(", ".join(f"{key} {value}" for key, value in result.items()), flush=True)
-    rows = measure(engines, texts, given.rounds or n_rounds, given.cpu_time)
+    print(describe(result), flush=True)
+    rows = measure(engines, texts, arguments.rounds or n_rounds, arguments.cpu_time)
     rows += [{"name": name, "missing": "not installed"} for name in (*OPENVINO, ONNX) if name not in engines]
     for row in rows:
-        print("  ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
-    if given.json:
-        given.json.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        print(describe(row))
+    write_json(arguments.json, {**result, "rows": rows})
 
 
 if __name__ == "__main__":

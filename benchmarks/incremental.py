@@ -1,21 +1,17 @@
-"""The nightly batch over a million CV versions of which one in a hundred is new: a simulation.
+"""Measure the nightly batch over a million CV versions of which one in a hundred is new: a simulation.
 
     python benchmarks/incremental.py [--quick] [--json FILE]
 
-The tables, the store and the models are simulated: CVs are words drawn at random, the generator counts what it is
-given and the encoder hands out random vectors. What is measured is all that is left when nearly nothing is to be done:
-reading and checking the tables, the checksums of the store's parts, the plan. Each step runs in a process of its own,
-whose peak resident memory is noted.
+Tables, store and models are simulated: CVs are words drawn at random, the generator counts its CVs, and the encoder
+returns random vectors. The benchmark measures the work that remains when almost no CV has changed: reading and checking
+the tables, the checksums of the store's parts, and the plan. Each step runs in a process of its own, whose peak
+resident memory is recorded.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +22,8 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+from measuring import made_up_contract, new_process, peak_memory_mb, random_unit_vectors
+from results_page import describe, write_json
 
 from girl_features import schema
 from girl_features.batch.chunk import Origin
@@ -33,7 +31,7 @@ from girl_features.batch.estimate import make_plan
 from girl_features.batch.local import local_chunks
 from girl_features.batch.run import Batch, fill_store
 from girl_features.config import TableConfig, TablesConfig
-from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.contract import EncoderContract
 from girl_features.evaluation.machine import machine_description
 from girl_features.generator.opening import LoadedModels
 from girl_features.input.tables import Tables, load_tables
@@ -41,7 +39,7 @@ from girl_features.schema import Encoded, GeneratedText
 from girl_features.store.parts import PartsStore
 
 N_VERSIONS, N_VERSIONS_QUICK = 1_000_000, 20_000
-CHANGED = 100  # one version in so many
+CHANGED = 100  # one version in this number is new
 N_WORDS = 150  # of a CV: about a kilobyte
 N_JOBS = 1_000
 DIMENSION = 384
@@ -57,7 +55,7 @@ WORDS = """
 
 
 class CountingGenerator:
-    """Writes the same few words for everybody, and counts."""
+    """Writes the same few words for every CV and counts the CVs."""
 
     def __init__(self) -> None:
         self.n_cvs = 0
@@ -65,13 +63,13 @@ class CountingGenerator:
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
         self.n_cvs += len(cvs)
         return [
-            [GeneratedText(f"wanted: {cv[:40]}", "stop", 150, 8, False) for _ in own]
-            for cv, own in zip(cvs, seeds, strict=True)
+            [GeneratedText(f"wanted: {cv[:40]}", "stop", 150, 8, False) for _ in cv_seeds]
+            for cv, cv_seeds in zip(cvs, seeds, strict=True)
         ]
 
 
 class RandomEncoder:
-    """A random vector of length one for each text."""
+    """Returns a random vector of length one for each text."""
 
     contract = EncoderContract(
         name="random",
@@ -84,24 +82,15 @@ class RandomEncoder:
     )
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        vectors = np.random.default_rng(len(texts)).standard_normal((len(texts), DIMENSION), np.float32)
-        return Encoded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.zeros(len(texts), bool))
+        vectors = random_unit_vectors(np.random.default_rng(len(texts)), len(texts), DIMENSION)
+        return Encoded(vectors, np.zeros(len(texts), bool))
 
 
-CONTRACT = FeatureContract(
-    generator="counting",
-    weights_sha256="1" * 64,
-    adapter_sha256=None,
-    trained_until=START - timedelta(days=1),
-    prompt_version="none",
-    max_cv_tokens=320,
-    sampling=SamplingContract(n=1, temperature=0.7, top_p=0.95, max_new_tokens=160, seed=0),
-    encoder=RandomEncoder.contract,
-)
+CONTRACT = made_up_contract("counting", RandomEncoder.contract, max_cv_tokens=320)
 
 
 def write_tables(folder: Path, n_versions: int) -> None:
-    """Two versions of each CV, 1,000 jobs, no decisions."""
+    """Write the input tables: two versions of each CV, N_JOBS jobs, no decisions."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("CREATE TABLE words AS SELECT $words AS list", {"words": WORDS})
@@ -120,7 +109,7 @@ def write_tables(folder: Path, n_versions: int) -> None:
 
 
 def write_earlier_nights(folder: Path) -> None:
-    """Rows of all CV versions but the newer one of every fiftieth seeker, as earlier nights left them."""
+    """Write the rows that earlier nights left: all CV versions except the newer one of every fiftieth seeker."""
     store = PartsStore(folder / "store")
     store.save_contract(CONTRACT)
     encoder, random = RandomEncoder.contract.fingerprint, RandomEncoder()
@@ -134,16 +123,16 @@ def write_earlier_nights(folder: Path) -> None:
             n = batch.num_rows
             vectors = pa.array(list(random.encode([""] * n).vectors), schema.VECTOR)
             ids, times, hashes = (batch.column(i) for i in range(3))
-            same: dict[str, Any] = {
+            common: dict[str, Any] = {
                 schema.JOB_SEEKER_ID: ids,
                 schema.EVENT_TIMESTAMP: times,
                 schema.CREATED_TIMESTAMP: times,
                 schema.CV_HASH: hashes,
                 schema.CV_TRUNCATED: [False] * n,
             }
-            cv_rows = same | {schema.CONTRACT: [encoder] * n, schema.CV_VECTOR: vectors}
+            cv_rows = common | {schema.CONTRACT: [encoder] * n, schema.CV_VECTOR: vectors}
             store.write_part("cv_vectors", encoder, pa.table(cv_rows))
-            generated = same | {
+            generated = common | {
                 schema.UPDATED_AT: times,
                 schema.CONTRACT: [CONTRACT.fingerprint] * n,
                 schema.RUN: ["earlier"] * n,
@@ -163,24 +152,23 @@ def write_earlier_nights(folder: Path) -> None:
 
 
 def open_tables(folder: Path) -> Tables:
-    """The three tables, read and checked."""
+    """Read and check the three tables."""
     paths = {name: TableConfig(path=str(folder / f"{name}.parquet")) for name in schema.INPUT_COLUMNS}
     return load_tables(TablesConfig(**paths), now=datetime.now(UTC), clock_skew=timedelta(0))
 
 
-def step(name: str, folder: Path) -> dict[str, Any]:
-    """One step, in a process of its own."""
+def run_step(name: str, folder: Path) -> dict[str, Any]:
+    """Read the tables, then plan (if `name` is "plan") or run the batch; return times, counts and memory."""
     started = time.perf_counter()
     result: dict[str, Any] = {"name": name}
     with open_tables(folder) as tables:
-        result |= {"read_seconds": time.perf_counter() - started, "read_cpu_seconds": time.process_time()}
+        read_cpu_seconds = time.process_time()
+        result |= {"read_seconds": time.perf_counter() - started, "read_cpu_seconds": read_cpu_seconds}
         store = PartsStore(folder / "store")
         if name == "plan":
             plan = make_plan(tables, CONTRACT, store)
-            result |= {
-                "plan_seconds": plan.seconds,
-                "plan_cpu_seconds": time.process_time() - result["read_cpu_seconds"],
-            }
+            result["plan_seconds"] = plan.seconds
+            result["plan_cpu_seconds"] = time.process_time() - read_cpu_seconds
             result |= plan.generation._asdict()
         else:
             generator = CountingGenerator()
@@ -189,46 +177,28 @@ def step(name: str, folder: Path) -> dict[str, Any]:
             result |= {"job_seconds": report.seconds, "n_planned": report.n_planned, "n_unchanged": report.n_unchanged}
             result |= {"n_generated": report.n_generated, "cvs_given_to_generator": generator.n_cvs}
     result |= {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time()}
-    result["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return result
-
-
-def in_child(name: str, folder: Path) -> dict[str, Any]:
-    """The result of `step` run by a fresh Python."""
-    output = subprocess.run(
-        [sys.executable, __file__, "--step", name, "--folder", str(folder)], check=True, capture_output=True, text=True
-    ).stdout
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    result["peak_mib"] = round(peak_memory_mb())
     return result
 
 
 def main() -> None:
-    """Simulate, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20,000 versions: to see that it works")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="20,000 versions, to see that all steps run")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--step", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        print(json.dumps(step(arguments.step, arguments.folder)))
-        return
     n_versions = N_VERSIONS_QUICK if arguments.quick else N_VERSIONS
+    rows = []
     with tempfile.TemporaryDirectory(prefix="girl-incremental-") as name:
         folder = Path(name)
         write_tables(folder, n_versions)
         write_earlier_nights(folder)
-        rows = [in_child(step_name, folder) for step_name in ("plan", "night", "next_night")]
+        for step in ("plan", "night", "next_night"):
+            with new_process() as executor:
+                rows.append(executor.submit(run_step, step, folder).result())
+            print(describe(rows[-1]), flush=True)
         size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:,.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
     result = {"simulation": True, "n_versions": n_versions, "bytes_on_disk": size, "machine": machine_description()}
-    if arguments.json:
-        arguments.json.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(arguments.json, {**result, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""Look-ups of a ranking service beside stock Feast and a raw store read, and a load test of the ranking service.
+"""Compare look-ups of a ranking service with Feast's own and with a raw store read, and load-test the ranking service.
 
     python benchmarks/serving.py [--quick] [--json FILE] [--markdown FILE] [--only NAME ...]
 
-The process keeps to one core. `baseline` is a raw read of the same two vectors a seeker (CV and generated JD) from the
-same kind of store: SQLite's SELECT ... IN over two bare tables, Redis' MGET. `stock` is Feast's get_online_features on
-Feast's own store. They are asked in turns. `ratio` is ours over the baseline, of the medians.
+The process keeps to one core. `baseline` is a raw read of the same two vectors per seeker (CV and generated JD) from
+the same kind of store: SQLite's SELECT ... IN over two bare tables, or Redis' MGET. `stock` is Feast's
+get_online_features on Feast's own store. The three take turns. `ratio` is the median of ours over the median of the
+baseline.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +28,11 @@ os.environ.setdefault("FEAST_USAGE", "False")
 
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
-from serving_load import press, serving  # noqa: E402
-from serving_market import SEED, Market, RawRead, build_market, published, raw_redis, raw_sqlite  # noqa: E402
-from serving_page import write_page  # noqa: E402
-from store import redis_server  # noqa: E402
+from measuring import redis_server  # noqa: E402
+from results_page import describe, write_json, write_page  # noqa: E402
+from serving_load import Load, load_test, serving  # noqa: E402
+from serving_market import RAW_TABLES, SEED, Market, build_market, publish_market, raw_market  # noqa: E402
+from serving_page import page  # noqa: E402
 
 from girl_features.config import GirlConfig  # noqa: E402
 from girl_features.generator.opening import load_encoder  # noqa: E402
@@ -44,43 +45,43 @@ from girl_features.store.names import ViewNames  # noqa: E402
 from girl_features.store.repo import open_repo  # noqa: E402
 
 CV_WORDS = 1000
-INNER = 4  # asked in a row of each: what it finds in the processor's caches is mostly its own
-NO_DEADLINE_MS = 60_000.0  # for measuring what a thing takes
+CALLS_IN_A_ROW = 4  # of one kind, so that the processor's caches mostly hold its own data
+NO_DEADLINE_MS = 60_000.0  # so long that no look-up is cut off
 JOBS_RANKED = 100
-WARM_UP = 5  # CVs encoded before any count
+WARM_UP = 5  # CVs encoded before the first that counts
 
 
 class Size(NamedTuple):
-    """How much is done; the quick run is for seeing that everything works."""
+    """Amount of work."""
 
     seekers: int
-    repeats: dict[int, int]  # seekers a request -> requests
+    repeats: dict[int, int]  # seekers per request -> requests
     encoded: int  # CVs
     load_seconds: float
 
 
 FULL = Size(20_000, {1: 3000, 100: 800, 500: 300}, 300, 10.0)
 QUICK = Size(1_000, {1: 200, 100: 60, 500: 30}, 30, 2.0)
-Ask = Callable[[], object]
+Row = dict[str, Any]
 
 
-class Took(NamedTuple):
+class CallSeconds(NamedTuple):
     """Seconds of one call."""
 
     wall: float
     processor: float  # of all threads of this process
 
 
-class Bench:
-    """One kind of online store."""
+class ServingBench:
+    """Look-ups on one kind of online store."""
 
     def __init__(self, root: Path, market: Market, size: Size, encoder: Any, redis: str | None) -> None:
         self.market, self.size = market, size
         self.suffix = "_redis" if redis else ""
         folder = root / ("redis" if redis else "sqlite")
-        repo = published(market, folder / "ours", ours=True, redis=redis)
-        self.stock = open_repo(published(market, folder / "stock", ours=False, redis=redis))
-        self.raw: RawRead = raw_redis(market, redis) if redis else raw_sqlite(market, folder / "raw.db")
+        repo = publish_market(market, folder / "ours", "ours", redis)
+        self.stock = open_repo(publish_market(market, folder / "stock", "stock", redis))
+        self.raw = raw_market(market, folder / "raw.db", redis)
         self.client = FeatureClient(
             repo,
             market.contract.fingerprint,
@@ -91,70 +92,66 @@ class Bench:
         )
         self.rng = np.random.default_rng(SEED)
 
-    def hit(self, n: int) -> dict[str, Any]:
-        asked = iter(lambda: self._some(self.market.hits, n), None)
-        return self._compare(f"hit_{n}", asked, self.size.repeats[n], {Tier.GENERATED: n})
+    def hit(self, n: int) -> Row:
+        """Look up n seekers who have both vectors in the store."""
+        return self._compare(f"hit_{n}", lambda: self._draw(self.market.hits, n), n, {Tier.GENERATED: n})
 
-    def student(self) -> dict[str, Any]:
-        """A CV vector in the store, no generated JD."""
-        asked = iter(lambda: self._some(self.market.cv_alone, 1), None)
-        return self._compare("student", asked, self.size.repeats[1], {Tier.STUDENT: 1})
+    def student(self) -> Row:
+        """Look up a seeker who has a CV vector in the store but no generated JD."""
+        return self._compare("student", lambda: self._draw(self.market.cv_alone, 1), 1, {Tier.STUDENT: 1})
 
-    def mixed(self) -> dict[str, Any]:
-        asked = iter(
-            lambda: [
-                *self._some(self.market.hits, 90),
-                *self._some(self.market.stale, 5),
-                *(f"unseen-{i}" for i in self.rng.integers(0, 10**9, 5)),
-            ],
-            None,
-        )
-        wanted = {Tier.GENERATED: 90, Tier.STALE: 5, Tier.PRIOR: 5}
-        return self._compare("mixed_100", asked, self.size.repeats[100], wanted)
+    def mixed(self) -> Row:
+        """Look up 90 hits, 5 stale and 5 unseen seekers."""
+        expected = {Tier.GENERATED: 90, Tier.STALE: 5, Tier.PRIOR: 5}
+        return self._compare("mixed_100", self._mixed_ids, 100, expected)
 
-    def student_with_encoder(self, cvs: list[str]) -> dict[str, Any]:
-        """An unseen seeker with a CV of a thousand words, never the same twice."""
-        known = self._some(self.market.hits, 1)
-        times: dict[str, list[Took]] = {"ours": [], "baseline": []}
-        for i, cv in enumerate(cvs):
-            ask = lambda i=i, cv=cv: self.client.job_seekers([f"new-{i}"], [cv])  # noqa: E731
-            found = _timed(ask, times["ours"])
-            assert found.tiers.tolist() == [Tier.STUDENT], "answered by another tier than is being measured"
-            _timed(lambda: self.raw(known), times["baseline"])
-        return _row(f"student_with_encoder{self.suffix}", {name: own[WARM_UP:] for name, own in times.items()})
+    def student_with_encoder(self, cvs: list[str]) -> Row:
+        """Look up an unseen seeker with a CV of a thousand words; each CV is used once."""
+        known = self._draw(self.market.hits, 1)
+        times: dict[str, list[CallSeconds]] = {"ours": [], "baseline": []}
+        for number, cv in enumerate(cvs):
+            answer = _timed(partial(self.client.job_seekers, [f"new-{number}"], [cv]), times["ours"])
+            assert answer.tiers.tolist() == [Tier.STUDENT], "another tier answered than the one to measure"
+            _timed(partial(self.raw.read, RAW_TABLES, known), times["baseline"])
+        counted = {kind: calls[WARM_UP:] for kind, calls in times.items()}
+        return _row(f"student_with_encoder{self.suffix}", counted)
 
-    def _compare(self, name: str, asked: Iterator[list[str]], repeats: int, wanted: dict[Tier, int]) -> dict[str, Any]:
-        names = ViewNames.of(self.market.contract)
-        features = [f"{names.generated}:{GENERATED_JD_VECTOR}", f"{names.cv}:{CV_VECTOR}"]
-        times: dict[str, list[Took]] = {"ours": [], "stock": [], "baseline": []}
-        for turn in range(max(6, repeats // INNER)):
-            ids = next(asked)
-            work: dict[str, Ask] = {
-                "ours": lambda ids=ids: self.client.job_seekers(ids),  # type: ignore[misc]
-                "stock": lambda ids=ids: _arrays(self.stock, features, ids),  # type: ignore[misc]
-                "baseline": lambda ids=ids: self.raw(ids),  # type: ignore[misc]
-            }
+    def _mixed_ids(self) -> list[str]:
+        unseen = [f"unseen-{i}" for i in self.rng.integers(0, 10**9, 5)]
+        return [*self._draw(self.market.hits, 90), *self._draw(self.market.stale, 5), *unseen]
+
+    def _compare(self, name: str, draw_ids: Callable[[], list[str]], n: int, expected: dict[Tier, int]) -> Row:
+        """Time look-ups of n seekers in turns. The first twentieth of the calls does not count."""
+        views = ViewNames.of(self.market.contract)
+        features = [f"{views.generated}:{GENERATED_JD_VECTOR}", f"{views.cv}:{CV_VECTOR}"]
+        times: dict[str, list[CallSeconds]] = {"ours": [], "stock": [], "baseline": []}
+        for turn in range(max(6, self.size.repeats[n] // CALLS_IN_A_ROW)):
+            ids = draw_ids()
             if turn == 0:
-                self._check(ids, wanted)
-            for kind, ask in work.items():
-                for _ in range(1 if kind == "stock" else INNER):
-                    _timed(ask, times[kind])
-        return _row(name + self.suffix, {kind: own[len(own) // 20 :] for kind, own in times.items()})
+                self._check(ids, expected)
+            for _ in range(CALLS_IN_A_ROW):
+                _timed(partial(self.client.job_seekers, ids), times["ours"])
+            _timed(partial(_stock_vectors, self.stock, features, ids), times["stock"])
+            for _ in range(CALLS_IN_A_ROW):
+                _timed(partial(self.raw.read, RAW_TABLES, ids), times["baseline"])
+        counted = {kind: calls[len(calls) // 20 :] for kind, calls in times.items()}
+        return _row(name + self.suffix, counted)
 
-    def _check(self, ids: list[str], wanted: dict[Tier, int]) -> None:
-        """That what is measured is what was meant, and the same vectors come back."""
-        found = self.client.job_seekers(ids)
-        assert Counter(found.tiers.tolist()) == Counter({int(tier): n for tier, n in wanted.items()}), found.tiers
+    def _check(self, ids: list[str], expected: dict[Tier, int]) -> None:
+        """Check that the expected tiers answer and that all stores return the same vectors."""
+        answer = self.client.job_seekers(ids)
+        assert Counter(answer.tiers.tolist()) == Counter({int(tier): n for tier, n in expected.items()}), answer.tiers
         stored = [i for i, name in enumerate(ids) if name in self.market.generated]
-        assert all(np.array_equal(found.vectors[i], self.market.generated[ids[i]]) for i in stored)
-        assert not stored or np.array_equal(self.raw(ids)[0], found.vectors[stored])
+        assert all(np.array_equal(answer.vectors[i], self.market.generated[ids[i]]) for i in stored)
+        if stored:
+            assert np.array_equal(self.raw.read(RAW_TABLES, ids)[0], answer.vectors[stored])
 
-    def _some(self, names: list[str], n: int) -> list[str]:
+    def _draw(self, names: list[str], n: int) -> list[str]:
         return [names[i] for i in self.rng.choice(len(names), n, replace=False)]
 
 
-def service_load(bench: Bench) -> dict[str, Any]:
-    """`/rank` of a hundred jobs: one caller alone, then ten times the requests that the service takes on."""
+def service_load(bench: ServingBench) -> Row:
+    """Rank a hundred jobs by `/rank`: one caller alone, then ten times as many callers as the service has places."""
     from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
     from girl_features.integrations.ranking_service import create_app
     from girl_features.integrations.service.limits import Limits
@@ -170,8 +167,8 @@ def service_load(bench: Bench) -> dict[str, Any]:
     app = create_app(Ranking(bench.client, ranker, market.contract.fingerprint, "lightgbm"), limits)
     body: dict[str, object] = {"job_seeker_id": market.hits[0], "job_ids": market.jobs[:JOBS_RANKED]}
     with serving(app) as port:
-        alone = press(port, body, 1, bench.size.load_seconds)
-        loaded = press(port, body, 10 * (limits.n_threads + limits.n_waiting), bench.size.load_seconds)
+        alone: Load = load_test(port, body, 1, bench.size.load_seconds)
+        loaded = load_test(port, body, 10 * (limits.n_threads + limits.n_waiting), bench.size.load_seconds)
     return {
         "name": "service_rank_100_at_10x",
         "p50_ms": round(loaded.p50_ms, 3),
@@ -185,67 +182,66 @@ def service_load(bench: Bench) -> dict[str, Any]:
 
 
 def long_cvs(root: Path, n: int) -> list[str]:
-    """n texts of a thousand words each, put together from CVs of the sample market."""
+    """Return n texts of CV_WORDS words each, made of CVs of the sample market in random order."""
     write_sample(root / "sample", n_seekers=200, seed=SEED)
     pieces = pl.read_parquet(root / "sample" / "job_seekers.parquet")["cv"].to_list()
     rng = np.random.default_rng(SEED)
-    return [" ".join(" ".join(pieces[i] for i in rng.permutation(len(pieces))).split()[:CV_WORDS]) for _ in range(n)]
+    texts = []
+    for _ in range(n):
+        words = " ".join(pieces[i] for i in rng.permutation(len(pieces))).split()
+        texts.append(" ".join(words[:CV_WORDS]))
+    return texts
 
 
 def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
-    """What `girl train student` puts into a bundle for services: the config's encoder without torch."""
+    """Return the config's encoder without torch, as `girl train student` puts it into a bundle for services."""
     from girl_features.lookup.encoder_export import export_encoder
 
     folder.mkdir()
-    own = load_encoder(config)
-    print(f"encoder on the host: {export_encoder(own, config.encoder.name, texts, folder)}", file=sys.stderr)
-    return HostEncoder(folder, own.contract)
+    encoder = load_encoder(config)
+    print(f"encoder on the host: {export_encoder(encoder, config.encoder.name, texts, folder)}", file=sys.stderr)
+    return HostEncoder(folder, encoder.contract)
 
 
-def measure(size: Size, only: list[str], root: Path) -> Iterator[dict[str, Any]]:
+def measure(size: Size, only: list[str], root: Path) -> Iterator[Row]:
+    """Yield the rows of all tasks, or of those named in `only`: on SQLite, then on Redis if it is installed."""
     tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
     config = GirlConfig.model_validate({"tables": tables})
     cvs = long_cvs(root, size.encoded + WARM_UP)
     encoder = hosted_encoder(config, root / "encoder", cvs[:8])
     market = build_market(root, encoder.contract, size.seekers, 2 * JOBS_RANKED)
-    with ExitStack() as stack:
-        servers = [None, stack.enter_context(redis_server())]
-        for redis in servers if servers[1] is not None else servers[:1]:
-            bench = Bench(root, market, size, encoder, redis)
-            tasks: dict[str, Callable[[], dict[str, Any]]] = {
-                "hit_1": lambda own=bench: own.hit(1),  # type: ignore[misc]
-                "hit_100": lambda own=bench: own.hit(100),  # type: ignore[misc]
-                "hit_500": lambda own=bench: own.hit(500),  # type: ignore[misc]
-                "student": bench.student,
-                "mixed_100": bench.mixed,
-            }
-            if redis is None:
-                tasks["student_with_encoder"] = lambda own=bench: own.student_with_encoder(cvs)  # type: ignore[misc]
-                tasks["service_rank_100_at_10x"] = lambda own=bench: service_load(own)  # type: ignore[misc]
+    with redis_server() as redis:
+        for server in [None] if redis is None else [None, redis]:
+            bench = ServingBench(root, market, size, encoder, server)
+            tasks: dict[str, Callable[[], Row]] = {f"hit_{n}": partial(bench.hit, n) for n in (1, 100, 500)}
+            tasks |= {"student": bench.student, "mixed_100": bench.mixed}
+            if server is None:
+                tasks["student_with_encoder"] = partial(bench.student_with_encoder, cvs)
+                tasks["service_rank_100_at_10x"] = partial(service_load, bench)
             for name, task in tasks.items():
                 if not only or name in only:
                     yield task()
 
 
-def _timed(ask: Callable[[], Any], times: list[Took]) -> Any:
-    start, worked = time.perf_counter(), time.process_time()
-    result = ask()
-    times.append(Took(time.perf_counter() - start, time.process_time() - worked))
+def _timed(call: Callable[[], Any], times: list[CallSeconds]) -> Any:
+    """Return the call's result and add its seconds to `times`."""
+    start, processor_start = time.perf_counter(), time.process_time()
+    result = call()
+    times.append(CallSeconds(time.perf_counter() - start, time.process_time() - processor_start))
     return result
 
 
-def _arrays(store: Any, features: list[str], ids: list[str]) -> list[np.ndarray | None]:
-    found = store.get_online_features(features, {"job_seeker_id": ids}).to_dict()
-    columns = (found[name.partition(":")[2]] for name in features)
+def _stock_vectors(store: Any, features: list[str], ids: list[str]) -> list[np.ndarray]:
+    answer = store.get_online_features(features, {"job_seeker_id": ids}).to_dict()
+    columns = (answer[name.partition(":")[2]] for name in features)
     return [np.array([row for row in column if row is not None], np.float32) for column in columns]
 
 
-def _row(name: str, times: dict[str, list[Took]]) -> dict[str, Any]:
-    """Milliseconds; with those that the processor spent, which nobody else on the machine can lengthen much."""
-    measured = {kind: np.percentile(np.array(own), (50, 99), axis=0) * 1000 for kind, own in times.items()}
+def _row(name: str, times: dict[str, list[CallSeconds]]) -> Row:
+    """Return percentiles in milliseconds, of wall time and of processor time, which other work hardly lengthens."""
+    measured = {kind: np.percentile(np.array(calls), (50, 99), axis=0) * 1000 for kind, calls in times.items()}
     ours, baseline = measured["ours"], measured["baseline"]
-    found = {
-        "name": name,
+    row = {
         "p50_ms": ours[0, 0],
         "p99_ms": ours[1, 0],
         "baseline_p50_ms": baseline[0, 0],
@@ -254,47 +250,29 @@ def _row(name: str, times: dict[str, list[Took]]) -> dict[str, Any]:
         "cpu_p99_ms": ours[1, 1],
     }
     if "stock" in measured:
-        found |= {"stock_p50_ms": measured["stock"][0, 0], "stock_p99_ms": measured["stock"][1, 0]}
-    return {key: value if key == "name" else round(float(value), 4) for key, value in found.items()}
-
-
-def show(found: dict[str, Any]) -> None:
-    worked = f"{found['cpu_p50_ms']:9.3f} {found['cpu_p99_ms']:9.3f}" if "cpu_p50_ms" in found else f"{'':19}"
-    stock = f"{found['stock_p50_ms']:9.3f} {found['stock_p99_ms']:9.3f}" if "stock_p50_ms" in found else f"{'':19}"
-    print(
-        f"{found['name']:26} {found['p50_ms']:9.3f} {found['p99_ms']:9.3f} {found['baseline_p50_ms']:9.3f}"
-        f" {found['ratio']:7.2f} {worked} {stock} {found.get('statuses', '')}",
-        flush=True,
-    )
+        row |= {"stock_p50_ms": measured["stock"][0, 0], "stock_p99_ms": measured["stock"][1, 0]}
+    return {"name": name, **{key: round(float(value), 4) for key, value in row.items()}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="few seekers and requests, to see that it works")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--only", nargs="*", default=[], help="rows to measure, without their store's suffix")
-    parser.add_argument("--markdown", type=Path, help="also write the results page here")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few seekers and requests, to see that all tasks run")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--only", nargs="*", default=[], help="rows to measure, without the suffix of their store")
+    parser.add_argument("--markdown", type=Path, help="also write the results page to this file")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(
-        f"{'milliseconds':26} {'p50':>9} {'p99':>9} {'raw p50':>9} {'ratio':>7} {'cpu p50':>9} {'p99':>9} "
-        f"{'stock p50':>9} {'p99':>9}"
-    )
-    rows = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="girl-serving-") as root:
-        for found in measure(size, arguments.only, Path(root)):
-            rows.append(found)
-            show(found)
-            if arguments.json:
-                arguments.json.parent.mkdir(parents=True, exist_ok=True)
-                arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    if arguments.markdown:
-        command = "python benchmarks/serving.py" + (" --quick" if arguments.quick else "")
-        write_page(arguments.markdown, rows, command, size.seekers)
-    if any(found.get("n_errors") for found in rows):
-        sys.exit("the service answered something else than 200 and 429")
+        for row in measure(size, arguments.only, Path(root)):
+            rows.append(row)
+            print(describe(row), flush=True)
+            write_json(arguments.json, rows)
+    write_page(arguments.markdown, page(rows, size.seekers))
+    if any(row.get("n_errors") for row in rows):
+        sys.exit("the service returned answers other than 200 and 429; see `statuses`")
 
 
 if __name__ == "__main__":

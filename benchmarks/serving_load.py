@@ -1,4 +1,8 @@
-"""A load test: many connections that ask /rank as fast as they are answered, in a process of their own."""
+"""Load test of the ranking service: many connections that ask /rank again as soon as they are answered.
+
+The callers run in a process of their own. They write and read raw HTTP: a client library would be slower than the
+service and would limit the load.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +22,22 @@ import numpy as np
 
 
 class Load(NamedTuple):
-    """What came back."""
+    """Answers of one load test."""
 
-    statuses: dict[str, int]  # HTTP status, or the name of an error, -> how many
-    p50_ms: float  # of the requests that were answered with 200
+    statuses: dict[str, int]  # HTTP status or name of an error -> number of answers
+    p50_ms: float  # of the answers with 200
     p99_ms: float
     seconds: float
 
     @property
     def n_errors(self) -> int:
-        """Answers other than 200 and 429."""
+        """Number of answers other than 200 and 429."""
         return sum(count for status, count in self.statuses.items() if status not in ("200", "429"))
 
 
 @contextmanager
 def serving(app: Any) -> Iterator[int]:
-    """The app on a free port of loopback, in a thread, until the block ends."""
+    """Serve the app in a thread on a free port of loopback until the block ends; give the port."""
     import uvicorn
 
     with socket.socket() as listening:
@@ -48,14 +52,17 @@ def serving(app: Any) -> Iterator[int]:
         thread.join()
 
 
-def press(port: int, body: dict[str, object], n_connections: int, seconds: float) -> Load:
-    """Ask from `n_connections` connections at once for so long, from another process."""
+def load_test(port: int, body: dict[str, object], n_connections: int, seconds: float) -> Load:
+    """Send `body` to /rank from `n_connections` connections at once for so many seconds."""
     command = [sys.executable, __file__, str(port), json.dumps(body), str(n_connections), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Load(**json.loads(done.stdout))
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Load(**json.loads(finished.stdout))
 
 
-async def _ask_on_and_on(port: int, request: bytes, until: float, statuses: dict[str, int], times: list[float]) -> None:
+async def _ask_repeatedly(
+    port: int, request: bytes, until: float, statuses: dict[str, int], times: list[float]
+) -> None:
+    """Ask over one connection until that time; count each status and add the seconds of each 200 to `times`."""
     while time.monotonic() < until:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -88,7 +95,7 @@ async def _main(port: int, body: str, n_connections: int, seconds: float) -> Loa
     times: list[float] = []
     start = time.monotonic()
     asking = (
-        _ask_on_and_on(port, head.encode() + data, start + seconds, statuses, times) for _ in range(n_connections)
+        _ask_repeatedly(port, head.encode() + data, start + seconds, statuses, times) for _ in range(n_connections)
     )
     await asyncio.gather(*asking)
     p50, p99 = np.percentile(times, (50, 99)) * 1000 if times else (float("nan"), float("nan"))
@@ -98,5 +105,6 @@ async def _main(port: int, body: str, n_connections: int, seconds: float) -> Loa
 if __name__ == "__main__":
     _port, _body, _n, _seconds = sys.argv[1:]
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not the one core of who is asked
+        # the service keeps to one core; the callers may use the others
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     print(json.dumps(asyncio.run(_main(int(_port), _body, int(_n), float(_seconds)))._asdict()))

@@ -1,15 +1,13 @@
-"""The results page and the picture of `training.py`."""
+"""The results page and the plot of `training.py`."""
 
 from __future__ import annotations
 
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-
-from girl_features.evaluation.machine import machine_description
+from results_page import markdown_table, page_head
 
 STAGES = ("sft", "ppo", "ppo_kl_2", "rloo", "grpo", "dpo", "best_of_2", "best_of_4", "best_of_8")
 COLUMNS = {  # metric -> heading
@@ -30,41 +28,32 @@ COLOURS = {"ppo": "#0072b2", "rloo": "#d55e00", "grpo": "#009e73", "dpo": "#cc79
 KEEP = "<!-- what follows is kept when the page is written anew -->"
 
 
-def write_page(path: Path, rows: list[dict[str, Any]], parts: dict[str, dict[int, Any]], *, quick: bool) -> None:
-    """Write tables of means and spreads; what stands below the mark of an older page is kept."""
+def write_training_page(path: Path, rows: list[dict[str, Any]], parts: dict[str, dict[int, Any]]) -> None:
+    """Write tables of means and spreads, and the plot. Text below the KEEP mark of an older page stays."""
     kept = path.read_text(encoding="utf-8").partition(KEEP)[2] if path.is_file() else "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    seeds = sorted({seed for own in parts.values() for seed in own})
-    lines = [
-        "# The training stages",
-        "",
-        f"    python benchmarks/training.py{' --quick' if quick else ''} --markdown docs/results/{path.name}",
-        "",
-        f"- **Date:** {datetime.now(UTC):%Y-%m-%d}",
-        f"- **Machine:** {machine_description()}",
-        f"- **Seeds:** {', '.join(map(str, seeds))} (market, training, sampling); values are mean ± standard deviation",
-        "",
-        f"![Reward gained against KL]({path.with_suffix('.png').name})",
-        "",
-    ]
+    seeds = sorted({seed for by_seed in parts.values() for seed in by_seed})
+    about = f"{', '.join(map(str, seeds))} (market, training, sampling); values are mean ± standard deviation"
+    image = path.with_suffix(".png")
+    lines = [*page_head("The training stages", {"Seeds": about}), f"![Reward gained against KL]({image.name})", ""]
     for data in dict.fromkeys(row["data"] for row in rows):
         lines += _section(data, [row for row in rows if row["data"] == data])
     path.write_text("\n".join([*lines, KEEP]) + kept, encoding="utf-8")
-    plot(path.with_suffix(".png"), parts)
+    plot(image, parts)
 
 
 def plot(path: Path, parts: dict[str, dict[int, Any]]) -> None:
-    """Reward gained against KL: a line a seed and algorithm, and best-of-N as crosses."""
+    """Plot reward gained against KL: a line for each seed and algorithm, and crosses for best-of-N."""
     figure = Figure(figsize=(5.2 * len(parts), 3.8), layout="constrained")
-    for axes, (data, own) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
-        for number, part in enumerate(own.values()):
+    for axes, (data, by_seed) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
+        for number, part in enumerate(by_seed.values()):
             for algo, curve in part["curves"].items():
                 if algo not in COLOURS:
                     continue
                 points = [(point["kl"], point["gain"]) for point in curve]
                 axes.plot(*zip(*points, strict=True), ".-", color=COLOURS[algo], lw=1, label="" if number else algo)
-            best = [figures for stage, figures in part["figures"].items() if stage.startswith("best_of")]
-            points = [(found["kl_per_sequence"], found["reward_gain_sd"]) for found in best]
+            best = [metrics for stage, metrics in part["figures"].items() if stage.startswith("best_of")]
+            points = [(metrics["kl_per_sequence"], metrics["reward_gain_sd"]) for metrics in best]
             axes.plot(*zip(*points, strict=True), "kx", label="" if number else "best of 2, 4, 8")
         axes.set_title(f"{data}{' (simulation)' if data == 'sample' else ''}")
         axes.set_xlabel("KL from the SFT generator, nats a JD")
@@ -73,18 +62,28 @@ def plot(path: Path, parts: dict[str, dict[int, Any]]) -> None:
     figure.savefig(path, dpi=130)
 
 
+def _mean_and_spread(values: list[float]) -> str:
+    mean = statistics.fmean(values)
+    if abs(mean) >= 20:
+        digits = 0
+    elif abs(mean) >= 1:
+        digits = 2
+    else:
+        digits = 3
+    if len(set(values)) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
 def _section(data: str, rows: list[dict[str, Any]]) -> list[str]:
     def cell(stage: str, metric: str) -> str:
-        values = [row["value"] for row in rows if (row["stage"], row["metric"]) == (stage, metric)][1:]  # less the mean
-        if not values:
-            return ""
-        mean = statistics.fmean(values)
-        digits = 0 if abs(mean) >= 20 else 2 if abs(mean) >= 1 else 3
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and len(set(values)) > 1 else ""
-        return f"{mean:.{digits}f}{spread}"
+        """Return mean and spread over the seeds. The mean is a row too and comes first."""
+        values = [row["value"] for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
+        by_seed = values[1:]
+        return _mean_and_spread(by_seed) if by_seed else ""
 
-    found = {row["metric"] for row in rows}
-    columns = [metric for metric in COLUMNS if metric in found]
+    measured = {row["metric"] for row in rows}
+    columns = [metric for metric in COLUMNS if metric in measured]
     stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
     return [
         f"## {data}",
@@ -92,15 +91,11 @@ def _section(data: str, rows: list[dict[str, Any]]) -> list[str]:
         f"SFT perplexity {cell('sft', 'heldout_perplexity')}; {cell('sft', 'n_test_cvs')} test CVs. "
         f"Common KL {cell('ppo', 'common_kl')}.",
         "",
-        *_table(["reward model", "mean"], [[metric, cell("reward", metric)] for metric in REWARD]),
+        *markdown_table(["reward model", "mean"], [[metric, cell("reward", metric)] for metric in REWARD]),
         "",
-        *_table(
+        *markdown_table(
             ["generator", *(COLUMNS[metric] for metric in columns)],
             [[stage, *(cell(stage, metric) for metric in columns)] for stage in stages],
         ),
         "",
     ]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]

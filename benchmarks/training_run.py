@@ -1,4 +1,4 @@
-"""One part of `training.py`: all stages and alternatives on one data set with one seed."""
+"""Train and measure all stages and alternatives on one data set with one seed, for `training.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from sample_truth import fit_of, people_by_cv
+from training_truth import fit_of, people_by_cv
 
 from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError
@@ -28,8 +28,7 @@ from girl_features.trainers.rl import train_ppo
 from girl_features.trainers.rollouts import sample, seed_of, use_plain_sampling
 from girl_features.trainers.sft import train_sft
 
-CAREERS = Path(__file__).resolve().parents[2] / "shared" / "data" / "careers"
-STAGE_3: dict[str, dict[str, Any]] = {  # row -> what differs from the `ppo` section below
+STAGE_3: dict[str, dict[str, Any]] = {  # row -> changes to the `ppo` section below
     "ppo": {},
     "ppo_kl_2": {"stop_kl": 2.0},
     "rloo": {"algo": "rloo"},
@@ -43,14 +42,26 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"seekers": 4000, "hidden": 64, "sft_epochs": 3, "iterations": 24, "test_cvs": 96},
     "quick": {"seekers": 1500, "hidden": 48, "sft_epochs": 6, "iterations": 6, "test_cvs": 48},
 }
-SETTINGS: dict[str, dict[str, Any]] = {  # what suits the number of pairs and the length of the texts
+SETTINGS: dict[str, dict[str, Any]] = {  # they suit the number of pairs and the length of the texts
     "sample": {"reward": {"epochs": 2}, "holdout": 0.1},
     "careers": {"reward": {"epochs": 1, "pairs_per_cv": 2}, "holdout": 0.25},
 }
 
 
+REWARD_METRICS = (
+    "pair_accuracy",
+    "auc",
+    "ece",
+    "length_correlation",
+    "longer_is_matched",
+    "n_heldout_pairs",
+    "n_heldout_seekers",
+    "train_seconds",
+)
+
+
 class Written(NamedTuple):
-    """n JDs a CV, for c CVs."""
+    """n generated JDs of each of c CVs."""
 
     texts: list[list[str]]  # c lists of n
     scores: np.ndarray  # (c, n) float32
@@ -59,18 +70,19 @@ class Written(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """What texts for the test CVs are measured by."""
+    """The test CVs and what their generated JDs are measured with."""
 
     cvs: list[str]  # c
     matched: list[str | None]  # c: a JD that the seeker matched later
     reward_model: TransformersRewardModel
     encoder: Any
-    fits: Any  # (number of a CV, text) -> the planted law's value; None on real data
+    fits: Any  # (number of a CV, text) -> fit by the planted law; None on real data
 
 
 def config_for(name: str, folder: Path, data: Path, size: dict[str, Any], seed: int) -> GirlConfig:
+    """Return the config of one part, whose tables are in the folder `data`."""
     shape = {"vocab_size": 2048, "hidden_size": size["hidden"], "n_layers": 3, "n_heads": 4, "pretrain_epochs": 0.5}
-    own = SETTINGS[name]
+    settings = SETTINGS[name]
     return GirlConfig.model_validate(
         {
             "workspace": folder,
@@ -84,16 +96,16 @@ def config_for(name: str, folder: Path, data: Path, size: dict[str, Any], seed: 
                 "max_jd_tokens": 152,
                 "seed": seed,
             },
-            "reward": {"learning_rate": 1e-3, "max_jd_tokens": 152, "holdout": 0.2, "seed": seed, **own["reward"]},
+            "reward": {"learning_rate": 1e-3, "max_jd_tokens": 152, "holdout": 0.2, "seed": seed, **settings["reward"]},
             "ppo": {
                 "iterations": size["iterations"],
                 "batch_size": 64,
                 "minibatch_size": 32,
                 "learning_rate": 1.5e-4,
-                "target_kl": 8.0,  # far beyond the default, to see what happens there
+                "target_kl": 8.0,  # far beyond the default, to see how the generator degrades
                 "stop_kl": 10.0,
                 "evaluate_every": 3,
-                "holdout": own["holdout"],
+                "holdout": settings["holdout"],
                 "seed": seed,
             },
             "sampling": {"max_new_tokens": 152, "seed": seed},
@@ -101,11 +113,21 @@ def config_for(name: str, folder: Path, data: Path, size: dict[str, Any], seed: 
     )
 
 
-def run_part(data: str, size_name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train everything in `folder`, going on from what is there, and measure it: figures and curves."""
+def run_part(data: str, source: Path | None, size_name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train all generators in `folder`, resuming finished work, and measure them.
+
+    Args:
+        data: "sample" or "careers".
+        source: folder of the tables; None: simulate the sample market.
+        size_name: key of SIZES.
+        seed: of market, training and sampling.
+        folder: work folder of this part.
+
+    Returns:
+        `figures` by row and metric, and `curves` of stage 3 by row.
+    """
     size = SIZES[size_name]
-    source = CAREERS
-    if data == "sample":
+    if source is None:
         source = folder / "data"
         write_sample(source, n_seekers=size["seekers"], seed=seed, overwrite=True)
     config = config_for(data, folder / "workspace", source, size, seed)
@@ -113,7 +135,7 @@ def run_part(data: str, size_name: str, seed: int, folder: Path) -> dict[str, An
         windows = cut_windows(tables, config.windows)
         sft, reward = train_sft(tables, windows, config), train_reward(tables, windows, config)
         runs = {row: _tuned(tables, windows, config, changes) for row, changes in STAGE_3.items()}
-        trained = {row: found for row, found in runs.items() if found is not None}
+        trained = {row: generator for row, generator in runs.items() if generator is not None}
         judges = _judges(tables, windows, config, reward, size["test_cvs"])
     if data == "sample":
         people = people_by_cv(source, seed)
@@ -126,50 +148,49 @@ def run_part(data: str, size_name: str, seed: int, folder: Path) -> dict[str, An
     for row, generator in trained.items():
         rows[row] = figures(write(generator, judges, config, 1), drawn, judges)
         rows[row] |= _some(read_record(generator).metrics, "kl_per_sequence", "best_iteration", "train_seconds")
-    curves = {row: _curve(pl.read_parquet(found / "evaluations.parquet")) for row, found in trained.items()}
+    curves = {row: _curve(pl.read_parquet(path / "evaluations.parquet")) for row, path in trained.items()}
     rows["sft"] |= _some(read_record(sft).metrics, "heldout_perplexity", "train_seconds")
-    names = ("pair_accuracy", "auc", "ece", "length_correlation", "longer_is_matched")
-    names = (*names, "n_heldout_pairs", "n_heldout_seekers", "train_seconds")
-    rows["reward"] = _some(read_record(reward, REWARD_RECORD_NAME).metrics, *names)
-    rows["reward"]["n_pairs"] = float(read_record(reward, REWARD_RECORD_NAME).n_pairs)
+    reward_record = read_record(reward, REWARD_RECORD_NAME)
+    rows["reward"] = _some(reward_record.metrics, *REWARD_METRICS)
+    rows["reward"]["n_pairs"] = float(reward_record.n_pairs)
     return {"figures": rows, "curves": curves}
 
 
 def write(folder: Path, judges: Judges, config: GirlConfig, n: int) -> Written:
-    """n JDs of each test CV at PPO's temperature, drawn from the same seeds whatever the generator."""
+    """Write n JDs of each test CV at PPO's temperature. The seeds are the same for all generators."""
     started = time.monotonic()
     model, tokenizer = load_causal_lm(folder)
     use_plain_sampling(model.eval(), tokenizer.eos_token_id, tokenizer.pad_token_id)
     task = JDTask(judges.cvs, tokenizer, read_record(folder).max_cv_tokens, judges.reward_model, 0.0, 0.0)
     limits = {"max_new_tokens": config.sampling.max_new_tokens, "temperature": config.ppo.temperature}
-    wanted = [(number, i) for number in range(len(judges.cvs)) for i in range(n)]
+    draws = [(number, i) for number in range(len(judges.cvs)) for i in range(n)]
     texts, finished = [], []
-    for start in range(0, len(wanted), BATCH):
-        chunk = wanted[start : start + BATCH]
+    for start in range(0, len(draws), BATCH):
+        chunk = draws[start : start + BATCH]
         seeds = [seed_of("benchmark", config.ppo.seed, number, i) for number, i in chunk]
-        drawn = sample(model, [task.prompts[number] for number, _ in chunk], seeds, **limits)
-        texts += [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in drawn.completion_ids.tolist()]
-        finished += drawn.finished.tolist()
-    scores = judges.reward_model.score([judges.cvs[number] for number, _ in wanted], texts)
-    own = [texts[start : start + n] for start in range(0, len(texts), n)]
-    return Written(own, scores.reshape(-1, n), np.array(finished).reshape(-1, n), time.monotonic() - started)
+        rollouts = sample(model, [task.prompts[number] for number, _ in chunk], seeds, **limits)
+        texts += [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rollouts.completion_ids.tolist()]
+        finished += rollouts.finished.tolist()
+    scores = judges.reward_model.score([judges.cvs[number] for number, _ in draws], texts)
+    texts_by_cv = [texts[start : start + n] for start in range(0, len(texts), n)]
+    return Written(texts_by_cv, scores.reshape(-1, n), np.array(finished).reshape(-1, n), time.monotonic() - started)
 
 
 def best(written: Written, n: int) -> Written:
-    """The JD of the highest score among the first n of each CV."""
+    """Keep the JD with the highest score among the first n of each CV."""
     top = written.scores[:, :n].argmax(axis=1)
     rows = np.arange(len(top))
-    kept = [[own[i]] for own, i in zip(written.texts, top, strict=True)]
+    kept = [[cv_texts[i]] for cv_texts, i in zip(written.texts, top, strict=True)]
     seconds = written.seconds * n / written.scores.shape[1]
     return Written(kept, written.scores[rows, top][:, None], written.finished[rows, top][:, None], seconds)
 
 
 def figures(written: Written, base: Written, judges: Judges) -> dict[str, float]:
-    """What one text a CV is worth, beside all samples of the SFT generator."""
+    """Return the metrics of one JD per CV; reward gains are over `base`, all samples of the SFT generator."""
     texts = [text for (text,) in written.texts]
     signs = text_statistics(texts)
     sound = np.array([defect(text) is None for text in texts]) & written.finished[:, 0]
-    found = {
+    metrics = {
         "reward": float(written.scores.mean()),
         "reward_gain_sd": float((written.scores.mean() - base.scores.mean()) / base.scores.std()),
         "similarity_margin": similarity_margin(texts, judges),
@@ -181,45 +202,48 @@ def figures(written: Written, base: Written, judges: Judges) -> dict[str, float]
         "n_test_cvs": float(len(texts)),
     }
     if judges.fits is not None:
-        found["true_fit"] = float(np.mean([judges.fits(number, text) for number, text in enumerate(texts)]))
-    return found
+        metrics["true_fit"] = float(np.mean([judges.fits(number, text) for number, text in enumerate(texts)]))
+    return metrics
 
 
 def similarity_margin(texts: list[str], judges: Judges) -> float:
-    """Mean cosine of a CV's text to its matched JD, less that to the matched JDs of the others."""
+    """Return the mean cosine of a CV's text to its matched JD, less that to the matched JDs of other CVs."""
     known = [i for i, jd in enumerate(judges.matched) if jd is not None]
-    ours = judges.encoder.encode([texts[i] for i in known]).vectors
-    theirs = judges.encoder.encode([str(judges.matched[i]) for i in known]).vectors
-    cosines = ours @ theirs.T  # unit vectors
-    own = np.eye(len(known), dtype=bool)
-    return float(cosines[own].mean() - cosines[~own].mean())
+    text_vectors = judges.encoder.encode([texts[i] for i in known]).vectors
+    matched_vectors = judges.encoder.encode([str(judges.matched[i]) for i in known]).vectors
+    cosines = text_vectors @ matched_vectors.T  # unit vectors
+    is_own = np.eye(len(known), dtype=bool)
+    return float(cosines[is_own].mean() - cosines[~is_own].mean())
 
 
 def _judges(tables: Tables, windows: Windows, config: GirlConfig, reward: Path, n: int) -> Judges:
-    """The first n CVs of the window after RL whose seekers had no decision before it, one a seeker."""
+    """Draw n test CVs from the window after RL, one per seeker, of seekers without an earlier decision."""
     after = windows._replace(reward_end=windows.rl_end, rl_end=windows.train_end)
     cvs = rl_cvs(tables, after).unique("job_seeker_id", keep="first", maintain_order=True)
     cvs = cvs.sample(min(n, cvs.height), seed=config.ppo.seed)
     query = """SELECT job_seeker_id, min(jd) AS jd FROM interactions JOIN jobs USING (job_id)
         WHERE matched AND decided_at >= $start AND decided_at < $end GROUP BY 1"""
     bounds = {"start": windows.rl_end, "end": windows.train_end}
-    found = dict(tables.connection.execute(query, bounds).fetchall())
-    matched = [found.get(seeker) for seeker in cvs["job_seeker_id"]]
+    jd_of = dict(tables.connection.execute(query, bounds).fetchall())
+    matched = [jd_of.get(seeker) for seeker in cvs["job_seeker_id"]]
     return Judges(cvs["cv"].to_list(), matched, TransformersRewardModel(reward), load_encoder(config), None)
 
 
 def _tuned(tables: Tables, windows: Windows, config: GirlConfig, changes: dict[str, Any]) -> Path | None:
-    """The folder of a stage-3 generator; None, said on stderr, where none of its evaluations was within the limits."""
-    own = config.model_copy(update={"ppo": config.ppo.model_copy(update=changes)})
+    """Train a stage-3 generator and return its folder.
+
+    Return None, with a note on stderr, if none of its evaluations was within the limits.
+    """
+    changed = config.model_copy(update={"ppo": config.ppo.model_copy(update=changes)})
     try:
-        return train_ppo(tables, windows, own)
+        return train_ppo(tables, windows, changed)
     except CheckpointError as error:
         print(f"{changes}: {error}", file=sys.stderr)
         return None
 
 
 def _curve(evaluations: pl.DataFrame) -> list[dict[str, float]]:
-    """KL and gain of each evaluation on the CVs that choose the checkpoint."""
+    """Return KL, gain and words of each evaluation on the CVs that choose the checkpoint."""
     rows = evaluations.to_dicts()
     start = rows[0]
     gains = [(row["score"] - start["score"]) / start["score_sd"] for row in rows]

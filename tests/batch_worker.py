@@ -1,11 +1,10 @@
-"""The batch job in children that are killed, with a fake generator and encoder.
+"""The batch job with a fake generator and encoder, in children that are killed.
 
-    python -m tests.batch_worker serve FOLDER       one JSON request a line, one answer a line
-    python -m tests.batch_worker girl ARGUMENT ...  the `girl` command, but for the two models
-    python -m tests.batch_worker measure FOLDER     one run without the publishing; its report, as JSON
+    python -m tests.batch_worker serve FOLDER       run one job for each JSON request on stdin
+    python -m tests.batch_worker girl ARGUMENT ...  the `girl` command with fake models
+    python -m tests.batch_worker measure FOLDER     run once without publishing and print the report as JSON
 
-Started once, as importing Feast takes seconds, and forks for each run. A run notes in `generated.txt` every CV that
-the generator is given, before it writes a word.
+The generator appends every CV it is given to `generated.txt` before it writes a word.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,20 @@ from girl_features.input.tables import open_tables
 from girl_features.schema import GeneratedText
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.parts import PartsStore
-from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
+from tests.fakes import LOOP, HashingEncoder, TemplateGenerator, feature_contract
+from tests.forked_jobs import Job, serve_requests
 from tests.input_tables import day, write_tables
 from tests.local_batch import materialize
 
 N_CVS, N_JOBS = 40, 20
-LOOP = "and so on and so forth, " * 5
 TRAINED_UNTIL = day(10)
 
 
 class NotingGenerator:
-    """Notes each CV it is given; CVs that say so come out as loops; dies at the failpoint from call `after` on."""
+    """Records each CV it is given in the file `notes` and writes JDs from a template.
+
+    A CV that says `in circles` gets a JD that repeats itself. From call number `after` on the failpoint is set.
+    """
 
     def __init__(self, notes: Path, failpoint: str | None = None, after: int = 0, seconds: float = 0.0) -> None:
         self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -52,20 +54,19 @@ class NotingGenerator:
         time.sleep(self._seconds)
         if self._failpoint and self._n_calls >= self._after:
             os.environ[VARIABLE] = self._failpoint
-        drawn = self._template.generate(cvs, seeds)
         return [
-            [text._replace(text=LOOP) for text in own] if "in circles" in cv else own
-            for cv, own in zip(cvs, drawn, strict=True)
+            [text._replace(text=LOOP) for text in texts] if "in circles" in cv else texts
+            for cv, texts in zip(cvs, self._template.generate(cvs, seeds), strict=True)
         ]
 
 
 def cv_text(i: int) -> str:
-    """Every fifth CV can only fail; one is blank."""
+    """Return CV number `i`. Every fifth CV can only fail; number 7 is blank."""
     return "" if i == 7 else f"cv number {i}" + (" in circles" if i % 5 == 0 else "")
 
 
 def make_inputs(folder: Path, n: int = N_CVS) -> GirlConfig:
-    """Tables of `n` CVs and a config over them; the workspace is made anew by each test."""
+    """Write tables of `n` CVs and a config. Each test makes the workspace anew."""
     rows = [(f"s{i}", cv_text(i), day(11)) for i in range(n)]
     jobs = [(f"j{i}", f"job number {i}", day(1)) for i in range(N_JOBS)]
     tables = write_tables(folder, {"job_seekers": rows, "jobs": jobs, "interactions": []})
@@ -82,6 +83,7 @@ def models_of(config: GirlConfig, **generator: Any) -> LoadedModels:
 
 
 def run(config: GirlConfig, request: dict[str, Any]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout is for the answers of the parent process
     failpoint, after = request["failpoint"], request["after"]
     if failpoint and not after:
         os.environ[VARIABLE] = failpoint
@@ -89,36 +91,16 @@ def run(config: GirlConfig, request: dict[str, Any]) -> None:
     run_batch(config, models.contract, local.local_chunks(models))
 
 
-def fork(config: GirlConfig, request: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            run(config, request)
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
 def serve(folder: Path) -> None:
     import girl_features.store.online.publishing
     import girl_features.store.repo  # noqa: F401  Feast, before the first fork
 
     config = make_inputs(folder)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = fork(config, request)
-        if request["delay"] is not None:
-            time.sleep(request["delay"])
-            os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        failed = os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-        print(json.dumps({"killed": killed, "failed": failed}), flush=True)
+
+    def jobs_for(request: dict[str, Any]) -> list[Job]:
+        return [partial(run, config, request)]
+
+    serve_requests(jobs_for)
 
 
 def girl(arguments: list[str]) -> None:
@@ -134,14 +116,14 @@ def girl(arguments: list[str]) -> None:
 
 
 class ShortGenerator(TemplateGenerator):
-    """Writes of a CV's first words only, and notes the longest it was given; reads 64 words."""
+    """Writes a JD of the first words of a CV and remembers the length of the longest CV."""
 
     longest = 0
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
         self.longest = max(self.longest, *map(len, cvs))
-        text = [GeneratedText(f"wanted: {cv[:60]}", "stop", 64, 9, len(cv) > 100 * 64) for cv in cvs]
-        return [[one for _ in own] for one, own in zip(text, seeds, strict=True)]
+        texts = [GeneratedText(f"wanted: {cv[:60]}", "stop", 64, 9, len(cv) > 100 * 64) for cv in cvs]
+        return [[text] * len(cv_seeds) for text, cv_seeds in zip(texts, seeds, strict=True)]
 
 
 def measure(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Shared suites: whatever implements a Protocol of ours passes the suite for it.
+"""Test suites for the protocols of this project. Every implementation of a protocol passes its suite.
 
-A test class inherits the suite and gives the fixture it asks for.
+A test class inherits the suite and defines the fixture that the suite asks for.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ OTHER_CONTRACT = "ba9876543210"
 
 
 class Labelled(NamedTuple):
+    """Pairs with their labels."""
+
     features: PairFeatures
     labels: np.ndarray
 
 
 def planted(n: int, seed: int, dimension: int = 6, share_generated: float = 1.0) -> Labelled:
-    """Pairs whose match only the generated JD tells: the sign of its first entry, wrong one time in ten."""
+    """Return n pairs whose label only the generated JD tells: the sign of its first entry, wrong one time in ten."""
     rng = np.random.default_rng(seed)
     cv, jd, generated = (rng.normal(size=(n, dimension)).astype(np.float32) for _ in range(3))
-    jd[:, 0] = 2.0  # a part all JDs share, so that c' . j can hold a sum over j' alone
+    jd[:, 0] = 2.0  # all JDs share it, so that a product of j' and j can be a sum over j' alone
     labels = rng.random(n) < 0.5
-    told = labels ^ (rng.random(n) < 0.1)
-    generated[:, 0] = np.where(told, 2.0, -2.0)
+    hinted = labels ^ (rng.random(n) < 0.1)
+    generated[:, 0] = np.where(hinted, 2.0, -2.0)
     tier = np.where(rng.random(n) < share_generated, Tier.GENERATED, Tier.PRIOR).astype(np.int8)
     generated[tier == Tier.PRIOR] = 0
     return Labelled(PairFeatures(cv, jd, generated, tier, CONTRACT), labels)
@@ -42,7 +44,7 @@ MakeRanker = Callable[[str, int], Ranker]  # (row, seed) to a fresh ranker
 
 
 class RankerContract:
-    """Suite for Ranker. Subclasses give a class-scoped fixture `make`: MakeRanker."""
+    """Suite for Ranker. Subclasses define a class-scoped fixture `make`: MakeRanker."""
 
     @pytest.fixture(scope="class", params=["base", "enhanced"])
     @classmethod
@@ -163,6 +165,7 @@ def fit(ranker: Ranker, train: Labelled, valid: Labelled) -> Ranker:
 
 
 def _spoilt(pairs: Labelled) -> Labelled:
+    """Return the pairs with generated JDs of NaN and of another dimension."""
     n = pairs.features.n_pairs
     wrong = np.full((n, 1), np.nan, np.float32)
     return pairs._replace(features=pairs.features._replace(generated_jd=wrong, tier=np.full(n, Tier.PRIOR, np.int8)))

@@ -1,17 +1,16 @@
-"""Does store work in children that are killed: started once, as importing Feast takes seconds, and forks for each job.
+"""Store work in forked children that are killed.
 
-Reads one JSON request a line from stdin, answers one a line. A child writes `acks.txt`: what it was told is done.
+Each child appends to `acks.txt` whatever work it has been told is done.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
-import time
 from contextlib import redirect_stdout
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from girl_features.store.online.packed_rows import PackedRow
 from girl_features.store.parts.compaction import compact, erase_rows
 from girl_features.store.parts.part_files import commit_part
 from tests.feast_repos import DAY, OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
+from tests.forked_jobs import Job, serve_requests
 
 ENGINE_ROWS = 25_000
 
 
 class Child:
-    """One forked worker."""
+    """Work of one forked child."""
 
     def __init__(self, folder: Path, number: int, store: FeatureStore | None) -> None:
         self.folder, self.number, self.store = folder, number, store
@@ -62,7 +62,7 @@ class Child:
 
     def engine(self, round_number: int) -> None:
         assert self.store is not None
-        with redirect_stdout(sys.stderr):  # stdout is for answers
+        with redirect_stdout(sys.stderr):  # stdout is for the answers of the parent process
             self.store.materialize(DAY - timedelta(days=1), DAY + timedelta(days=1))
         self.ack("materialized")
 
@@ -75,40 +75,18 @@ def run(folder: Path, number: int, store: FeatureStore | None, request: dict[str
         getattr(child, request["job"])(round_number)
 
 
-def fork(folder: Path, number: int, store: FeatureStore | None, request: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            run(folder, number, store, request)
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
 def main(folder: Path) -> None:
     (folder / "parts").mkdir()
     write_parts(folder / "facts", [row(f"s{i}", 0, 0, i % 7 + 1) for i in range(ENGINE_ROWS)])
     store = open_store(
         folder / "repo", [feature_view(folder / "facts")], offline=OUR_OFFLINE, online=OUR_SQLITE, engine=OUR_ENGINE
     )
-    number = 0
-    print("ready", flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pids = []
-        for _ in range(request["n"]):
-            number += 1
-            pids.append(fork(folder, number, store, request))
-        if request["delay"] is not None:
-            time.sleep(request["delay"])
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
-        killed = sum(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL for status in statuses)
-        failed = sum(os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0 for status in statuses)
-        print(json.dumps({"killed": killed, "failed": failed}), flush=True)
+    numbers = count(1)
+
+    def jobs_for(request: dict[str, Any]) -> list[Job]:
+        return [partial(run, folder, next(numbers), store, request) for _ in range(request["n"])]
+
+    serve_requests(jobs_for)
 
 
 if __name__ == "__main__":

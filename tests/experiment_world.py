@@ -1,4 +1,7 @@
-"""A made-up data set and fake steps for the experiment runner. As a module: the experiment itself, to be killed."""
+"""A made-up data set and fake steps for the experiment runner.
+
+`python -m tests.experiment_world FOLDER LOG` runs the experiment, so that a test can kill it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def config_for(folder: Path, **changes: Any) -> ExperimentConfig:
 
 
 def prepared_for(folder: Path, name: str) -> Prepared:
-    """60 seekers with six test pairs each; j'[0] tells a match well, c[0] badly. Half of them were met in training."""
+    """Return a data set of 60 seekers with six test pairs each. Half of the seekers are in the training part.
+
+    The first entry of j' predicts a match well, that of c badly.
+    """
     contract = feature_contract(n=2, dimension=D)
     frames, parts, texts = {}, {}, {}
     for number, part in enumerate(("train", "valid", "test")):
@@ -76,10 +82,12 @@ def prepared_for(folder: Path, name: str) -> Prepared:
     start = datetime(2021, 1, 1, tzinfo=UTC)
     windows = Windows(*(start + timedelta(days=i) for i in range(5)))
     data = ExperimentData(name, frames, history, windows)
-    own = folder / "out" / "trial" / name
+    workspace = folder / "out" / "trial" / name
     notes = ("girl: stage sft",)
     arm = ArmFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
-    return Prepared(name, True, data, {"girl": arm}, TextVectors(HashingEncoder(D), own / "vectors"), "hashing", own)
+    return Prepared(
+        name, True, data, {"girl": arm}, TextVectors(HashingEncoder(D), workspace / "vectors"), "hashing", workspace
+    )
 
 
 def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, LabelledPairs]:
@@ -106,7 +114,10 @@ def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, 
 
 
 class FirstEntry:
-    """The first entry of j' (`enhanced`) or of c (`base`), made a probability; or scores that are none."""
+    """Scores by the logistic function of the first entry of j' (`enhanced`) or of c (`base`).
+
+    The predictors `nan` and `short` return invalid scores: NaN, or three scores only.
+    """
 
     def __init__(self, predictor: str, form: str, seed: int, log: str) -> None:
         self._predictor, self._form, self._seed, self._log = predictor, form, seed, log
@@ -120,13 +131,12 @@ class FirstEntry:
         column = (features.generated_jd if self._form == "enhanced" else features.cv)[:, 0].astype(float)
         if self._predictor == "nan":
             return np.full(len(column), np.nan)
-        return np.asarray(1 / (1 + np.exp(-(column - 1.5) - 0.01 * self._seed)))[
-            : 3 if self._predictor == "short" else None
-        ]
+        scores = np.asarray(1 / (1 + np.exp(-(column - 1.5) - 0.01 * self._seed)))
+        return scores[:3] if self._predictor == "short" else scores
 
 
 class Constant:
-    """A text ranker that knows nothing but the ids' order."""
+    """A text ranker with random scores."""
 
     def __init__(self, name: str, seed: int, log: str) -> None:
         self._rng, self._note, self._log = np.random.default_rng(seed), f"{name} {seed}", log
@@ -175,5 +185,5 @@ def steps_for(log: Path | None = None) -> Steps:
 
 
 if __name__ == "__main__":
-    where, log_file = Path(sys.argv[1]), Path(sys.argv[2])
-    run_experiment(config_for(where), steps_for(log_file), lambda name: prepared_for(where, name))
+    root, log_file = Path(sys.argv[1]), Path(sys.argv[2])
+    run_experiment(config_for(root), steps_for(log_file), lambda name: prepared_for(root, name))

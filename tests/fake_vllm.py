@@ -1,6 +1,6 @@
-"""Stands in for vLLM where it cannot be installed: its call signatures as of 0.11, over a transformers model.
+"""A fake of vLLM, which cannot be installed everywhere: the call signatures of version 0.11 over a transformers model.
 
-It shows that the engine calls vLLM as documented and reads its answers right; nothing about vLLM itself.
+It shows that the engine calls vLLM as documented and reads its answers correctly. It shows nothing about vLLM itself.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class LLM:
     ) -> list[RequestOutput]:
         assert not use_tqdm and (lora_request is None or self._max_lora_rank > 0)
         self.adapters.append(lora_request)
-        return [self._one(p["prompt_token_ids"], s) for p, s in zip(prompts, sampling_params, strict=True)]
+        return [self._generate_text(p["prompt_token_ids"], s) for p, s in zip(prompts, sampling_params, strict=True)]
 
-    def _one(self, ids: list[int], params: SamplingParams) -> RequestOutput:
+    def _generate_text(self, ids: list[int], params: SamplingParams) -> RequestOutput:
         assert params.n == 1 and not params.detokenize
         assert len(ids) + params.max_tokens <= self._max_model_len
         processors = LogitsProcessorList()
@@ -99,7 +99,7 @@ class LLM:
 
 
 def fake_modules() -> dict[str, ModuleType]:
-    """To be put into sys.modules."""
+    """Return the fake modules by name, for sys.modules."""
     vllm, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
     vllm.__dict__.update(LLM=LLM, SamplingParams=SamplingParams, TokensPrompt=TokensPrompt)
     request.__dict__.update(LoRARequest=LoRARequest)

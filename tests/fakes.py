@@ -1,4 +1,4 @@
-"""Small real implementations of the protocols, for tests."""
+"""Small working implementations of the protocols, for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from girl_features.ranker import PairFeatures, check_labels
 from girl_features.schema import Encoded, GeneratedText, Tier
 
 if TYPE_CHECKING:
-    from girl_features.lookup import JobVectors, SeekerVectors  # brings Feast, which takes seconds
+    from girl_features.lookup import JobVectors, SeekerVectors  # imports Feast, which takes seconds
+
+
+LOOP = "and so on and so forth, " * 5  # a JD that the quality gate refuses, because it repeats itself
 
 
 class HashingEncoder:
@@ -44,16 +47,16 @@ class HashingEncoder:
 
 
 class TemplateGenerator:
-    """Writes a JD out of the CV's words and the seed; CVs named in `script` get those texts instead, in turn."""
+    """Writes a JD from the CV's words and the seed; a CV in `script` gets its texts from there first, one per call."""
 
     def __init__(self, script: dict[str, list[str]] | None = None) -> None:
         self.script = {cv: list(texts) for cv, texts in (script or {}).items()}
         self.calls: list[tuple[str, int]] = []
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        return [[self._one(cv, seed) for seed in own] for cv, own in zip(cvs, seeds, strict=True)]
+        return [[self._write(cv, seed) for seed in cv_seeds] for cv, cv_seeds in zip(cvs, seeds, strict=True)]
 
-    def _one(self, cv: str, seed: int) -> GeneratedText:
+    def _write(self, cv: str, seed: int) -> GeneratedText:
         self.calls.append((cv, seed))
         scripted = self.script.get(cv)
         text = scripted.pop(0) if scripted else f"wanted: somebody with {cv} (draw {seed})"
@@ -63,7 +66,7 @@ class TemplateGenerator:
 def feature_contract(
     trained_until: str = "2020-01-01T00:00:00+00:00", n: int = 1, dimension: int = 8, seed: int = 0
 ) -> FeatureContract:
-    """A contract for the fakes above."""
+    """Return a contract of TemplateGenerator and HashingEncoder."""
     return FeatureContract.model_validate(
         {
             "generator": "template",
@@ -79,7 +82,7 @@ def feature_contract(
 
 
 class ColumnRanker:
-    """A Ranker of one number a pair: the first of j' (`enhanced`) or of the CV vector (`base`), made a probability."""
+    """A Ranker that scores by the logistic function of the first entry of j' (`enhanced`) or of c (`base`)."""
 
     def __init__(self, form: str, noise: float = 0.0, seed: int = 0) -> None:
         self._form, self._noise, self._rng = form, noise, np.random.default_rng(seed)
@@ -95,9 +98,9 @@ class ColumnRanker:
 
 
 class VectorClient:
-    """A FeatureClient over two dictionaries of vectors: id -> CV vector, which is the generated one too, and JDs.
+    """A FeatureClient over two dictionaries of vectors. A seeker's vector is both the CV's and the generated JD's.
 
-    `wait` is called before each lookup of seekers, to be slow or to fail.
+    `wait` is called before each lookup of seekers; a test can make it slow or let it fail.
     """
 
     def __init__(
@@ -119,13 +122,13 @@ class VectorClient:
         known = np.array([name in self.seekers for name in ids])
         vectors = np.array([self.seekers.get(name, [0.0, 0.0]) for name in ids], np.float32).reshape(-1, 2)
         tiers = np.where(known, Tier.GENERATED, Tier.PRIOR).astype(np.int8)
-        if cvs is not None:  # of this client's student, every CV is along the second axis
-            guessed = ~known & np.array([bool(cv) for cv in cvs])
-            vectors[guessed], tiers[guessed] = [0.0, 1.0], Tier.STUDENT
-        none = np.zeros(len(ids), bool)
+        if cvs is not None:  # this client's student maps every CV to the second axis
+            by_student = ~known & np.array([bool(cv) for cv in cvs])
+            vectors[by_student], tiers[by_student] = [0.0, 1.0], Tier.STUDENT
+        all_false = np.zeros(len(ids), bool)
         age = np.where(known, 60.0, np.nan)
         has = tiers != Tier.PRIOR
-        return SeekerVectors(vectors, tiers, age, none, none, has, vectors, has, self.contract, None)
+        return SeekerVectors(vectors, tiers, age, all_false, all_false, has, vectors, has, self.contract, None)
 
     def jobs(self, ids: Sequence[str], deadline_ms: float | None = None) -> JobVectors:
         from girl_features.lookup import JobVectors

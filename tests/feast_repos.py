@@ -1,4 +1,4 @@
-"""Small Feast repos for the store tests: any pair of stores over the same folder of Parquet parts."""
+"""Small Feast repos for the store tests, with any offline and online store over a folder of Parquet parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DAY = datetime(2024, 5, 1, tzinfo=UTC)
 
 
 def row(seeker: str, day: float, created: float, value: float) -> dict[str, Any]:
-    """One row of the test table, everything in it made from `value`."""
+    """Return one row of the test table. All its features are made from `value`."""
     at = DAY + timedelta(days=day)
     return {
         "seeker": seeker,
@@ -60,7 +60,7 @@ def rows_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def write_parts(folder: Path, *parts: Sequence[dict[str, Any]]) -> None:
-    """Replace what is in `folder` by foreign Parquet files, one for each list of rows."""
+    """Replace the parts in `folder` by Parquet files that no store of ours wrote, one for each list of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.parquet"):
         old.unlink()
@@ -104,7 +104,7 @@ def open_store(
     online: dict[str, Any] | str = "sqlite",
     engine: str | None = None,
 ) -> FeatureStore:
-    """A Feast store in `folder` with `views` applied."""
+    """Return a Feast store in `folder` with `views` applied."""
     folder.mkdir(parents=True, exist_ok=True)
     online_config = dict(online) if isinstance(online, dict) else {"type": online}
     if online_config["type"] in ("sqlite", OUR_SQLITE):
@@ -127,13 +127,13 @@ def open_store(
 
 
 def needs_redis() -> str | None:
-    """Why Redis cannot be tested here, if so."""
+    """Return the reason why Redis cannot be tested here, or None if it can."""
     return None if shutil.which("redis-server") else "the program redis-server is not installed"
 
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[int]:
-    """A redis-server of our own on a free port, without a disk."""
+    """Run a Redis server on a free port, without persistence, and give the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""An ASGI app on loopback, and requests to it, for tests and benchmarks."""
+"""An ASGI app on loopback, and requests to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import uvicorn
 
 
 class Answer(NamedTuple):
+    """An HTTP response."""
+
     status: int
     headers: dict[str, str]
     text: str
@@ -34,7 +36,7 @@ class Caller:
         return self._ask("GET", path, None)
 
     def post(self, path: str, body: object) -> Answer:
-        """`body` as JSON, unless it is bytes."""
+        """Send `body` as JSON; bytes are sent unchanged."""
         return self._ask("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
@@ -46,7 +48,7 @@ class Caller:
 
 @contextmanager
 def serving(app: Any) -> Iterator[int]:
-    """The app on a free port of loopback, until the block ends."""
+    """Serve the app on a free port of loopback until the block ends; give the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none"))

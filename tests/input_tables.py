@@ -20,11 +20,11 @@ CLOCK_SKEW = timedelta(minutes=10)
 
 
 def day(n: float) -> datetime:
-    """`n` days after the start of 2020, UTC."""
+    """Return the time `n` days after the start of 2020, UTC."""
     return datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=n)
 
 
-# one seeker with two CV versions, two jobs, two decisions: nothing wrong with any row
+# one seeker with two CV versions, two jobs, two decisions; every row is valid
 GOOD: dict[str, list[tuple[Any, ...]]] = {
     "job_seekers": [("s1", "welder", day(0)), ("s1", "welder and foreman", day(10))],
     "jobs": [("j1", "weld ships", day(1)), ("j2", "sell shoes", day(2))],
@@ -33,14 +33,14 @@ GOOD: dict[str, list[tuple[Any, ...]]] = {
 
 
 def table_of(name: str, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    """Rows as an Arrow table with the schema of input table `name`."""
+    """Return the rows as an Arrow table with the schema of the input table `name`."""
     schema = SCHEMAS[name]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
     return pa.table([pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)], schema=schema)
 
 
 def write_tables(folder: Path, rows: Mapping[str, Sequence[tuple[Any, ...]] | pa.Table] | None = None) -> TablesConfig:
-    """Write Parquet files, GOOD where `rows` names no other, and return where they lie."""
+    """Write the three tables as Parquet files and return a config of them. Tables not in `rows` are those of GOOD."""
     configs = {}
     for name, good in GOOD.items():
         given = (rows or {}).get(name, good)
@@ -55,6 +55,6 @@ def load(config: TablesConfig, strict: bool = False) -> Tables:
 
 
 def rows_of(tables: Tables, name: str) -> list[tuple[Any, ...]]:
-    """All clean rows of a table, sorted, times in UTC."""
+    """Return all clean rows of a table, sorted, with times in UTC."""
     rows = tables.connection.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall()
     return [tuple(v.astimezone(UTC) if isinstance(v, datetime) else v for v in row) for row in rows]

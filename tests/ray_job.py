@@ -1,11 +1,11 @@
 """The batch job on Ray with a fake generator and encoder, in this process or as a `girl` command that can be killed.
 
-    python -m tests.ray_job girl ARGUMENT ...       the `girl` command, but for the models
-    python -m tests.ray_job measure FOLDER N        N CVs by models that cost nothing: what Ray and the driver cost
+    python -m tests.ray_job girl ARGUMENT ...       the `girl` command with fake models
+    python -m tests.ray_job measure FOLDER N        measure Ray and the driver over N CVs, with models that cost nothing
 
-Workers note in `generated.txt` every CV that the generator is given, and take as many seconds for a chunk as
-`seconds.txt` says. What a CV says happens to them: `in circles` comes out as a loop, `deadly` kills the worker each
-time, `fragile` only the first time.
+Workers append every CV that the generator is given to `generated.txt`. Each chunk takes as many seconds as
+`seconds.txt` says. Words in a CV change its fate: `in circles` makes the JD repeat itself, `deadly` kills the worker
+each time, `fragile` kills it the first time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ from girl_features.generator.opening import LoadedModels
 from girl_features.integrations import ray_data
 from girl_features.integrations.ray_data import ModelSource
 from girl_features.schema import Encoded, GeneratedText
-from tests.fakes import HashingEncoder, feature_contract
+from tests.fakes import LOOP, HashingEncoder, feature_contract
 from tests.input_tables import day, write_tables
-
-LOOP = "and so on and so forth, " * 5
 
 
 class BatchGenerator:
-    """Writes a JD of the CV, the seed and the whole batch, so that other chunks would give other texts."""
+    """Writes a JD of the CV, its seed and a hash of the whole batch, so that other chunks give other texts."""
 
     def __init__(self, folder: Path, seconds: float = 0.0) -> None:
         self._folder, self._seconds = folder, seconds
@@ -56,7 +54,7 @@ class BatchGenerator:
             if "broken" in cv:
                 raise RuntimeError("the generator is broken")
         batch = hashlib.sha256("\n".join(cvs).encode()).hexdigest()[:6]
-        return [[_text(cv, seed, batch) for seed in own] for cv, own in zip(cvs, seeds, strict=True)]
+        return [[_text(cv, seed, batch) for seed in cv_seeds] for cv, cv_seeds in zip(cvs, seeds, strict=True)]
 
 
 def _text(cv: str, seed: int, batch: str) -> GeneratedText:
@@ -70,7 +68,7 @@ def contract_of(config: GirlConfig) -> FeatureContract:
 
 def models_of(config: GirlConfig) -> LoadedModels:
     folder = config.workspace.parent
-    seconds = folder / "seconds.txt"  # workers of a cluster have its environment, not the driver's
+    seconds = folder / "seconds.txt"  # a file, because workers have the cluster's environment, not the driver's
     generator = BatchGenerator(folder, float(seconds.read_text()) if seconds.exists() else 0.0)
     return LoadedModels(HashingEncoder(), generator, contract_of(config))
 
@@ -87,7 +85,7 @@ def girl(arguments: list[str]) -> None:
 
 
 class FreeEncoder:
-    """Vectors of a real size that cost next to nothing."""
+    """Returns vectors of a real size at almost no cost."""
 
     contract = HashingEncoder(384).contract
 
@@ -97,11 +95,12 @@ class FreeEncoder:
 
 
 class FreeGenerator:
-    """The first 600 characters of each CV: a JD's length."""
+    """Returns the first 600 characters of each CV, about the length of a JD."""
 
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
         return [
-            [GeneratedText(cv[:600], "stop", 255, 128, False) for _ in own] for cv, own in zip(cvs, seeds, strict=True)
+            [GeneratedText(cv[:600], "stop", 255, 128, False) for _ in cv_seeds]
+            for cv, cv_seeds in zip(cvs, seeds, strict=True)
         ]
 
 
@@ -114,7 +113,7 @@ def free_models(config: GirlConfig) -> LoadedModels:
 
 
 def measure(folder: Path, n: int) -> None:
-    """Seconds of the driver for `n` CVs of 3,400 characters, with its process time and peak memory."""
+    """Print the seconds, CPU seconds and peak memory of the driver for `n` CVs of 3,400 characters."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(5000)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +123,10 @@ def measure(folder: Path, n: int) -> None:
     config = GirlConfig.model_validate({**settings, "feast": {"online": False}})
     before = time.process_time()
     report = ray_data.run_on_ray(config, source=ModelSource(free_contract, free_models))
-    own = time.process_time() - before
+    driver_cpu = time.process_time() - before
     stored = sum(path.stat().st_size for path in config.store_dir.rglob("part-*.parquet"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"n": n, "seconds": report.seconds, "driver_cpu": own, "peak_mib": peak, "bytes": stored}))
+    print(json.dumps({"n": n, "seconds": report.seconds, "driver_cpu": driver_cpu, "peak_mib": peak, "bytes": stored}))
 
 
 if __name__ == "__main__":

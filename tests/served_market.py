@@ -1,4 +1,4 @@
-"""A workspace with a Feast repo over a packed store and fakes in place of the models, for tests of what is served."""
+"""A workspace with a Feast repo over a packed store and fake models, for tests of look-ups and serving."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from girl_features.batch.publish import publish_contract
@@ -15,7 +16,9 @@ from girl_features.contract import FeatureContract
 from girl_features.generator.opening import LoadedModels
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
+from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.generation_queue import BackgroundQueue
+from girl_features.lookup.vector_map import VectorMap, unit_rows
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
@@ -23,10 +26,13 @@ from tests.feast_repos import OUR_SQLITE
 from tests.input_tables import write_tables
 
 CONTRACT = feature_contract()
-PATIENT_MS = 60_000.0  # for a busy machine
+PATIENT_MS = 60_000.0  # a deadline that a busy machine can keep
+UNIT_VECTORS = np.eye(8, dtype=np.float32)  # of the dimension of CONTRACT
 
 
 class ServedMarket(NamedTuple):
+    """An applied repo, with the models that fill it."""
+
     config: GirlConfig
     generator: TemplateGenerator
     contract: FeatureContract
@@ -56,7 +62,7 @@ def served_market(
     generator: TemplateGenerator | None = None,
     contract: FeatureContract = CONTRACT,
 ) -> ServedMarket:
-    """An applied repo without rows; `cvs` are those of the input tables."""
+    """Apply a repo without rows. `cvs` are the rows of the job seekers table, if not the usual ones."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = write_tables(folder, {} if cvs is None else {"job_seekers": cvs, "interactions": []})
     config = GirlConfig(workspace=folder / "workspace", tables=tables)
@@ -69,3 +75,16 @@ def served_market(
     path.write_text(yaml.safe_dump(settings))
     apply_repo(config.feast_repo)
     return ServedMarket(config, generator or TemplateGenerator(), contract)
+
+
+def bundle(contract: FeatureContract = CONTRACT) -> Bundle:
+    """Return a bundle that knows three CVs. Its student adds one to the first entry and scales to length 2."""
+    e = UNIT_VECTORS
+    return Bundle(
+        contract=contract,
+        prior=0.5 * e[7],
+        cv_mean=0.25 * e[6],
+        student=VectorMap.linear(np.eye(len(e)), e[0], 2.0),
+        neighbours_cv=unit_rows(e[:3]),
+        neighbours_generated=e[3:6],
+    )

@@ -1,4 +1,4 @@
-"""Tables of the parts store from a few values a row, for tests."""
+"""Tables of the parts store, made from a few values per row."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from girl_features.store.parts import PartsStore
 
 
 class Row(NamedTuple):
+    """Key, times and vector of one stored row."""
+
     id: str
     known_at: datetime
     created_at: datetime
@@ -68,7 +70,7 @@ def write_rows(
     jds: Sequence[Row] = (),
     generated: Sequence[Row] = (),
 ) -> None:
-    """One part for each kind of which there are rows."""
+    """Write one part for each kind that has rows."""
     encoder = contract.encoder.fingerprint
     if cvs:
         store.write_part("cv_vectors", encoder, cv_table(contract, cvs))

@@ -1,4 +1,4 @@
-"""A small TCP proxy that can do to a connection what networks do."""
+"""A small TCP proxy that simulates network faults."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Mood = Literal["pass", "hang", "reset", "drip", "close"]
 
 
 class TcpProxy:
-    """Listens on a free port of the loopback and passes bytes to `port`, in the mood it is in; a context manager.
+    """Listens on a free port of loopback and passes bytes to `port` and back; a context manager.
 
-    `hang` takes what comes and answers nothing, `reset` ends connections with an RST, `drip` passes a byte of the
-    answer every 20 ms, and `close` hangs up at once.
+    Its `mood` decides what happens to connections: `pass` passes all bytes, `hang` reads requests and answers nothing,
+    `reset` ends connections with an RST, `drip` passes a byte of the answer every 20 ms, and `close` hangs up at once.
     """
 
     def __init__(self, port: int) -> None:
@@ -34,16 +34,16 @@ class TcpProxy:
         self.refuse()
 
     def refuse(self) -> None:
-        """Stop listening: from now on connections are refused."""
+        """Stop listening, so that new connections are refused."""
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # a thread that waits in accept() would keep it open
+            self._listener.shutdown(socket.SHUT_RDWR)  # or a thread waiting in accept() keeps it open
         self._listener.close()
         self.cut()
 
     def cut(self) -> None:
         """End all connections with an RST."""
-        for one in self._open:
-            _reset(one)
+        for connection in self._open:
+            _reset(connection)
         self._open.clear()
 
     def _accept(self) -> None:
@@ -78,7 +78,7 @@ class TcpProxy:
                     time.sleep(0.02)
 
 
-def _reset(one: socket.socket) -> None:
+def _reset(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    one.close()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

@@ -13,33 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from girl_features.contract import FeatureContract
 from girl_features.errors import CheckpointError, ContractMismatchError, DataError, ShapeError
 from girl_features.input.text_cleaning import SQL_BLANK, SQL_CLEAN_CHARACTERS, clean_cv, cleaning_sql
 from girl_features.lookup import AsyncFeatureClient, FeatureClient, SeekerVectors
-from girl_features.lookup.bundle import Bundle, read_bundle, write_bundle
-from girl_features.lookup.vector_map import VectorMap, unit_rows
+from girl_features.lookup.bundle import read_bundle, write_bundle
+from girl_features.lookup.vector_map import unit_rows
 from girl_features.schema import Encoded, Tier
 from tests.fakes import HashingEncoder, feature_contract
 from tests.input_tables import day
-from tests.served_market import CONTRACT, ServedMarket, served_market
+from tests.served_market import CONTRACT, UNIT_VECTORS, ServedMarket, bundle, served_market
 from tests.store_rows import Row, write_rows
 
 D = 8
-E = np.eye(D, dtype=np.float32)
+E = UNIT_VECTORS
 ALL_BUT_STUDENT = [tier for tier in Tier if tier != Tier.STUDENT]
-
-
-def bundle(contract: FeatureContract = CONTRACT) -> Bundle:
-    """The student adds one to the first entry and scales to length 2; three CVs are known."""
-    return Bundle(
-        contract=contract,
-        prior=0.5 * E[7],
-        cv_mean=0.25 * E[6],
-        student=VectorMap.linear(np.eye(D), E[0], 2.0),
-        neighbours_cv=unit_rows(E[:3]),
-        neighbours_generated=E[3:6],
-    )
 
 
 class SlowEncoder(HashingEncoder):

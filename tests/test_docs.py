@@ -102,7 +102,8 @@ def test_yaml_snippets_are_valid_configs(block: str, tmp_path: Path) -> None:
     load_config(tmp_path / "girl.yaml")
 
 
-def test_shipped_configs_load() -> None:
+def test_shipped_configs_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GIRL_DATA", str(tmp_path))  # careers.yaml and rjdb.yaml name it
     shipped = list((ROOT / "benchmarks").glob("*.yaml"))
     assert shipped
     for path in shipped:

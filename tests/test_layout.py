@@ -1,8 +1,9 @@
-"""Imports point one way, light modules stay light, and nothing sleeps in the wrong place."""
+"""Imports point one way, light modules stay light, and tests use public names."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 import girl_features
 
 ROOT = Path(__file__).resolve().parents[1]
+# Test files that still import another test module or a private name of girl_features. Their imports shall be mended
+# and this set emptied; do not add to it.
+KNOWN_EXCEPTIONS = {"test_offline_store.py", "test_online_stores.py"}
 OUTER = ("trainers", "feature_repo", "integrations")
 HEAVY = {"torch", "transformers", "feast", "lightgbm", "trl", "pandas", "matplotlib"}
 
@@ -48,6 +52,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "ranker",
             "schema",
             "sql",
+            "text_ranker",
             "torch_threads",
         }
     },
@@ -153,3 +158,15 @@ def test_no_duckdb_may_take_all_memory() -> None:
         if "duckdb.connect()" in line
     ]
     assert not bare, "use sql.connected, which spills to disk instead"
+
+
+def test_tests_import_neither_test_modules_nor_private_names() -> None:
+    wrong = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in sorted(_imported(path)):
+            parts = name.split(".")
+            is_test_module = parts[0] == "tests" and any(part.startswith("test_") for part in parts)
+            is_private = parts[0] == "girl_features" and any(re.match("_[^_]", part) for part in parts)
+            if (is_test_module or is_private) and path.name not in KNOWN_EXCEPTIONS:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)

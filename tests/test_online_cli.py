@@ -16,9 +16,8 @@ from girl_features.lookup import open_queue
 from girl_features.lookup.bundle import write_bundle
 from girl_features.lookup.generation_queue import MissedCV
 from tests.input_tables import day
-from tests.served_market import CONTRACT, ServedMarket, served_market
+from tests.served_market import CONTRACT, ServedMarket, bundle, served_market
 from tests.store_rows import Row, write_rows
-from tests.test_cold_start import bundle
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from girl_features.sample.texts import N_DRAWS, jd_texts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import sample_truth
+import training_truth
 from training import add_common_kl, rows_of
 from training_run import Written, best
 
@@ -22,20 +22,20 @@ from training_run import Written, best
 def test_a_jd_of_the_market_says_all_that_the_law_asks() -> None:
     jobs = simulate_block(3, 0).jobs
     texts = jd_texts(jobs, np.random.default_rng(0).integers(0, 1 << 30, (BLOCK_JOBS, N_DRAWS)))
-    read = np.array([sample_truth.job_of(text) for text in texts])
+    read = np.array([training_truth.job_of(text) for text in texts])
     np.testing.assert_array_equal(read, np.stack(jobs, axis=1))
 
 
 def test_the_fit_of_a_real_jd_is_the_laws_and_of_half_a_jd_less(tmp_path: Path) -> None:
     write_sample(tmp_path, n_seekers=40, seed=2)
-    people = sample_truth.people_by_cv(tmp_path, 2)
+    people = training_truth.people_by_cv(tmp_path, 2)
     jobs = simulate_block(2, 0).jobs
     texts = jd_texts(jobs, np.zeros((BLOCK_JOBS, N_DRAWS), int))[:50]
     for who in list(people.values())[:10]:
         wanted = true_fit(who, type(jobs)(*(column[:50] for column in jobs)))
-        assert [sample_truth.fit_of(who, text) for text in texts] == pytest.approx(wanted.tolist())
-    assert sample_truth.fit_of(who, "Something else.") <= 0.09  # .18 * .5 at most: would move anywhere
-    assert sample_truth.job_of("") == (sample_truth.UNKNOWN, sample_truth.UNKNOWN, sample_truth.UNKNOWN, 64)
+        assert [training_truth.fit_of(who, text) for text in texts] == pytest.approx(wanted.tolist())
+    assert training_truth.fit_of(who, "Something else.") <= 0.09  # .18 * .5 at most: would move anywhere
+    assert training_truth.job_of("") == (training_truth.UNKNOWN, training_truth.UNKNOWN, training_truth.UNKNOWN, 64)
 
 
 def test_best_of_n_takes_the_highest_of_the_first_n() -> None:

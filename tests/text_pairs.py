@@ -1,4 +1,4 @@
-"""Small worlds of ids and words with a known answer, for rankers that read texts."""
+"""Small data sets of ids and words with a known answer, and a test suite for rankers that read texts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ FILLER = ("punctual", "friendly", "degree", "references", "driving", "english", 
 
 
 class LabelledTexts(NamedTuple):
+    """Pairs of texts with their labels."""
+
     texts: PairTexts
     labels: np.ndarray
 
@@ -28,14 +30,15 @@ def objects(values: list[object]) -> np.ndarray:
 
 
 def trade_pairs(n: int, seed: int, noise: float = 0.1) -> LabelledTexts:
-    """A match where CV and JD name the same trade, wrong one time in ten: an interplay, no main effect of either.
+    """Return n pairs that match if CV and JD name the same trade; one label in ten is wrong.
 
-    Every seeker and job is new, so ids tell nothing. The generated JD names the CV's trade.
+    Neither CV nor JD alone predicts a match. Every seeker and job is new, so ids tell nothing. The generated JD names
+    the CV's trade.
     """
     rng = np.random.default_rng(seed)
-    own, other = rng.integers(0, len(TRADES), (2, n))
-    other = np.where(rng.random(n) < 0.5, own, other)
-    labels = (own == other) ^ (rng.random(n) < noise)
+    cv_trades, jd_trades = rng.integers(0, len(TRADES), (2, n))
+    jd_trades = np.where(rng.random(n) < 0.5, cv_trades, jd_trades)
+    labels = (cv_trades == jd_trades) ^ (rng.random(n) < noise)
 
     def text(trade: int) -> str:
         words = [TRADES[trade], *rng.choice(FILLER, 4)]
@@ -45,16 +48,16 @@ def trade_pairs(n: int, seed: int, noise: float = 0.1) -> LabelledTexts:
         PairTexts(
             np.array([f"s{seed}-{i}" for i in range(n)]),
             np.array([f"j{seed}-{i}" for i in range(n)]),
-            objects([text(t) for t in own]),
-            objects([text(t) for t in other]),
-            objects([(text(t),) for t in own]),
+            objects([text(t) for t in cv_trades]),
+            objects([text(t) for t in jd_trades]),
+            objects([(text(t),) for t in cv_trades]),
         ),
         labels,
     )
 
 
 def id_pairs(n: int, seed: int) -> LabelledTexts:
-    """A match where seeker and job are of one camp, of two, which only their ids tell; texts are all alike."""
+    """Return n pairs that match if both ids are even or both odd; one label in ten is wrong. All texts are equal."""
     rng = np.random.default_rng(seed)
     seeker, job = rng.integers(0, 30, n), rng.integers(0, 30, n)
     labels = (seeker % 2 == job % 2) ^ (rng.random(n) < 0.1)
@@ -75,7 +78,7 @@ def auc_of(ranker: TextRanker, test: LabelledTexts) -> float:
 
 
 class TextRankerContract:
-    """Suite for TextRanker. Subclasses give class-scoped fixtures `make` (seed to a fresh ranker) and `fitted`."""
+    """Suite for TextRanker. Subclasses define class-scoped fixtures `make` (seed to a fresh ranker) and `fitted`."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -109,9 +112,9 @@ class TextRankerContract:
         assert abs(fitted.score(test.texts).mean() - test.labels.mean()) < 0.12
 
     def test_one_class_or_an_empty_part_is_refused(self, make, world) -> None:  # type: ignore[no-untyped-def]
-        good, one = world(60, 0), world(60, 1)._replace(labels=np.zeros(60, bool))
+        good, one_class = world(60, 0), world(60, 1)._replace(labels=np.zeros(60, bool))
         with pytest.raises(ShapeError, match="valid part: all 60 labels are False"):
-            fit_texts(make(0), good, one)
+            fit_texts(make(0), good, one_class)
         with pytest.raises(ShapeError, match="training part: columns and labels"):
             fit_texts(make(0), good._replace(labels=good.labels[:59]), good)
         with pytest.raises(ShapeError, match="valid part has no pairs"):

@@ -1,0 +1,111 @@
+"""Shared parts of the benchmarks: clocks, quiet calls, processes, Redis, made-up contracts and random vectors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+
+CLOCKS: dict[bool, Callable[[], float]] = {True: time.process_time, False: time.perf_counter}  # by --cpu-time
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what Feast prints and warns of."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def median_rates(
+    names: list[str], run: Callable[[str, int], dict[str, float]], rounds: int, clock: Callable[[], float]
+) -> dict[str, dict[str, float]]:
+    """Let contenders take turns and return the median of each contender's rates.
+
+    Args:
+        names: the contenders.
+        run: does a contender's work of one round and returns how much it did, by the name of the rate.
+        rounds: number of rounds.
+        clock: returns seconds.
+    """
+    rates: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for round_number in range(rounds):
+        for name in names:
+            start = clock()
+            amounts = run(name, round_number)
+            seconds = clock() - start
+            rates[name].append({rate: amount / seconds for rate, amount in amounts.items()})
+            print(f"  round {round_number} {name}: {rates[name][-1]}", file=sys.stderr, flush=True)
+    return {
+        name: {rate: statistics.median(row[rate] for row in rows) for rate in rows[0]} for name, rows in rates.items()
+    }
+
+
+def new_process() -> ProcessPoolExecutor:
+    """Return an executor with one fresh Python process, so that memory and caches are those of its work alone."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def peak_memory_mb() -> float:
+    """Return the peak resident memory of this process in MB.
+
+    `getrusage` is no use here: it also counts the memory of the parent process at the fork.
+    """
+    status = Path("/proc/self/status").read_text()
+    return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+@contextmanager
+def redis_server() -> Iterator[str | None]:
+    """Run a Redis server on a free port and give its address; give None if Redis is not installed."""
+    if shutil.which("redis-server") is None:
+        print("redis-server is not installed, so its rows are left out", file=sys.stderr)
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        time.sleep(0.5)
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def made_up_contract(name: str, encoder: EncoderContract, **settings: Any) -> FeatureContract:
+    """Return a contract of a generator that does not exist. `settings` replace fields of the contract."""
+    fields = {
+        "generator": name,
+        "weights_sha256": "0" * 64,
+        "adapter_sha256": None,
+        "trained_until": datetime(2000, 1, 1, tzinfo=UTC),
+        "prompt_version": name,
+        "max_cv_tokens": 1,
+        "sampling": SamplingContract(n=1, temperature=0, top_p=1, max_new_tokens=1, seed=0),
+        "encoder": encoder,
+    }
+    return FeatureContract.model_validate({**fields, **settings})
+
+
+def random_unit_vectors(rng: np.random.Generator, n: int, dimension: int) -> np.ndarray:
+    """Return (n, dimension) float32 random vectors of length one."""
+    vectors = rng.standard_normal((n, dimension), np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
