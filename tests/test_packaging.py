@@ -37,11 +37,9 @@ def wheel(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
             copy.symlink_to(path.readlink())
         elif path.is_file():
             copy.write_bytes(path.read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)],
-        check=True,
-        capture_output=True,
-    )
+    build = [sys.executable, "-m", "build", "--outdir"]
+    subprocess.run([*build, str(folder), "--wheel", str(source)], check=True, capture_output=True)
+    subprocess.run([*build, str(folder / "from-sdist"), str(source)], check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -73,6 +71,14 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
         "feature_repo/.feastignore",
     ):
         assert f"girl_features/{part}" in names
+
+
+def test_a_wheel_made_from_the_sdist_is_the_same(wheel: Path) -> None:
+    (other,) = (wheel.parent / "from-sdist").glob("*.whl")
+    direct, from_sdist = zipfile.ZipFile(wheel), zipfile.ZipFile(other)
+    assert sorted(direct.namelist()) == sorted(from_sdist.namelist())
+    for name in direct.namelist():
+        assert name.endswith("/RECORD") or direct.read(name) == from_sdist.read(name), name
 
 
 def test_every_python_file_is_in_the_wheel(wheel: Path) -> None:
