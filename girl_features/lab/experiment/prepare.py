@@ -54,10 +54,14 @@ def prepare(
     """
     config, source, folder = config.on(name), config.data[name], config.folder_of(name)
     write_sample_market(source)
-    configs: dict[str, GirlConfig] = {}
+    configs = {  # all are read before the first generator trains, so that a bad one is found at once
+        generator: generator_config(source.config, folder, settings.set)
+        for generator, settings in config.generators.items()
+    }
     for generator, settings in config.generators.items():
-        untrained = generator_config(source.config, folder, settings.set)
-        configs[generator] = _train_and_materialize(name, generator, untrained, settings.stages, steps, should_stop)
+        configs[generator] = _train_and_materialize(
+            name, generator, configs[generator], settings.stages, steps, should_stop
+        )
     first = next(iter(configs.values()))
     encoder = load_encoder(first)
     with open_tables(first) as tables:
