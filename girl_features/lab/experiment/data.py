@@ -17,7 +17,7 @@ from girl_features.input.tables import Tables
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairTexts
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
-from girl_features.store.offline.history import connected
+from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 
 PARTS = ("train", "valid", "test")

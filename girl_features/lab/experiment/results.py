@@ -1,4 +1,4 @@
-"""What an experiment measured: the cells of its tables, and the verdict on each claim."""
+"""Results of an experiment: the cells of its tables, and the verdict on each claim."""
 
 from __future__ import annotations
 
