@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import girl_features
-
 _PACKAGE = "girl_features"
+_PACKAGE_FOLDER = Path(__file__).parents[2]
 _FITTING_PACKAGES = ("numpy", "torch", "lightgbm", "transformers", "sentence-transformers")
 
 
@@ -52,7 +51,7 @@ def _source_of(module: str) -> Path | None:
     package, *rest = module.split(".")
     if package != _PACKAGE:
         return None
-    path = Path(girl_features.__file__).parent.joinpath(*rest)
+    path = _PACKAGE_FOLDER.joinpath(*rest)
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():
             return candidate
