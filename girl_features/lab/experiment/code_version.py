@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGE = "girl_features"
+_PACKAGE = __name__.split(".")[0]
 _PACKAGE_FOLDER = Path(__file__).parents[2]
 _FITTING_PACKAGES = ("numpy", "torch", "lightgbm", "transformers", "sentence-transformers")
 
