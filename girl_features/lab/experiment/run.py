@@ -37,7 +37,7 @@ from girl_features.lab.experiment.several_jds import SpreadRanker
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 
-_FITTING_MODULES = (  # beside those of the steps
+_FITTING_MODULES = (  # in addition to the modules of the steps
     "girl_features.evaluation.reference",
     "girl_features.lab.experiment.fits",
     "girl_features.lab.experiment.several_jds",
