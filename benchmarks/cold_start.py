@@ -31,7 +31,7 @@ from girl_features.config import StudentConfig, load_config
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import GirlError
 from girl_features.evaluation.bootstrap import percentile_interval
-from girl_features.evaluation.results import EvaluationSlice, Gains, Measured, gains_over, make_slice, measure
+from girl_features.evaluation.results import EvaluationSlice, Gains, SliceMetrics, gains_over, make_slice, measure_slice
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.vector_map import unit_rows
@@ -139,9 +139,9 @@ def _scores(
 
 def tier_rows(data: str, predictor: str, scores: dict[str, np.ndarray], part: EvaluationSlice) -> list[Row]:
     """Return a row for each tier, `none` first."""
-    measured: dict[str, Measured] = {}
+    measured: dict[str, SliceMetrics] = {}
     for name, tier_scores in scores.items():
-        tier = measure(tier_scores, part)
+        tier = measure_slice(tier_scores, part)
         if tier is None:
             raise GirlError(f"the cold-start pairs of {data} are of one class; simulate more seekers")
         measured[name] = tier
@@ -170,7 +170,7 @@ def tier_rows(data: str, predictor: str, scores: dict[str, np.ndarray], part: Ev
     return rows
 
 
-def _kept(tier: Measured, none: Measured, generated: Measured) -> Row:
+def _kept(tier: SliceMetrics, none: SliceMetrics, generated: SliceMetrics) -> Row:
     """Return a tier's shares of the generated tier's gain."""
     gain, whole = gains_over(tier, none), gains_over(generated, none)
     ratios = (tier.resampled_auc - none.resampled_auc) / (generated.resampled_auc - none.resampled_auc)

@@ -22,7 +22,7 @@ from girl_features.input.splits import Windows
 from girl_features.integrations.rankers.calibration import fit_logistic
 from girl_features.lab.experiment.config import ExperimentConfig
 from girl_features.lab.experiment.data import ExperimentData, History
-from girl_features.lab.experiment.rows import ArmFeatures, Prepared, Steps
+from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData
 from girl_features.lab.experiment.run import run_experiment
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
@@ -61,7 +61,7 @@ def config_for(folder: Path, **changes: Any) -> ExperimentConfig:
     return ExperimentConfig.model_validate({**CONFIG, "workspace": folder / "out", **changes})
 
 
-def prepared_for(folder: Path, name: str) -> Prepared:
+def prepared_for(folder: Path, name: str) -> PreparedData:
     """Return a data set of 60 seekers with six test pairs each. Half of the seekers are in the training part.
 
     The first entry of j' predicts a match well, that of c badly.
@@ -82,12 +82,11 @@ def prepared_for(folder: Path, name: str) -> Prepared:
     start = datetime(2021, 1, 1, tzinfo=UTC)
     windows = Windows(*(start + timedelta(days=i) for i in range(5)))
     data = ExperimentData(name, frames, history, windows)
-    workspace = folder / "out" / "trial" / name
+    market = folder / "out" / "trial" / name
+    vectors = TextVectors(HashingEncoder(D), market / "vectors")
     notes = ("girl: stage sft",)
-    arm = ArmFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
-    return Prepared(
-        name, True, data, {"girl": arm}, TextVectors(HashingEncoder(D), workspace / "vectors"), "hashing", workspace
-    )
+    generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
+    return PreparedData(name, True, data, {"girl": generator}, vectors, "hashing", market)
 
 
 def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, LabelledPairs]:
@@ -171,8 +170,8 @@ def _hashing(folder: Path) -> HashingEncoder:
     return HashingEncoder(D)
 
 
-def steps_for(log: Path | None = None) -> Steps:
-    return Steps(
+def steps_for(log: Path | None = None) -> ExperimentSteps:
+    return ExperimentSteps(
         make_ranker=partial(make_first_entry, log=str(log) if log else ""),
         make_baseline=partial(make_constant, log=str(log) if log else ""),
         train=_nothing,
@@ -180,7 +179,6 @@ def steps_for(log: Path | None = None) -> Steps:
         open_encoder=_nothing,
         language_model_encoder=_hashing,
         fit_logistic=fit_logistic,
-        sources=(),
     )
 
 

@@ -12,9 +12,9 @@ from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.calibration import fit_logistic
 from girl_features.lab.experiment import controls
-from girl_features.lab.experiment.config import Pooled, pooled
+from girl_features.lab.experiment.config import JDPooling, parse_pooling
 from girl_features.lab.experiment.data import History
-from girl_features.lab.experiment.several_jds import SpreadRanker, pool_samples
+from girl_features.lab.experiment.several_jds import SpreadRanker, pool_generated_jds
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
@@ -111,7 +111,7 @@ def pool(pooling: str, k: int, own: tuple[str, ...] = ("x", "y")) -> PairFeature
     one = part(["s0"])
     one = one._replace(features=one.features._replace(jd=SECOND))
     texts = {name: objects([own]) for name in RankingParts._fields}
-    return pool_samples(RankingParts(one, one, one), texts, TABLE, Pooled(pooling, k)).test.features
+    return pool_generated_jds(RankingParts(one, one, one), texts, TABLE, JDPooling(pooling, k)).test.features
 
 
 def test_k_samples_become_one_vector() -> None:
@@ -133,8 +133,10 @@ def test_no_sample_no_generated_jd() -> None:
 
 
 def test_rows_of_several_jds_are_read_from_their_names() -> None:
-    assert pooled("mean-4") == Pooled("mean", 4) and pooled("attention-16") == Pooled("attention", 16)
-    assert pooled("girl-4") is None and pooled("mean-0") is None and pooled("mean-4x") is None
+    assert parse_pooling("mean-4") == JDPooling("mean", 4) and parse_pooling("attention-16") == JDPooling(
+        "attention", 16
+    )
+    assert parse_pooling("girl-4") is None and parse_pooling("mean-0") is None and parse_pooling("mean-4x") is None
 
 
 class LogitOfJd:

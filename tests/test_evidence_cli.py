@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from girl_features.cli import app
 from girl_features.errors import ConfigError, DataError, GeneratorFailedError
 from girl_features.lab.experiment.config import load_experiment
-from girl_features.lab.experiment.prepare import arm_config, write_sample_market
+from girl_features.lab.experiment.prepare import generator_config, write_sample_market
 
 CONFIG = {
     "name": "small",
@@ -90,7 +90,9 @@ def test_the_plan_counts_the_fits(folder: Path, first: Result) -> None:
 def own_config(folder: Path) -> list[str]:
     """Options that point at the experiment's workspace and generator."""
     config = load_experiment(folder / "trial.yaml")
-    workspace = arm_config(config, "market", config.generators["girl-sft"]).workspace
+    workspace = generator_config(
+        config.data["market"].config, config.folder_of("market"), config.generators["girl-sft"].set
+    ).workspace
     return ["--config", str(folder / "girl.yaml"), "--set", f"workspace={workspace}", "--set", "sampling.n=2"]
 
 
@@ -145,7 +147,7 @@ def test_a_generator_can_be_left_out_on_one_data_set(tmp_path: Path) -> None:
     config = load_experiment(path)
     other = config.on("other")
     assert [cell.row for cell in other.cells] == ["base", "girl-sft"]
-    assert other.reference_arm == "girl-sft" and other.claims == () and config.on("market") is config
+    assert other.reference_generator == "girl-sft" and other.claims == () and config.on("market") is config
     path.write_text(yaml.safe_dump({**raw, "data": {"market": {"config": "x", "without": ["girl", "girl-sft"]}}}))
     with pytest.raises(ConfigError, match=r"data\.market\.without"):
         load_experiment(path)

@@ -17,11 +17,14 @@ import pytest
 import yaml
 
 from girl_features.errors import ConfigError, InterruptedRunError, ShapeError, UndefinedMetricError
-from girl_features.lab.experiment.cells import CellId, code_hash, parts_hash, read_cell, write_cell
-from girl_features.lab.experiment.claims import judge_claim
+from girl_features.integrations.rankers.registry import make_ranker
+from girl_features.lab.baselines.registry import make_baseline
+from girl_features.lab.experiment.code_version import code_hash, imported_sources
 from girl_features.lab.experiment.config import Cell, Claim, ExperimentConfig, load_experiment
+from girl_features.lab.experiment.fits import FitId, parts_hash, read_fit, write_fit
 from girl_features.lab.experiment.report import to_json, write_experiment
-from girl_features.lab.experiment.run import ExperimentResults, run_experiment
+from girl_features.lab.experiment.results import ExperimentResults, judge_claim
+from girl_features.lab.experiment.run import fitting_modules, run_experiment
 from girl_features.lab.experiment.summary import verdict_line
 from girl_features.lab.text_vectors import TextVectors
 from tests.experiment_world import CONFIG, config_for, prepared_for, steps_for
@@ -94,8 +97,22 @@ def test_other_code_runs_all_again(tmp_path: Path) -> None:
     assert code_hash([source]) != before
 
 
+def test_the_hashed_sources_are_those_that_fitting_imports() -> None:
+    steps = steps_for()._replace(make_ranker=make_ranker, make_baseline=make_baseline)
+    sources = {str(path.relative_to(ROOT / "girl_features")) for path in imported_sources(fitting_modules(steps))}
+    imported = {
+        "ranker.py",
+        "lab/experiment/several_jds.py",
+        "integrations/rankers/two_tower_networks.py",  # imported inside a function
+        "lab/baselines/yes_no_ranker.py",
+        "generator/transformers_engine.py",  # imported by what a baseline imports
+    }
+    assert imported <= sources
+    assert not {"lab/experiment/report.py", "cli.py", "batch/run.py", "trainers/ppo.py"} & sources
+
+
 def test_any_change_of_what_a_ranker_is_given_changes_its_name(tmp_path: Path) -> None:
-    parts = prepared_for(tmp_path, "market").arms["girl"].parts
+    parts = prepared_for(tmp_path, "market").generators["girl"].parts
     hashes = {parts_hash(parts)}
     for field in ("cv", "jd", "generated_jd", "tier"):
         array = getattr(parts.valid.features, field).copy()
@@ -116,14 +133,14 @@ def test_a_damaged_cell_is_made_again(tmp_path: Path) -> None:
     cells[0].write_bytes(bytes(raw))
     cells[1].write_bytes(cells[1].read_bytes()[:100])
     assert run(tmp_path).n_fits in (1, 2)  # the flipped byte may lie where nothing is read; what is cut never is
-    assert read_cell(cells[1], prepared_for(tmp_path, "market").data.decisions["test"].height) is not None
+    assert read_fit(cells[1], prepared_for(tmp_path, "market").data.decisions["test"].height) is not None
 
 
 def test_a_cell_of_other_length_is_none(tmp_path: Path) -> None:
-    write_cell(tmp_path / "c", CellId("d", "p", "r", 0), np.full(5, 0.5), 1.5)
-    found = read_cell(tmp_path / "c", 5)
+    write_fit(tmp_path / "c", FitId("d", "p", "r", 0), np.full(5, 0.5), 1.5)
+    found = read_fit(tmp_path / "c", 5)
     assert found is not None and found[1] == 1.5
-    assert read_cell(tmp_path / "c", 6) is None
+    assert read_fit(tmp_path / "c", 6) is None
 
 
 def test_kill_9_loses_nothing_that_was_done(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from girl_features.input.splits import Windows
 from girl_features.lab.experiment import extras as experiment_extras
 from girl_features.lab.experiment.data import keep_ranked_cvs, load_data
 from girl_features.lab.experiment.extras import make_extras
-from girl_features.lab.experiment.run import DataResults
+from girl_features.lab.experiment.results import DataResults
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import Tombstones, copy_tombstones, id_hash, lift_tombstone, raise_tombstone
 from tests.experiment_world import config_for, prepared_for, steps_for

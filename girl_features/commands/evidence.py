@@ -19,7 +19,7 @@ from girl_features.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from girl_features.lab.experiment.rows import Steps
+    from girl_features.lab.experiment.rows import ExperimentSteps
 
 experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdicts.", no_args_is_help=True)
 
@@ -44,6 +44,7 @@ def run(
         prepare,
         write_sample_market,
     )
+    from girl_features.lab.experiment.run import run_experiment
 
     config = load_experiment(file).only(data)
     n_workers = jobs or default_jobs()
@@ -52,13 +53,11 @@ def run(
         result = [plan._asdict() for plan in plans]
         emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return
-    steps = _steps()
+    steps = _experiment_steps()
     with stop_on_signal(f"girl experiment run {file}") as stop:
 
         def stopped() -> bool:
             return stop.signal is not None
-
-        from girl_features.lab.experiment.run import run_experiment
 
         try:
             results = run_experiment(
@@ -74,7 +73,7 @@ def run(
     _report(results, steps, command, markdown, json_file)
 
 
-def _report(results: Any, steps: Steps, command: str, markdown: Path | None, json_file: Path | None) -> None:
+def _report(results: Any, steps: ExperimentSteps, command: str, markdown: Path | None, json_file: Path | None) -> None:
     from datetime import UTC, datetime
 
     from girl_features.evaluation.machine import machine_description
@@ -87,7 +86,7 @@ def _report(results: Any, steps: Steps, command: str, markdown: Path | None, jso
     command += f" --markdown {markdown}" if markdown else ""
     today = datetime.now(UTC).date()
     extras = {data.prepared.name: make_extras(data, steps) for data in results.data}
-    blocks = {name: found.blocks for name, found in extras.items()}
+    blocks = {name: sections.blocks for name, sections in extras.items()}
     write_experiment(results, page, command=command, machine=machine_description(), date=today, extras=blocks)
 
     def show() -> None:
@@ -97,27 +96,24 @@ def _report(results: Any, steps: Steps, command: str, markdown: Path | None, jso
                     typer.echo(verdict_line(claim).replace("**", ""))
         typer.echo(f"{results.n_fits} fits made, {results.n_kept} kept from before; page: {page}; tables: {folder}")
 
-    values = {"extras": {name: found.values for name, found in extras.items()}}
+    values = {"extras": {name: sections.values for name, sections in extras.items()}}
     emit(to_json(results) | values, json_file, show)
 
 
-def _steps() -> Steps:
+def _experiment_steps() -> ExperimentSteps:
     from girl_features.encoder import SentenceTransformerEncoder
     from girl_features.errors import require
-    from girl_features.lab.experiment.rows import Steps
+    from girl_features.lab.experiment.rows import ExperimentSteps
 
     rankers, baselines = "girl_features.integrations.rankers", "girl_features.lab.baselines"
-    registry, own = require(f"{rankers}.registry", "rank"), require(f"{baselines}.registry", "rank")
-    sources = [path for module in (registry, own) for path in Path(str(module.__file__)).parent.glob("*.py")]
-    return Steps(
-        make_ranker=registry.make_ranker,
-        make_baseline=own.make_baseline,
+    return ExperimentSteps(
+        make_ranker=require(f"{rankers}.registry", "rank").make_ranker,
+        make_baseline=require(f"{baselines}.registry", "rank").make_baseline,
         train=_train,
         tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
         language_model_encoder=require(f"{baselines}.language_model_vectors", "rank").LanguageModelEncoder,
         fit_logistic=require(f"{rankers}.calibration", "rank").fit_logistic,
-        sources=tuple(sources),
     )
 
 
@@ -129,7 +125,7 @@ def _train(stage: str, *arguments: Any) -> Path:
 
 def ground(
     seekers: Annotated[
-        list[str] | None, typer.Argument(help="Job seeker ids; none: measure on the test window.")
+        list[str] | None, typer.Argument(help="FitTask seeker ids; none: measure on the test window.")
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     set_values: SetOption = None,

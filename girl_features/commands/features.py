@@ -168,13 +168,13 @@ def evaluate(
     from functools import partial
 
     from girl_features.evaluation.report import print_comparison
-    from girl_features.evaluation.run import run_evaluate, write_page
+    from girl_features.evaluation.run import run_evaluate, write_results_page
     from girl_features.tiers import stand_ins_of
 
     resolved = load(config, set_values)
     stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
     make_ranker = partial(ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)
-    outcome = run_evaluate(resolved, make_ranker)
+    evaluation = run_evaluate(resolved, make_ranker)
     if markdown is not None:
-        write_page(markdown, outcome, resolved, command=f"girl evaluate --config {config}")
-    emit(outcome.comparison.to_json(), json_file, lambda: print_comparison(outcome.comparison))
+        write_results_page(markdown, evaluation, command=f"girl evaluate --config {config}")
+    emit(evaluation.comparison.to_json(), json_file, lambda: print_comparison(evaluation.comparison))

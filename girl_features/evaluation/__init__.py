@@ -1,1 +1,1 @@
-"""How well a ranker does with and without the generated JD: metrics, intervals, tables."""
+"""Comparison of rankers with and without the generated JD: metrics, intervals, tables."""

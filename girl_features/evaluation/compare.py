@@ -14,11 +14,11 @@ from girl_features.evaluation.results import (
     BASE,
     DEFINITIONS,
     Comparison,
-    Measured,
+    EvaluationSlice,
     ResultRow,
     make_result,
     make_slice,
-    measure,
+    measure_slice,
 )
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
@@ -30,7 +30,7 @@ COSINE = "cosine"
 
 
 class LabelledPairs(NamedTuple):
-    """Features and outcome of n pairs."""
+    """Features and outcomes of n pairs."""
 
     features: PairFeatures
     labels: np.ndarray  # (n,) bool: matched
@@ -39,13 +39,13 @@ class LabelledPairs(NamedTuple):
 
     @classmethod
     def of(cls, features: PairFeatures, decisions: pl.DataFrame) -> LabelledPairs:
-        """Features of the n `decisions` of a ranking window, with their outcomes."""
+        """Return the features of the n `decisions` of a ranking window with their outcomes."""
         seeker_ids = decisions[JOB_SEEKER_ID].to_numpy().astype(np.str_)
         return cls(features, decisions[MATCHED].to_numpy(), seeker_ids, decisions["is_cold_start"].to_numpy())
 
 
 class RankingParts(NamedTuple):
-    """The three windows a ranker is trained, calibrated and judged on."""
+    """The three windows on which a ranker is trained, calibrated and evaluated."""
 
     train: LabelledPairs
     valid: LabelledPairs
@@ -67,41 +67,41 @@ def compare_rows(
 
     Args:
         data: name of the data set.
-        splits: row name to its parts; `base` and at least one more, of the same pairs in the same order.
+        splits: row name to its parts: `base` and at least one more, all of the same pairs in the same order.
         predictors: names `make_ranker` knows; the untrained `cosine` is added as a base-only reference.
-        make_ranker: (predictor, form, seed) to a fresh ranker; the form is `base` or `enhanced`.
-        seeds: of the rankers; their metrics are averaged.
-        n_bootstrap: resamples of the test seekers.
+        make_ranker: (predictor, form, seed) to an unfitted ranker; the form is `base` or `enhanced`.
+        seeds: of the rankers; metrics are averaged over them.
+        n_bootstrap: number of resamples of the test seekers.
         progress: called with 1 after each of the predictors x rows x seeds fits.
         bootstrap_seed: of the resampling.
-        stand_ins: what the lower tiers of a look-up would answer for the test pairs: slices `tier_prior`, ...
+        stand_ins: features the lower tiers of a look-up give the test pairs; each tier is a slice, `tier_prior` ...
 
     Raises:
         ConfigError: nothing to compare, repeated predictors or seeds, or `cosine` among the predictors.
-        ShapeError: rows are not of the same pairs, or a ranker returns the wrong number of scores.
+        ShapeError: rows hold different pairs, or a ranker returns the wrong number of scores.
         UndefinedMetricError: a ranker returns something other than probabilities.
     """
-    _check_plan(splits, predictors, seeds, n_bootstrap)
+    _check_settings(splits, predictors, seeds, n_bootstrap)
     _check_same_pairs(splits)
     test = splits[BASE].test
-    masks = {"all": np.ones(len(test.labels), dtype=bool), "cold": test.is_cold_start.astype(bool)}
     cells, tier_cells = _score_all(splits, predictors, make_ranker, seeds, progress, stand_ins)
-    slices = [
-        make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
-        for name, mask in masks.items()
-    ]
-    rows: list[ResultRow] = []
-    of_slice: dict[str, dict[tuple[str, str], Measured | None]] = {}
-    for part in slices:
-        measured = of_slice[part.name] = {cell: measure(scores, part) for cell, scores in cells.items()}
-        for (predictor, row), own in measured.items():
-            base = measured[predictor, BASE]
-            rows.append(make_result(data, predictor, row, part, own, base, len(cells[predictor, row])))
+
+    def slice_of(name: str, mask: np.ndarray) -> EvaluationSlice:
+        return make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
+
+    every_pair = slice_of("all", np.ones(len(test.labels), dtype=bool))
+    slices = [every_pair, slice_of("cold", test.is_cold_start.astype(bool))]
+    measured = {pairs.name: {cell: measure_slice(scores, pairs) for cell, scores in cells.items()} for pairs in slices}
+    rows = []
+    for pairs in slices:
+        for (predictor, row), metrics in measured[pairs.name].items():
+            base = measured[pairs.name][predictor, BASE]
+            rows.append(make_result(data, predictor, row, pairs, metrics, base, len(cells[predictor, row])))
     tier_rows = []
     for (predictor, row, tier), scores in tier_cells.items():
-        part = slices[0]._replace(name=f"tier_{tier.name.lower()}")
-        base = of_slice["all"][predictor, BASE]
-        tier_rows.append(make_result(data, predictor, row, part, measure(scores, part), base, len(scores)))
+        pairs = every_pair._replace(name=f"tier_{tier.name.lower()}")
+        base = measured["all"][predictor, BASE]
+        tier_rows.append(make_result(data, predictor, row, pairs, measure_slice(scores, pairs), base, len(scores)))
     meta = {
         "data": data,
         "seeds": list(seeds),
@@ -117,7 +117,22 @@ def compare_rows(
     return Comparison(rows, meta, _score_frame(data, cells, test, seeds), tier_rows)
 
 
-def _check_plan(
+def check_scores(scores: np.ndarray, n_pairs: int, name: str) -> np.ndarray:
+    """Return a ranker's scores as (n,) float64, having checked that they are one probability for each pair.
+
+    Raises:
+        ShapeError: another number of scores; the message names the ranker.
+        UndefinedMetricError: a score outside 0 to 1, or not finite.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != (n_pairs,):
+        raise ShapeError(f"{name} returned scores of shape {scores.shape}, wanted {(n_pairs,)}")
+    if not ((scores >= 0) & (scores <= 1)).all():  # False for NaN too
+        raise UndefinedMetricError(f"{name} returned scores that are not probabilities from 0 to 1")
+    return scores
+
+
+def _check_settings(
     splits: Mapping[str, RankingParts], predictors: Sequence[str], seeds: Sequence[int], n_bootstrap: int
 ) -> None:
     if BASE not in splits or len(splits) < 2:
@@ -132,16 +147,15 @@ def _check_plan(
 
 
 def _check_same_pairs(splits: Mapping[str, RankingParts]) -> None:
-    base = splits[BASE]
     for row, parts in splits.items():
         for name, part in parts._asdict().items():
-            reference: LabelledPairs = getattr(base, name)
+            base_part = getattr(splits[BASE], name)
             n = part.features.n_pairs
             for field in ("labels", "seeker_ids", "is_cold_start"):
-                ours, theirs = getattr(part, field), getattr(reference, field)
-                if ours.shape != (n,):
-                    raise ShapeError(f"row {row!r}, {name} part: {field} has shape {ours.shape} for {n} pairs")
-                if not np.array_equal(ours, theirs):
+                values = getattr(part, field)
+                if values.shape != (n,):
+                    raise ShapeError(f"row {row!r}, {name} part: {field} has shape {values.shape} for {n} pairs")
+                if not np.array_equal(values, getattr(base_part, field)):
                     raise ShapeError(
                         f"the {name} parts of rows {BASE!r} and {row!r} differ in {field}; "
                         f"build both from the same interactions in the same order"
@@ -156,24 +170,28 @@ def _score_all(
     progress: Callable[[int], object] | None,
     stand_ins: StandIns,
 ) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str, Tier], np.ndarray]]:
-    """(predictor, row) -> (s, n) test probabilities, a seed a line, one line for the cosine; and the same by tier."""
+    """Return (predictor, row) -> (s, n) test probabilities, one line for each seed, and the same by tier.
+
+    The cosine has nothing random in it, and so one line.
+    """
     cells = {(COSINE, BASE): _fit_and_score(CosineRanker(), splits[BASE], "the cosine")[np.newaxis]}
     tier_cells: dict[tuple[str, str, Tier], np.ndarray] = {}
-    lower = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
+    lower_tiers = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
     for predictor in predictors:
         for row, parts in splits.items():
             scores: list[np.ndarray] = []
-            by_tier: dict[Tier, list[np.ndarray]] = {tier: [] for tier in lower.get(row, ())}
+            by_tier: dict[Tier, list[np.ndarray]] = {tier: [] for tier in lower_tiers.get(row, ())}
             for seed in seeds:
                 name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
                 ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
                 scores.append(_fit_and_score(ranker, parts, name))
-                for tier, own in by_tier.items():
-                    own.append(_score(ranker, at_tier(parts.test.features, tier, lower[row][tier]), name))
+                for tier, tier_scores in by_tier.items():
+                    tier_scores.append(_score(ranker, at_tier(parts.test.features, tier, lower_tiers[row][tier]), name))
                 if progress is not None:
                     progress(1)
             cells[predictor, row] = np.stack(scores)
-            tier_cells |= {(predictor, row, tier): np.stack(own) for tier, own in by_tier.items()}
+            for tier, tier_scores in by_tier.items():
+                tier_cells[predictor, row, tier] = np.stack(tier_scores)
     return cells, tier_cells
 
 
@@ -183,12 +201,7 @@ def _fit_and_score(ranker: Ranker, parts: RankingParts, name: str) -> np.ndarray
 
 
 def _score(ranker: Ranker, features: PairFeatures, name: str) -> np.ndarray:
-    scores = np.asarray(ranker.score(features), dtype=np.float64)
-    if scores.shape != (features.n_pairs,):
-        raise ShapeError(f"{name} returned scores of shape {scores.shape}, wanted {(features.n_pairs,)}")
-    if not ((scores >= 0) & (scores <= 1)).all():  # False for NaN too
-        raise UndefinedMetricError(f"{name} returned scores that are not probabilities from 0 to 1")
-    return scores
+    return check_scores(ranker.score(features), features.n_pairs, name)
 
 
 def _describe(part: LabelledPairs) -> dict[str, Any]:
@@ -204,7 +217,7 @@ def _describe(part: LabelledPairs) -> dict[str, Any]:
 def _score_frame(
     data: str, cells: Mapping[tuple[str, str], np.ndarray], test: LabelledPairs, seeds: Sequence[int]
 ) -> pl.DataFrame:
-    """One line a predictor, row, seed and test pair; the seed is null for the cosine."""
+    """Return one line for each predictor, row, seed and test pair; the seed is null for the cosine."""
     pairs = pl.DataFrame(
         {
             "pair": np.arange(len(test.labels)),
@@ -215,9 +228,16 @@ def _score_frame(
     )
     frames = []
     for (predictor, row), scores in cells.items():
-        for seed, one_seed in zip(seeds if predictor != COSINE else [None], scores, strict=True):
-            names = {"data": data, "predictor": predictor, "row": row}
-            literals = [pl.lit(value).alias(name) for name, value in names.items()]
-            seed_column = pl.lit(seed, dtype=pl.Int64).alias("seed")
-            frames.append(pairs.select(*literals, seed_column, pl.all(), pl.Series("score", one_seed)))
+        cell_seeds: Sequence[int | None] = [None] if predictor == COSINE else seeds
+        for seed, seed_scores in zip(cell_seeds, scores, strict=True):
+            frames.append(
+                pairs.select(
+                    pl.lit(data).alias("data"),
+                    pl.lit(predictor).alias("predictor"),
+                    pl.lit(row).alias("row"),
+                    pl.lit(seed, dtype=pl.Int64).alias("seed"),
+                    pl.all(),
+                    pl.Series("score", seed_scores),
+                )
+            )
     return pl.concat(frames)

@@ -1,4 +1,4 @@
-"""What a result was measured on, in one line; no name of the host."""
+"""The machine a result was measured on, in one line, without the host's name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = (
 
 
 def machine_description() -> str:
-    """CPU model, cores this process may use, memory in GiB, system, Python and versions of key packages."""
+    """Return CPU model, usable cores, memory in GiB, system, Python version and the versions of key packages."""
     facts = [_cpu_model(), f"{_n_cores()} cores"]
     memory = _memory_bytes()
     if memory is not None:
@@ -36,7 +36,9 @@ def _cpu_model() -> str:
     except OSError:  # not Linux
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (models or [""])[0] or platform.processor() or platform.machine()
+    if models and models[0]:
+        return models[0]
+    return platform.processor() or platform.machine()
 
 
 def _n_cores() -> int:

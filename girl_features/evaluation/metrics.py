@@ -20,22 +20,22 @@ class CalibrationCurve(NamedTuple):
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Chance that a random match scores above a random mismatch, a tie counting one half (Mann-Whitney).
+    """Return the chance that a random match scores above a random mismatch; a tie counts one half (Mann-Whitney).
 
     Args:
         labels: (n,) bool, or numbers 0 and 1.
         scores: (n,) finite numbers; only their order matters.
 
     Raises:
-        ShapeError: the two do not line up.
+        ShapeError: labels and scores differ in length.
         UndefinedMetricError: only one class among the labels, or a score that is not finite.
     """
-    matched, scores = checked(labels, scores)
+    matched, scores = checked_scores(labels, scores)
     return float(weighted_auc(matched, scores, np.ones((len(matched), 1)))[0])
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(r,) AUCs, each as if row i were there `weights[i, r]` times. O(n log n + n r).
+    """Return (r,) AUCs, each as if row i occurred `weights[i, r]` times. O(n log n + n r).
 
     Args:
         labels: (n,) bool, with both classes.
@@ -63,36 +63,36 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(n,) cost in nats of each pair: -log of the probability given to what happened, clipped by CLIP.
+    """Return the (n,) cost in nats of each pair: -log of the probability of the true label, clipped by CLIP.
 
     Raises:
-        ShapeError: the two do not line up.
+        ShapeError: labels and scores differ in length.
         UndefinedMetricError: a probability outside 0 to 1, or not finite.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
-    given_to_truth = np.where(matched, probabilities, 1 - probabilities)
-    return np.asarray(-np.log(np.clip(given_to_truth, CLIP, 1 - CLIP)))
+    of_true_label = np.where(matched, probabilities, 1 - probabilities)
+    return np.asarray(-np.log(np.clip(of_true_label, CLIP, 1 - CLIP)))
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of `log_losses`, in nats; same arguments and errors."""
+    """Return the mean of `log_losses`, in nats; same arguments and errors."""
     return float(log_losses(labels, probabilities).mean())
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean squared difference of probability and label; same errors as `log_losses`."""
+    """Return the mean squared difference of probability and label; same errors as `log_losses`."""
     matched, probabilities = checked_probabilities(labels, probabilities)
     return float(np.mean((probabilities - matched) ** 2))
 
 
 def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = 10) -> CalibrationCurve:
-    """Mean probability and match rate in at most `n_bins` bins of about equally many pairs.
+    """Return mean probability and match rate in at most `n_bins` bins of about equally many pairs.
 
-    Equal probabilities always share a bin, so the curve does not depend on the order of the rows; with many
-    ties there are fewer bins.
+    Equal probabilities always share a bin, so the curve does not depend on the order of the rows. Many equal
+    probabilities make fewer bins.
 
     Raises:
-        ShapeError: labels and probabilities do not line up.
+        ShapeError: labels and probabilities differ in length.
         UndefinedMetricError: a probability outside 0 to 1, or `n_bins` below 1.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
@@ -109,13 +109,13 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, n_bins: int
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = 10) -> float:
-    """Mean over pairs of |mean probability - match rate| of their bin; see `calibration_curve`."""
+    """Return the mean over pairs of |mean probability - match rate| of their bin; see `calibration_curve`."""
     curve = calibration_curve(labels, probabilities, n_bins)
     return float(np.average(np.abs(curve.mean_probability - curve.match_rate), weights=curve.n))
 
 
-def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) bool labels and (n,) float64 scores.
+def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check the values and return (n,) bool labels and (n,) float64 scores.
 
     Raises:
         ShapeError: not one-dimensional, empty, or of different lengths.
@@ -135,12 +135,12 @@ def checked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def checked_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`checked`, and every probability from 0 to 1.
+    """Return as `checked_scores` does, having checked that every probability is from 0 to 1.
 
     Raises:
-        ShapeError, UndefinedMetricError: as `checked`; UndefinedMetricError also outside 0 to 1.
+        ShapeError, UndefinedMetricError: as `checked_scores`; UndefinedMetricError also for a value outside 0 to 1.
     """
-    matched, probabilities = checked(labels, probabilities)
+    matched, probabilities = checked_scores(labels, probabilities)
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise UndefinedMetricError(
             f"found scores from {probabilities.min():.3g} to {probabilities.max():.3g} where probabilities "

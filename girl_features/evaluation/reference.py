@@ -1,4 +1,4 @@
-"""The untrained reference every trained ranker should be seen beside: cosine of CV and JD."""
+"""The cosine of CV and JD: the untrained reference for every trained ranker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from girl_features.ranker import PairFeatures, check_labels
 
-_MIN_SLOPE = 1e-3  # keeps the cosine's order where the validation pairs speak against it
+_MIN_SLOPE = 1e-3  # keeps the order of the cosines even where the validation pairs suggest the reverse
 _RIDGE = 1e-6  # keeps the slope finite where the validation pairs are separable
 _MAX_NEWTON_STEPS = 100
 
 
 class CosineRanker:
-    """A Ranker whose order is cos(c, j) alone; only its two calibration numbers are fitted, on the valid part."""
+    """A Ranker that orders by cos(c, j) alone. Only its two calibration numbers are fitted, on the valid part."""
 
     def __init__(self) -> None:
         self._slope, self._intercept = 1.0, 0.0
@@ -24,17 +24,17 @@ class CosineRanker:
         valid_features: PairFeatures,
         valid_labels: np.ndarray,
     ) -> None:
-        """Calibrate on the valid part; the training part is not looked at. ShapeError as every Ranker."""
+        """Calibrate on the valid part; the training part is not used. Raises ShapeError as every Ranker does."""
         check_labels(valid_features, valid_labels)
         self._slope, self._intercept = platt_scale(cosine(valid_features.cv, valid_features.jd), valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """(n,) float64 probabilities, in the order of the cosines. Any contract will do: j' is not read."""
+        """Return (n,) float64 probabilities in the order of the cosines. Any contract is accepted: j' is not read."""
         return _sigmoid(self._slope * cosine(features.cv, features.jd) + self._intercept)
 
 
 def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(n,) float64 cosines of the rows of two (n, d) arrays; 0 where either row is all zero."""
+    """Return the (n,) float64 cosines of the rows of two (n, d) arrays, 0 where either row is all zero."""
     left, right = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     products = (left * right).sum(axis=1)
@@ -42,10 +42,10 @@ def cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def platt_scale(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve from (n,) scores to (n,) bool labels (Platt scaling).
+    """Return slope and intercept of the logistic curve from (n,) scores to (n,) bool labels (Platt scaling).
 
-    Newton's method on the log-likelihood with a faint ridge on the slope. The slope is kept above zero, so that
-    the order of the scores stays; there the curve is all but flat at the match rate.
+    Newton's method on the log-likelihood with a small ridge penalty on the slope. A slope near zero or below is
+    replaced by a very small one at the match rate, so that the order of the scores is kept.
     """
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     design = np.stack([(scores - centre) / spread, np.ones(len(scores))], axis=1)  # (n, 2)

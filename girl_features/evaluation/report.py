@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import datetime
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
+import polars as pl
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from girl_features.evaluation.results import BASE, DEFINITIONS, Comparison, ResultRow
+from girl_features.evaluation.tables import (
+    Column,
+    bullets,
+    frame_of,
+    inline,
+    interval_text,
+    markdown_table,
+    rich_table,
+    value_text,
+    write_blocks,
+)
 
+PREDICTOR = Column("predictor", "predictor")
+ROW = Column("row", "row")
+AUC = Column("AUC", "auc", ".4f")
+AUC_INTERVAL = Column("AUC, 95 %", "auc_low", ".4f", "auc_high")
+GAIN = Column("gain", "auc_gain", "+.4f")
+GAIN_INTERVAL = Column("gain, 95 %", "auc_gain_low", "+.4f", "auc_gain_high")
+LOGLOSS = Column("LogLoss", "logloss", ".4f")
+VERDICT = Column("verdict", "verdict")
+ECE = Column("ECE", "ece", ".4f")
+_NARROW_COLUMNS = [PREDICTOR, ROW, AUC, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]  # fit a terminal of 80 columns
+_WIDE_COLUMNS = [PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]
+_PAGE_COLUMNS = [*_WIDE_COLUMNS, Column("pairs", "n")]
+_SPREAD_COLUMNS = [
+    Column("slice", "slice"),
+    PREDICTOR,
+    ROW,
+    Column("SD of AUC", "auc_seed_sd", ".4f"),
+    Column("SD of gain", "auc_gain_seed_sd", ".4f"),
+    Column("LogLoss - base", "logloss_gain", "+.4f"),
+    Column("LogLoss - base, 95 %", "logloss_gain_low", "+.4f", "logloss_gain_high"),
+    Column("Brier", "brier", ".4f"),
+    ECE,
+]
+_WIDE = 100  # terminal columns from which the intervals of the AUC are shown too
 SLICE_TITLES = {
     "all": "all test pairs (as table III of GIRL)",
     "cold": "cold-start seekers (as table IV of GIRL)",
 }
-_RESULT_HEADER = ("predictor", "row", "AUC", "AUC, 95 %", "gain", "gain, 95 %", "LogLoss", "verdict", "pairs")
-_SPREAD_HEADER = (
-    *("slice", "predictor", "row", "SD of AUC", "SD of gain"),
-    *("LogLoss - base", "LogLoss - base, 95 %", "Brier", "ECE"),
-)
-_WIDE = 100  # columns of a terminal that shows every interval on one line
 HOW_TO_READ = (
     "Columns headed 95 % hold percentile intervals of a paired bootstrap: test seekers are drawn with replacement, "
     "each with all of their pairs, and the seeds of the rankers too; metrics are averaged over the seeds drawn. An "
@@ -33,49 +60,31 @@ HOW_TO_READ = (
 )
 
 
-class _Grid(NamedTuple):
+class _SliceTable(NamedTuple):
+    """The rows of one slice."""
+
     title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: Sequence[str]
-
-
-def terminal_tables(comparison: Comparison, simulation: bool = False, wide: bool = False) -> list[Table]:
-    """One rich table a slice; `simulation` is said in each title. `wide` adds the interval of each AUC."""
-    dropped = {"pairs"} if wide else {"pairs", "AUC, 95 %"}  # the title gives the pairs
-    tables = []
-    for grid in _result_grids(comparison, simulation):
-        caption = Text("\n".join(grid.notes)) if grid.notes else None
-        title = Text(grid.title, style="bold")
-        table = Table(
-            title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-        )
-        kept = [index for index, name in enumerate(grid.header) if name not in dropped]
-        for index in kept:
-            name = grid.header[index]
-            table.add_column(Text(name), justify="left" if name in ("predictor", "row", "verdict") else "right")
-        for row in grid.rows:
-            table.add_row(*(Text(row[index]) for index in kept))
-        tables.append(table)
-    return tables
+    rows: pl.DataFrame
+    notes: list[str]
 
 
 def print_comparison(comparison: Comparison, simulation: bool = False, console: Console | None = None) -> None:
-    """Print the tables and the warning about chance to stdout, or to `console`."""
+    """Print one table for each slice and the warning about chance, to stdout or to `console`."""
     console = console or Console()
-    for table in terminal_tables(comparison, simulation, wide=console.width >= _WIDE):
-        console.print(table)
+    columns = _WIDE_COLUMNS if console.width >= _WIDE else _NARROW_COLUMNS
+    for table in _slice_tables(comparison, simulation):
+        console.print(rich_table(table.rows, columns, table.title, table.notes))
         console.print()
     console.print(Text(chance_warning(comparison)))
 
 
 def markdown_tables(comparison: Comparison, simulation: bool = False) -> str:
-    """The same tables in Markdown."""
-    return "\n".join(_markdown(grid) for grid in _result_grids(comparison, simulation))
+    """Return one Markdown section for each slice."""
+    return "\n\n".join(_section(table, _PAGE_COLUMNS) for table in _slice_tables(comparison, simulation))
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """A plain sentence for each predictor and row: was a lift shown, a loss, or neither, on each slice."""
+    """Return a sentence for each predictor and row: a lift, a loss or neither, on each slice."""
     cells: dict[str, list[ResultRow]] = {}
     for row in comparison.rows:
         if row.row != BASE:
@@ -84,7 +93,7 @@ def findings(comparison: Comparison) -> list[str]:
 
 
 def chance_warning(comparison: Comparison) -> str:
-    """How many of this many verdicts chance alone would make, were there nothing to find."""
+    """Return how many of the verdicts chance alone would make if nothing differed."""
     n = sum(row.verdict is not None for row in comparison.rows)
     return (
         f"{n} differences were tested at 95 % each, without correction: if no row differed from base, about "
@@ -109,14 +118,14 @@ def write_markdown(
 
     Args:
         path: of the page; its folder is made if absent.
-        comparison: what to report; seeds and bootstrap settings come from its `meta`.
-        command: that made the results, as typed.
+        comparison: the results; seeds and bootstrap settings come from its `meta`.
+        command: the command that made the results, as typed.
         machine: see `girl_features.evaluation.machine.machine_description`.
         date: of the run.
         windows: name of each time window to its description.
         contracts: row to a description of the contract its features were made by.
         notes: further paragraphs.
-        simulation: the data are simulated; said in every headline.
+        simulation: the data are simulated; every headline says so.
         plot: link to a picture, relative to the page.
     """
     meta = comparison.meta
@@ -129,28 +138,37 @@ def write_markdown(
     facts |= {f"Pairs, {name}": _counts(part) for name, part in meta["parts"].items()}
     facts |= {f"Window, {name}": text for name, text in windows.items()}
     facts |= {f"Contract, {row}": text for row, text in contracts.items()}
-    title = f"Results on {meta['data']}" + (" (simulation)" if simulation else "")
+    suffix = " (simulation)" if simulation else ""
+    title = f"Results on {meta['data']}{suffix}"
+    spread = _SliceTable(
+        f"Spread over seeds, and calibration{suffix}",
+        frame_of(comparison.rows),
+        ["LogLoss - base below 0 is better."],
+    )
     blocks = [
         f"# {inline(title)}",
         "\n".join(f"    {line}" for line in command.splitlines()),
-        _list([f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()]),
+        bullets(f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()),
         "## What was shown",
-        _list([inline(sentence) for sentence in [*findings(comparison), chance_warning(comparison)]]),
+        bullets(inline(sentence) for sentence in [*findings(comparison), chance_warning(comparison)]),
         markdown_tables(comparison, simulation),
-        *([f"![Gain in AUC over base, with intervals]({plot})"] if plot else []),
-        _markdown(_spread_grid(comparison, simulation)),
+    ]
+    if plot:
+        blocks.append(f"![Gain in AUC over base, with intervals]({plot})")
+    blocks += [
+        _section(spread, _SPREAD_COLUMNS),
         "## How to read this",
         HOW_TO_READ,
-        _list([f"`{name}`: {text}" for name, text in DEFINITIONS.items()]),
-        *(["## Notes", _list([inline(note) for note in notes])] if notes else []),
+        bullets(f"`{name}`: {text}" for name, text in DEFINITIONS.items()),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(block.strip("\n") for block in blocks) + "\n", encoding="utf-8")
+    if notes:
+        blocks += ["## Notes", bullets(map(inline, notes))]
+    write_blocks(path, blocks)
 
 
-def _result_grids(comparison: Comparison, simulation: bool) -> list[_Grid]:
+def _slice_tables(comparison: Comparison, simulation: bool) -> list[_SliceTable]:
     prefix = "Simulation: " if simulation else ""
-    grids = []
+    tables = []
     for name in dict.fromkeys(row.slice for row in comparison.rows):
         rows = [row for row in comparison.rows if row.slice == name]
         size = f"{rows[0].n} pairs of {rows[0].n_seekers} seekers"
@@ -159,41 +177,15 @@ def _result_grids(comparison: Comparison, simulation: bool) -> list[_Grid]:
         n_redrawn = comparison.meta["n_redrawn"].get(name)
         if n_redrawn:
             notes.append(f"{n_redrawn} resamples lacked a class and were drawn again")
-        grids.append(_Grid(title, _RESULT_HEADER, [_result_cells(row) for row in rows], notes))
-    return grids
+        tables.append(_SliceTable(title, frame_of(rows), notes))
+    return tables
 
 
-def _result_cells(row: ResultRow) -> tuple[str, ...]:
-    return (
-        row.predictor,
-        row.row,
-        number_text(row.auc, ".4f"),
-        interval_text(row.auc_low, row.auc_high, ".4f"),
-        number_text(row.auc_gain, "+.4f"),
-        interval_text(row.auc_gain_low, row.auc_gain_high, "+.4f"),
-        number_text(row.logloss, ".4f"),
-        row.verdict or "",
-        str(row.n),
-    )
-
-
-def _spread_grid(comparison: Comparison, simulation: bool) -> _Grid:
-    title = "Spread over seeds, and calibration" + (" (simulation)" if simulation else "")
-    rows = [
-        (
-            row.slice,
-            row.predictor,
-            row.row,
-            number_text(row.auc_seed_sd, ".4f"),
-            number_text(row.auc_gain_seed_sd, ".4f"),
-            number_text(row.logloss_gain, "+.4f"),
-            interval_text(row.logloss_gain_low, row.logloss_gain_high, "+.4f"),
-            number_text(row.brier, ".4f"),
-            number_text(row.ece, ".4f"),
-        )
-        for row in comparison.rows
-    ]
-    return _Grid(title, _SPREAD_HEADER, rows, ["LogLoss - base below 0 is better."])
+def _section(table: _SliceTable, columns: Sequence[Column]) -> str:
+    blocks = [f"## {inline(table.title)}", markdown_table(table.rows, columns)]
+    if table.notes:
+        blocks.append(bullets(map(inline, table.notes)))
+    return "\n\n".join(blocks)
 
 
 def _finding(row: ResultRow) -> str:
@@ -201,15 +193,11 @@ def _finding(row: ResultRow) -> str:
     if row.verdict is None:
         return f"nothing can be said {where} ({row.note})"
     ends = interval_text(row.auc_gain_low, row.auc_gain_high, "+.4f")
-    size = f"AUC {number_text(row.auc_gain, '+.4f')}, 95 % interval {ends}"
     outcome = {"better": "a lift", "worse": "a loss", "not shown": "no lift shown"}[row.verdict]
-    return f"{outcome} {where} ({size}{_seed_caution(row)})"
-
-
-def _seed_caution(row: ResultRow) -> str:
-    """A warning where a gain is shown on one seed: the interval knows nothing of others."""
-    is_warned = row.verdict in ("better", "worse") and row.auc_gain_seed_sd is None
-    return "; one seed only: another may differ" if is_warned else ""
+    caution = ""
+    if row.verdict != "not shown" and row.auc_gain_seed_sd is None:  # the interval does not cover other seeds
+        caution = "; one seed only: another may differ"
+    return f"{outcome} {where} (AUC {value_text(row.auc_gain, '+.4f')}, 95 % interval {ends}{caution})"
 
 
 def _counts(part: Mapping[str, int]) -> str:
@@ -217,34 +205,3 @@ def _counts(part: Mapping[str, int]) -> str:
         f"{part['n']} of {part['n_seekers']} seekers, {part['n_matched']} matched, "
         f"{part['n_cold_start']} cold-start, {part['n_with_generated_jd']} with a generated JD"
     )
-
-
-def number_text(value: float | None, form: str) -> str:
-    """The number in this format; nothing for None."""
-    return "" if value is None else format(value, form)
-
-
-def interval_text(low: float | None, high: float | None, form: str) -> str:
-    """Both ends in this format; nothing where one is None."""
-    return "" if low is None or high is None else f"{low:{form}}, {high:{form}}"
-
-
-def cells_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; every cell stays one cell, whatever it holds."""
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(inline(cell) for cell in line) + " |" for line in lines)
-
-
-def _markdown(grid: _Grid) -> str:
-    table = cells_table(grid.header, grid.rows)
-    notes = f"\n{_list([inline(note) for note in grid.notes])}\n" if grid.notes else ""
-    return f"## {inline(grid.title)}\n\n{table}\n{notes}"
-
-
-def _list(items: Sequence[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
-
-
-def inline(text: str) -> str:
-    """Text that stays one line and one cell, and shows HTML as typed."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

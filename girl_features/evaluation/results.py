@@ -1,4 +1,4 @@
-"""From test scores to the cells of a comparison: point values, intervals, gains and verdicts."""
+"""Cells of a comparison, made from test scores: point values, intervals, gains and verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from girl_features.evaluation.bootstrap import (
 )
 
 BASE = "base"
-MIN_SEEKERS = 10  # seekers with a match, and seekers with a mismatch, below which no interval is given
+MIN_SEEKERS = 10  # an interval needs so many seekers with a match, and so many with a mismatch
 Verdict = Literal["better", "worse", "not shown"]
 DEFINITIONS = {
     "auc_low, auc_high": "95 % percentile interval, seekers resampled, seeds averaged in each resample",
@@ -33,7 +33,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One cell of the tables: a predictor, given the features of a row, on a slice. `None` where undefined."""
+    """One cell of the tables: a predictor with the features of a row, on a slice. `None` where undefined."""
 
     data: str
     predictor: str
@@ -62,20 +62,20 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cells, what they were made from, and the scores behind them."""
+    """All cells, the settings they were made with, and the scores behind them."""
 
     rows: list[ResultRow]
     meta: dict[str, Any]
     scores: pl.DataFrame  # data, predictor, row, seed, pair, job_seeker_id, matched, is_cold_start, score
-    tier_rows: list[ResultRow] = field(default_factory=list)  # the same pairs, all answered at one lower tier
+    tier_rows: list[ResultRow] = field(default_factory=list)  # the same pairs, with the features of one lower tier
 
     def to_json(self) -> dict[str, Any]:
-        """`{"rows": [...], "meta": {...}}` of plain JSON values, without the scores; tiers are slices of their own."""
+        """Return `{"rows": [...], "meta": {...}}` of plain JSON values, without the scores. Each tier is a slice."""
         return {"rows": [asdict(row) for row in [*self.rows, *self.tier_rows]], "meta": self.meta}
 
 
 class EvaluationSlice(NamedTuple):
-    """Some of the test pairs, and the draws of their seekers that all rows share."""
+    """A subset of the test pairs, and the resamples of their seekers that all rows share."""
 
     name: str
     mask: np.ndarray  # (n_test,) bool
@@ -85,8 +85,8 @@ class EvaluationSlice(NamedTuple):
     note: str | None
 
 
-class Measured(NamedTuple):
-    """What one predictor with one row's features reaches on a slice, for s seeds and r resamples."""
+class SliceMetrics(NamedTuple):
+    """Metrics of one predictor with one row's features on a slice, for s seeds and r resamples."""
 
     auc: np.ndarray  # (s,)
     log_loss: np.ndarray  # (s,)
@@ -97,7 +97,7 @@ class Measured(NamedTuple):
 
 
 class Gains(NamedTuple):
-    """One cell less another, with intervals; `None` where undefined."""
+    """Differences of one cell from another, with intervals; `None` where undefined."""
 
     auc_gain: float | None = None
     auc_gain_low: float | None = None
@@ -112,11 +112,11 @@ class Gains(NamedTuple):
 def make_slice(
     name: str, labels: np.ndarray, seeker_ids: np.ndarray, mask: np.ndarray, n_bootstrap: int, seed: int
 ) -> EvaluationSlice:
-    """The masked pairs of (n_test,) labels and seekers, and their resamples if there are seekers enough."""
+    """Return the masked pairs of (n_test,) labels and seekers, with resamples if there are enough seekers."""
     labels, seeker_ids = labels[mask].astype(bool), seeker_ids[mask]
     fewest = min(len(np.unique(seeker_ids[labels])), len(np.unique(seeker_ids[~labels])))
     resamples, note = None, None
-    if not fewest:
+    if fewest == 0:
         note = f"{int(labels.sum())} of {len(labels)} pairs are matches: no AUC without both classes"
     elif fewest < MIN_SEEKERS:
         note = f"one of the classes is held by {fewest} seekers: no interval below {MIN_SEEKERS}"
@@ -125,69 +125,76 @@ def make_slice(
     return EvaluationSlice(name, mask, labels, len(np.unique(seeker_ids)), resamples, note)
 
 
-def measure(scores: np.ndarray, part: EvaluationSlice) -> Measured | None:
-    """Metrics of (s, n_test) probabilities on a slice, or None where it lacks a class."""
-    if part.labels.all() or not part.labels.any():
+def measure_slice(scores: np.ndarray, pairs: EvaluationSlice) -> SliceMetrics | None:
+    """Return metrics of (s, n_test) probabilities on a slice, or None if the slice lacks a class."""
+    labels, resamples = pairs.labels, pairs.resamples
+    if labels.all() or not labels.any():
         return None
-    scores = scores[:, part.mask]  # (s, n)
+    scores = scores[:, pairs.mask]  # (s, n)
 
     def each_seed(metric: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
-        return np.array([metric(part.labels, one_seed) for one_seed in scores])
+        return np.array([metric(labels, seed_scores) for seed_scores in scores])
 
-    return Measured(
-        each_seed(metrics.auc),
-        each_seed(metrics.log_loss),
-        float(each_seed(metrics.brier).mean()),
-        float(each_seed(metrics.expected_calibration_error).mean()),
-        resampled_auc(part.labels, scores, part.resamples) if part.resamples else None,
-        resampled_log_loss(part.labels, scores, part.resamples) if part.resamples else None,
+    return SliceMetrics(
+        auc=each_seed(metrics.auc),
+        log_loss=each_seed(metrics.log_loss),
+        brier=float(each_seed(metrics.brier).mean()),
+        ece=float(each_seed(metrics.expected_calibration_error).mean()),
+        resampled_auc=resampled_auc(labels, scores, resamples) if resamples else None,
+        resampled_log_loss=resampled_log_loss(labels, scores, resamples) if resamples else None,
     )
 
 
 def make_result(
-    data: str, predictor: str, row: str, part: EvaluationSlice, own: Measured | None, base: Measured | None, seeds: int
+    data: str,
+    predictor: str,
+    row: str,
+    pairs: EvaluationSlice,
+    measured: SliceMetrics | None,
+    base: SliceMetrics | None,
+    n_seeds: int,
 ) -> ResultRow:
-    """The cell of `own` values; with its gains over `base`, of the same predictor, unless it is base itself."""
-    gains = gains_over(own, base) if own and base and row != BASE else Gains()
-    low, high = _interval(own.resampled_auc if own else None)
+    """Return one cell, with its gains over `base`, the same predictor's base row, unless it is that row itself."""
+    gains = gains_over(measured, base) if measured and base and row != BASE else Gains()
+    low, high = _interval(measured.resampled_auc if measured else None)
     return ResultRow(
         data=data,
         predictor=predictor,
         row=row,
-        slice=part.name,
-        auc=float(own.auc.mean()) if own else None,
+        slice=pairs.name,
+        auc=float(measured.auc.mean()) if measured else None,
         auc_low=low,
         auc_high=high,
-        logloss=float(own.log_loss.mean()) if own else None,
-        seeds=seeds,
-        n=len(part.labels),
-        auc_seed_sd=_spread(own.auc) if own else None,
-        brier=own.brier if own else None,
-        ece=own.ece if own else None,
-        n_seekers=part.n_seekers,
-        note=part.note,
+        logloss=float(measured.log_loss.mean()) if measured else None,
+        seeds=n_seeds,
+        n=len(pairs.labels),
+        auc_seed_sd=_spread(measured.auc) if measured else None,
+        brier=measured.brier if measured else None,
+        ece=measured.ece if measured else None,
+        n_seekers=pairs.n_seekers,
+        note=pairs.note,
         **gains._asdict(),
     )
 
 
-def gains_over(own: Measured, base: Measured) -> Gains:
-    """How far `own` is from `base`, on the same resamples."""
-    auc_low, auc_high = _interval(_difference(own.resampled_auc, base.resampled_auc))
-    loss_low, loss_high = _interval(_difference(own.resampled_log_loss, base.resampled_log_loss))
+def gains_over(measured: SliceMetrics, base: SliceMetrics) -> Gains:
+    """Return the differences of `measured` from `base`, on the same resamples."""
+    auc_low, auc_high = _interval(_difference(measured.resampled_auc, base.resampled_auc))
+    loss_low, loss_high = _interval(_difference(measured.resampled_log_loss, base.resampled_log_loss))
     return Gains(
-        float(own.auc.mean() - base.auc.mean()),
-        auc_low,
-        auc_high,
-        float(own.log_loss.mean() - base.log_loss.mean()),
-        loss_low,
-        loss_high,
-        _spread(own.auc - base.auc),
-        verdict_of(auc_low, auc_high),
+        auc_gain=float(measured.auc.mean() - base.auc.mean()),
+        auc_gain_low=auc_low,
+        auc_gain_high=auc_high,
+        logloss_gain=float(measured.log_loss.mean() - base.log_loss.mean()),
+        logloss_gain_low=loss_low,
+        logloss_gain_high=loss_high,
+        auc_gain_seed_sd=_spread(measured.auc - base.auc),
+        verdict=verdict_of(auc_low, auc_high),
     )
 
 
 def verdict_of(low: float | None, high: float | None) -> Verdict | None:
-    """Better or worse where the interval of a gain excludes 0, otherwise not shown; None without an interval."""
+    """Return better or worse if the interval of a gain excludes 0, else not shown; None without an interval."""
     if low is None or high is None:
         return None
     if low > 0:
@@ -195,8 +202,8 @@ def verdict_of(low: float | None, high: float | None) -> Verdict | None:
     return "worse" if high < 0 else "not shown"
 
 
-def _difference(own: np.ndarray | None, base: np.ndarray | None) -> np.ndarray | None:
-    return None if own is None or base is None else own - base
+def _difference(values: np.ndarray | None, base: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None or base is None else values - base
 
 
 def _interval(values: np.ndarray | None) -> tuple[float | None, float | None]:
@@ -204,5 +211,5 @@ def _interval(values: np.ndarray | None) -> tuple[float | None, float | None]:
 
 
 def _spread(values: np.ndarray) -> float | None:
-    """Standard deviation over seeds; one seed has none."""
+    """Return the standard deviation over seeds, or None for one seed."""
     return float(values.std(ddof=1)) if len(values) > 1 else None

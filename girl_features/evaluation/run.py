@@ -28,43 +28,43 @@ from girl_features.store.parts import PartsStore
 from girl_features.tiers import stand_ins_of
 
 
-class Outcome(NamedTuple):
-    """A comparison with what it was made from."""
+class Evaluation(NamedTuple):
+    """A comparison with the data and the generators behind it."""
 
     comparison: Comparison
     windows: Windows
     contracts: dict[str, FeatureContract]  # row name -> contract
-    parts: dict[str, RankingParts]  # row name -> what its rankers saw
+    parts: dict[str, RankingParts]  # row name -> windows its rankers were given
     records: dict[str, GeneratorRecord]  # row name -> how its generator was trained
 
 
 ROW_OF_STAGE = {stage: f"girl-{stage}" for stage in ("sft", "rloo", "grpo", "dpo")} | {"ppo": "girl"}  # GIRL's names
 
 
-def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker]) -> Outcome:
+def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker]) -> Evaluation:
     """Train every predictor of the config with and without the generated JD, and compare them.
 
-    The newest generator of each stage has a row, where its features are in the store; with `generator.checkpoint`
-    or `generator.stage` set, only that generator.
+    The newest generator of each stage has a row if its features are in the store. With `generator.checkpoint` or
+    `generator.stage` set, only that generator has one.
 
     Raises:
         UnknownContractError: the generator in use has not been materialized yet.
-        LeakageError: a generator has seen decisions of the ranking windows.
+        LeakageError: a generator was trained on decisions of the ranking windows.
     """
-    chosen = materialized_generators(config, load_encoder(config))
+    generators = materialized_generators(config, load_encoder(config))
     with open_tables(config) as tables:
         windows = cut_windows(tables, config.windows)
-        for contract, _ in chosen.values():  # its `trained_until` covers its reward model too
+        for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
     rows = {
-        row: RankingParts(*(_labelled(config, contract, decisions) for decisions in split))
-        for row, (contract, _) in chosen.items()
+        row: RankingParts(*(_labelled(config.feast_repo, contract, decisions) for decisions in split))
+        for row, (contract, _) in generators.items()
     }
-    rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD: any contract will do
+    rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
     settings = config.evaluate
-    fits = len(rows) * len(settings.predictors) * len(settings.seeds)
-    with Progress("rankers", fits, "fits") as progress:
+    n_fits = len(rows) * len(settings.predictors) * len(settings.seeds)
+    with Progress("rankers", n_fits, "fits") as progress:
         comparison = compare_rows(
             config.name,
             rows,
@@ -76,14 +76,14 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             stand_ins=stand_ins_of(config.lookup, config.students_dir),
         )
     save_comparison(config, comparison)
-    records = {row: record for row, (_, record) in chosen.items()}
-    return Outcome(comparison, windows, {row: contract for row, (contract, _) in chosen.items()}, rows, records)
+    records = {row: record for row, (_, record) in generators.items()}
+    return Evaluation(comparison, windows, {row: contract for row, (contract, _) in generators.items()}, rows, records)
 
 
 def materialized_generators(
     config: GirlConfig, encoder: TextEncoder
 ) -> dict[str, tuple[FeatureContract, GeneratorRecord]]:
-    """Row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`.
+    """Return row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`.
 
     Raises:
         UnknownContractError: the generator in use has not been materialized yet.
@@ -92,38 +92,39 @@ def materialized_generators(
     _, record = find_generator(config)
     contract = make_contract(config, record, encoder)
     store.contract(contract.fingerprint)
-    found = {record.stage: (contract, record)}
+    by_stage = {record.stage: (contract, record)}
     if config.generator.checkpoint is None and config.generator.stage is None:
         for stage in ROW_OF_STAGE:
-            trained = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
-            if stage not in found and trained:
-                other = read_record(trained[0])
-                contract = make_contract(config, other, encoder)
+            folders = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
+            if stage not in by_stage and folders:
+                newest = read_record(folders[0])
+                contract = make_contract(config, newest, encoder)
                 if contract.fingerprint in store.contracts():
-                    found[stage] = (contract, other)
-    order = [*ROW_OF_STAGE, *(stage for stage in found if stage not in ROW_OF_STAGE)]
-    return {ROW_OF_STAGE.get(stage, f"girl-{stage}"): found[stage] for stage in order if stage in found}
+                    by_stage[stage] = (contract, newest)
+    order = [*ROW_OF_STAGE, *(stage for stage in by_stage if stage not in ROW_OF_STAGE)]
+    return {ROW_OF_STAGE.get(stage, f"girl-{stage}"): by_stage[stage] for stage in order if stage in by_stage}
 
 
-def write_page(path: Path, outcome: Outcome, config: GirlConfig, *, command: str, simulation: bool = False) -> None:
-    """Write the results page, with its picture beside it, for `outcome`."""
+def write_results_page(path: Path, evaluation: Evaluation, *, command: str, simulation: bool = False) -> None:
+    """Write the results page of `evaluation`, with its picture beside it."""
     plot = path.with_suffix(".png")
-    plot_gains(outcome.comparison, plot, simulation)
+    plot_gains(evaluation.comparison, plot, simulation)
     ends = {
-        name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC" for name, end in outcome.windows._asdict().items()
+        name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC"
+        for name, end in evaluation.windows._asdict().items()
     }
-    encoder = next(iter(outcome.contracts.values())).encoder
+    encoder = next(iter(evaluation.contracts.values())).encoder
     write_markdown(
         path,
-        outcome.comparison,
+        evaluation.comparison,
         command=command,
         machine=machine_description(),
         date=datetime.now(UTC).date(),
         windows=ends,
-        contracts={row: _described(contract) for row, contract in outcome.contracts.items()},
+        contracts={row: _described(contract) for row, contract in evaluation.contracts.items()},
         notes=[
             f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens.",
-            *(note for record in outcome.records.values() for note in _record_notes(record)),
+            *(note for record in evaluation.records.values() for note in _record_notes(record)),
         ],
         simulation=simulation,
         plot=plot.name,
@@ -146,15 +147,16 @@ def _record_notes(record: GeneratorRecord) -> list[str]:
     return [f"Generator, stage {record.stage}: {trained_on}; {figures}.", *record.notes] if figures else []
 
 
-def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
+def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
     keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return LabelledPairs.of(join_pairs(config.feast_repo, contract, keys), decisions)
+    return LabelledPairs.of(join_pairs(feast_repo, contract, keys), decisions)
 
 
 def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:
-    """Keep the config and every score in a new folder of `runs/`, and return it.
+    """Write the config and every score to a new folder of `runs/`, and return the folder.
 
-    `girl erase` does not look there, so seekers are numbers in it: pairs of one can be told, people cannot.
+    `girl erase` does not search these folders, so each seeker is a number there: it links the pairs of one seeker, but
+    does not identify anyone.
     """
     folder = config.workspace / "runs" / f"evaluate-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     write_resolved(config, folder / "girl.yaml")

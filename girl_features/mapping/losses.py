@@ -11,7 +11,7 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import EmptyWindowError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.evaluation.results import EvaluationSlice, gains_over, make_slice, measure
+from girl_features.evaluation.results import EvaluationSlice, gains_over, make_slice, measure_slice
 from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.lookup.vector_map import VectorMap
@@ -113,7 +113,7 @@ def _loss(
     part: EvaluationSlice,
 ) -> MapLoss:
     old, mapped, retrained = (
-        measure(np.stack(scores), part) for scores in (old_scores, mapped_scores, retrained_scores)
+        measure_slice(np.stack(scores), part) for scores in (old_scores, mapped_scores, retrained_scores)
     )
     if old is None or mapped is None or retrained is None:
         raise EmptyWindowError("the ranking test window has only one class; move `windows.valid_end`")

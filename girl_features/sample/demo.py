@@ -153,13 +153,13 @@ def run_demo(
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
         materialize(config.model_copy(update={"generator": generator}))
-    outcome = run_evaluate(config, make_ranker)
-    contract = outcome.contracts["girl"]
+    evaluation = run_evaluate(config, make_ranker)
+    contract = evaluation.contracts["girl"]
     with open_tables(config) as tables:
         example = _example(tables, PartsStore(config.store_dir), contract)
     client = FeatureClient(config.feast_repo, contract.fingerprint)
     latency = _median_lookup_ms(client, example.job_seeker_id)
-    return DemoResult(folder, outcome.comparison, training, example, latency, time.monotonic() - started)
+    return DemoResult(folder, evaluation.comparison, training, example, latency, time.monotonic() - started)
 
 
 def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:

@@ -17,7 +17,7 @@ import numpy as np
 from girl_features.encoder import find_encoder_folder
 from girl_features.errors import ShapeError, require
 from girl_features.generator.checkpoint import weights_hash
-from girl_features.lab.experiment.cells import code_hash
+from girl_features.lab.experiment.code_version import code_hash
 from girl_features.progress import Progress
 
 MIN_PAIRS = 20

@@ -13,7 +13,7 @@ def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable
     """Return an untrained baseline.
 
     Args:
-        name: one of `experiment_config.BASELINES`.
+        name: one of `experiment.config.BASELINES`.
         seed: seed of its weights; `bigrec` has no weights.
         language_model: folder of the tuned generator, the base of FT-LLM.
         table: that model's vectors of every generated and real JD, for BIGRec.

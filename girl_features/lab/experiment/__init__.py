@@ -1,1 +1,1 @@
-"""One experiment: its YAML, its arms, the fits that are kept, the claims and the page."""
+"""Experiments: the YAML, the generators, the kept fits, the claims and the page."""

@@ -1,4 +1,4 @@
-"""The YAML of `girl experiment run`: data, generators, rows, predictors, seeds and claims, as one frozen model."""
+"""The YAML of `girl experiment run` as a frozen model: data, generators, rows, predictors, seeds and claims."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from girl_features.errors import ConfigError
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
 POOLINGS = ("mean", "max", "attention", "dispersion")
 BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", "bigrec-mlp")
-BASELINE_ROW = "baseline"  # the row of what reads texts and ids, and so has no features
-_ARM = r"^[a-z][a-z0-9-]{0,39}$"
+BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead of features
+SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
+_GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
 Stage = Literal["sft", "reward", "ppo"]
 
 
-class _Model(BaseModel):
+class _ExperimentModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataSource(_Model):
-    """One data set: a girl.yaml, and whether its tables are simulated."""
+class DataSource(_ExperimentModel):
+    """A data set of the experiment: its girl.yaml, and if its tables are simulated."""
 
     config: Path
     simulation: bool = False
@@ -36,28 +37,30 @@ class DataSource(_Model):
     without: tuple[str, ...] = Field((), description="generators and baselines not made on this data set")
 
 
-class Arm(_Model):
-    """One generator: the stages that train it, and how it departs from the data set's girl.yaml."""
+class ExperimentGenerator(_ExperimentModel):
+    """A generator of the experiment: the stages that train it, and its changes to the data set's girl.yaml."""
 
     stages: tuple[Stage, ...] = ("sft",)
     set: tuple[str, ...] = Field((), description="as `--set`: sampling.n=8")
 
 
-class Grid(_Model):
-    """Every row with every predictor."""
+class Grid(_ExperimentModel):
+    """Rows and predictors, each row run with each predictor."""
 
     rows: tuple[str, ...]
     predictors: tuple[str, ...]
 
 
-class Claim(_Model):
+class Claim(_ExperimentModel):
     """`subject` ranks better than `over`; each is `predictor/row`."""
 
     name: str
     subject: str
     over: str
     cause: str = Field(
-        "", max_length=60, description="what this claim changes, where a lift is missing, to look for why"
+        "",
+        max_length=60,
+        description="what the subject changes, for a claim that looks for the cause of a missing lift",
     )
 
     @field_validator("subject", "over")
@@ -75,30 +78,32 @@ class Cell(NamedTuple):
     row: str
 
 
-class ExperimentConfig(_Model):
-    """What to run. Paths in the file are relative to it."""
+class ExperimentConfig(_ExperimentModel):
+    """An experiment. Paths in the file are relative to the file."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = "experiment"
     workspace: Path = Path(".girl/experiments")
     data: dict[Annotated[str, Field(pattern=NAME_PATTERN)], DataSource]
-    generators: dict[Annotated[str, Field(pattern=_ARM)], Arm]
-    reference: str = Field("", description="generator the controls stand in for; default: the last")
+    generators: dict[Annotated[str, Field(pattern=_GENERATOR_PATTERN)], ExperimentGenerator]
+    reference: str = Field("", description="generator the controls are compared with; default: the last")
     samples: str | None = Field(None, description="generator with sampling.n JDs a CV, for rows such as mean-4")
     grids: tuple[Grid, ...]
     baselines: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     n_bootstrap: int = Field(1000, ge=100)
-    claims: tuple[Claim, ...] | None = Field(None, description="none given: each generator over base and controls")
+    claims: tuple[Claim, ...] | None = Field(
+        None, description="default: each generator over base and over the controls"
+    )
     ground_queries: int | None = Field(
-        None, ge=1, description="ground so many test decisions by the reference generator"
+        None, ge=1, description="number of test decisions grounded by the reference generator"
     )
     judge: tuple[str, str] | None = Field(None, description="two generators whose JDs are compared")
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:
-        for what, names in (("data", self.data), ("generators", self.generators), ("grids", self.grids)):
-            if not names:
-                raise ValueError(f"`{what}` is empty")
+        for key in ("data", "generators", "grids"):
+            if not getattr(self, key):
+                raise ValueError(f"`{key}` is empty")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ValueError(f"`seeds` must be one or more distinct numbers, found {list(self.seeds)}")
         for name, source in self.data.items():
@@ -108,23 +113,23 @@ class ExperimentConfig(_Model):
                     f"`data.{name}.without` should name some of `generators` and `baselines`, but not every generator; "
                     f"found {list(source.without)}"
                 )
-        for role, arm in (("reference", self.reference_arm), ("samples", self.samples)):
-            if arm is not None and arm not in self.generators:
-                raise ValueError(f"`{role}` is {arm!r}; `generators` has {', '.join(self.generators)}")
-        for arm in self.judge or ():
-            if arm not in self.generators:
-                raise ValueError(f"`judge` names {arm!r}; `generators` has {', '.join(self.generators)}")
+        for key, generator in (("reference", self.reference_generator), ("samples", self.samples)):
+            if generator is not None and generator not in self.generators:
+                raise ValueError(f"`{key}` is {generator!r}; `generators` has {', '.join(self.generators)}")
+        for generator in self.judge or ():
+            if generator not in self.generators:
+                raise ValueError(f"`judge` names {generator!r}; `generators` has {', '.join(self.generators)}")
         if clash := set(self.generators) & {*CONTROLS, "base", BASELINE_ROW}:
-            raise ValueError(f"a generator cannot be called {sorted(clash)[0]!r}: that is a row of its own")
+            raise ValueError(f"a generator cannot be called {sorted(clash)[0]!r}: that is the name of another row")
         self._check_rows()
         return self
 
     def _check_rows(self) -> None:
         for row in dict.fromkeys(row for grid in self.grids for row in grid.rows):
-            if row not in {"base", *self.generators, *CONTROLS} and pooled(row) is None:
+            if row not in {"base", *self.generators, *CONTROLS} and parse_pooling(row) is None:
                 known = ["base", *self.generators, *CONTROLS, "mean-4 (or max-, attention-, dispersion-)"]
                 raise ValueError(f"no row {row!r}; known are: {', '.join(known)}")
-            if pooled(row) is not None and self.samples is None:
+            if parse_pooling(row) is not None and self.samples is None:
                 raise ValueError(f"row {row!r} needs `samples`: a generator with several JDs a CV")
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
             raise ValueError(f"no baseline {unknown[0]!r}; known are: {', '.join(BASELINES)}")
@@ -135,10 +140,10 @@ class ExperimentConfig(_Model):
                     raise ValueError(f"claim {claim.name!r} speaks of {side!r}, which no grid or baseline runs")
 
     def only(self, names: Sequence[str] | None) -> ExperimentConfig:
-        """The experiment on some of its data sets; None or none for all.
+        """Return the experiment on some of its data sets; on all of them if no names are given.
 
         Raises:
-            ConfigError: it has no such data set.
+            ConfigError: a name is not a data set of the experiment.
         """
         if not names:
             return self
@@ -147,40 +152,55 @@ class ExperimentConfig(_Model):
         return self.model_copy(update={"data": {name: self.data[name] for name in self.data if name in names}})
 
     def on(self, data: str) -> ExperimentConfig:
-        """What is left of the experiment on one data set, without what is not made there."""
-        gone = set(self.data[data].without)
-        if not gone:
+        """Return the experiment without the generators and baselines that are not made on this data set."""
+        left_out = set(self.data[data].without)
+        if not left_out:
             return self
-        rows = gone | ({cell.row for cell in self.cells if pooled(cell.row)} if self.samples in gone else set())
+        rows = set(left_out)
+        if self.samples in left_out:
+            rows |= {cell.row for cell in self.cells if parse_pooling(cell.row)}
+        claims = self.claims
+        if claims is not None:
+            claims = tuple(claim for claim in claims if not _names_of(claim) & rows)
         grids = [grid.model_copy(update={"rows": tuple(r for r in grid.rows if r not in rows)}) for grid in self.grids]
         return self.model_copy(
             update={
-                "generators": {name: arm for name, arm in self.generators.items() if name not in gone},
-                "reference": "" if self.reference in gone else self.reference,
-                "samples": None if self.samples in gone else self.samples,
+                "generators": {name: made for name, made in self.generators.items() if name not in left_out},
+                "reference": "" if self.reference in left_out else self.reference,
+                "samples": None if self.samples in left_out else self.samples,
                 "grids": tuple(grids),
-                "judge": None if self.judge and gone & set(self.judge) else self.judge,
-                "baselines": tuple(name for name in self.baselines if name not in gone),
-                "claims": self.claims and tuple(c for c in self.claims if not _names(c) & rows),
+                "judge": None if self.judge and left_out & set(self.judge) else self.judge,
+                "baselines": tuple(name for name in self.baselines if name not in left_out),
+                "claims": claims,
             }
         )
 
     @property
-    def reference_arm(self) -> str:
-        """The generator that controls are made beside."""
+    def reference_generator(self) -> str:
+        """Name of the generator the controls are compared with."""
         return self.reference or list(self.generators)[-1]
 
     @property
     def cells(self) -> list[Cell]:
-        """Every (predictor, row), once, rows together; baselines last."""
-        found = [Cell(p, row) for grid in self.grids for row in grid.rows for p in grid.predictors]
-        order = list(dict.fromkeys(cell.row for cell in found))
-        found = sorted(dict.fromkeys(found), key=lambda cell: order.index(cell.row))
-        return [*found, *(Cell(name, BASELINE_ROW) for name in dict.fromkeys(self.baselines))]
+        """Distinct (predictor, row), those of one row together, baselines last."""
+        predictors: dict[str, dict[str, None]] = {}  # row -> its predictors, in order and without repeats
+        for grid in self.grids:
+            for row in grid.rows:
+                predictors.setdefault(row, {}).update(dict.fromkeys(grid.predictors))
+        cells = [Cell(predictor, row) for row, names in predictors.items() for predictor in names]
+        return [*cells, *(Cell(name, BASELINE_ROW) for name in dict.fromkeys(self.baselines))]
+
+    def seeds_of(self, predictor: str) -> tuple[int, ...]:
+        """Return the seeds a predictor is fitted with: the first alone if nothing in it is random."""
+        return self.seeds[:1] if predictor in SEEDLESS else self.seeds
+
+    def folder_of(self, data: str) -> Path:
+        """Return the folder of one data set in the workspace."""
+        return self.workspace / self.name / data
 
     @property
     def all_claims(self) -> list[Claim]:
-        """The claims of the file; without any, each generator over base and over each control, by predictor."""
+        """Claims of the file, or if it has none, each generator over base and over each control, by predictor."""
         if self.claims is not None:
             return list(self.claims)
         cells, claims = set(self.cells), []
@@ -188,37 +208,38 @@ class ExperimentConfig(_Model):
             if row not in self.generators:
                 continue
             for other in ("base", *CONTROLS):
-                is_own = other != "shuffled" or row == self.reference_arm  # those are the reference's JDs
-                if is_own and Cell(predictor, other) in cells:
+                if other == "shuffled" and row != self.reference_generator:
+                    continue  # the shuffled JDs are those of the reference generator
+                if Cell(predictor, other) in cells:
                     subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
                     claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         return claims
 
 
-def _names(claim: Claim) -> set[str]:
-    """The rows and the baselines that the claim is about."""
+def _names_of(claim: Claim) -> set[str]:
+    """Return the rows and the baselines that the claim is about."""
     sides = [side.split("/") for side in (claim.subject, claim.over)]
     return {predictor if row == BASELINE_ROW else row for predictor, row in sides}
 
 
-class Pooled(NamedTuple):
-    """How many generated JDs, and how they become one feature."""
+class JDPooling(NamedTuple):
+    """Number of generated JDs of a CV, and the way they become one feature."""
 
     pooling: str
     k: int
 
 
-def pooled(row: str) -> Pooled | None:
-    """`mean-4` -> (mean, 4); None for any other row."""
+def parse_pooling(row: str) -> JDPooling | None:
+    """Return (mean, 4) for `mean-4`, and None for a row that pools nothing."""
     match = _POOLED.fullmatch(row)
-    return Pooled(match[1], int(match[2])) if match else None
+    return JDPooling(match[1], int(match[2])) if match else None
 
 
 def load_experiment(path: Path) -> ExperimentConfig:
-    """The experiment of this YAML; a girl.yaml gives the default experiment on its own tables.
+    """Load the experiment of this YAML; for a girl.yaml, the default experiment on its tables.
 
     Raises:
-        ConfigError: file absent, not YAML, unknown key or bad value; each place is named.
+        ConfigError: the file is absent or not YAML, or has an unknown key or a bad value; the message names each place.
     """
     if not path.is_file():
         raise ConfigError(f"no experiment at {str(path)!r}; give a YAML with `data:`, or a girl.yaml")
@@ -229,7 +250,7 @@ def load_experiment(path: Path) -> ExperimentConfig:
     if not isinstance(raw, dict) or not {"data", "tables"} & set(raw):
         raise ConfigError(f"{path} should hold an experiment (`data:`) or a girl.yaml (`tables:`)")
     try:
-        config = ExperimentConfig.model_validate(raw if "data" in raw else _default(raw, path))
+        config = ExperimentConfig.model_validate(raw if "data" in raw else _default_experiment(raw, path))
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {places}") from error
@@ -241,15 +262,18 @@ def load_experiment(path: Path) -> ExperimentConfig:
     return config.model_copy(update={"data": data, "workspace": (base / config.workspace.expanduser()).resolve()})
 
 
-def _default(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Base, GIRL-SFT and GIRL with the cheap controls, for the tables of a girl.yaml."""
+def _default_experiment(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return base, GIRL-SFT and GIRL with the cheap controls, on the tables of a girl.yaml."""
     name = str(raw.get("name", "girl"))
     return {
         "name": name,
         "workspace": str(Path(str(raw.get("workspace", ".girl"))) / "experiments"),
         "data": {name: {"config": path.name}},
         "generators": {
-            "girl-sft": {"stages": ["sft"], "set": ["generator.stage=sft", "sampling.best_of=null"]},  # no reward yet
+            "girl-sft": {
+                "stages": ["sft"],
+                "set": ["generator.stage=sft", "sampling.best_of=null"],
+            },  # SFT comes before the reward model that best-of-n needs
             "girl": {"stages": ["sft", "reward", "ppo"], "set": ["generator.stage=ppo"]},
         },
         "grids": [

@@ -1,11 +1,12 @@
-"""Features that stand in for the generated JD, or do without it: what a lift has to be measured against.
+"""Controls: features that replace the generated JD or leave it out, to compare a lift with.
 
-Each maker takes the ranking windows with a generator's features and returns the same pairs with other features.
-What a control learns from is what the generator's windows hold (`History`), never a ranking label.
+Each function takes the ranking windows with a generator's features and returns the same pairs with other features.
+A control learns from the generator's windows alone (`History`), never from a ranking label.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -22,17 +23,19 @@ _BLOCK = 2048  # rows compared at a time
 
 
 def cv_twice(parts: RankingParts) -> RankingParts:
-    """[c; j; c]: the CV in the generated JD's place. As many columns as the enhanced row, and nothing new in them."""
+    """Return [c; j; c]: the CV in the generated JD's place, so as wide as the enhanced row without new content."""
     return _map(parts, lambda f: _with_generated(f, f.cv))
 
 
 def shuffled(parts: RankingParts, seed: int) -> RankingParts:
-    """j' of another job seeker, the same one throughout, and with j' its tier."""
+    """Return the pairs with j' and tier of another job seeker, always the same one for each seeker."""
     seekers = np.unique(np.concatenate([part.seeker_ids for part in parts]))
     if len(seekers) < 2:
         raise ShapeError("generated JDs cannot be shuffled among fewer than two seekers; widen the ranking windows")
     order = np.random.default_rng(seed).permutation(len(seekers))
-    donor_of = dict(zip(seekers[order], seekers[np.roll(order, 1)], strict=True))  # one cycle: nobody keeps their own
+    donor_of = dict(
+        zip(seekers[order], seekers[np.roll(order, 1)], strict=True)
+    )  # one cycle, so nobody keeps their own
     pool: dict[str, tuple[list[np.ndarray], list[int]]] = {seeker: ([], []) for seeker in seekers}
     for part in parts:
         for seeker, vector, tier in zip(part.seeker_ids, part.features.generated_jd, part.features.tier, strict=True):
@@ -42,38 +45,40 @@ def shuffled(parts: RankingParts, seed: int) -> RankingParts:
 
 
 def regression(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
-    """j' = the JD vector that a ridge regression expects of c; fitted on m matched pairs (m, d)."""
+    """Return the pairs with j' predicted from c by a ridge regression, fitted on m matched pairs (m, d)."""
     weights = fit_ridge(cv_vectors, jd_vectors)
     return _map(parts, lambda f: _with_generated(f, _predict(weights, f.cv)))
 
 
 def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
-    """j' = the mean JD vector of the N_NEIGHBOURS matched pairs, of m, whose CV is nearest to c."""
+    """Return the pairs with j' as the mean JD vector of the N_NEIGHBOURS matched pairs whose CVs are nearest to c."""
     return _map(parts, lambda f: _with_generated(f, nearest_mean(f.cv, cv_vectors, jd_vectors, N_NEIGHBOURS)))
 
 
 def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
-    """A base with m more training pairs, of the generator's own windows. Their j' is absent: base never looks."""
+    """Return base with m more training pairs, from the generator's windows, without j', which base does not read."""
     train, m = parts.train, len(history.matched)
     features = train.features
-    both = PairFeatures(
+    all_features = PairFeatures(
         np.concatenate([cv, features.cv]),
         np.concatenate([jd, features.jd]),
         np.concatenate([np.zeros((m, features.generated_jd.shape[1]), np.float32), features.generated_jd]),
         np.concatenate([np.full(m, Tier.PRIOR, np.int8), features.tier]),
         features.contract,
     )
-    grown = LabelledPairs(
-        both,
+    all_pairs = LabelledPairs(
+        all_features,
         np.concatenate([history.matched, train.labels]),
         np.concatenate([history.job_seeker_ids, train.seeker_ids]),
         np.concatenate([np.zeros(m, bool), train.is_cold_start]),
     )
-    return parts._replace(train=grown)
+    return parts._replace(train=all_pairs)
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(d + 1, e) weights, intercept last, of the ridge regression of (m, e) on (m, d); strength by a held-out fifth.
+    """Return (d + 1, e) weights, intercept last, of the ridge regression of (m, e) on (m, d).
+
+    The penalty is the one with the least error on a held-out fifth.
 
     Raises:
         ShapeError: fewer than ten pairs.
@@ -85,8 +90,8 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     def solve(rows: np.ndarray, ridge: float) -> np.ndarray:
         shrink = np.diag(np.append(np.full(x.shape[1], ridge), 1e-9))
-        kept = design[rows]
-        return np.asarray(np.linalg.solve(kept.T @ kept + shrink, kept.T @ y[rows].astype(np.float64)))
+        x_rows = design[rows]
+        return np.asarray(np.linalg.solve(x_rows.T @ x_rows + shrink, x_rows.T @ y[rows].astype(np.float64)))
 
     def error(ridge: float) -> float:
         return float(((design[held_out] @ solve(~held_out, ridge) - y[held_out]) ** 2).mean())
@@ -95,23 +100,23 @@ def fit_ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def nearest_mean(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """(q, e) float32: the mean of the `values` (m, e) whose `keys` (m, d), unit vectors, are nearest to each query."""
+    """Return (q, e) float32: the mean `values` (m, e) of the n `keys` (m, d), unit vectors, nearest to each query."""
     n = min(n, len(keys))
-    found = np.empty((len(queries), values.shape[1]), np.float32)
+    means = np.empty((len(queries), values.shape[1]), np.float32)
     for start in range(0, len(queries), _BLOCK):
         similar = queries[start : start + _BLOCK] @ keys.T
-        chosen = np.argpartition(-similar, n - 1, axis=1)[:, :n]
-        found[start : start + _BLOCK] = values[chosen].mean(axis=1)
-    return found
+        nearest = np.argpartition(-similar, n - 1, axis=1)[:, :n]
+        means[start : start + _BLOCK] = values[nearest].mean(axis=1)
+    return means
 
 
 def with_vectors(parts: RankingParts, vectors: list[tuple[np.ndarray, np.ndarray]], contract: str) -> RankingParts:
-    """Other (n, d) CV and JD vectors for each part, under a contract of their own, and no generated JD."""
-    changed = []
+    """Return the pairs with other (n, d) CV and JD vectors for each part, of this contract, without generated JDs."""
+    changed_parts = []
     for part, (cv, jd) in zip(parts, vectors, strict=True):
         blank, tier = np.zeros_like(cv), np.full(len(cv), Tier.PRIOR, np.int8)
-        changed.append(part._replace(features=PairFeatures(cv, jd, blank, tier, contract)))
-    return RankingParts(*changed)
+        changed_parts.append(part._replace(features=PairFeatures(cv, jd, blank, tier, contract)))
+    return RankingParts(*changed_parts)
 
 
 def _map(parts: RankingParts, change: Callable[[PairFeatures], PairFeatures]) -> RankingParts:
@@ -130,10 +135,12 @@ def _predict(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _from_donors(
     part: LabelledPairs, donor_of: dict[str, str], pool: dict[str, tuple[list[np.ndarray], list[int]]]
 ) -> LabelledPairs:
+    """Give each pair the next vector and tier of the seeker's donor, starting again after the last."""
     generated, tier = part.features.generated_jd.copy(), part.features.tier.copy()
-    seen: dict[str, int] = {}
+    n_pairs_of: Counter[str] = Counter()  # pairs of each seeker so far
     for row, seeker in enumerate(part.seeker_ids):
         vectors, tiers = pool[donor_of[seeker]]
-        turn = seen[seeker] = seen.get(seeker, -1) + 1
-        generated[row], tier[row] = vectors[turn % len(vectors)], tiers[turn % len(tiers)]
+        turn = n_pairs_of[seeker] % len(vectors)
+        generated[row], tier[row] = vectors[turn], tiers[turn]
+        n_pairs_of[seeker] += 1
     return part._replace(features=part.features._replace(generated_jd=generated, tier=tier))

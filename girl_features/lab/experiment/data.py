@@ -1,14 +1,14 @@
-"""What an experiment is run on: the ranking windows with texts and features, and the windows before them."""
+"""Data of an experiment: the ranking windows with texts and features, and the windows before them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
@@ -17,18 +17,19 @@ from girl_features.input.tables import Tables
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairTexts
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
+from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 
 PARTS = ("train", "valid", "test")
 COUNT_BINS = ((0, 0), (1, 4), (5, 9), (10, None))  # decisions of a seeker in the ranking training window
 
-# decisions from $start to before $end of those who were not erased, each with the newest CV strictly before it
-_WITH_TEXTS = """
+# decisions from $start to before $end, without erased seekers, each with the newest CV version strictly before it
+_DECISIONS_WITH_TEXTS = """
     SELECT job_seeker_id, job_id, matched, decided_at, updated_at, cv_hash, cv, jd
     FROM (SELECT i.job_seeker_id, i.job_id, i.matched, i.decided_at, v.updated_at
           FROM (SELECT * FROM interactions
                 WHERE ($start::TIMESTAMPTZ IS NULL OR decided_at >= $start::TIMESTAMPTZ)
-                  AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ) AND {alive}) i
+                  AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ) AND {not_erased}) i
           ASOF JOIN (SELECT job_seeker_id, updated_at FROM job_seekers) v
             ON i.job_seeker_id = v.job_seeker_id AND i.decided_at > v.updated_at)
     JOIN job_seekers USING (job_seeker_id, updated_at)
@@ -37,8 +38,8 @@ _WITH_TEXTS = """
 """
 
 
-# CV versions that no decision from $start on is made on
-_NOT_RANKED = """
+# removes the CV versions that no decision from $start on refers to
+_DELETE_UNRANKED = """
     DELETE FROM job_seekers WHERE (job_seeker_id, updated_at) NOT IN (
         SELECT DISTINCT i.job_seeker_id, v.updated_at
         FROM (SELECT * FROM interactions WHERE decided_at >= $start::TIMESTAMPTZ) i
@@ -48,7 +49,7 @@ _NOT_RANKED = """
 
 
 class History(NamedTuple):
-    """The m decisions of the generator's windows: what the controls may learn from, as the generator did."""
+    """The m decisions of the generator's windows. The controls learn from them, as the generator did."""
 
     cvs: np.ndarray  # (m,) object: str
     jds: np.ndarray  # (m,) object: str
@@ -57,24 +58,27 @@ class History(NamedTuple):
 
 
 class ExperimentData(NamedTuple):
-    """One data set, read once."""
+    """The windows of one data set."""
 
     name: str
-    decisions: dict[str, pl.DataFrame]  # part -> rows of _WITH_TEXTS and is_cold_start
+    decisions: dict[str, pl.DataFrame]  # part -> rows of _DECISIONS_WITH_TEXTS, with is_cold_start
     history: History
     windows: Windows
 
     @property
     def slices(self) -> dict[str, np.ndarray]:
-        """Name -> (n_test,) bool: all, cold-start seekers, and by decisions in the ranking training window."""
+        """Masks (n_test,) bool by name: all, cold-start seekers, and by decisions in the training window."""
         test = self.decisions["test"]
         counted = self.decisions["train"].group_by(JOB_SEEKER_ID).len("n_decisions")
         n = test.join(counted, on=JOB_SEEKER_ID, how="left", maintain_order="left")["n_decisions"].fill_null(0)
         counts = n.to_numpy()
         masks = {"all": np.ones(len(counts), bool), "cold": test["is_cold_start"].to_numpy()}
         for low, high in COUNT_BINS:
-            name = str(low) if high == low else f"{low}-{high}" if high is not None else f"{low}+"
-            masks[f"{name} decisions"] = (counts >= low) & (counts <= (high if high is not None else np.inf))
+            if high is None:
+                masks[f"{low}+ decisions"] = counts >= low
+            else:
+                name = str(low) if high == low else f"{low}-{high}"
+                masks[f"{name} decisions"] = (counts >= low) & (counts <= high)
         return masks
 
 
@@ -87,12 +91,12 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
     split = ranking_split(tables, windows)
     decisions = {}
     for part in PARTS:
-        frame = _with_texts(tables, *windows.bounds(part))
+        frame = _decisions_with_texts(tables, *windows.bounds(part))
         keys = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
         frame = frame.join(getattr(split, part).select(*keys, "is_cold_start"), on=keys, maintain_order="left")
         assert frame.height == getattr(split, part).height, "a decision was lost or doubled"
         decisions[part] = frame
-    before = _with_texts(tables, None, windows.rl_end)
+    before = _decisions_with_texts(tables, None, windows.rl_end)
     history = History(
         _objects(before["cv"]), _objects(before["jd"]), before[MATCHED].to_numpy(), _strings(before[JOB_SEEKER_ID])
     )
@@ -100,34 +104,32 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
 
 
 def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
-    """Leave only the CV versions that decisions of the ranking windows are made on: an experiment needs no others."""
-    tables.connection.execute(_NOT_RANKED, {"start": windows.rl_end})
+    """Delete the CV versions that no decision of the ranking windows refers to: an experiment does not need them."""
+    tables.connection.execute(_DELETE_UNRANKED, {"start": windows.rl_end})
 
 
-def joined_parts(data: ExperimentData, config: GirlConfig, contract: FeatureContract) -> RankingParts:
-    """The features of one contract for the ranking windows, joined point in time through Feast."""
+def joined_parts(data: ExperimentData, feast_repo: Path, contract: FeatureContract) -> RankingParts:
+    """Return the features of one contract for the ranking windows, from a point-in-time join through Feast."""
     parts = []
     for part in PARTS:
         frame = data.decisions[part]
-        features = join_pairs(config.feast_repo, contract, frame.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT))
+        features = join_pairs(feast_repo, contract, frame.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT))
         parts.append(LabelledPairs.of(features, frame))
     return RankingParts(*parts)
 
 
 def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureContract) -> dict[str, np.ndarray]:
-    """Part -> (n,) object array: each decision's generated JDs of its own CV version, a tuple, maybe empty."""
-    known = generated_by_version(store, contract)
+    """Return part -> (n,) object array of tuples: the JDs generated from the CV version of each decision, if any."""
+    jds_of_version = generated_by_version(store, contract)
     texts = {}
     for part, frame in data.decisions.items():
         keys = frame.select(JOB_SEEKER_ID, "updated_at", "cv_hash").iter_rows()
-        texts[part] = _tuples([known.get(key, ()) for key in keys])
+        texts[part] = _tuples([jds_of_version.get(key, ()) for key in keys])
     return texts
 
 
 def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[tuple[object, ...], tuple[str, ...]]:
-    """(job_seeker_id, updated_at, cv_hash) -> the JDs generated from that CV version."""
-    from girl_features.sql import connected
-
+    """Return (job_seeker_id, updated_at, cv_hash) -> the JDs generated from that CV version."""
     relation = store.scan("generated_jds", contract.fingerprint)
     if relation is None:
         raise StoreError(f"the store holds no generated JD of contract {contract.fingerprint!r}; `girl materialize`")
@@ -138,7 +140,7 @@ def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[t
 
 
 def pair_texts(data: ExperimentData, generated: dict[str, np.ndarray]) -> dict[str, PairTexts]:
-    """Part -> ids and texts of its decisions, for rankers that read those."""
+    """Return part -> ids and texts of its decisions, for rankers that read texts."""
     return {
         part: PairTexts(
             _strings(frame[JOB_SEEKER_ID]),
@@ -151,8 +153,8 @@ def pair_texts(data: ExperimentData, generated: dict[str, np.ndarray]) -> dict[s
     }
 
 
-def _with_texts(tables: Tables, start: object, end: object) -> pl.DataFrame:
-    query = _WITH_TEXTS.format(alive=tables.erased.condition([JOB_SEEKER_ID]))
+def _decisions_with_texts(tables: Tables, start: object, end: object) -> pl.DataFrame:
+    query = _DECISIONS_WITH_TEXTS.format(not_erased=tables.erased.condition([JOB_SEEKER_ID]))
     return tables.connection.execute(query, {"start": start, "end": end}).pl()
 
 
@@ -161,7 +163,7 @@ def _strings(column: pl.Series) -> np.ndarray:
 
 
 def _objects(column: pl.Series) -> np.ndarray:
-    shared: dict[str, str] = {}  # equal texts become one string
+    shared: dict[str, str] = {}  # equal texts become one string, which saves memory
     return np.array([shared.setdefault(text, text) for text in column.to_list()], dtype=object)
 
 

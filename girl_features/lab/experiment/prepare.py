@@ -1,6 +1,6 @@
-"""From a data set's girl.yaml to what an experiment needs of it: generators trained, JDs materialized, windows read.
+"""Preparation of a data set: its generators are trained, their JDs materialized, and its windows read.
 
-Every step is kept by what it was made from, so a second run, or one after a crash, does only what is missing.
+The result of each step is kept, so a second run, or a run after a crash, does only the missing steps.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from girl_features.errors import GeneratorFailedError, GirlError, InterruptedRun
 from girl_features.generator.opening import find_generator, load_encoder, make_contract
 from girl_features.input.splits import check_no_leakage, cut_windows
 from girl_features.input.tables import open_tables
-from girl_features.lab.experiment.config import Arm, DataSource, ExperimentConfig
+from girl_features.lab.experiment.config import DataSource, ExperimentConfig
 from girl_features.lab.experiment.data import generated_texts, joined_parts, keep_ranked_cvs, load_data
-from girl_features.lab.experiment.rows import ArmFeatures, Prepared, Steps
+from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData
 from girl_features.lab.text_vectors import TextVectors
 from girl_features.sample.tables import write_sample
 from girl_features.sql import connected
@@ -26,88 +26,99 @@ from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import copy_tombstones
 
 
-def arm_config(config: ExperimentConfig, data: str, arm: Arm) -> GirlConfig:
-    """The girl.yaml of a data set, as one generator departs from it, in a workspace of the experiment's own.
+def generator_config(girl_yaml: Path, folder: Path, changes: Sequence[str]) -> GirlConfig:
+    """Load a data set's girl.yaml with one generator's changes, in a workspace inside `folder`.
 
-    So an experiment neither publishes anything nor changes which generator the user's own batch takes for the newest.
-    Whoever is erased from the user's store is erased there too.
+    With a workspace of its own, an experiment publishes nothing, and the user's batch does not take the experiment's
+    generators for its newest. Seekers who were erased from the user's store are erased in this one too.
+
+    Args:
+        girl_yaml: of the data set.
+        folder: of the data set in the experiment's workspace.
+        changes: as `--set`, such as `sampling.n=8`.
     """
-    own = load_config(config.data[data].config, list(arm.set))
-    moved = own.model_copy(
-        update={"workspace": config.workspace / config.name / data / "work", "feast": FeastConfig(online=False)}
-    )
-    copy_tombstones(own.store_dir, moved.store_dir)
-    return moved
+    user_config = load_config(girl_yaml, list(changes))
+    config = user_config.model_copy(update={"workspace": folder / "work", "feast": FeastConfig(online=False)})
+    copy_tombstones(user_config.store_dir, config.store_dir)
+    return config
 
 
 def prepare(
-    name: str, config: ExperimentConfig, steps: Steps, should_stop: Callable[[], bool] = lambda: False
-) -> Prepared:
+    name: str, config: ExperimentConfig, steps: ExperimentSteps, should_stop: Callable[[], bool] = lambda: False
+) -> PreparedData:
     """Train every generator on data set `name`, generate for the CVs of its ranking windows, and read those windows.
 
     Raises:
-        InterruptedRunError: a stop was asked for.
+        InterruptedRunError: `should_stop` returned True.
         GirlError: as training, materializing and reading do.
     """
-    config, source, folder = config.on(name), config.data[name], config.workspace / config.name / name
+    config, source, folder = config.on(name), config.data[name], config.folder_of(name)
     write_sample_market(source)
-    arms = {arm: arm_config(config, name, settings) for arm, settings in config.generators.items()}
-    for arm, own in list(arms.items()):
-        arms[arm] = _train_and_materialize(name, arm, own, config.generators[arm].stages, steps, should_stop)
-    first = next(iter(arms.values()))
+    configs = {  # all are read before the first generator trains, so that a bad one is found at once
+        generator: generator_config(source.config, folder, settings.set)
+        for generator, settings in config.generators.items()
+    }
+    for generator, settings in config.generators.items():
+        configs[generator] = _train_and_materialize(
+            name, generator, configs[generator], settings.stages, steps, should_stop
+        )
+    first = next(iter(configs.values()))
     encoder = load_encoder(first)
     with open_tables(first) as tables:
         data = load_data(name, tables, cut_windows(tables, first.windows))
     features = {}
-    for arm, own in arms.items():
-        generator, record = find_generator(own)
-        contract = make_contract(own, record, encoder)
+    for generator, girl_config in configs.items():
+        checkpoint, record = find_generator(girl_config)
+        contract = make_contract(girl_config, record, encoder)
         check_no_leakage(data.windows, contract.trained_until)
-        store = PartsStore(own.store_dir)
-        features[arm] = ArmFeatures(
-            config=own,
+        store = PartsStore(girl_config.store_dir)
+        features[generator] = GeneratorFeatures(
+            config=girl_config,
             contract=contract,
-            folder=generator,
-            parts=joined_parts(data, own, contract),
+            folder=checkpoint,
+            parts=joined_parts(data, girl_config.feast_repo, contract),
             texts=generated_texts(data, store, contract),
             tokens_a_cv=_tokens_a_cv(store, contract),
-            notes=_notes(arm, record.stage, record.n_pairs, record.metrics),
+            notes=_notes(generator, record.stage, record.n_pairs, record.metrics),
         )
     vectors = TextVectors(encoder, folder / "vectors")
-    return Prepared(name, source.simulation, data, features, vectors, first.encoder.name, folder)
+    return PreparedData(name, source.simulation, data, features, vectors, first.encoder.name, folder)
 
 
 def _train_and_materialize(
     data: str,
-    arm_name: str,
+    generator: str,
     config: GirlConfig,
     stages: Sequence[str],
-    steps: Steps,
+    steps: ExperimentSteps,
     should_stop: Callable[[], bool],
 ) -> GirlConfig:
-    """The config with the generator that the last stage made, so that another arm's, if newer, is not taken for it."""
+    """Return the config with the checkpoint of the last stage, so that no newer checkpoint is used in its place."""
     with open_tables(config) as tables:
-        windows, made = cut_windows(tables, config.windows), None
+        windows = cut_windows(tables, config.windows)
+        checkpoint = None
         for stage in stages:
             if should_stop():
                 raise InterruptedRunError
             try:
-                folder = steps.train(stage, tables, windows, config)
+                trained = steps.train(stage, tables, windows, config)
             except GirlError as error:
-                raise GeneratorFailedError(data, arm_name, stage, error) from error
+                raise GeneratorFailedError(data, generator, stage, error) from error
             if stage != "reward":
-                made = config.generator.model_copy(update={"checkpoint": folder})
-    if made is not None:
-        config = config.model_copy(update={"generator": made})
-    if materialize(
+                checkpoint = trained
+    if checkpoint is not None:
+        generator_settings = config.generator.model_copy(update={"checkpoint": checkpoint})
+        config = config.model_copy(update={"generator": generator_settings})
+    summary = materialize(
         config, should_stop=should_stop, new_run=True, narrow=lambda tables: keep_ranked_cvs(tables, windows)
-    ).stopped:
+    )
+    if summary.stopped:
         raise InterruptedRunError
     return config
 
 
 def write_sample_market(source: DataSource) -> None:
-    """The sample market, where the data set is one and is not written yet."""
+    """Write the sample market if the data set is one and is not written yet."""
     if source.sample_seekers is None:
         return
     path = load_config(source.config).tables.interactions.path
@@ -125,11 +136,13 @@ def _tokens_a_cv(store: PartsStore, contract: FeatureContract) -> float:
     return float(row[0]) if row and row[0] is not None else 0.0
 
 
-def _notes(arm: str, stage: str, n_pairs: int, metrics: dict[str, float]) -> tuple[str, ...]:
+def _notes(generator: str, stage: str, n_pairs: int, metrics: dict[str, float]) -> tuple[str, ...]:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    return (f"{arm}: stage {stage}, trained on {n_pairs} {'CVs' if stage == 'ppo' else 'pairs'}; {figures}",)
+    return (f"{generator}: stage {stage}, trained on {n_pairs} {'CVs' if stage == 'ppo' else 'pairs'}; {figures}",)
 
 
 def default_jobs() -> int:
-    """Worker processes: the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of worker processes to use: the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

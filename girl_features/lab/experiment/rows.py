@@ -1,4 +1,4 @@
-"""A row's name -> the features its rankers get. See `controls` and `several_jds` for what each of them is."""
+"""Features of each row of an experiment. `controls` and `several_jds` describe what the rows hold."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from girl_features.evaluation.compare import RankingParts
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
-from girl_features.lab.experiment.cells import TextParts
-from girl_features.lab.experiment.config import ExperimentConfig, pooled
-from girl_features.lab.experiment.data import PARTS, ExperimentData, pair_texts
-from girl_features.lab.experiment.several_jds import pool_samples
+from girl_features.lab.experiment.config import parse_pooling
+from girl_features.lab.experiment.data import PARTS, ExperimentData, History, pair_texts
+from girl_features.lab.experiment.fits import TextParts
+from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import Ranker, TextRanker
+from girl_features.schema import MATCHED
 
 SHUFFLE_SEED = 0
 
 
-class Steps(NamedTuple):
-    """What lies outside the core: rankers, baselines, trainers. Functions that can be imported by name."""
+class ExperimentSteps(NamedTuple):
+    """Rankers, baselines and trainers, passed in as functions because they need optional packages.
+
+    Workers import the functions by name.
+    """
 
     make_ranker: Callable[[str, str, int], Ranker]
     make_baseline: Callable[[str, int, Path, VectorTable], TextRanker]
@@ -35,13 +39,12 @@ class Steps(NamedTuple):
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
     fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    sources: tuple[Path, ...]  # code that decides what a fit gives
 
 
-class ArmFeatures(NamedTuple):
-    """What one generator gave for the ranking windows."""
+class GeneratorFeatures(NamedTuple):
+    """Features and texts of one generator for the ranking windows."""
 
-    config: GirlConfig  # with `generator.checkpoint` at what was trained
+    config: GirlConfig  # `generator.checkpoint` names the trained checkpoint
     contract: FeatureContract
     folder: Path  # of the generator
     parts: RankingParts
@@ -50,101 +53,116 @@ class ArmFeatures(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Prepared(NamedTuple):
-    """One data set, trained, materialized and read."""
+class PreparedData(NamedTuple):
+    """One data set with its generators trained and materialized, and its windows read."""
 
     name: str
     simulation: bool
     data: ExperimentData
-    arms: dict[str, ArmFeatures]
+    generators: dict[str, GeneratorFeatures]
     vectors: TextVectors  # of the encoder in use
-    encoder: str  # its name, to tune it further
-    folder: Path  # where tuned encoders and further vectors are kept
+    encoder: str  # name of the encoder in use, which `contrastive` tunes further
+    folder: Path  # of tuned encoders and vectors
 
 
 class RowFeatures(NamedTuple):
-    """The ranking windows as one row's rankers see them."""
+    """The ranking windows with the features of one row."""
 
     form: str  # base or enhanced
     parts: RankingParts
     weighs_spread: bool = False
 
 
-def row_features(row: str, prepared: Prepared, config: ExperimentConfig, steps: Steps) -> RowFeatures:
-    """The features of `row`; whatever has to be encoded or tuned for it is kept on disk.
+def row_features(
+    row: str,
+    prepared: PreparedData,
+    reference: GeneratorFeatures,
+    samples: GeneratorFeatures | None,
+    steps: ExperimentSteps,
+) -> RowFeatures:
+    """Return the features of `row`. New vectors and tuned encoders are kept on disk.
+
+    Args:
+        row: name, as in the experiment's grids.
+        prepared: the data set.
+        reference: generator the controls are compared with.
+        samples: generator of several JDs a CV, for rows such as `mean-4`.
+        steps: encoders, for the row `contrastive`.
 
     Raises:
         ShapeError: too little data for a control.
     """
-    reference = prepared.arms[config.reference_arm]
-    if row in prepared.arms:
-        return RowFeatures("enhanced", prepared.arms[row].parts)
-    if (wanted := pooled(row)) is not None:
-        assert config.samples is not None
-        arm = prepared.arms[config.samples]
-        table = prepared.vectors.table([t for texts in arm.texts.values() for own in texts for t in own])
-        parts = pool_samples(arm.parts, arm.texts, table, wanted)
-        return RowFeatures("enhanced", parts, wanted.pooling == "dispersion")
+    if row in prepared.generators:
+        return RowFeatures("enhanced", prepared.generators[row].parts)
+    pooling = parse_pooling(row)
+    if pooling is not None:
+        assert samples is not None, "checked with the config"
+        jds = [jd for part in samples.texts.values() for pair_jds in part for jd in pair_jds]
+        parts = pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
+        return RowFeatures("enhanced", parts, weighs_spread=pooling.pooling == "dispersion")
     if row == "cv-twice":
         return RowFeatures("enhanced", controls.cv_twice(reference.parts))
     if row == "shuffled":
         return RowFeatures("enhanced", controls.shuffled(reference.parts, SHUFFLE_SEED))
-    base = _base(reference)
+    base = _base_parts(reference)
     if row == "base":
         return RowFeatures("base", base)
     if row == "contrastive":
-        return RowFeatures("base", _contrastive(prepared, base, steps))
+        return RowFeatures("base", _contrastive_parts(prepared, base, steps))
     history = prepared.data.history
     table = prepared.vectors.table([*history.cvs, *history.jds])
     if row == "base-windows":
         cv, jd = table.of(list(history.cvs)), table.of(list(history.jds))
         return RowFeatures("base", controls.more_training_pairs(base, cv, jd, history))
-    chosen = _matched(prepared)
-    cv, jd = table.of(list(history.cvs[chosen])), table.of(list(history.jds[chosen]))
-    make = {"regression": controls.regression, "neighbour": controls.neighbour}[row]
-    return RowFeatures("enhanced", make(reference.parts, cv, jd))
+    matched = _matched_with_cv(history)
+    cv, jd = table.of(list(history.cvs[matched])), table.of(list(history.jds[matched]))
+    if row == "regression":
+        return RowFeatures("enhanced", controls.regression(reference.parts, cv, jd))
+    assert row == "neighbour", row
+    return RowFeatures("enhanced", controls.neighbour(reference.parts, cv, jd))
 
 
-def baseline_parts(prepared: Prepared, config: ExperimentConfig) -> TextParts:
-    """Ids and texts of the ranking windows, with the JDs of the reference generator."""
-    decisions = prepared.data.decisions
-    texts = pair_texts(prepared.data, prepared.arms[config.reference_arm].texts)
-    return TextParts(texts, {part: decisions[part]["matched"].to_numpy() for part in PARTS})
+def baseline_parts(data: ExperimentData, reference: GeneratorFeatures) -> TextParts:
+    """Return ids and texts of the ranking windows, with the JDs of the reference generator."""
+    labels = {part: data.decisions[part][MATCHED].to_numpy() for part in PARTS}
+    return TextParts(pair_texts(data, reference.texts), labels)
 
 
-def baseline_vectors(prepared: Prepared, config: ExperimentConfig, steps: Steps) -> VectorTable:
-    """The reference generator's own vectors of every generated and real JD of the ranking windows."""
-    if not any(name.startswith("bigrec") for name in config.baselines):
-        return VectorTable({}, np.zeros((0, 1), np.float32))  # nobody else asks for them
-    arm = prepared.arms[config.reference_arm]
-    texts = [own[0] for part in arm.texts.values() for own in part if own]
+def baseline_vectors(
+    prepared: PreparedData,
+    reference: GeneratorFeatures,
+    baselines: Sequence[str],
+    language_model_encoder: Callable[[Path], TextEncoder],
+) -> VectorTable:
+    """Return vectors, by the reference generator's language model, of all generated and real JDs of the windows."""
+    if not any(name.startswith("bigrec") for name in baselines):
+        return VectorTable({}, np.zeros((0, 1), np.float32))  # no other baseline reads them
+    texts = [pair_jds[0] for part in reference.texts.values() for pair_jds in part if pair_jds]
     texts += [jd for frame in prepared.data.decisions.values() for jd in frame["jd"]]
-    return TextVectors(steps.language_model_encoder(arm.folder), prepared.folder / "vectors").table(texts)
+    return TextVectors(language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
 
 
-def _base(reference: ArmFeatures) -> RankingParts:
-    """No generated JD, and the encoder's fingerprint alone: another generator leaves base as it is."""
+def _base_parts(reference: GeneratorFeatures) -> RankingParts:
+    """Return the windows without generated JDs, of the encoder alone, so that base is the same for every generator."""
     vectors = [(part.features.cv, part.features.jd) for part in reference.parts]
     return controls.with_vectors(reference.parts, vectors, reference.contract.encoder.fingerprint)
 
 
-def _contrastive(prepared: Prepared, base: RankingParts, steps: Steps) -> RankingParts:
-    history, decisions = prepared.data.history, prepared.data.decisions
-    chosen = _matched(prepared)
+def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
+    history = prepared.data.history
+    matched = _matched_with_cv(history)
     folder = steps.tune_encoder(
-        prepared.encoder, list(history.cvs[chosen]), list(history.jds[chosen]), prepared.folder / "encoders"
+        prepared.encoder, list(history.cvs[matched]), list(history.jds[matched]), prepared.folder / "encoders"
     )
     encoder = steps.open_encoder(str(folder))
-    frames = [decisions[part] for part in PARTS]
+    frames = [prepared.data.decisions[part] for part in PARTS]
     texts = [text for frame in frames for column in ("cv", "jd") for text in frame[column]]
     table = TextVectors(encoder, prepared.folder / "vectors").table(texts)
     vectors = [(table.of(frame["cv"].to_list()), table.of(frame["jd"].to_list())) for frame in frames]
     return controls.with_vectors(base, vectors, encoder.contract.fingerprint)
 
 
-def _matched(prepared: Prepared) -> np.ndarray:
-    """(m,) bool: matched decisions of the generator's windows with a CV that says something."""
-    history = prepared.data.history
-    says_something = np.array([bool(cv.strip()) for cv in history.cvs], bool)
-    wanted: np.ndarray = history.matched & says_something
-    return wanted
+def _matched_with_cv(history: History) -> np.ndarray:
+    """Return (m,) bool: matched decisions of the generator's windows whose CV is not empty."""
+    has_text = np.array([bool(cv.strip()) for cv in history.cvs], bool)
+    return np.asarray(history.matched & has_text)

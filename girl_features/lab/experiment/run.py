@@ -1,8 +1,8 @@
-"""`girl experiment run`: rows x predictors x data x seeds, each fit kept on disk, then measured and written up.
+"""Fits of `girl experiment run`: rows x predictors x data x seeds, each kept on disk, then measured.
 
-A fit's file is named by a hash of all it depends on (vectors, labels, ids and texts of the pairs, contract, row,
-predictor, seed, code and package versions). So a run that was killed goes on where it was, and a change anywhere
-redoes what it touches and nothing else.
+A fit's file is named by a hash of everything it depends on: vectors, labels, ids and texts of the pairs, contract, row,
+predictor, seed, code and package versions. So a run that was killed continues where it stopped, and a change makes
+only the fits anew that depend on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,15 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from girl_features.errors import InterruptedRunError, WorkerLostError
-from girl_features.evaluation.metrics import CalibrationCurve, calibration_curve
 from girl_features.evaluation.reference import CosineRanker
-from girl_features.evaluation.results import BASE, ResultRow, make_result, make_slice, measure
-from girl_features.lab.experiment.cells import CellId, Job, cell_path, code_hash, parts_hash, read_cell, run_job
-from girl_features.lab.experiment.claims import ClaimResult, judge_claim
-from girl_features.lab.experiment.config import BASELINE_ROW, Cell, ExperimentConfig
+from girl_features.lab.experiment.code_version import code_hash, imported_sources
+from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
+from girl_features.lab.experiment.fits import FitId, FitTask, fit_path, parts_hash, read_fit, run_fit
+from girl_features.lab.experiment.results import ExperimentResults, measure_data
 from girl_features.lab.experiment.rows import (
-    Prepared,
-    Steps,
+    ExperimentSteps,
+    PreparedData,
     baseline_parts,
     baseline_vectors,
     row_features,
@@ -38,39 +37,24 @@ from girl_features.lab.experiment.several_jds import SpreadRanker
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 
-SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # one fit: there is nothing random in them
-_OWN_SOURCES = (  # of the package, beside the steps' own
-    *(f"lab/experiment/{name}.py" for name in ("cells", "controls", "several_jds", "rows")),
-    *("ranker.py", "tiers.py", "torch_threads.py", "evaluation/reference.py"),
-    *("generator/prompts.py", "generator/transformers_engine.py", "lookup/vector_map.py"),
+_FITTING_MODULES = (  # in addition to the modules of the steps
+    "girl_features.evaluation.reference",
+    "girl_features.lab.experiment.fits",
+    "girl_features.lab.experiment.several_jds",
 )
 
 
-class DataResults(NamedTuple):
-    """Everything measured on one data set."""
+class _FitsOnDisk(NamedTuple):
+    """All fits of one data set."""
 
-    config: ExperimentConfig  # what was run on this data set
-    prepared: Prepared
-    rows: list[ResultRow]
-    claims: list[ClaimResult]
-    calibration: dict[Cell, CalibrationCurve]  # of the first seed, all pairs
-    seconds: dict[Cell, float]  # one fit, mean over the seeds
-
-
-@dataclass(frozen=True)
-class ExperimentResults:
-    """A whole experiment."""
-
-    config: ExperimentConfig
-    data: list[DataResults]
-    n_fits: int  # made now
-    n_kept: int  # found on disk
+    paths: dict[FitId, Path]
+    n_made: int  # by this run
 
 
 def run_experiment(
     config: ExperimentConfig,
-    steps: Steps,
-    prepare: Callable[[str], Prepared],
+    steps: ExperimentSteps,
+    prepare: Callable[[str], PreparedData],
     *,
     n_workers: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
@@ -78,86 +62,77 @@ def run_experiment(
     """Make every fit that is not on disk, then measure all of them.
 
     Args:
-        config: what to run.
+        config: the experiment.
         steps: rankers and trainers.
-        prepare: data set name -> its windows, generators trained and materialized.
-        n_workers: processes that fit; 1 fits in this one.
+        prepare: data set name -> its windows, with generators trained and materialized.
+        n_workers: processes that fit; 1 fits in this process.
         should_stop: asked before each fit.
 
     Raises:
-        InterruptedRunError: a stop was asked for.
+        InterruptedRunError: `should_stop` returned True.
         GirlError: as the steps do.
     """
-    code = code_hash([*steps.sources, *(Path(__file__).parents[2] / name for name in _OWN_SOURCES)])
-    found, n_fits, n_kept = [], 0, 0
+    code = code_hash(imported_sources(fitting_modules(steps)))
+    results, n_fits, n_kept = [], 0, 0
     for name in config.data:
-        own, prepared = config.on(name), prepare(name)
-        paths: dict[CellId, Path] = {}
-        wanted = sum(len(_seeds(own, cell)) for cell in own.cells)
-        with Progress(f"fits on {name}", wanted, "fits") as progress:
-            jobs = _missing(_jobs(own, prepared, steps, code), prepared, paths, progress)
-            made = _run_all(jobs, n_workers, should_stop, progress)
-        n_fits, n_kept = n_fits + made, n_kept + len(paths) - made
-        found.append(measure_data(own, prepared, paths))
-    return ExperimentResults(config, found, n_fits, n_kept)
+        data_config, prepared = config.on(name), prepare(name)
+        n_wanted = sum(len(config.seeds_of(cell.predictor)) for cell in data_config.cells)
+        with Progress(f"fits on {name}", n_wanted, "fits") as progress:
+            tasks = _fit_tasks(data_config, prepared, steps, code)
+            n_pairs = prepared.data.decisions["test"].height
+            fits = _make_missing(tasks, n_pairs, n_workers, should_stop, progress)
+        n_fits += fits.n_made
+        n_kept += len(fits.paths) - fits.n_made
+        results.append(measure_data(data_config, prepared, fits.paths))
+    return ExperimentResults(config, results, n_fits, n_kept)
 
 
-def measure_data(config: ExperimentConfig, prepared: Prepared, paths: dict[CellId, Path]) -> DataResults:
-    """Metrics, intervals and verdicts of the cells on disk."""
-    test = prepared.arms[config.reference_arm].parts.test
-    scores, seconds = {}, {}
-    for cell in config.cells:
-        read = [read_cell(paths[_cell_id(prepared.name, cell, s)], len(test.labels)) for s in _seeds(config, cell)]
-        assert all(one is not None for one in read), "every fit was just made or found"
-        scores[cell] = np.stack([one[0] for one in read if one is not None])
-        seconds[cell] = float(np.mean([one[1] for one in read if one is not None]))
-    rows, claims = [], []
-    for name, mask in prepared.data.slices.items():
-        if not mask.any():
-            continue
-        part = make_slice(name, test.labels, test.seeker_ids, mask, config.n_bootstrap, seed=0)
-        measured = {cell: measure(values, part) for cell, values in scores.items()}
-        for cell, own in measured.items():
-            base = measured.get(Cell(cell.predictor, BASE))
-            n_seeds = len(scores[cell])
-            rows.append(make_result(prepared.name, cell.predictor, cell.row, part, own, base, n_seeds))
-        for claim in config.all_claims:
-            claims.append(judge_claim(prepared.name, claim, name, measured, int(mask.sum()), prepared.simulation))
-    curves = {cell: calibration_curve(test.labels, values[0]) for cell, values in scores.items()}
-    return DataResults(config, prepared, rows, claims, curves, seconds)
+def fitting_modules(steps: ExperimentSteps) -> list[str]:
+    """Return the modules that decide what a fit gives, apart from the features and texts it is given.
+
+    How features and texts are made does not matter here, because their values are part of a fit's name. The values of
+    the vectors that baselines read are not, so the encoder that makes those vectors is in the list.
+    """
+    makers = (steps.make_ranker, steps.make_baseline, steps.fit_logistic, steps.language_model_encoder)
+    functions = [maker.func if isinstance(maker, partial) else maker for maker in makers]
+    return [*_FITTING_MODULES, *(function.__module__ for function in functions)]
 
 
-def _jobs(config: ExperimentConfig, prepared: Prepared, steps: Steps, code: str) -> Iterator[Job]:
-    folder = prepared.folder / "cells"
-    current, features, inputs = "", None, ""
-    for predictor, row in config.cells:
-        if row == BASELINE_ROW:
-            continue
-        if row != current:
-            features = row_features(row, prepared, config, steps)
-            current, inputs = row, parts_hash(features.parts)
-        assert features is not None
-        for seed in _seeds(config, Cell(predictor, row)):
-            cell = CellId(prepared.name, predictor, row, seed)
-            settings = f"{features.form} {features.weighs_spread}"
-            path = cell_path(folder, cell, inputs, code, settings)
-            make: Callable[[], Ranker] = partial(_make, steps.make_ranker, predictor, features.form, seed)
-            if features.weighs_spread:
-                make = partial(_with_spread, make, steps.fit_logistic)
-            yield Job(cell, path, make, features.parts)
+def _fit_tasks(
+    config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
+) -> Iterator[FitTask]:
+    """Yield the fits row by row, so that the features of one row are in memory at a time."""
+    reference = prepared.generators[config.reference_generator]
+    samples = prepared.generators[config.samples] if config.samples else None
+    row_cells = [cell for cell in config.cells if cell.row != BASELINE_ROW]
+    for row in dict.fromkeys(cell.row for cell in row_cells):
+        features = row_features(row, prepared, reference, samples, steps)
+        inputs = parts_hash(features.parts)
+        settings = f"{features.form} {features.weighs_spread}"
+        for predictor in [cell.predictor for cell in row_cells if cell.row == row]:
+            for seed in config.seeds_of(predictor):
+                fit = FitId(prepared.name, predictor, row, seed)
+                make: Callable[[], Ranker] = partial(_make, steps.make_ranker, predictor, features.form, seed)
+                if features.weighs_spread:
+                    make = partial(_with_spread, make, steps.fit_logistic)
+                path = fit_path(prepared.folder / "cells", fit, inputs, code, settings)
+                yield FitTask(fit, path, make, features.parts)
     if config.baselines:
-        yield from _baseline_jobs(config, prepared, steps, code)
+        yield from _baseline_tasks(config, prepared, steps, code)
 
 
-def _baseline_jobs(config: ExperimentConfig, prepared: Prepared, steps: Steps, code: str) -> Iterator[Job]:
-    parts, table = baseline_parts(prepared, config), baseline_vectors(prepared, config, steps)
-    reference = prepared.arms[config.reference_arm]
+def _baseline_tasks(
+    config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
+) -> Iterator[FitTask]:
+    reference = prepared.generators[config.reference_generator]
+    parts = baseline_parts(prepared.data, reference)
+    table = baseline_vectors(prepared, reference, config.baselines, steps.language_model_encoder)
     inputs, settings = parts_hash(parts), reference.contract.fingerprint
     for name in dict.fromkeys(config.baselines):
-        for seed in _seeds(config, Cell(name, BASELINE_ROW)):
-            cell = CellId(prepared.name, name, BASELINE_ROW, seed)
-            path = cell_path(prepared.folder / "cells", cell, inputs, code, settings)
-            yield Job(cell, path, partial(steps.make_baseline, name, seed, reference.folder, table), parts)
+        for seed in config.seeds_of(name):
+            fit = FitId(prepared.name, name, BASELINE_ROW, seed)
+            path = fit_path(prepared.folder / "cells", fit, inputs, code, settings)
+            yield FitTask(fit, path, partial(steps.make_baseline, name, seed, reference.folder, table), parts)
 
 
 def _make(make_ranker: Callable[[str, str, int], Ranker], predictor: str, form: str, seed: int) -> Ranker:
@@ -170,61 +145,54 @@ def _with_spread(
     return SpreadRanker(make(), fit_logistic)
 
 
-def _missing(jobs: Iterable[Job], prepared: Prepared, paths: dict[CellId, Path], progress: Progress) -> Iterator[Job]:
-    """The jobs without a whole file on disk; where each cell lies, or will, is noted in `paths`."""
-    for job in jobs:
-        paths[job.id] = job.path
-        if read_cell(job.path, prepared.data.decisions["test"].height) is None:
-            yield job
-        else:
-            progress.advance()
-
-
-def _run_all(jobs: Iterable[Job], n_workers: int, should_stop: Callable[[], bool], progress: Progress) -> int:
-    """Run the jobs, and say how many; never more than a few wait, since each carries its pairs."""
-    n = 0
-    if n_workers == 1:
-        for job in jobs:
+def _make_missing(
+    tasks: Iterable[FitTask], n_pairs: int, n_workers: int, should_stop: Callable[[], bool], progress: Progress
+) -> _FitsOnDisk:
+    """Make the fits without a whole file on disk. Few tasks wait at a time, since each carries its pairs."""
+    paths: dict[FitId, Path] = {}
+    pending: set[Future[None]] = set()
+    n_made = 0
+    with _open_pool(n_workers) as pool:
+        for task in tasks:
+            paths[task.id] = task.path
+            if read_fit(task.path, n_pairs) is not None:
+                progress.advance()
+                continue
             if should_stop():
+                if pool is not None:
+                    pool.shutdown(cancel_futures=True)
                 raise InterruptedRunError
-            run_job(job)
-            progress.advance()
-            n += 1
-        return n
-    pending: set[Future[float]] = set()
-    with ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_start_worker) as pool:
-        for job in jobs:
-            if should_stop():
-                pool.shutdown(cancel_futures=True)
-                raise InterruptedRunError
-            pending.add(pool.submit(run_job, job))
-            n += 1
+            n_made += 1
+            if pool is None:
+                run_fit(task)
+                progress.advance()
+                continue
+            pending.add(pool.submit(run_fit, task))
             if len(pending) > n_workers:
                 pending = _collect(pending, progress)
         while pending:
             pending = _collect(pending, progress)
-    return n
+    return _FitsOnDisk(paths, n_made)
 
 
-def _collect(pending: set[Future[float]], progress: Progress) -> set[Future[float]]:
-    done, left = wait(pending, return_when=FIRST_COMPLETED)
-    for future in done:
+def _open_pool(n_workers: int) -> ProcessPoolExecutor | nullcontext[None]:
+    if n_workers == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_start_worker)
+
+
+def _collect(pending: set[Future[None]], progress: Progress) -> set[Future[None]]:
+    """Wait until a fit is finished, and return the others."""
+    finished, unfinished = wait(pending, return_when=FIRST_COMPLETED)
+    for future in finished:
         try:
-            future.result()  # an error of a worker is raised here
+            future.result()  # raises the error of a worker
         except BrokenProcessPool as error:
             raise WorkerLostError from error
         progress.advance()
-    return left
+    return unfinished
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def _seeds(config: ExperimentConfig, cell: Cell) -> tuple[int, ...]:
-    return config.seeds[:1] if cell.predictor in SEEDLESS else config.seeds
-
-
-def _cell_id(data: str, cell: Cell, seed: int) -> CellId:
-    return CellId(data, cell.predictor, cell.row, seed)

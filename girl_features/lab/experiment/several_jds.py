@@ -1,4 +1,4 @@
-"""k generated JDs a CV as one feature: their mean, the nearest to the job, an attention over them, their spread."""
+"""One feature from k generated JDs of a CV: mean, nearest to the job, attention, or mean with spread."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import numpy as np
 
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.reference import cosine, platt_scale
-from girl_features.lab.experiment.config import Pooled
+from girl_features.lab.experiment.config import JDPooling
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
 
-TEMPERATURES = (0.02, 0.05, 0.1, 0.3, 1.0)  # of the attention; near 0 it is `max`, far above 1 it is `mean`
+TEMPERATURES = (0.02, 0.05, 0.1, 0.3, 1.0)  # of the attention; near 0 it equals `max`, far above 1 `mean`
 
 
-def pool_samples(parts: RankingParts, texts: dict[str, np.ndarray], table: VectorTable, wanted: Pooled) -> RankingParts:
-    """j' from the first k generated JDs of each pair's CV; the tier says where there is none.
+def pool_generated_jds(
+    parts: RankingParts, texts: dict[str, np.ndarray], table: VectorTable, wanted: JDPooling
+) -> RankingParts:
+    """Return the pairs with j' pooled from the first k generated JDs of the CV; the tier is PRIOR if there is none.
 
-    `max` and `attention` look at the job: j' is then of the pair, not of the CV, and has to be made when a pair is
-    scored, from k stored vectors. `dispersion` is `mean`, whose length says how alike the k are: see SpreadRanker.
+    With `max` and `attention`, j' depends on the job too, so it belongs to the pair, not to the CV, and must be pooled
+    from k stored vectors when a pair is scored. `dispersion` pools as `mean` does: the length of the mean tells how
+    similar the k vectors are, which SpreadRanker uses.
 
     Args:
+        parts: the ranking windows.
         texts: part -> (n,) object array of tuples of texts.
-        table: the vector of each of those texts.
+        table: the vector of each text.
+        wanted: pooling and k.
     """
     stacked = {name: _stack(texts[name], table, wanted.k) for name in texts}  # part -> (n, k, d), (n, k)
     temperature = _best_temperature(parts.train, *stacked["train"]) if wanted.pooling == "attention" else 0.0
@@ -39,10 +44,10 @@ def pool_samples(parts: RankingParts, texts: dict[str, np.ndarray], table: Vecto
 
 
 class SpreadRanker:
-    """A Ranker that weighs another one's score by how alike the k generated JDs of the CV are.
+    """A Ranker that weighs another ranker's score by the similarity of the k generated JDs of the CV.
 
-    The mean of k unit vectors has the squared length of their mean cosine, each with itself included. Probability =
-    logistic(a + b * logit + c * length + d * logit * length), fitted on the valid part.
+    The squared length of the mean of k unit vectors is their mean cosine, pairs of a vector with itself included.
+    Probability = logistic(a + b * logit + c * length + d * logit * length), fitted on the valid part.
     """
 
     def __init__(self, ranker: Ranker, fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
@@ -52,12 +57,12 @@ class SpreadRanker:
     def fit(
         self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
     ) -> None:
-        """Train the inner ranker, then the four numbers on the valid part. Errors as the inner ranker."""
+        """Train the inner ranker, then fit a, b, c and d on the valid part. Raises as the inner ranker does."""
         self._ranker.fit(features, labels, valid_features, valid_labels)
         self._weights = self._fit_logistic(self._columns(valid_features), valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """(n,) float64 probabilities of a match, in (0, 1). Errors as the inner ranker."""
+        """Return (n,) float64 probabilities of a match, in (0, 1). Raises as the inner ranker does."""
         logits = self._columns(features) @ self._weights[:-1] + self._weights[-1]
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
 
@@ -69,19 +74,19 @@ class SpreadRanker:
 
 
 def _stack(texts: np.ndarray, table: VectorTable, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, k, d) float32 vectors and (n, k) bool: which of the k there are."""
+    """Return (n, k, d) float32 vectors, and (n, k) bool: True where there is a vector."""
     present = np.zeros((len(texts), k), bool)
     vectors = np.zeros((len(texts), k, table.vectors.shape[1]), np.float32)
-    for row, own in enumerate(texts):
-        own = own[:k]
-        present[row, : len(own)] = True
-        if own:
-            vectors[row, : len(own)] = table.of(own)
+    for row, jds in enumerate(texts):
+        first_jds = jds[:k]
+        if first_jds:
+            present[row, : len(first_jds)] = True
+            vectors[row, : len(first_jds)] = table.of(first_jds)
     return vectors, present
 
 
 def _weights(pooling: str, vectors: np.ndarray, present: np.ndarray, jd: np.ndarray, temperature: float) -> np.ndarray:
-    """(n, k) weights of the samples, each row summing to 1, or to 0 where there is none."""
+    """Return (n, k) weights of the JDs. Each row sums to 1, or to 0 where there is no JD."""
     if pooling in ("mean", "dispersion"):
         weights = present.astype(np.float64)
     else:
@@ -95,7 +100,7 @@ def _weights(pooling: str, vectors: np.ndarray, present: np.ndarray, jd: np.ndar
 
 
 def _best_temperature(train: LabelledPairs, vectors: np.ndarray, present: np.ndarray) -> float:
-    """Of TEMPERATURES, the one whose pooled cosine to the job tells the training labels best, by log loss."""
+    """Return the one of TEMPERATURES whose pooled cosine to the job predicts the training labels best, by log loss."""
     rows = np.flatnonzero(present.any(axis=1))
     if not len(rows) or train.labels[rows].all() or not train.labels[rows].any():
         return TEMPERATURES[-1]

@@ -1,115 +1,55 @@
-"""What an experiment's page says first: which rows rank best, every claim with its verdicts, causes that were tried."""
+"""First part of an experiment's page: the rows that rank best, every claim with its verdicts, and tried causes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict
 
-from girl_features.evaluation.report import cells_table, inline, interval_text, number_text
+import polars as pl
+
+from girl_features.evaluation.report import GAIN, GAIN_INTERVAL, VERDICT
 from girl_features.evaluation.results import BASE
-from girl_features.lab.experiment.claims import ClaimResult
-from girl_features.lab.experiment.config import pooled
-from girl_features.lab.experiment.run import DataResults, ExperimentResults
+from girl_features.evaluation.tables import Column, bullets, inline, interval_text, markdown_table, value_text
+from girl_features.lab.experiment.config import parse_pooling
+from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults
 
 
 def verdict_line(claim: ClaimResult) -> str:
-    """One claim on one slice in one sentence."""
-    head = f"{'Simulation: ' if claim.simulation else ''}{claim.data}, {claim.claim}, {slice_title(claim.slice)}"
+    """Return one claim on one slice in one sentence."""
+    prefix = "Simulation: " if claim.simulation else ""
+    head = f"{prefix}{claim.data}, {claim.claim}, {slice_title(claim.slice)}"
     if claim.verdict is None:
         return f"{head}: nothing can be said (too few test seekers, or one class alone)"
     spread = "" if claim.auc_gain_seed_sd is None else f", SD over seeds {claim.auc_gain_seed_sd:.4f}"
-    loss = f"; LogLoss {number_text(claim.logloss_gain, '+.4f')}, {claim.logloss_verdict}"
-    gain = f"AUC {number_text(claim.auc_gain, '+.4f')}"
+    loss = f"; LogLoss {value_text(claim.logloss_gain, '+.4f')}, {claim.logloss_verdict}"
+    gain = f"AUC {value_text(claim.auc_gain, '+.4f')}"
     ends = interval_text(claim.auc_gain_low, claim.auc_gain_high, "+.4f")
     return f"{head}: **{claim.verdict}** ({gain}, 95 % interval {ends}{spread}{loss})"
 
 
-def summary(results: ExperimentResults, data: DataResults) -> str:
-    """Which rows rank best, then every claim with its verdicts."""
-    every = [claim.verdict for claim in data.claims if claim.slice == "all"]
-    counts = ", ".join(f"{every.count(v)} {v}" for v in ("better", "worse", "not shown"))
-    lines = [f"{len(every)} claims on all test pairs: {counts}.", *_best_rows(data)]
-    if gone := _without(results, data):
-        lines.append(f"Not made here, and so not compared: {', '.join(gone)}.")
-    if same := distinct_slices(data).get("all"):
-        lines.append(f"The same pairs as all, and so not shown again: {', '.join(map(slice_title, same))}.")
-    return "\n\n".join([f"### {title_of(data)}", bullets(lines), _claims_table(data), *_causes_table(data)])
+def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
+    """Return the rows that rank best, then every claim with its verdicts.
 
-
-def _best_rows(data: DataResults) -> list[str]:
-    with_jd = {*data.prepared.arms, *(row.row for row in data.rows if pooled(row.row))}
-    ranked = sorted((r for r in data.rows if r.slice == "all" and r.auc is not None), key=lambda r: -(r.auc or 0))
-    lines = []
-    for title, rows in (
-        ("Best of all", ranked),
-        ("Best with a generated JD", [row for row in ranked if row.row in with_jd]),
-        ("Best base", [row for row in ranked if row.row == BASE]),
-    ):
-        if rows:
-            ends = interval_text(rows[0].auc_low, rows[0].auc_high, ".4f")
-            auc = number_text(rows[0].auc, ".4f")
-            lines.append(f"{title}: `{inline(rows[0].predictor)}`, `{inline(rows[0].row)}`, AUC {auc} ({ends}).")
-    return lines
-
-
-def _claims_table(data: DataResults) -> str:
-    """A line a claim: all pairs, then cold-start seekers where those are others."""
-    slices = [name for name in ("all", "cold") if name in distinct_slices(data)]
-    found = {(claim.claim, claim.slice): claim for claim in data.claims}
-    header = ["claim", "compared"]
-    for name in slices:
-        header += [f"{slice_title(name)}: gain in AUC", "95 %", "SD, seeds", "verdict", "LogLoss"]
-    lines = []
-    for claim in data.config.all_claims:
-        line = [claim.name, f"{claim.subject} over {claim.over}"]
-        for name in slices:
-            own = found[claim.name, name]
-            line += [
-                number_text(own.auc_gain, "+.4f"),
-                interval_text(own.auc_gain_low, own.auc_gain_high, "+.4f"),
-                number_text(own.auc_gain_seed_sd, ".4f"),
-                own.verdict or "too few seekers",
-                f"{number_text(own.logloss_gain, '+.4f')} {own.logloss_verdict or ''}",
-            ]
-        lines.append(line)
-    return cells_table(header, lines)
-
-
-def distinct_slices(data: DataResults) -> dict[str, list[str]]:
-    """Slice -> later ones of the very same pairs, which are not worth a table."""
-    found: dict[tuple[object, ...], list[str]] = {}
-    for name in dict.fromkeys(row.slice for row in data.rows):
-        rows = [row for row in data.rows if row.slice == name]
-        found.setdefault(tuple((row.predictor, row.row, row.n, row.auc, row.logloss) for row in rows), []).append(name)
-    return {names[0]: names[1:] for names in found.values()}
-
-
-def _causes_table(data: DataResults) -> list[str]:
-    """The claims that look for the cause of a missing lift, on all test pairs."""
-    causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
-    lines = [
-        (
-            causes[claim.claim],
-            f"{claim.subject} over {claim.over}",
-            number_text(claim.auc_over, ".4f"),
-            number_text(claim.auc_gain, "+.4f"),
-            interval_text(claim.auc_gain_low, claim.auc_gain_high, "+.4f"),
-            claim.verdict or "",
-        )
-        for claim in data.claims
-        if claim.claim in causes and claim.slice == "all"
-    ]
-    if not lines:
-        return []
-    header = ("what was changed", "compared", "AUC without", "gain", "gain, 95 %", "verdict")
-    return [f"#### {title_of(data)}, looking for causes", cells_table(header, sorted(lines))]
-
-
-def _without(results: ExperimentResults, data: DataResults) -> tuple[str, ...]:
-    return results.config.data[data.prepared.name].without
+    Args:
+        data: results on one data set.
+        left_out: generators and baselines that were not made on it.
+    """
+    verdicts = [claim.verdict for claim in data.claims if claim.slice == "all"]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "not shown"))
+    lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
+    if left_out:
+        lines.append(f"Not made here, and so not compared: {', '.join(left_out)}.")
+    equal_slices = distinct_slices(data).get("all")
+    if equal_slices:
+        lines.append(f"The same pairs as all, and so not shown again: {', '.join(map(slice_title, equal_slices))}.")
+    blocks = [f"### {title_of(data)}", bullets(lines), _claims_table(data)]
+    causes = _causes_table(data)
+    if causes:
+        blocks += [f"#### {title_of(data)}, looking for causes", causes]
+    return "\n\n".join(blocks)
 
 
 def chance_line(results: ExperimentResults) -> str:
-    """How many of the verdicts chance alone would give."""
+    """Return how many of the verdicts chance alone would give."""
     n = sum(
         claim.verdict is not None
         for data in results.data
@@ -122,17 +62,86 @@ def chance_line(results: ExperimentResults) -> str:
     )
 
 
+def distinct_slices(data: DataResults) -> dict[str, list[str]]:
+    """Return slice -> later slices of exactly the same pairs, which need no table."""
+    by_content: dict[tuple[object, ...], list[str]] = {}
+    for name in dict.fromkeys(row.slice for row in data.rows):
+        rows = [row for row in data.rows if row.slice == name]
+        content = tuple((row.predictor, row.row, row.n, row.auc, row.logloss) for row in rows)
+        by_content.setdefault(content, []).append(name)
+    return {names[0]: names[1:] for names in by_content.values()}
+
+
 def title_of(data: DataResults) -> str:
-    """A data set's name, and whether it is simulated."""
+    """Return a data set's name, marked if it is simulated."""
     return f"{data.prepared.name}{' (simulation)' if data.prepared.simulation else ''}"
 
 
 def slice_title(name: str) -> str:
-    """A slice's name for people."""
+    """Return a slice's name in words."""
     titles = {"all": "all test pairs", "cold": "cold-start seekers"}
     return titles.get(name, f"seekers with {name} in the training window")
 
 
-def bullets(items: Sequence[str]) -> str:
-    """A Markdown list."""
-    return "\n".join(f"- {item}" for item in items)
+def _best_rows(data: DataResults) -> list[str]:
+    ranked = sorted((r for r in data.rows if r.slice == "all" and r.auc is not None), key=lambda r: -(r.auc or 0))
+    with_jd = [row for row in ranked if row.row in data.prepared.generators or parse_pooling(row.row)]
+    lines = []
+    for title, rows in (
+        ("Best of all", ranked),
+        ("Best with a generated JD", with_jd),
+        ("Best base", [row for row in ranked if row.row == BASE]),
+    ):
+        if rows:
+            ends = interval_text(rows[0].auc_low, rows[0].auc_high, ".4f")
+            auc = value_text(rows[0].auc, ".4f")
+            lines.append(f"{title}: `{inline(rows[0].predictor)}`, `{inline(rows[0].row)}`, AUC {auc} ({ends}).")
+    return lines
+
+
+def _claims_table(data: DataResults) -> str:
+    """Return a table with a line for each claim: all pairs, then cold-start seekers if those are other pairs."""
+    slices = [name for name in ("all", "cold") if name in distinct_slices(data)]
+    columns = [Column("claim", "claim"), Column("compared", "compared")]
+    for name in slices:
+        columns += [
+            Column(f"{slice_title(name)}: gain in AUC", f"{name} auc_gain", "+.4f"),
+            Column("95 %", f"{name} auc_gain_low", "+.4f", f"{name} auc_gain_high"),
+            Column("SD, seeds", f"{name} auc_gain_seed_sd", ".4f"),
+            Column("verdict", f"{name} verdict"),
+            Column("LogLoss", f"{name} logloss"),
+        ]
+    lines: dict[str, dict[str, object]] = {}
+    for result in data.claims:
+        line = lines.setdefault(result.claim, {"claim": result.claim, "compared": _compared(result)})
+        line |= {f"{result.slice} {key}": value for key, value in asdict(result).items()}
+        line[f"{result.slice} verdict"] = result.verdict or "too few seekers"
+        line[f"{result.slice} logloss"] = (
+            f"{value_text(result.logloss_gain, '+.4f')} {value_text(result.logloss_verdict)}"
+        )
+    return markdown_table(pl.DataFrame(list(lines.values()), infer_schema_length=None), columns)
+
+
+def _compared(result: ClaimResult) -> str:
+    return f"{result.subject} over {result.over}"
+
+
+def _causes_table(data: DataResults) -> str:
+    """Return the claims that look for the cause of a missing lift, on all test pairs; empty if there are none."""
+    causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
+    lines = [
+        {**asdict(result), "cause": causes[result.claim], "compared": _compared(result)}
+        for result in data.claims
+        if result.claim in causes and result.slice == "all"
+    ]
+    if not lines:
+        return ""
+    columns = [
+        Column("what was changed", "cause"),
+        Column("compared", "compared"),
+        Column("AUC without", "auc_over", ".4f"),
+        GAIN,
+        GAIN_INTERVAL,
+        VERDICT,
+    ]
+    return markdown_table(pl.DataFrame(lines, infer_schema_length=None).sort("cause", "compared"), columns)

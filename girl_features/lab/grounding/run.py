@@ -155,7 +155,7 @@ def _read_inputs(config: GirlConfig, tables: Tables, encoder: TextEncoder) -> Gr
 
 def _fit_matcher(config: GirlConfig, inputs: GroundingInputs, data: ExperimentData, make_ranker: MakeRanker) -> Ranker:
     check_no_leakage(data.windows, inputs.contract.trained_until)
-    parts = joined_parts(data, config, inputs.contract)
+    parts = joined_parts(data, config.feast_repo, inputs.contract)
     matcher = make_ranker(*MATCHER, 0)
     matcher.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
     return matcher

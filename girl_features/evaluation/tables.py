@@ -1,0 +1,87 @@
+"""Tables for people: the rows of a polars frame as a Markdown table or as a rich table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+
+class Column(NamedTuple):
+    """How one column of a table is made from a frame."""
+
+    heading: str
+    name: str  # of the frame's column
+    number_format: str = ""  # format specification, such as `+.4f`; columns that have one are aligned right
+    upper_name: str = ""  # frame column of the upper end; set, the cells show an interval
+
+
+def frame_of(rows: Iterable[Any]) -> pl.DataFrame:
+    """Return dataclass instances as a frame, one row each."""
+    return pl.DataFrame([asdict(row) for row in rows], infer_schema_length=None)
+
+
+def markdown_table(frame: pl.DataFrame, columns: Sequence[Column] | None = None) -> str:
+    """Return a Markdown table; without `columns`, every column of the frame under its own name."""
+    columns = columns or [Column(name, name) for name in frame.columns]
+    lines = [[column.heading for column in columns], ["---"] * len(columns)]
+    lines += [[_cell_text(row, column) for column in columns] for row in frame.iter_rows(named=True)]
+    return "\n".join("| " + " | ".join(inline(cell) for cell in line) + " |" for line in lines)
+
+
+def rich_table(frame: pl.DataFrame, columns: Sequence[Column], title: str, notes: Sequence[str] = ()) -> Table:
+    """Return a table for the terminal, with the notes below it. No text is read as markup."""
+    table = Table(
+        title=Text(title, style="bold"),
+        caption=Text("\n".join(notes)) if notes else None,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in columns:
+        table.add_column(Text(column.heading), justify="right" if column.number_format else "left")
+    for row in frame.iter_rows(named=True):
+        table.add_row(*(Text(_cell_text(row, column)) for column in columns))
+    return table
+
+
+def value_text(value: object, number_format: str = "") -> str:
+    """Return the value in this format, or an empty text for None."""
+    return "" if value is None else format(value, number_format)
+
+
+def interval_text(low: float | None, high: float | None, number_format: str) -> str:
+    """Return both ends in this format, or an empty text where one is None."""
+    if low is None or high is None:
+        return ""
+    return f"{low:{number_format}}, {high:{number_format}}"
+
+
+def inline(text: str) -> str:
+    """Return the text on one line, safe in a Markdown table cell, with HTML shown as typed."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def bullets(items: Iterable[str]) -> str:
+    """Return a Markdown list."""
+    return "\n".join(f"- {item}" for item in items)
+
+
+def write_blocks(path: Path, blocks: Iterable[str]) -> None:
+    """Write Markdown blocks to a page, an empty line between them; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(block.strip("\n") for block in blocks) + "\n", encoding="utf-8")
+
+
+def _cell_text(row: Mapping[str, Any], column: Column) -> str:
+    if column.upper_name:
+        return interval_text(row[column.name], row[column.upper_name], column.number_format)
+    return value_text(row[column.name], column.number_format)

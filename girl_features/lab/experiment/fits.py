@@ -1,0 +1,118 @@
+"""Test scores of one fitted ranker, kept as a small Parquet file whose name is a hash of everything they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from girl_features.evaluation.compare import RankingParts, check_scores
+from girl_features.ranker import PairTexts, Ranker, TextRanker
+from girl_features.store.files import write_whole
+
+_META = b"girl_cell"
+
+
+class FitId(NamedTuple):
+    """Place of a fit in the tables."""
+
+    data: str
+    predictor: str
+    row: str
+    seed: int
+
+
+class TextParts(NamedTuple):
+    """Ids, texts and outcomes of the three ranking windows."""
+
+    texts: dict[str, PairTexts]  # part -> pairs
+    labels: dict[str, np.ndarray]  # part -> (n,) bool
+
+
+class FitTask(NamedTuple):
+    """One fit to make. It is sent to worker processes, so `make` must be importable by name, or a partial of such."""
+
+    id: FitId
+    path: Path
+    make: Callable[[], Ranker | TextRanker]
+    parts: RankingParts | TextParts
+
+
+def parts_hash(parts: RankingParts | TextParts) -> str:
+    """Return a hash of everything a ranker is given: vectors, tiers, contract, texts, ids and labels of every part."""
+    digest = hashlib.sha256()
+    if isinstance(parts, TextParts):
+        for name, texts in parts.texts.items():
+            _add_array(digest, parts.labels[name])
+            for column in texts:
+                for value in column:
+                    encoded = repr(value).encode("utf-8", "backslashreplace")
+                    digest.update(f"{len(encoded)}:".encode() + encoded)
+        return digest.hexdigest()
+    for part in parts:
+        digest.update(part.features.contract.encode())
+        for array in (*part.features[:4], part.labels):
+            _add_array(digest, array)
+    return digest.hexdigest()
+
+
+def fit_path(folder: Path, fit: FitId, inputs: str, code: str, settings: str) -> Path:
+    """Return the file of this fit's scores. Its name changes with anything that could change the scores."""
+    key = json.dumps([*fit, inputs, code, settings])
+    return folder / f"cell-{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
+
+
+def run_fit(task: FitTask) -> None:
+    """Fit the ranker, score the test part, and write the scores and the seconds taken.
+
+    Raises:
+        ShapeError, UndefinedMetricError: the ranker returned something other than one probability for each pair.
+    """
+    started = time.monotonic()
+    ranker, parts = task.make(), task.parts
+    if isinstance(parts, TextParts):
+        texts, labels = parts.texts, parts.labels
+        ranker.fit(texts["train"], labels["train"], texts["valid"], labels["valid"])  # type: ignore[arg-type]
+        scores, n_pairs = ranker.score(texts["test"]), texts["test"].n_pairs  # type: ignore[arg-type]
+    else:
+        train, valid, test = parts
+        ranker.fit(train.features, train.labels, valid.features, valid.labels)  # type: ignore[arg-type]
+        scores, n_pairs = ranker.score(test.features), test.features.n_pairs  # type: ignore[arg-type]
+    name = f"ranker {task.id.predictor!r}, row {task.id.row!r}, seed {task.id.seed}"
+    scores = check_scores(scores, n_pairs, name)
+    write_fit(task.path, task.id, scores, time.monotonic() - started)
+
+
+def write_fit(path: Path, fit: FitId, scores: np.ndarray, seconds: float) -> None:
+    """Write (n,) scores, either the whole file or nothing."""
+    n = len(scores)
+    columns = {name: pa.array([value] * n).dictionary_encode() for name, value in fit._asdict().items()}
+    table = pa.table({**columns, "pair": np.arange(n), "score": scores})
+    meta = json.dumps({**fit._asdict(), "seconds": seconds})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_META: meta.encode()}), buffer, write_page_checksum=True)
+    write_whole(path, buffer.getbuffer())
+
+
+def read_fit(path: Path, n: int) -> tuple[np.ndarray, float] | None:
+    """Return (n,) scores and the seconds the fit took, or None if the file is absent, damaged or of another length."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        seconds = float(json.loads(table.schema.metadata[_META])["seconds"])
+        scores = table["score"].to_numpy().astype(np.float64)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return (scores, seconds) if scores.shape == (n,) else None
+
+
+def _add_array(digest: hashlib._Hash, array: np.ndarray) -> None:
+    digest.update(f"{array.shape}{array.dtype}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
