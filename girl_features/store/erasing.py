@@ -43,7 +43,8 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
             raise StoreError(
                 f"{job_seeker_id!r} was removed from the parts ({n_rows} rows), but {type(online).__name__} "
                 f"cannot delete one entity; set `online_store: type: "
-                f"girl_features.store.online_sqlite.PackedSqliteOnlineStore` in feature_store.yaml, remove the old online file, and run `girl materialize`"
+                f"girl_features.store.online_sqlite.PackedSqliteOnlineStore` in feature_store.yaml, "
+                f"remove the old online file, and run `girl materialize`"
             )
         n_online = 0
         for view in feast_store.list_feature_views():
