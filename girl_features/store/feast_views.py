@@ -104,7 +104,7 @@ def _add_contract(
     objects[names.texts] = _feature_view(names.texts, source, job_seeker, text_fields, tags)
     objects[service_name(contract.fingerprint)] = FeatureService(
         name=service_name(contract.fingerprint),
-        features=[view for name in names[:3] if isinstance(view := objects[name], FeatureView)],
+        features=[entry for name in names[:3] if isinstance(entry := objects[name], FeatureView)],
         description="Vectors of CVs, jobs and generated job descriptions, all of one contract",
         tags=tags,
     )
