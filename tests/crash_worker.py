@@ -57,7 +57,7 @@ class Child:
         assert self.store is not None
         view, online = self.store.get_feature_view("facts"), self.store._get_provider().online_store
         keys = [f"{self.number}.{round_number}.{i}" for i in range(50)]
-        online._write(self.store.config, view, [PackedRow(key.encode(), 1, 1, key.encode()) for key in keys])
+        online.write_packed(self.store.config, view, [PackedRow(key.encode(), 1, 1, key.encode()) for key in keys])
         self.ack(*(f"online {key}" for key in keys))
 
     def engine(self, round_number: int) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from girl_features.errors import InvalidVectorError, StoreError
 from girl_features.store.offline import history
-from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore, _readable
+from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore, parquet_location
 from tests.feast_repos import (
     DAY,
     FEATURES,
@@ -253,13 +253,13 @@ def test_trap_10_a_relative_path_counts_from_the_repo(tmp_path: Path, monkeypatc
     view = store.get_feature_view("facts")
     view.batch_source = FileSource(name="here", path="parts", timestamp_field="event_timestamp")
     monkeypatch.chdir(tmp_path)
-    assert _readable(store.config, view.batch_source) == tmp_path / "repo" / "parts"
+    assert parquet_location(store.config, view.batch_source) == tmp_path / "repo" / "parts"
 
 
 def test_trap_11_a_delta_source_is_refused_rather_than_fetch_an_extension(stores: dict[str, FeatureStore]) -> None:
     source = FileSource(name="d", path="/nowhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
     with pytest.raises(StoreError, match="download an extension"):
-        _readable(stores["ours"].config, source)
+        parquet_location(stores["ours"].config, source)
 
 
 @pytest.mark.parametrize("kind", [("us", None), ("ns", None), ("ns", "UTC"), ("ms", None)])

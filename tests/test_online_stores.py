@@ -31,11 +31,12 @@ from hypothesis import strategies as st
 from girl_features.errors import DeadlineError, InvalidVectorError, StoreError
 from girl_features.store.online import packed
 from girl_features.store.online.keys import single_keys
+from girl_features.store.online.packed import pack, pack_value
 from girl_features.store.online.packed_rows import from_arrow, from_feast
 from girl_features.store.online.packed_store import PackedOnlineStore
 from girl_features.store.online.redis_wire import RedisReader
 from girl_features.store.online.response import PackedResponse
-from girl_features.store.online_redis import _address
+from girl_features.store.online_redis import parse_connection_string
 from tests.feast_repos import (
     DAY,
     FEATURES,
@@ -544,7 +545,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize("text", ["a:1,b:2", "a:1,cluster=true", "db=1"])
 def test_connection_strings_that_mean_something_else(text: str) -> None:
     with pytest.raises(StoreError, match="connection_string"):
-        _address(text)
+        parse_connection_string(text)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"))), st.lists(st.integers(-(2**63), 2**63 - 1)))
@@ -573,19 +574,19 @@ moments = st.integers(-(2**62), 2**62)
 @given(st.lists(st.none() | st.tuples(moments, st.none() | moments, st.lists(values, min_size=2, max_size=2))))
 def test_packed_rows_come_back_whatever_is_in_them(rows: list[Any]) -> None:
     data = [
-        None if r is None else packed.pack(r[0], r[1], {n: packed.item_of(v) for n, v in zip("xy", r[2], strict=True)})
+        None if r is None else pack(r[0], r[1], {n: pack_value(v) for n, v in zip("xy", r[2], strict=True)})
         for r in rows
     ]
     found = packed.unpack_rows(data, ["x", "y", "absent"])
-    assert found.found.tolist() == [r is not None for r in rows]
+    assert found.is_found.tolist() == [r is not None for r in rows]
     assert found.event_times.tolist() == [0 if r is None else r[0] for r in rows]
     for name in ("x", "y"):
         back: list[Any] = [None] * len(rows)
-        for chunk in found.chunks[name]:
-            for i, value in zip(chunk.rows.tolist(), chunk.values, strict=True):
-                back[i] = packed.to_value(chunk.kind, value)
+        for group in found.groups[name]:
+            for i, value in zip(group.rows.tolist(), group.values, strict=True):
+                back[i] = packed.to_value(group.kind, value)
         assert back == [None if r is None else r[2]["xy".index(name)] for r in rows]
-    assert found.chunks["absent"] == []
+    assert found.groups["absent"] == []
 
 
 @given(st.lists(st.tuples(moments, moments, floats.map(lambda v: (v * 3)[:3]), st.integers(-(2**63), 2**63 - 1))))
@@ -595,10 +596,13 @@ def test_rows_packed_as_one_array_are_those_packed_one_by_one(rows: list[Any]) -
     columns = {"v": (packed.VECTOR, vectors.view(np.uint8)), "c": (packed.INT64, counts.view(np.uint8))}
     times = np.array([r[:2] for r in rows], np.int64).reshape(-1, 2)
     items = [
-        {"v": packed.item_of(ValueProto(float_list_val={"val": r[2]})), "c": packed.item_of(ValueProto(int64_val=r[3]))}
+        {
+            "v": pack_value(ValueProto(float_list_val={"val": r[2]})),
+            "c": pack_value(ValueProto(int64_val=r[3])),
+        }
         for r in rows
     ]
-    expected = [packed.pack(r[0], r[1], own) for r, own in zip(rows, items, strict=True)]
+    expected = [pack(r[0], r[1], own) for r, own in zip(rows, items, strict=True)]
     assert packed.pack_rows(times[:, 0], times[:, 1], columns) == expected
 
 

@@ -152,7 +152,7 @@ def check_online(workshop: Workshop) -> None:
     acked = {name.removeprefix("online ") for name in workshop.acked() if name.startswith("online ")}
     held = sorted(online.keys(store.config, view))
     assert acked <= {key.decode() for key in held}, "acknowledged rows are lost"
-    assert online._stored(store.config, view, held) == held, "a row is not what was written"
+    assert online.stored_rows(store.config, view, held) == held, "a row is not what was written"
     assert len(held) % 50 == 0, "half a batch is there"
 
 

@@ -21,7 +21,7 @@ from girl_features.schema import CV_HASH, CV_VECTOR, GENERATED_JD_VECTOR, JD_VEC
 from girl_features.store.online.packed import STRING
 from girl_features.store.online.packed_rows import microseconds
 from girl_features.store.online.packed_store import PackedOnlineStore
-from girl_features.store.online.response import Column
+from girl_features.store.online.response import FeatureColumn
 from girl_features.store.repo import contract_service
 
 if TYPE_CHECKING:
@@ -163,10 +163,10 @@ class OnlineReader:
         packed = store.read_views(self._store.config, columns, ids, milliseconds)
         result = []
         for view, (rows, expired) in zip(views, packed, strict=True):
-            vectors, has_vector = Column.of(rows, view.vector, expired).vectors()
+            vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
             cv_hashes: list[str | None] = [None] * rows.n
             if view.cv_hash is not None:
-                cv_hashes = _strings(Column.of(rows, view.cv_hash, expired))
+                cv_hashes = _strings(FeatureColumn.of(rows, view.cv_hash, expired))
             is_expired = np.zeros(rows.n, bool) if expired is None else expired
             result.append(_checked(view, ViewRows(vectors, has_vector, is_expired, rows.event_times, cv_hashes)))
         return result
@@ -217,11 +217,11 @@ def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None
     return StoreAnswer([ViewRows.empty(len(ids), view.dimension) for view in views], problem)
 
 
-def _strings(column: Column) -> list[str | None]:
+def _strings(column: FeatureColumn) -> list[str | None]:
     strings: list[str | None] = [None] * column.n
-    for chunk in column.chunks:
-        if chunk.kind == STRING:
-            for row, value in zip(chunk.rows.tolist(), chunk.values, strict=True):
+    for group in column.groups:
+        if group.kind == STRING:
+            for row, value in zip(group.rows.tolist(), group.values, strict=True):
                 strings[row] = value.decode()
     return strings
 

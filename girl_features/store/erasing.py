@@ -1,4 +1,4 @@
-"""Forget one job seeker: rows of every contract, offline and online, with a tombstone against their return."""
+"""Erase one job seeker: remove the rows of every contract, offline and online, and keep them out by a tombstone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from girl_features.store.repo import open_repo
 
 
 class EraseReport(NamedTuple):
-    """What was removed."""
+    """Numbers of removed rows."""
 
-    n_rows: int  # from the parts
-    n_online: int  # from the online store
+    n_rows: int  # in the parts
+    n_online: int  # in the online store
 
 
 def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
     """Remove the job seeker from the parts and from the online store of the Feast repo.
 
-    The CV itself stands in the tables that this project only reads; it is generated for no more.
+    The CV stays in the input tables, which this project only reads, but no JD is generated from it any more.
 
     Raises:
         StoreLockedError: another run is writing or publishing.
-        StoreError: no Feast repo, or an online store that cannot delete one entity.
+        StoreError: no Feast repo, or the online store cannot delete a single entity.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
@@ -41,9 +41,10 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
         n_rows = store.erase(job_seeker_id)
         if not isinstance(online, PackedOnlineStore):
             raise StoreError(
-                f"{job_seeker_id!r} is gone from the parts ({n_rows} rows), but {type(online).__name__} cannot delete "
-                f"one entity: set `online_store: type: girl_features.store.online_sqlite.PackedSqliteOnlineStore` in "
-                f"feature_store.yaml, remove the old online file, and run `girl materialize`"
+                f"{job_seeker_id!r} was removed from the parts ({n_rows} rows), but {type(online).__name__} "
+                f"cannot delete one entity; set `online_store: type: "
+                f"girl_features.store.online_sqlite.PackedSqliteOnlineStore` in feature_store.yaml, "
+                f"remove the old online file, and run `girl materialize`"
             )
         n_online = 0
         for view in feast_store.list_feature_views():

@@ -1,11 +1,11 @@
-"""Feast objects over the parts store: one set of views and one FeatureService for each contract.
+"""Feast objects for the parts store: one set of views and one FeatureService for each contract.
 
 In a Feast repo of your own, one line in one definitions file adds them:
 
     globals().update(girl_feature_views("/path/to/workspace/store"))
 
-Two contracts never share a column: the fingerprint is in the name of every view. Feast's own view versions
-would not do, as they ignore what changed behind an equal schema.
+Two contracts never share a column, because the fingerprint is in the name of every view. Feast's own view versions
+would not suffice: they do not change with the contract while the schema stays the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from girl_features.schema import (
 from girl_features.store.names import ViewNames, service_name
 from girl_features.store.parts import PartsStore, rows
 
-FOREVER = timedelta(0)  # no time to live: a CV counts until its seeker writes a new one
+FOREVER = timedelta(0)  # no time to live: a CV is valid until its seeker writes a new one
 
 
 def girl_feature_views(
@@ -44,23 +44,24 @@ def girl_feature_views(
     job_seeker: Entity | None = None,
     job: Entity | None = None,
 ) -> dict[str, object]:
-    """Feast objects by name, for the `globals()` of a definitions file.
+    """Return Feast objects by name, for the `globals()` of a definitions file.
 
-    Entities `job_seeker` and `job`; for each encoder `cv_vectors_<fp>` and `jd_vectors_<fp>`; for each contract
-    `generated_jd_vectors_<fp>`, the texts apart in `generated_jds_<fp>`, and the FeatureService `girl_<fp>` with
-    the three kinds of vector. A store without contracts gives the entities alone.
+    These are the entities `job_seeker` and `job`; for each encoder `cv_vectors_<fp>` and `jd_vectors_<fp>`; and for
+    each contract `generated_jd_vectors_<fp>`, the texts in `generated_jds_<fp>`, and the FeatureService `girl_<fp>`
+    with the three kinds of vector. `<fp>` is a fingerprint. A store without contracts has the entities alone.
 
     Args:
-        store_dir: folder of the parts store (`workspace/store`); None for no store yet.
-        contracts: fingerprints to show; all of the store's if left out.
-        job_seeker: your repo's own entity to use in place of ours; its ids must be those of the CV table.
-        job: the same for jobs.
+        store_dir: folder of the parts store (`workspace/store`); None if there is no store yet.
+        contracts: fingerprints to include; all of the store's if left out.
+        job_seeker: an entity of your repo to use instead of the entity `job_seeker`; its ids must be those of the CV
+            table.
+        job: an entity of your repo to use instead of the entity `job`.
 
     Raises:
-        UnknownContractError: a fingerprint the store does not hold.
+        UnknownContractError: the store has no contract with one of the fingerprints.
         ConfigError: an entity whose ids are not strings.
-        StoreError: no such folder (an unmounted disk must not look like a store without contracts: `feast apply`
-            would drop every view), or a damaged contract file.
+        StoreError: a damaged contract file, or no such folder. (If an unmounted disk counted as a store without
+            contracts, `feast apply` would drop every view.)
     """
     objects: dict[str, object] = {}
     if job_seeker is None:
@@ -75,7 +76,7 @@ def girl_feature_views(
         return objects
     store = PartsStore(Path(store_dir))
     if not store.root.is_dir():
-        raise StoreError(f"no store at {store.root}; check the path, or run `girl materialize` to begin one")
+        raise StoreError(f"no store at {store.root}; check the path, or run `girl materialize` to create one")
     chosen = store.contracts().values() if contracts is None else [store.contract(c) for c in contracts]
     for contract in chosen:
         _add_contract(objects, store, contract, job_seeker, job)
@@ -90,26 +91,26 @@ def _add_contract(
     if names.cv not in objects:  # two contracts may share an encoder
         tags = _encoder_tags(encoder)
         for view, name, entity in ((rows.CV_VECTORS, names.cv, job_seeker), (rows.JD_VECTORS, names.jd, job)):
-            source = _source(store, view, encoder.fingerprint, entity, tags)
-            objects[name] = _view(name, source, entity, _vector_fields(view, encoder), tags)
+            source = _parts_source(store, view, encoder.fingerprint, entity, tags)
+            objects[name] = _feature_view(name, source, entity, _vector_fields(view, encoder), tags)
     tags = _contract_tags(contract)
-    source = _source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
+    source = _parts_source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
     vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
-    if contract.pipeline_version > 1:  # rows of the first version have none
+    if contract.pipeline_version > 1:  # rows of version 1 do not have it
         vector_fields.append(Field(name=GENERATED_JD_DISPERSION, dtype=Float32))
-    vector_fields.append(Field(name=CV_HASH, dtype=String))  # tells a lookup whether a CV has changed
+    vector_fields.append(Field(name=CV_HASH, dtype=String))  # lets a lookup see that a CV has changed
     text_fields = [Field(name=GENERATED_JDS, dtype=Array(String)), Field(name=CV_HASH, dtype=String)]
-    objects[names.generated] = _view(names.generated, source, job_seeker, vector_fields, tags)
-    objects[names.texts] = _view(names.texts, source, job_seeker, text_fields, tags)
+    objects[names.generated] = _feature_view(names.generated, source, job_seeker, vector_fields, tags)
+    objects[names.texts] = _feature_view(names.texts, source, job_seeker, text_fields, tags)
     objects[service_name(contract.fingerprint)] = FeatureService(
         name=service_name(contract.fingerprint),
-        features=[view for view in map(objects.get, names[:3]) if isinstance(view, FeatureView)],
+        features=[entry for name in names[:3] if isinstance(entry := objects[name], FeatureView)],
         description="Vectors of CVs, jobs and generated job descriptions, all of one contract",
         tags=tags,
     )
 
 
-def _source(store: PartsStore, view: str, fingerprint: str, entity: Entity, tags: dict[str, str]) -> FileSource:
+def _parts_source(store: PartsStore, view: str, fingerprint: str, entity: Entity, tags: dict[str, str]) -> FileSource:
     key = rows.VIEWS[view].key
     return FileSource(
         name=f"girl_{view}_{fingerprint}_parts",
@@ -122,7 +123,9 @@ def _source(store: PartsStore, view: str, fingerprint: str, entity: Entity, tags
     )
 
 
-def _view(name: str, source: FileSource, entity: Entity, fields: list[Field], tags: dict[str, str]) -> FeatureView:
+def _feature_view(
+    name: str, source: FileSource, entity: Entity, fields: list[Field], tags: dict[str, str]
+) -> FeatureView:
     key = Field(name=entity.join_key, dtype=String)
     return FeatureView(
         name=name, entities=[entity], schema=[key, *fields], source=source, ttl=FOREVER, online=True, tags=tags
@@ -132,7 +135,7 @@ def _view(name: str, source: FileSource, entity: Entity, fields: list[Field], ta
 def _vector_fields(view: str, encoder: EncoderContract) -> list[Field]:
     spec = rows.VIEWS[view]
     assert spec.vector is not None and spec.known_at is not None
-    # Feast checks the length of an online write only where vector_index is set too
+    # Feast checks the vectors of an online write against vector_length only if vector_index is set too
     vector = Field(
         name=spec.vector,
         dtype=Array(Float32),

@@ -1,4 +1,4 @@
-"""Names of the Feast objects of a contract: for those who look features up and should not wait for Feast."""
+"""Names of the Feast objects of a contract. Importing this module does not import Feast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ViewNames(NamedTuple):
 
     @classmethod
     def of(cls, contract: FeatureContract) -> ViewNames:
-        """The names under `contract`; the first two are shared by contracts with the same encoder."""
+        """Return the names for `contract`. Contracts with the same encoder share the first two."""
         encoder, whole = contract.encoder.fingerprint, contract.fingerprint
         return cls(
             cv=f"cv_vectors_{encoder}",
@@ -28,5 +28,5 @@ class ViewNames(NamedTuple):
 
 
 def service_name(fingerprint: str) -> str:
-    """Name of the FeatureService of one contract."""
+    """Return the name of the FeatureService of one contract."""
     return f"girl_{fingerprint}"

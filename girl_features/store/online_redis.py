@@ -1,17 +1,18 @@
-"""Packed online store in one Redis server: one string an entity, read by MGET under a deadline.
+"""Packed online store in one Redis server: one string for each entity, read by MGET with a deadline.
 
     online_store:
       type: girl_features.store.online_redis.PackedRedisOnlineStore
       connection_string: localhost:6379,db=0,password=...
 
-A script on the server compares times, so two writers cannot undo each other. Redis Cluster is not supported: one
-script call writes many keys.
+A script on the server compares times, so that an older row never replaces a newer one. Redis Cluster is not
+supported, because one call of the script writes many keys.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,11 +30,12 @@ from girl_features.store.online.packed_store import PackedOnlineStore
 from girl_features.store.online.plans import view_id
 from girl_features.store.online.redis_wire import RedisReader
 
-_KEYS_A_CALL = 250  # a script holds up every other client while it runs
+_KEYS_A_CALL = 250  # every other client waits while a script runs
+_KEYS_A_SCAN = 1_000
 _PREFIX = b"girl1:"
 
-# A row begins with its format and its two times, whose bytes sort as the times do. Strings are compared byte by byte,
-# as Lua's own comparison follows the server's locale.
+# A row begins with its format and its two times, whose bytes sort as the times do. The script compares byte by byte,
+# because Lua compares strings by the server's locale.
 _SCRIPT = """
 local life = tonumber(ARGV[1])
 for i, key in ipairs(KEYS) do
@@ -58,9 +60,9 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
     connection_string: StrictStr = "localhost:6379"
     """ host:port,parameter=value,... with db, username, password and ssl, as for Feast's own store. """
     key_ttl_seconds: int | None = None
-    """ Redis forgets a row so long after it was written; never if left out. """
+    """ Seconds after which Redis deletes a row that was not written again; never if left out. """
     read_deadline_ms: float = 50.0
-    """ For one read in all, however many views, keys and packets; then DeadlineError. """
+    """ Milliseconds for one whole read of any number of views and keys; DeadlineError after that. """
 
 
 class PackedRedisOnlineStore(PackedOnlineStore):
@@ -70,72 +72,85 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         super().__init__()
         self._local = threading.local()
 
-    def _read_places(
-        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], within_ms: float
+    def read_packed(
+        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
     ) -> list[list[bytes | None]]:
-        names = [prefix + key for place, keys in wanted for prefix in (_prefix(place),) for key in keys]
-        values = self._reader(config).mget(names, within_ms)
+        """Read packed rows by one MGET, None for a miss."""
+        redis_keys: list[bytes] = []
+        for stored_view, keys in wanted:
+            prefix = _redis_prefix(stored_view)
+            redis_keys += [prefix + key for key in keys]
+        values = self._reader(config).mget(redis_keys, deadline_ms)
         if len(wanted) == 1:
             return [values]
-        rest = iter(values)
-        return [list(itertools.islice(rest, len(keys))) for _, keys in wanted]
+        remaining = iter(values)
+        return [list(itertools.islice(remaining, len(keys))) for _, keys in wanted]
 
-    def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
-        prefix, client = _prefix(view_id(config, view)), self._client(config)
-        life = config.online_store.key_ttl_seconds or 0
+    def write_packed(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
+        """Store each row unless a newer one is there."""
+        prefix, client = _redis_prefix(view_id(config, view)), self._client(config)
+        ttl_seconds = config.online_store.key_ttl_seconds or 0
         with client.pipeline(transaction=False) as pipe:
             for start in range(0, len(rows), _KEYS_A_CALL):
-                part = rows[start : start + _KEYS_A_CALL]
-                keys = [prefix + row.key for row in part]
-                pipe.eval(_SCRIPT, len(keys), *keys, life, *(row.data for row in part))
+                batch = rows[start : start + _KEYS_A_CALL]
+                keys = [prefix + row.key for row in batch]
+                pipe.eval(_SCRIPT, len(keys), *keys, ttl_seconds, *(row.data for row in batch))
             failpoint("online.before_commit")
             pipe.execute()
         failpoint("online.committed")
 
-    def _remove(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
-        prefix = _prefix(view_id(config, view))
-        return int(self._client(config).unlink(*(prefix + key for key in keys))) if keys else 0
+    def remove_packed(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
+        """Delete rows, and return how many there were."""
+        if not keys:
+            return 0
+        prefix = _redis_prefix(view_id(config, view))
+        return int(self._client(config).unlink(*(prefix + key for key in keys)))
 
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
-        """Keys of all rows of a view, for verifying."""
-        prefix = _prefix(view_id(config, view))
-        for key in self._client(config).scan_iter(match=_escaped(prefix) + b"*", count=1000):
+        """List the keys of all rows of a view."""
+        prefix = _redis_prefix(view_id(config, view))
+        for key in self._client(config).scan_iter(match=_escaped(prefix) + b"*", count=_KEYS_A_SCAN):
             yield bytes(key[len(prefix) :])
 
-    def _drop(self, config: RepoConfig, view: FeatureView) -> None:
-        batch: list[bytes] = []
-        for key in self.keys(config, view):
-            batch.append(key)
-            if len(batch) == 1000:
-                self._remove(config, view, batch)
-                batch.clear()
-        self._remove(config, view, batch)
+    def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
+        """Remove every row of a view."""
+        keys = self.keys(config, view)
+        while batch := list(itertools.islice(keys, _KEYS_A_SCAN)):
+            self.remove_packed(config, view, batch)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Remove every row of the views."""
         for view in tables:
-            self._drop(config, view)
+            self.drop_view(config, view)
 
     def _reader(self, config: RepoConfig) -> RedisReader:
-        place = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "place", None) != place:
-            self._local.reader = RedisReader(*_address(config.online_store.connection_string))
-            self._local.place = place
+        """Return this thread's connection for reading; a new one after a fork or for another server."""
+        server = (os.getpid(), config.online_store.connection_string)
+        if getattr(self._local, "reader_server", None) != server:
+            self._local.reader = RedisReader(*parse_connection_string(config.online_store.connection_string))
+            self._local.reader_server = server
         reader: RedisReader = self._local.reader
         return reader
 
     def _client(self, config: RepoConfig) -> Any:
-        place = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "writing", None) != place:
-            host, port, parameters = _address(config.online_store.connection_string)
+        """Return this thread's client for other commands; a new one after a fork or for another server."""
+        server = (os.getpid(), config.online_store.connection_string)
+        if getattr(self._local, "client_server", None) != server:
+            host, port, parameters = parse_connection_string(config.online_store.connection_string)
             self._local.client = require("redis", "redis").Redis(host=host, port=port, **parameters)
-            self._local.writing = place
+            self._local.client_server = server
         return self._local.client
 
 
-def _address(connection_string: str) -> tuple[str, int, dict[str, Any]]:
-    hosts = [part for part in connection_string.split(",") if "=" not in part]
-    given = dict(part.split("=", 1) for part in connection_string.split(",") if "=" in part)
+def parse_connection_string(connection_string: str) -> tuple[str, int, dict[str, Any]]:
+    """Return host, port and client parameters of `host:port,parameter=value,...`.
+
+    Raises:
+        StoreError: an unknown parameter, or not exactly one server.
+    """
+    parts = connection_string.split(",")
+    hosts = [part for part in parts if "=" not in part]
+    given = dict(part.split("=", 1) for part in parts if "=" in part)
     if unknown := sorted(set(given) - {"db", "username", "password", "ssl"}):
         raise StoreError(f"`connection_string` has {unknown}; db, username, password and ssl are known")
     if len(hosts) != 1:
@@ -149,9 +164,10 @@ def _address(connection_string: str) -> tuple[str, int, dict[str, Any]]:
     return host, int(port or 6379), parameters
 
 
-def _prefix(place: str) -> bytes:
-    return _PREFIX + place.encode() + b":"
+def _redis_prefix(stored_view: str) -> bytes:
+    return _PREFIX + stored_view.encode() + b":"
 
 
 def _escaped(pattern: bytes) -> bytes:
-    return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^-" else bytes([c]) for c in pattern)
+    """Return a pattern that matches these bytes alone."""
+    return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", pattern)

@@ -1,4 +1,4 @@
-"""Open a Feast repo, and `feast apply` one from within this process."""
+"""Open a Feast repo, and run `feast apply` on one within this process."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BACKUP_SUFFIX = ".backup"
 
 
 def open_repo(repo: Path) -> FeatureStore:
-    """Feast's FeatureStore for the folder `repo`.
+    """Return Feast's FeatureStore for the folder `repo`.
 
     Raises:
-        StoreError: no feature_store.yaml there, one that Feast does not accept, or a registry file that is cut or
-            damaged, which Feast would take for an empty store.
+        StoreError: feature_store.yaml is missing or not accepted by Feast, or the registry file is truncated or
+            damaged; Feast would take such a registry for an empty store.
     """
     store = open_unchecked(repo)
     registry = registry_path(store.config)
@@ -39,7 +39,11 @@ def open_repo(repo: Path) -> FeatureStore:
 
 
 def open_unchecked(repo: Path) -> FeatureStore:
-    """`open_repo` for one who looks after the registry himself."""
+    """Return Feast's FeatureStore for the folder `repo` without a check of the registry file.
+
+    Raises:
+        StoreError: feature_store.yaml is missing or not accepted by Feast.
+    """
     repo = repo.expanduser().resolve()
     if not (repo / "feature_store.yaml").is_file():
         raise StoreError(f"no feature_store.yaml in {repo}; `girl init {repo}` writes one")
@@ -53,30 +57,31 @@ def open_unchecked(repo: Path) -> FeatureStore:
 
 
 def contract_service(store: FeatureStore, fingerprint: str) -> FeatureService:
-    """The FeatureService of one contract.
+    """Return the FeatureService of one contract.
 
     Raises:
-        UnknownContractError: the registry has no such service; names those it has.
+        UnknownContractError: the registry has no such service; names the contracts that it has.
     """
     services = {service.name: service for service in store.list_feature_services()}
     if service_name(fingerprint) in services:
         return services[service_name(fingerprint)]
-    known = [name.removeprefix(service_name("")) for name in services if name.startswith(service_name(""))]
+    prefix = service_name("")
+    known = [name.removeprefix(prefix) for name in services if name.startswith(prefix)]
     raise UnknownContractError(fingerprint, sorted(known), f"registry of {store.repo_path}")
 
 
 def join_key(store: FeatureStore, view: str) -> str:
-    """Name of the id column that the Feast view `view` joins on."""
+    """Return the name of the id column that the Feast view `view` joins on."""
     return str(store.get_feature_view(view).join_keys[0])
 
 
 def apply_repo(repo: Path) -> None:
-    """What `feast apply` does in the folder `repo`, quietly; again and for other repos too.
+    """Do what `feast apply` does in the folder `repo`, without its output. May be called for several repos in turn.
 
-    Not for use beside other threads: while it runs, the working directory and `sys.path` are the repo's.
+    Not safe beside other threads: while it runs, the working directory and `sys.path` are those of the repo.
 
     Raises:
-        StoreError: no Feast repo there, or Feast refused it; with what Feast printed.
+        StoreError: no Feast repo there, or Feast refused it; includes Feast's output.
     """
     config = open_repo(repo).config
     repo = repo.expanduser().resolve()
@@ -87,15 +92,15 @@ def apply_repo(repo: Path) -> None:
     with _as_feast_runs(repo, modules), redirect_stdout(printed), redirect_stderr(printed):
         try:
             apply_total(config, repo, skip_source_validation=True)
-        except SystemExit as error:  # how Feast ends on a bad project or definitions file
+        except SystemExit as error:  # Feast exits on a bad project or definitions file
             raise StoreError(f"`feast apply` refused {repo}: {printed.getvalue().strip()}") from error
     registry = registry_path(config)
-    if registry is not None and registry.is_file():  # what `girl doctor` restores
+    if registry is not None and registry.is_file():  # `girl doctor` restores it
         write_whole(registry.with_name(registry.name + BACKUP_SUFFIX), registry.read_bytes())
 
 
 def registry_path(config: RepoConfig) -> Path | None:
-    """The registry's file; None where it is a database or in a bucket."""
+    """Return the registry's file; None if the registry is a database or in a bucket."""
     path = str(config.registry.path)
     if config.registry.registry_type != "file" or "://" in path:
         return None
@@ -103,7 +108,7 @@ def registry_path(config: RepoConfig) -> Path | None:
 
 
 def registry_problem(path: Path) -> str | None:
-    """What is wrong with a registry file; None if it is whole."""
+    """Describe the damage of a registry file; None if it is whole."""
     from feast.protos.feast.core.Registry_pb2 import Registry
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -119,7 +124,7 @@ def registry_problem(path: Path) -> str | None:
     backup = path.with_name(path.name + BACKUP_SUFFIX)
     if backup.is_file():
         whole = backup.read_bytes()
-        if len(data) < len(whole) and whole.startswith(data):  # a cut between two objects parses
+        if len(data) < len(whole) and whole.startswith(data):  # truncated between two objects, so it still parses
             return f"the registry is cut: the first {len(data):,} of {len(whole):,} bytes of its backup"
     return None
 
@@ -130,10 +135,10 @@ def _module_name(path: Path, repo: Path) -> str:
 
 @contextmanager
 def _as_feast_runs(repo: Path, modules: set[str]) -> Iterator[None]:
-    """Work in `repo` with its modules importable by bare name and freshly read; put all back afterwards.
+    """Work in the folder `repo` with its modules importable by bare name; restore everything afterwards.
 
-    Two repos have a `girl_definitions.py` each, and one repo's changes when a contract is added, so a
-    definitions module must never be taken from, nor stay in, `sys.modules`.
+    Every repo has a module `girl_definitions`, and a repo's module may change between two calls. So the modules are
+    removed from `sys.modules` before and after.
     """
     folder, path, no_bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
     names = modules | {name.partition(".")[0] for name in modules}

@@ -1,14 +1,14 @@
-"""Is what the online store answers what the parts say? Row by row, or a sample; one verdict.
+"""Compare the online store with the parts, row by row or in a sample, and give one verdict.
 
-Nobody publishes to the Feast repo while it is looked at. A worker may go on to commit meanwhile: rows of parts that it
-wrote a moment ago and has not published yet are counted for themselves, as no fault.
+No run publishes to the Feast repo during the comparison. A worker may still write parts: rows that it wrote a moment
+ago and has not published yet are counted separately, and are not a fault.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
 from girl_features.store.online.ledger import Ledger
 from girl_features.store.online.publishing import online_errors
 from girl_features.store.parts import PartsStore
@@ -29,46 +30,46 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 2_000
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-_N_NAMED = 5
-GRACE_S = 60.0  # a part is published so soon after it is written, if a worker is at it
+_N_EXAMPLES = 5
+GRACE_S = 60.0  # a running worker publishes a part within this time after it wrote it
 NOT_ONLINE = "nothing to compare: `feast.online` is false, so nothing is published"
 
 
 @dataclass
 class ViewVerdict:
-    """What was found in one Feast view. Counts are entities."""
+    """Result of comparing one Feast view. Counts are entities."""
 
     view: str
     n_checked: int = 0
     n_missing: int = 0  # offline, but not online
     n_stale: int = 0  # online with another event time than the newest offline
     n_different: int = 0  # same event time, other values
-    n_extra: int = 0  # online, but not offline; only looked for when every row is checked
-    n_on_their_way: int = 0  # written a moment ago and not published yet: no fault
+    n_extra: int = 0  # online, but not offline; counted only when every row is checked
+    n_on_their_way: int = 0  # written a moment ago and not published yet; not a fault
     examples: list[str] = field(default_factory=list)  # ids of the first faults
 
     @property
     def n_faults(self) -> int:
-        """All four kinds of fault together."""
+        """Faults of all four kinds."""
         return self.n_missing + self.n_stale + self.n_different + self.n_extra
 
 
 @dataclass
 class VerifyReport:
-    """What was found in a Feast repo."""
+    """Result of comparing a Feast repo with its online store."""
 
     views: list[ViewVerdict]
     sampled: bool
-    is_online: bool = True  # there is an online store to compare with
+    is_online: bool = True  # False if there is no online store to compare with
 
     @property
     def agrees(self) -> bool:
-        """Whether offline and online hold the same."""
+        """True if offline and online have the same rows."""
         return not any(view.n_faults for view in self.views)
 
     @property
     def verdict(self) -> str:
-        """One line for people."""
+        """The result in one line."""
         if not self.is_online:
             return NOT_ONLINE
         checked = sum(view.n_checked + view.n_extra for view in self.views)
@@ -87,7 +88,7 @@ class VerifyReport:
         return f"NOT OK: of {scope}, {', '.join(parts)}{first}; `girl materialize` publishes again"
 
     def to_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the report for JSON."""
         views = [{**asdict(view), "n_faults": view.n_faults} for view in self.views]
         return {"agrees": self.agrees, "verdict": self.verdict, "sampled": self.sampled, "views": views}
 
@@ -97,24 +98,24 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
 
     Args:
         repo: the Feast repo.
-        store: whose publishers are to wait meanwhile; nobody's if left out.
-        sample: entities to compare in each view, drawn with `seed`; every one if left out.
-        seed: of the sample.
+        store: the store whose publishers wait during the comparison; if left out, no publisher waits.
+        sample: number of entities to compare in each view; every one if left out.
+        seed: of the random sample.
 
     Raises:
         StoreError: no Feast repo, or a store that cannot be read.
-        StoreLockedError: somebody is publishing, and goes on for long.
+        StoreLockedError: another run is publishing, and does not end in time.
     """
     feast_store = open_repo(repo)
     since = time.time() - GRACE_S
     with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
-        verdicts = [_Comparison(feast_store, view).run(sample, seed, ledger, since) for view in views]
+        verdicts = [_ViewComparison(feast_store, view).run(sample, seed, ledger, since) for view in views]
     return VerifyReport(verdicts, sample is not None)
 
 
-class _Comparison:
-    """One Feast view, compared."""
+class _ViewComparison:
+    """Compares one Feast view."""
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
         from girl_features.store.online.packed_store import PackedOnlineStore
@@ -122,11 +123,12 @@ class _Comparison:
         self._store, self._view = store, view
         self._online: Any = store._get_provider().online_store
         self._is_packed = isinstance(self._online, PackedOnlineStore)
-        self._exact = timedelta(microseconds=1) if self._is_packed else timedelta(seconds=1)  # Feast's keeps seconds
+        # two event times that differ by less are equal; Feast's own stores keep whole seconds
+        self._time_resolution = timedelta(microseconds=1) if self._is_packed else timedelta(seconds=1)
         self._faults: list[tuple[str, Any]] = []  # kind and entity key
 
     def run(self, sample: int | None, seed: int, ledger: Ledger | None, since: float) -> ViewVerdict:
-        """The verdict; `since` is the time of the oldest part that may be on its way."""
+        """Return the verdict; `since` is the time from which an unpublished part is not a fault."""
         from feast.utils import _convert_arrow_to_proto
 
         store, view, online = self._store, self._view, self._online
@@ -140,13 +142,12 @@ class _Comparison:
             with online_errors(store):
                 if self._is_packed:
                     offline_keys.update(online.key_bytes(store.config, keys))
-                    found = online.read_rows(store.config, view, keys)  # expired rows too
+                    online_rows = online.read_rows(store.config, view, keys)  # expired rows too
                 else:
-                    found = online.online_read(store.config, view, keys)
-            for (key, values, event_time, _), (online_time, online_values) in zip(rows, found, strict=True):
-                online_row = None if online_time is None else (online_time, online_values or {})
-                if kind := self._fault((_aware(event_time), values), online_row):
-                    self._faults.append((kind, key))
+                    online_rows = online.online_read(store.config, view, keys)
+            for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
+                if fault := self._fault(as_utc(event_time), values, online_time, online_values or {}):
+                    self._faults.append((fault, key))
         if self._is_packed and sample is None:
             with online_errors(store):
                 verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
@@ -154,13 +155,17 @@ class _Comparison:
         return verdict
 
     def _fault(
-        self, offline: tuple[datetime, dict[str, Any]], online: tuple[datetime, dict[str, Any]] | None
+        self,
+        offline_time: datetime,
+        offline_values: dict[str, Any],
+        online_time: datetime | None,
+        online_values: dict[str, Any],
     ) -> str | None:
-        wanted = _present(offline[1])
-        present = _present(online[1]) if online is not None else {}
-        if online is None or (wanted and not present):
+        """Return the name of the count that the row belongs to; None if offline and online agree."""
+        wanted, present = _without_nulls(offline_values), _without_nulls(online_values)
+        if online_time is None or (wanted and not present):
             return "n_missing"
-        if abs(online[0] - offline[0]) >= self._exact:
+        if abs(online_time - offline_time) >= self._time_resolution:
             return "n_stale"
         return "n_different" if present != wanted else None
 
@@ -171,18 +176,18 @@ class _Comparison:
                 verdict.n_on_their_way += 1
                 continue
             setattr(verdict, kind, getattr(verdict, kind) + 1)
-            if len(verdict.examples) < _N_NAMED:
+            if len(verdict.examples) < _N_EXAMPLES:
                 verdict.examples.append(", ".join(map(repr, names)))
 
 
 def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
-    """Ids in parts written after `since` that are not published yet."""
+    """Return the ids in unpublished parts that were written after `since`."""
     source: Any = view.batch_source
     folder, published = Path(getattr(source, "path", "")), ledger.published(view.name)
     ids: set[str] = set()
     if not (folder / LOCK).is_file():  # no folder of parts
         return ids
-    key = {new: old for old, new in source.field_mapping.items()}.get(view.join_keys[0], view.join_keys[0])
+    key = file_column(source, view.join_keys[0])
     with reading(folder) as parts:
         for path in parts:
             if path.name not in published and path.stat().st_mtime >= since:
@@ -190,49 +195,34 @@ def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
     return ids
 
 
-def _present(values: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value.WhichOneof("val") is not None}
 
 
 def _newest_rows(store: FeatureStore, view: FeatureView, sample: int | None, seed: int) -> Iterator[pa.RecordBatch]:
-    """The newest offline row of each entity, or of `sample` of them, under the view's own names."""
+    """Read the newest offline row of each entity, or of `sample` entities, under the view's own column names."""
     source = view.batch_source
     assert source is not None, "only views with a source are verified"
-    column_of = {new: old for old, new in source.field_mapping.items()}
-    created = source.created_timestamp_column or None
     job = store._get_provider().offline_store.pull_latest_from_table_or_query(
-        store.config,
-        source,
-        [column_of.get(name, name) for name in view.join_keys],
-        [column_of.get(feature.name, feature.name) for feature in view.features],
-        column_of.get(source.timestamp_field, source.timestamp_field),
-        column_of.get(created, created) if created else None,
-        _FIRST,
-        _LAST,
+        store.config, source, *SourceColumns.of(view, source), _FIRST, _LAST
     )
-    kept: list[pa.RecordBatch] = []
-    rng, n_seen = random.Random(seed), 0
-    for batch in _batches(job):
-        batch = batch.rename_columns([source.field_mapping.get(name, name) for name in batch.schema.names])
-        if sample is None:
-            yield batch
-            continue
-        for i in range(batch.num_rows):  # every row has the same chance to be among the kept
-            n_seen += 1
-            place = len(kept) if len(kept) < sample else rng.randrange(n_seen)
-            if place < sample:
-                kept[place : place + 1] = [batch.slice(i, 1)]
-    for start in range(0, len(kept), BATCH_ROWS):
-        yield pa.Table.from_batches(kept[start : start + BATCH_ROWS]).combine_chunks().to_batches()[0]
-
-
-def _batches(job: Any) -> Iterator[pa.RecordBatch]:
-    if not hasattr(job, "batches"):
-        yield from job.to_arrow().to_batches(max_chunksize=BATCH_ROWS)
-        return
-    with job.batches(BATCH_ROWS) as batches:
+    batches = view_batches(job, source, BATCH_ROWS)
+    if sample is None:
         yield from batches
+        return
+    rows = _sampled_rows(batches, sample, seed)
+    for start in range(0, len(rows), BATCH_ROWS):
+        yield pa.Table.from_batches(rows[start : start + BATCH_ROWS]).combine_chunks().to_batches()[0]
 
 
-def _aware(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+def _sampled_rows(batches: Iterable[pa.RecordBatch], sample: int, seed: int) -> list[pa.RecordBatch]:
+    """Draw up to `sample` rows, each with the same chance, by reservoir sampling."""
+    rows: list[pa.RecordBatch] = []
+    rng, n_seen = random.Random(seed), 0
+    for batch in batches:
+        for i in range(batch.num_rows):
+            n_seen += 1
+            place = len(rows) if len(rows) < sample else rng.randrange(n_seen)
+            if place < sample:
+                rows[place : place + 1] = [batch.slice(i, 1)]
+    return rows

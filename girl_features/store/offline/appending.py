@@ -1,4 +1,4 @@
-"""Append rows to a Feast source: a new part in a folder, or a whole new file in the place of a single one."""
+"""Append rows to a Feast source: a new part in a folder, or a rewritten file where the source is a single one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from feast.feature_view import FeatureView
 from feast.types import Array, Float32, Float64
 
 from girl_features.errors import StoreError
+from girl_features.store.feast_sources import file_column
 from girl_features.store.files import waiting_lock, write_whole
 from girl_features.store.parts.part_files import LOCK, commit_part, parquet_bytes, part_files
 from girl_features.store.parts.rows import check_vectors
@@ -18,28 +19,28 @@ from girl_features.store.parts.tombstones import Tombstones
 
 
 def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
-    """Add the rows of `table`, whose columns are those of the source in any order, for good.
+    """Append the rows of `table`, which has the columns of the source in any order.
 
     Raises:
-        StoreError: columns are missing, unknown or of other types; or the disk does not take them.
+        StoreError: columns are missing, unknown or of other types, or the rows cannot be written.
         InvalidVectorError: vectors that are NaN, infinite, all zero or of another dimension than the field's.
     """
-    _check_vectors(view, table)
+    _check_vector_fields(view, table)
     if location.suffix == ".parquet" and not location.is_dir():
         _append_to_file(location, table)
         return
     location.mkdir(parents=True, exist_ok=True)
-    wanted = _schema(part_files(location))
-    if wanted is not None:
-        table = _like(table, wanted, location)
-    with waiting_lock(location / LOCK, exclusive=False):  # not while an erasure swaps parts
+    source_schema = _first_schema(part_files(location))
+    if source_schema is not None:
+        table = _in_source_schema(table, source_schema, location)
+    with waiting_lock(location / LOCK, exclusive=False):  # an erasure holds it exclusive
         table = Tombstones.of(location).without_erased(table)
         if table.num_rows:
             commit_part(location, table)
 
 
-def _schema(parts: list[Path]) -> pa.Schema | None:
-    """Of the first part with a whole footer."""
+def _first_schema(parts: list[Path]) -> pa.Schema | None:
+    """Return the schema of the first part with a readable footer."""
     for path in parts:
         with suppress(OSError, pa.ArrowException):
             return pq.read_schema(path)
@@ -47,15 +48,15 @@ def _schema(parts: list[Path]) -> pa.Schema | None:
 
 
 def _append_to_file(path: Path, table: pa.Table) -> None:
-    """Rewrite the file with the rows at its end; one writer after the other, and readers see the old or the new."""
+    """Rewrite the file with the rows at its end. Writers take turns; readers see the old or the new file."""
     with waiting_lock(path.parent / f".{path.name}.lock", exclusive=True):
         before = pq.read_table(path)
-        after = pa.concat_tables([before, _like(table, before.schema, path)])
+        after = pa.concat_tables([before, _in_source_schema(table, before.schema, path)])
         write_whole(path, parquet_bytes(Tombstones.of(path.parent).without_erased(after)))
 
 
-def _like(table: pa.Table, wanted: pa.Schema, location: Path) -> pa.Table:
-    """`table` in the columns, order and types of what is there."""
+def _in_source_schema(table: pa.Table, wanted: pa.Schema, location: Path) -> pa.Table:
+    """Return `table` with the columns, order and types of the source."""
     if sorted(table.column_names) != sorted(wanted.names):
         raise StoreError(
             f"rows for {location} have the columns {table.column_names}, but the source has {wanted.names}; "
@@ -68,13 +69,13 @@ def _like(table: pa.Table, wanted: pa.Schema, location: Path) -> pa.Table:
         raise StoreError(f"rows for {location} do not fit its column types: {error}") from error
 
 
-def _check_vectors(view: FeatureView, table: pa.Table) -> None:
-    """Only fields that say their `vector_length` are vectors; other lists of floats may be anything."""
-    assert view.batch_source is not None, "a view without a source takes no rows"
-    column_of = {new: old for old, new in view.batch_source.field_mapping.items()}
-    key = next((column_of.get(name, name) for name in view.join_keys), None)
+def _check_vector_fields(view: FeatureView, table: pa.Table) -> None:
+    """Check the fields with a `vector_length`; other lists of floats may have any values."""
+    source = view.batch_source
+    assert source is not None, "a view without a source takes no rows"
+    key = next((file_column(source, name) for name in view.join_keys), None)
     for field in view.features:
-        name = column_of.get(field.name, field.name)
+        name = file_column(source, field.name)
         if field.vector_length and field.dtype in (Array(Float32), Array(Float64)) and name in table.column_names:
             ids = table[key] if key in table.column_names else pa.chunked_array([pa.array(range(len(table)))])
             check_vectors(table[name].drop_null(), field.vector_length, ids.filter(table[name].is_valid()), name)

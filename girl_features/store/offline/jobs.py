@@ -17,7 +17,7 @@ Stream = Callable[[int], AbstractContextManager[pa.RecordBatchReader]]
 
 
 class PartsRetrievalJob(RetrievalJob):
-    """Rows that are made when they are asked for, each time anew."""
+    """Rows that are read each time they are asked for."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class PartsRetrievalJob(RetrievalJob):
 
     @classmethod
     def of_stream(cls, stream: Stream, *, repo_path: str) -> PartsRetrievalJob:
-        """A job that can be read a batch at a time."""
+        """Make a job that can be read a batch at a time."""
 
         def run() -> pa.Table:
             with stream(16_384) as reader:
@@ -55,7 +55,7 @@ class PartsRetrievalJob(RetrievalJob):
 
     @contextmanager
     def batches(self, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
-        """The rows, at most `batch_rows` in memory at a time where the job can stream; no on-demand features."""
+        """Read the rows without on-demand features, at most `batch_rows` in memory at a time if the job can stream."""
         if self._stream is None:
             yield iter(self._run().to_batches(max_chunksize=batch_rows))
             return
@@ -70,17 +70,17 @@ class PartsRetrievalJob(RetrievalJob):
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether features are named `view__feature`."""
+        """True if features are named `view__feature`."""
         return self._full_feature_names
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Those that Feast computes on the result."""
+        """The views that Feast computes on the result."""
         return self._on_demand_feature_views
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for, where Feast wants to know."""
+        """Features, keys and times of a history request; None for other jobs."""
         return self._metadata
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:

@@ -3,20 +3,21 @@
     offline_store:
       type: girl_features.store.offline.PartsDuckDBOfflineStore
 
-A drop-in for `type: duckdb`: the same files are read by both. What Feast's own does on other sources (S3,
-Delta, Iceberg) is left to it.
+A drop-in for `type: duckdb`: both read the same files. Other sources (S3, Delta, Iceberg) are read by Feast's own
+store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
@@ -28,14 +29,16 @@ from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
 from girl_features.sql import MEMORY_LIMIT, connected
+from girl_features.store.feast_sources import SourceColumns, as_utc, created_column, file_column
 from girl_features.store.offline.appending import append_rows
 from girl_features.store.offline.history import ViewSource, join_view
 from girl_features.store.offline.jobs import PartsRetrievalJob
-from girl_features.store.offline.latest import RowsQuery, rows_between
+from girl_features.store.offline.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
     from feast.data_source import DataSource
     from feast.infra.registry.base_registry import BaseRegistry
     from feast.repo_config import RepoConfig
@@ -46,15 +49,15 @@ class PartsDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
     type: StrictStr = "girl_features.store.offline.PartsDuckDBOfflineStore"
     memory_limit: StrictStr = MEMORY_LIMIT
-    """ What DuckDB may hold in memory before it spills to disk; results come on top. """
+    """ Memory of DuckDB, beyond which it spills to disk. Results are not counted. """
     threads: int | None = None
-    """ Of DuckDB; all cores if left out. """
+    """ Threads of DuckDB; one for each core if left out. """
     allow_delta: bool = False
-    """ Read Delta sources as Feast does, which downloads a DuckDB extension at read time. """
+    """ Read Delta sources as Feast does. DuckDB then downloads an extension when it reads. """
 
 
 class PartsDuckDBOfflineStore(DuckDBOfflineStore):
-    """Feast's DuckDB store, with appends that are new files and joins that carry no vectors."""
+    """Feast's DuckDB store, with appends as new files, and joins on keys and times alone."""
 
     @staticmethod
     def get_historical_features(
@@ -67,10 +70,10 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """A job whose rows are those of `entity_df`, in its order, with the features known at each row's time."""
+        """Return a job for the rows of `entity_df`, in its order, with the features known at each row's time."""
         odfvs = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        sources = [_readable(config, view.batch_source) for view in feature_views]
-        if any(source is None for source in sources) or any(odfv.mode == "substrait" for odfv in odfvs):
+        locations = [parquet_location(config, view.batch_source) for view in feature_views]
+        if None in locations or any(odfv.mode == "substrait" for odfv in odfvs):
             return DuckDBOfflineStore.get_historical_features(
                 config,
                 feature_views,
@@ -82,13 +85,12 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
                 filter_by_created_timestamp,
             )
         entities, event_timestamp = _entity_rows(entity_df)
-        views = [_View.of(config, view, feature_refs, full_feature_names) for view in feature_views]
+        views = [_HistoryView.of(config, view, feature_refs, full_feature_names) for view in feature_views]
 
         def run() -> pa.Table:
             result = entities
-            limits = _limits(config)
             for view in views:
-                with view.source() as source, connected(*limits) as connection:
+                with view.source() as source, _connected(config) as connection:
                     columns = join_view(
                         connection, entities, event_timestamp, source, created_cutoff=filter_by_created_timestamp
                     )
@@ -104,8 +106,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             metadata=RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entities.column_names if name != event_timestamp],
-                min_event_timestamp=_extreme(times, "min"),
-                max_event_timestamp=_extreme(times, "max"),
+                min_event_timestamp=_extreme_time(times, "min"),
+                max_event_timestamp=_extreme_time(times, "max"),
             ),
             repo_path=str(config.repo_path),
         )
@@ -121,8 +123,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key with an event time from `start_date` to `end_date`, both included."""
-        location = _readable(config, data_source)
+        """Return a job for the newest row of each key with an event time from `start_date` to `end_date`, inclusive."""
+        location = parquet_location(config, data_source)
         if location is None:
             return DuckDBOfflineStore.pull_latest_from_table_or_query(
                 config,
@@ -134,8 +136,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
                 start_date,
                 end_date,
             )
-        query = RowsQuery(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return _rows_job(config, location, query.between(start_date, end_date, latest=True))
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=True))
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -148,8 +150,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row with an event time from `start_date` to `end_date`, both included."""
-        location = _readable(config, data_source)
+        """Return a job for every row with an event time from `start_date` to `end_date`, inclusive."""
+        location = parquet_location(config, data_source)
         if location is None:
             return DuckDBOfflineStore.pull_all_from_table_or_query(
                 config,
@@ -161,21 +163,22 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
                 start_date,
                 end_date,
             )
-        query = RowsQuery(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return _rows_job(config, location, query.between(start_date, end_date, latest=False))
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=False))
 
     @staticmethod
     def changed_rows(
-        config: RepoConfig, data_source: DataSource, query: RowsQuery, start: datetime, end: datetime
+        config: RepoConfig, data_source: DataSource, columns: SourceColumns, start: datetime, end: datetime
     ) -> PartsRetrievalJob | None:
-        """The newest row up to `end` of each key of which a row is new since `start`, by event or created time.
+        """Return a job for the newest row up to `end` of each key with a row that is new since `start`.
 
-        Unlike `pull_latest_from_table_or_query` this has rows that arrived late. None for sources left to Feast.
+        A row is new by its event time or by its created time. So, unlike `pull_latest_from_table_or_query`, this
+        includes rows that arrived late. None for a source that Feast's own store must read.
         """
-        location = _readable(config, data_source)
+        location = parquet_location(config, data_source)
         if location is None:
             return None
-        return _rows_job(config, location, query.changed(start, end))
+        return _selection_job(config, location, rows_changed(columns, start, end))
 
     @staticmethod
     def offline_write_batch(
@@ -184,13 +187,13 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Append `table` as one new part: any number may write at once, and nothing written is read again.
+        """Append `table` as one new part, without reading older parts. Any number of writers may append at once.
 
         Raises:
-            StoreError: other columns than the source has, or a disk that does not take it.
+            StoreError: columns that the source does not have, or a part that cannot be written.
             InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
         """
-        location = _readable(config, feature_view.batch_source)
+        location = parquet_location(config, feature_view.batch_source)
         if location is None:
             DuckDBOfflineStore.offline_write_batch(config, feature_view, table, progress)
             return
@@ -199,40 +202,37 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             progress(table.num_rows)
 
 
-class _View(NamedTuple):
-    """One feature view of a history request."""
+class _HistoryView(NamedTuple):
+    """One feature view of a history request. Column names are those of the files."""
 
     location: Path
-    join_keys: dict[str, str]
+    join_keys: dict[str, str]  # column in the files -> column of the entity rows
     timestamp: str
     created: str | None
-    features: dict[str, str]
+    features: dict[str, str]  # column in the files -> name in the result
     ttl: Any
 
     @classmethod
-    def of(cls, config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> _View:
-        source = view.batch_source
-        assert source is not None, "_readable has seen it"
-        column_of = {new: old for old, new in source.field_mapping.items()}
-        prefix = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
-        wanted = [ref.split(":")[1] for ref in refs if ref.startswith(f"{prefix}:")]
-        out = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    def of(cls, config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> _HistoryView:
+        source, location = view.batch_source, parquet_location(config, view.batch_source)
+        assert source is not None and location is not None, "get_historical_features has checked it"
+        view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+        names = [ref.split(":")[1] for ref in refs if ref.startswith(f"{view_name}:")]
+        prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
         keys = view.projection.join_key_map or {field.name: field.name for field in view.entity_columns}
-        location = _readable(config, source)
-        assert location is not None
         return cls(
             location=location,
-            join_keys={column_of.get(key, key): column for key, column in keys.items()},
-            timestamp=column_of.get(source.timestamp_field, source.timestamp_field),
-            created=column_of.get(source.created_timestamp_column, source.created_timestamp_column) or None,
-            features={column_of.get(name, name): f"{out}{name}" for name in wanted},
+            join_keys={file_column(source, key): column for key, column in keys.items()},
+            timestamp=file_column(source, source.timestamp_field),
+            created=created_column(source),
+            features={file_column(source, name): f"{prefix}{name}" for name in names},
             ttl=view.ttl or None,
         )
 
     @contextmanager
     def source(self) -> Iterator[ViewSource]:
-        """The view with the files it has now, which stay until the block ends."""
-        with _files(self.location) as files:
+        """Return the view with its present files, which are not removed during the block."""
+        with _files_at(self.location) as files:
             yield ViewSource(
                 files,
                 self.join_keys,
@@ -244,10 +244,13 @@ class _View(NamedTuple):
             )
 
 
-def _readable(config: RepoConfig, source: DataSource | None) -> Path | None:
-    """Where the Parquet of a local source is; None for a source that Feast's own store must read.
+def parquet_location(config: RepoConfig, source: DataSource | None) -> Path | None:
+    """Return the Parquet file or folder of a local source; None for a source that Feast's own store must read.
 
-    A relative path counts from the repo, for reading as for writing.
+    A relative path counts from the repo, in reading and in writing.
+
+    Raises:
+        StoreError: a Delta source, unless `allow_delta` is set.
     """
     if not isinstance(source, FileSource):
         return None
@@ -265,8 +268,8 @@ def _readable(config: RepoConfig, source: DataSource | None) -> Path | None:
 
 
 @contextmanager
-def _files(location: Path) -> Iterator[list[Path]]:
-    """The Parquet files at `location`, a folder of parts or one file."""
+def _files_at(location: Path) -> Iterator[list[Path]]:
+    """List the Parquet files of a folder of parts, or the one file, at `location`."""
     if location.is_dir():
         with reading(location) as files:
             yield files
@@ -279,7 +282,7 @@ def _files(location: Path) -> Iterator[list[Path]]:
 
 
 def _entity_rows(entity_df: pd.DataFrame | str) -> tuple[pa.Table, str]:
-    """The entity rows as Arrow, their times in UTC, and the name of the time column."""
+    """Return the entity rows as Arrow with times in UTC, and the name of the time column."""
     if not isinstance(entity_df, pd.DataFrame):
         raise DataError(
             f"entity rows should be a pandas DataFrame, found {type(entity_df).__name__}; run the query first"
@@ -291,25 +294,23 @@ def _entity_rows(entity_df: pd.DataFrame | str) -> tuple[pa.Table, str]:
     return pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None), name
 
 
-def _extreme(times: pa.ChunkedArray, which: str) -> datetime | None:
-    import pyarrow.compute as pc
-
+def _extreme_time(times: pa.ChunkedArray, which: str) -> datetime | None:
+    """Return the "min" or "max" of `times` in UTC; None if there is none."""
     value = pc.min_max(times)[which].cast(pa.timestamp("us", times.type.tz), safe=False).as_py()
     assert value is None or isinstance(value, datetime)
-    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+    return None if value is None else as_utc(value)
 
 
-def _limits(config: RepoConfig) -> tuple[str, int | None]:
+def _connected(config: RepoConfig) -> AbstractContextManager[DuckDBPyConnection]:
+    """Open DuckDB with the limits of the `offline_store:` settings."""
     settings = config.offline_store
-    return getattr(settings, "memory_limit", MEMORY_LIMIT), getattr(settings, "threads", None)
+    return connected(getattr(settings, "memory_limit", MEMORY_LIMIT), getattr(settings, "threads", None))
 
 
-def _rows_job(config: RepoConfig, location: Path, query: Any) -> PartsRetrievalJob:
-    limits = _limits(config)
-
+def _selection_job(config: RepoConfig, location: Path, selection: RowSelection) -> PartsRetrievalJob:
     @contextmanager
     def stream(batch_rows: int) -> Iterator[pa.RecordBatchReader]:
-        with _files(location) as files, connected(*limits) as connection:
-            yield rows_between(connection, files, query, Tombstones.of(location), batch_rows)
+        with _files_at(location) as files, _connected(config) as connection:
+            yield read_rows(connection, files, selection, Tombstones.of(location), batch_rows)
 
     return PartsRetrievalJob.of_stream(stream, repo_path=str(config.repo_path))

@@ -1,1 +1,1 @@
-"""The online side of the store: packed rows, the parts of Feast's interface over them, and publishing."""
+"""The online side of the store: packed rows, Feast's online interface over them, and publishing."""

@@ -1,4 +1,4 @@
-"""Which parts an online store already holds: a small JSON file for each target, beside the parts."""
+"""Ledger of the parts that an online store already has: a small JSON file for each target, beside the parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from girl_features.store.files import LOCK_WAIT_S, exclusive_lock, write_whole
 
 
 class Ledger:
-    """Names of published parts by Feast view. Each change is on disk before `record` or `forget` returns."""
+    """Names of the published parts by Feast view. `record` and `forget` return once their change is on disk."""
 
     def __init__(self, path: Path, target: dict[str, str]) -> None:
         self._path = path
@@ -23,11 +23,11 @@ class Ledger:
     @classmethod
     @contextmanager
     def of(cls, store_root: Path, repo: Path, project: str) -> Iterator[Ledger]:
-        """The ledger for one Feast repo and project, held by one run for the length of the block; the next one waits.
+        """Open the ledger of one Feast repo and project, and keep other runs out for the length of the block.
 
         Raises:
-            StoreLockedError: another run held it for all of LOCK_WAIT_S.
-            StoreError: it cannot be read.
+            StoreLockedError: another run held it for LOCK_WAIT_S seconds.
+            StoreError: the ledger cannot be read.
         """
         target = {"repo": str(repo.expanduser().resolve()), "project": project}
         name = hashlib.sha256(json.dumps(target).encode()).hexdigest()[:16]
@@ -36,16 +36,16 @@ class Ledger:
             yield cls(path, target)
 
     def published(self, view: str) -> frozenset[str]:
-        """File names of the parts whose rows the online store has been given."""
+        """Return the file names of the parts whose rows were published."""
         return frozenset(self._views.get(view, []))
 
     def record(self, view: str, parts: list[str]) -> None:
-        """Say that the online store holds the newest rows of just these parts."""
+        """Record that the online store has the newest rows of exactly these parts."""
         self._views[view] = sorted(parts)
         self._write()
 
     def forget(self, view: str) -> None:
-        """Say that nothing of `view` is known to be online."""
+        """Record that no part of `view` is known to be online."""
         if self._views.pop(view, None) is not None:
             self._write()
 

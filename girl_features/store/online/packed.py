@@ -1,13 +1,13 @@
-"""The bytes of one online row: float vectors as they are in memory, the rest as small as they go.
+"""The bytes of one online row: float vectors as they are in memory, other values in few bytes.
 
     u8      format, 1
-    u64 >   event time, microseconds since 1970, offset so that bytes compare as times do
-    u64 >   created time likewise; 0 for none
+    u64 >   event time, microseconds since 1970 plus 2**63, so that the bytes sort as the times do
+    u64 >   created time in the same form; 0 for none
     u16 <   number of features
     9 bytes each: u32 < CRC of the feature's name, u8 kind, u32 < length
     the values, one after the other
 
-Rows of one view mostly agree in everything but the values; such rows are read as one array, not one by one.
+Most rows of one view differ in their times and values only; such rows are read as one array.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's V
     BOOL: ("bool_val", np.dtype("?")),
     SECONDS: ("unix_timestamp_val", np.dtype("<i8")),
 }
-_Layout = dict[int, tuple[int, int, int]]  # code of a feature's name -> kind, first byte, byte after the last
+# code of a feature's name -> kind, first byte, byte after the last
+_Layout = dict[int, tuple[int, int, int]]
 _ABSENT = (NULL, 0, 0)
 _KIND_OF = {field: kind for kind, (field, _) in _SCALARS.items()}
 
 
-class Item(NamedTuple):
-    """One feature's value in bytes."""
+class PackedValue(NamedTuple):
+    """One value of one feature in bytes."""
 
     kind: int
     data: bytes
 
 
-class Chunk(NamedTuple):
+class ValueGroup(NamedTuple):
     """Values of one feature in some of the rows, all of one kind."""
 
     rows: np.ndarray  # (m,) int64
@@ -60,22 +61,26 @@ class Chunk(NamedTuple):
     values: np.ndarray  # (m, d) float32 for VECTOR, (m,) for scalars, (m,) object of bytes for STRING and PROTO
 
 
-class Rows(NamedTuple):
-    """What was found for n keys."""
+class UnpackedRows(NamedTuple):
+    """Features of n keys, as they were read."""
 
     n: int
-    event_times: np.ndarray  # (n,) int64, microseconds since 1970; 0 where nothing was found
-    found: np.ndarray  # (n,) bool
-    chunks: dict[str, list[Chunk]]
+    event_times: np.ndarray  # (n,) int64, microseconds since 1970; 0 for a key without a row
+    is_found: np.ndarray  # (n,) bool: the key has a row
+    groups: dict[str, list[ValueGroup]]  # by feature
 
 
 def name_code(name: str) -> int:
-    """What stands for a feature's name in the bytes."""
+    """Return the number that identifies a feature's name in a row."""
     return zlib.crc32(name.encode())
 
 
 def check_codes(names: Sequence[str]) -> None:
-    """Raise StoreError where two features of a view could not be told apart."""
+    """Check that the features of a view have different codes.
+
+    Raises:
+        StoreError: two names have the same code.
+    """
     by_code: dict[int, str] = {}
     for name in names:
         other = by_code.setdefault(name_code(name), name)
@@ -83,42 +88,42 @@ def check_codes(names: Sequence[str]) -> None:
             raise StoreError(f"the features {other!r} and {name!r} have one code in the online store; rename one")
 
 
-def item_of(value: ValueProto | None) -> Item:
-    """A Feast value in bytes."""
+def pack_value(value: ValueProto | None) -> PackedValue:
+    """Return a Feast value in bytes."""
     which = None if value is None else value.WhichOneof("val")
     if value is None or which is None or which == "null_val":
-        return Item(NULL, b"")
+        return PackedValue(NULL, b"")
     if which == "float_list_val":
-        return Item(VECTOR, np.array(value.float_list_val.val, "<f4").tobytes())
+        return PackedValue(VECTOR, np.array(value.float_list_val.val, "<f4").tobytes())
     if which == "string_val":
-        return Item(STRING, value.string_val.encode())
+        return PackedValue(STRING, value.string_val.encode())
     if which in _KIND_OF:
         kind = _KIND_OF[which]
-        return Item(kind, np.array(getattr(value, which), _SCALARS[kind][1]).tobytes())
-    return Item(PROTO, value.SerializeToString())
+        return PackedValue(kind, np.array(getattr(value, which), _SCALARS[kind][1]).tobytes())
+    return PackedValue(PROTO, value.SerializeToString())
 
 
-def pack(event: int, created: int | None, items: dict[str, Item]) -> bytes:
-    """One row; times in microseconds since 1970."""
-    entries = [_ENTRY.pack(name_code(name), item.kind, len(item.data)) for name, item in items.items()]
+def pack(event: int, created: int | None, values: dict[str, PackedValue]) -> bytes:
+    """Return the bytes of one row, with times in microseconds since 1970 and the values by feature."""
+    entries = [_ENTRY.pack(name_code(name), value.kind, len(value.data)) for name, value in values.items()]
     times = struct.pack(">QQ", event + _OFFSET, 0 if created is None else created + _OFFSET)
-    values = [item.data for item in items.values()]
-    return b"".join([bytes([FORMAT]), times, struct.pack("<H", len(items)), *entries, *values])
+    data = [value.data for value in values.values()]
+    return b"".join([bytes([FORMAT]), times, struct.pack("<H", len(values)), *entries, *data])
 
 
 def pack_rows(event: np.ndarray, created: np.ndarray | None, columns: dict[str, tuple[int, np.ndarray]]) -> list[bytes]:
-    """n rows of which every feature has one kind and width.
+    """Return the bytes of n rows in which each feature has values of one kind and width.
 
     Args:
-        event: (n,) int64 microseconds since 1970.
-        created: the same, or None.
+        event: (n,) int64 event times, microseconds since 1970.
+        created: (n,) int64 created times, or None.
         columns: kind and (n, width) uint8 bytes of the values, by feature.
     """
     n = len(event)
     entries = [_ENTRY.pack(name_code(name), kind, values.shape[1]) for name, (kind, values) in columns.items()]
     directory = np.frombuffer(struct.pack("<H", len(columns)) + b"".join(entries), np.uint8)
     times = np.zeros((n, 2), ">u8")
-    times[:, 0] = event.astype(np.uint64) + np.uint64(_OFFSET)  # wraps around as it should for times before 1970
+    times[:, 0] = event.astype(np.uint64) + np.uint64(_OFFSET)  # wraps around for times before 1970, as in `pack`
     if created is not None:
         times[:, 1] = created.astype(np.uint64) + np.uint64(_OFFSET)
     parts = [
@@ -132,34 +137,34 @@ def pack_rows(event: np.ndarray, created: np.ndarray | None, columns: dict[str, 
     return [data[start : start + width] for start in range(0, n * width, width)]
 
 
-def items_of(row: bytes) -> dict[int, Item]:
-    """The values of one row by their name's code."""
-    at = _HEAD_END + _ENTRY.size * _n_items(row)
-    items = {}
-    for code, kind, length in _ENTRY.iter_unpack(row[_HEAD_END:at]):
-        items[code] = Item(kind, row[at : at + length])
-        at += length
-    return items
+def values_in_row(row: bytes) -> dict[int, PackedValue]:
+    """Return the values of one row by the code of their feature's name."""
+    position = _HEAD_END + _ENTRY.size * _n_values(row)
+    values = {}
+    for code, kind, length in _ENTRY.iter_unpack(row[_HEAD_END:position]):
+        values[code] = PackedValue(kind, row[position : position + length])
+        position += length
+    return values
 
 
-def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> Rows:
-    """The features `names` of n packed rows, None standing for a row that was not found."""
+def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:
+    """Return the features `names` of n packed rows; None stands for a key without a row."""
     n = len(rows)
     event_times = np.zeros(n, np.int64)
-    found = np.zeros(n, bool)
-    chunks: dict[str, list[Chunk]] = {name: [] for name in names}
-    for places, table, layout in _alike(rows):
-        event_times[places] = np.ascontiguousarray(table[:, 1:9]).view(">i8")[:, 0] ^ _SIGN
-        found[places] = True
+    is_found = np.zeros(n, bool)
+    groups: dict[str, list[ValueGroup]] = {name: [] for name in names}
+    for positions, table, layout in _rows_by_layout(rows):
+        event_times[positions] = np.ascontiguousarray(table[:, 1:9]).view(">i8")[:, 0] ^ _SIGN
+        is_found[positions] = True
         for name in names:
             kind, start, stop = layout.get(name_code(name), _ABSENT)
             if kind != NULL:
-                chunks[name].append(Chunk(places, kind, _values(kind, table[:, start:stop])))
-    return Rows(n, event_times, found, chunks)
+                groups[name].append(ValueGroup(positions, kind, _values(kind, table[:, start:stop])))
+    return UnpackedRows(n, event_times, is_found, groups)
 
 
 def to_value(kind: int, value: Any) -> ValueProto:
-    """One element of a Chunk's values as Feast's protobuf."""
+    """Return one element of a ValueGroup's values as Feast's protobuf."""
     if kind == VECTOR:
         return ValueProto(float_list_val=FloatList(val=value))
     if kind == STRING:
@@ -171,42 +176,48 @@ def to_value(kind: int, value: Any) -> ValueProto:
     return ValueProto(**{_SCALARS[kind][0]: value.item()})
 
 
-def _alike(rows: Sequence[bytes | None]) -> Iterator[tuple[np.ndarray, np.ndarray, _Layout]]:
-    """Rows that differ in values only, together: their places, their bytes as (m, width) and where values are."""
-    present = np.arange(len(rows)) if None not in rows else np.array([i for i, r in enumerate(rows) if r is not None])
-    held = [row for row in rows if row is not None]
-    if not held:
+def _rows_by_layout(rows: Sequence[bytes | None]) -> Iterator[tuple[np.ndarray, np.ndarray, _Layout]]:
+    """Group rows whose values are at the same bytes.
+
+    Yields:
+        The positions of the m rows of a group, their bytes as (m, width) uint8, and their layout.
+    """
+    positions = np.arange(len(rows))
+    if None in rows:
+        positions = np.array([i for i, row in enumerate(rows) if row is not None])
+    present = [row for row in rows if row is not None]
+    if not present:
         return
-    head, width = _head(held[0]), len(held[0])
-    if len(held) == 1 or {*map(len, held)} == {width}:
-        table = np.frombuffer(b"".join(held), np.uint8).reshape(len(held), width)
+    head, width = _head(present[0]), len(present[0])
+    if len(present) == 1 or {*map(len, present)} == {width}:
+        table = np.frombuffer(b"".join(present), np.uint8).reshape(len(present), width)
         same = table[1:, TIMES_END : TIMES_END + len(head)] == table[0, TIMES_END : TIMES_END + len(head)]
-        if len(held) == 1 or same.all():
-            yield present, table, _layout(head)
+        if len(present) == 1 or same.all():
+            yield positions, table, _layout(head)
             return
-    groups: dict[bytes, list[int]] = {}
-    for i, row in enumerate(held):
-        groups.setdefault(_head(row), []).append(i)
-    for head, members in groups.items():
-        table = np.frombuffer(b"".join([held[i] for i in members]), np.uint8).reshape(len(members), -1)
-        yield present[members], table, _layout(head)
+    by_head: dict[bytes, list[int]] = {}
+    for i, row in enumerate(present):
+        by_head.setdefault(_head(row), []).append(i)
+    for head, members in by_head.items():
+        table = np.frombuffer(b"".join([present[i] for i in members]), np.uint8).reshape(len(members), -1)
+        yield positions[members], table, _layout(head)
 
 
 def _head(row: bytes) -> bytes:
-    """Number of features and the directory."""
-    return row[TIMES_END : _HEAD_END + _ENTRY.size * _n_items(row)]
+    """Return the bytes of a row that say which values it has, of which kinds and lengths."""
+    return row[TIMES_END : _HEAD_END + _ENTRY.size * _n_values(row)]
 
 
 @lru_cache(1_000)
 def _layout(head: bytes) -> _Layout:
-    layout, at = {}, TIMES_END + len(head)
+    layout, position = {}, TIMES_END + len(head)
     for code, kind, length in _ENTRY.iter_unpack(head[2:]):
-        layout[code] = (kind, at, at + length)
-        at += length
+        layout[code] = (kind, position, position + length)
+        position += length
     return layout
 
 
-def _n_items(row: bytes) -> int:
+def _n_values(row: bytes) -> int:
     if len(row) < _HEAD_END or row[0] != FORMAT:
         raise StoreError(
             f"an online row of {len(row)} bytes is not of format {FORMAT}; it was written by another program: "
@@ -216,7 +227,7 @@ def _n_items(row: bytes) -> int:
 
 
 def _values(kind: int, data: np.ndarray) -> np.ndarray:
-    """(m, width) uint8 -> what a Chunk holds."""
+    """Turn (m, width) uint8 bytes into the values of a ValueGroup."""
     if kind in (STRING, PROTO):
         values = np.empty(len(data), object)
         values[:] = [row.tobytes() for row in data]

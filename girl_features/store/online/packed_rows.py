@@ -1,4 +1,4 @@
-"""Feast rows and Arrow batches to packed rows, with a check of every vector on the way in."""
+"""Turn Feast rows and Arrow batches into packed rows, and check every vector."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from feast.type_map import python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
 from girl_features.errors import InvalidVectorError
+from girl_features.store.feast_sources import as_utc
 from girl_features.store.online import packed
 from girl_features.store.online.keys import id_keys
-from girl_features.store.online.packed import Item, check_codes, item_of, pack, pack_rows
-from girl_features.store.parts.rows import check_vectors, vectors_of
+from girl_features.store.online.packed import PackedValue, check_codes, pack, pack_rows, pack_value
+from girl_features.store.parts.rows import N_IDS_NAMED, check_vectors, vectors_of
 
-N_IDS_NAMED = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NULL = PackedValue(packed.NULL, b"")
 
 FeastRow = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 
@@ -38,11 +39,11 @@ _FIXED: dict[Any, tuple[Any, int, str]] = {
 
 
 class PackedRow(NamedTuple):
-    """One row on its way into an online store."""
+    """One row to be written to an online store."""
 
     key: bytes
     event: int  # microseconds since 1970
-    created: int | None
+    created: int | None  # microseconds since 1970
     data: bytes
 
 
@@ -50,138 +51,139 @@ class PartialRow(NamedTuple):
     """A row that has only some of its view's features."""
 
     key: bytes
-    event: int
-    created: int | None
-    items: dict[str, Item]
+    event: int  # microseconds since 1970
+    created: int | None  # microseconds since 1970
+    values: dict[str, PackedValue]
 
-    def whole(self, before: bytes | None, names: Sequence[str]) -> PackedRow:
-        """With what the row it replaces had for the other features."""
-        old = packed.items_of(before) if before is not None else {}
-        null = Item(packed.NULL, b"")
-        items = {name: self.items.get(name) or old.get(packed.name_code(name), null) for name in names}
-        return PackedRow(self.key, self.event, self.created, pack(self.event, self.created, items))
+    def completed(self, before: bytes | None, names: Sequence[str]) -> PackedRow:
+        """Return a row of the features `names`, with the missing ones taken from the row that it replaces."""
+        old_values = packed.values_in_row(before) if before is not None else {}
+        values = {name: self.values.get(name) or old_values.get(packed.name_code(name), _NULL) for name in names}
+        return PackedRow(self.key, self.event, self.created, pack(self.event, self.created, values))
 
 
 def from_feast(
     view: FeatureView, rows: Sequence[FeastRow], key_version: int
 ) -> tuple[list[PackedRow], list[PartialRow]]:
-    """Rows as Feast hands them to an online store, whole ones and partial ones apart.
+    """Turn rows in Feast's form into rows with all features of the view, and rows with only some of them.
 
     Raises:
         InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
     """
     names = [feature.name for feature in view.features]
     check_codes(names)
-    whole, partial = [], []
+    complete, partial = [], []
     bad: list[str] = []
     lengths = {feature.name: feature.vector_length for feature in view.features if _is_vector(feature)}
-    for key, values, event_time, created_time in rows:
-        items = {name: item_of(value) for name, value in values.items() if name in names}
+    for key, feast_values, event_time, created_time in rows:
+        values = {name: pack_value(value) for name, value in feast_values.items() if name in names}
         for name, length in lengths.items():
-            item = items.get(name)
-            if item is not None and item.kind != packed.NULL and (wrong := _fault(item, length)):
-                bad.append(f"{_named_key(key)} ({name!r}: {wrong})")
-        id_bytes = serialize_entity_key(key, entity_key_serialization_version=key_version)
+            vector = values.get(name, _NULL)
+            if vector.kind != packed.NULL and (fault := _vector_fault(vector, length)):
+                bad.append(f"{_named_key(key)} ({name!r}: {fault})")
+        key_bytes = serialize_entity_key(key, entity_key_serialization_version=key_version)
         event = microseconds(event_time)
         created = None if created_time is None else microseconds(created_time)
-        if len(items) < len(names):
-            partial.append(PartialRow(id_bytes, event, created, items))
+        if len(values) < len(names):
+            partial.append(PartialRow(key_bytes, event, created, values))
         else:
-            data = pack(event, created, {name: items[name] for name in names})
-            whole.append(PackedRow(id_bytes, event, created, data))
+            data = pack(event, created, {name: values[name] for name in names})
+            complete.append(PackedRow(key_bytes, event, created, data))
     if bad:
         more = f" and {len(bad) - N_IDS_NAMED} more" if len(bad) > N_IDS_NAMED else ""
         raise InvalidVectorError(
             f"{len(bad)} vectors for the online view {view.name!r} are refused: {', '.join(bad[:N_IDS_NAMED])}{more}; "
             f"nothing of this batch was written"
         )
-    return whole, partial
+    return complete, partial
 
 
 def from_arrow(
     view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None, key_version: int
 ) -> list[PackedRow]:
-    """An Arrow batch with the view's own column names as packed rows.
+    """Turn an Arrow batch under the view's own column names into packed rows.
+
+    Args:
+        view: the view of the rows.
+        batch: its join keys, features and times as columns.
+        timestamp: column of the event times.
+        created: column of the created times, if there is one.
+        key_version: of Feast's entity keys.
 
     Raises:
         InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
     """
     table = pa.table(batch)
-    names = [feature.name for feature in view.features]
-    check_codes(names)
+    check_codes([feature.name for feature in view.features])
     keys = id_keys(view, table, key_version)
-    event = _microseconds_of(table[timestamp])
-    created_times = None
-    if created is not None and not table[created].null_count:
-        created_times = _microseconds_of(table[created])
-    columns = {feature.name: _fixed(feature, table[feature.name], table, view) for feature in view.features}
-    if table.num_rows and (created is None or created_times is not None) and all(columns.values()):
-        fixed = {name: column for name, column in columns.items() if column is not None}
-        data = pack_rows(event, created_times, fixed)
+    event = _microsecond_column(table[timestamp]).to_numpy()
+    created_column = _microsecond_column(table[created]) if created is not None else None
+    created_list = [None] * table.num_rows if created_column is None else created_column.to_pylist()
+    columns = {feature.name: _fixed_width(feature, table[feature.name], table, view) for feature in view.features}
+    fixed = {name: column for name, column in columns.items() if column is not None}
+    has_created = created_column is None or not created_column.null_count  # in every row or in none
+    if table.num_rows and has_created and len(fixed) == len(columns):
+        data = pack_rows(event, None if created_column is None else created_column.to_numpy(), fixed)
     else:
-        own = table[created].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist() if created else None
-        data = _one_by_one(view, table, columns, event, own)
-    moments = created_times.tolist() if created_times is not None else _created(table, created)
-    return [PackedRow(*row) for row in zip(keys, event.tolist(), moments, data, strict=True)]
+        data = _pack_one_by_one(view, table, fixed, event, created_list)
+    return [PackedRow(*row) for row in zip(keys, event.tolist(), created_list, data, strict=True)]
 
 
 def microseconds(time: datetime) -> int:
-    """Since 1970; a time without a zone is UTC, as Feast says."""
-    since = (time.replace(tzinfo=UTC) if time.tzinfo is None else time) - _EPOCH
+    """Return microseconds since 1970; a time without a zone is UTC, as in Feast."""
+    since = as_utc(time) - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def _created(table: pa.Table, created: str | None) -> list[int | None]:
-    if created is None:
-        return [None] * table.num_rows
-    return list(table[created].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist())
-
-
-def _one_by_one(
+def _pack_one_by_one(
     view: FeatureView,
     table: pa.Table,
-    columns: dict[str, tuple[int, np.ndarray] | None],
+    fixed: dict[str, tuple[int, np.ndarray]],
     event: np.ndarray,
-    created: list[int | None] | None,
+    created: list[int | None],
 ) -> list[bytes]:
-    items: dict[str, list[Item]] = {}
+    """Pack rows whose values differ in width; `fixed` are the columns that `_fixed_width` could turn into bytes."""
+    columns: dict[str, list[PackedValue]] = {}
     for feature in view.features:
-        column = columns[feature.name]
-        if column is not None:
-            kind, data = column
-            items[feature.name] = [Item(kind, row.tobytes()) for row in data]
+        if feature.name in fixed:
+            kind, data = fixed[feature.name]
+            columns[feature.name] = [PackedValue(kind, row.tobytes()) for row in data]
         else:
             values = table[feature.name].to_pylist()
             protos = python_values_to_proto_values(values, feature.dtype.to_value_type())
-            nulls = [value is None for value in values]
-            items[feature.name] = [
-                Item(packed.NULL, b"") if null else item_of(proto) for null, proto in zip(nulls, protos, strict=True)
+            columns[feature.name] = [
+                _NULL if value is None else pack_value(proto) for value, proto in zip(values, protos, strict=True)
             ]
     return [
-        pack(when, created[i] if created else None, {name: own[i] for name, own in items.items()})
-        for i, when in enumerate(event.tolist())
+        pack(event_time, created[i], {name: column[i] for name, column in columns.items()})
+        for i, event_time in enumerate(event.tolist())
     ]
 
 
-def _fixed(feature: Any, column: pa.ChunkedArray, table: pa.Table, view: FeatureView) -> tuple[int, np.ndarray] | None:
-    """Kind and (n, width) bytes of a column whose values all have one width; None for any other."""
+def _fixed_width(
+    feature: Any, column: pa.ChunkedArray, table: pa.Table, view: FeatureView
+) -> tuple[int, np.ndarray] | None:
+    """Return kind and (n, width) uint8 bytes of a column whose values all have one width; None for any other.
+
+    Raises:
+        InvalidVectorError: the feature is a vector, and some vectors are not valid.
+    """
     if _is_vector(feature):
         ids = table[view.join_keys[0]]
-        present = column.is_valid()
-        check_vectors(column.drop_null(), feature.vector_length, ids.filter(present), feature.name)
+        check_vectors(column.drop_null(), feature.vector_length, ids.filter(column.is_valid()), feature.name)
     if column.null_count or not len(column):
         return None
     if feature.dtype == Array(Float32):
         return _vector_bytes(column)
     if feature.dtype == UnixTimestamp and pa.types.is_timestamp(column.type):
         seconds = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_numpy() // 1_000_000
-        return packed.SECONDS, _bytes_of(seconds.astype("<i8"))
+        return packed.SECONDS, _as_bytes(seconds.astype("<i8"))
     if feature.dtype == String and pa.types.is_string(column.type):
         return _string_bytes(column)
     if feature.dtype in _FIXED:
         fits, kind, dtype = _FIXED[feature.dtype]
         if fits(column.type):
-            return kind, _bytes_of(column.to_numpy().astype(dtype))
+            return kind, _as_bytes(column.to_numpy().astype(dtype))
     return None
 
 
@@ -205,23 +207,25 @@ def _string_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
     return packed.STRING, np.frombuffer(joined, np.uint8).reshape(len(data), width)
 
 
-def _bytes_of(values: np.ndarray) -> np.ndarray:
+def _as_bytes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(-1, 1).view(np.uint8)
 
 
-def _microseconds_of(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy())
+def _microsecond_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return times as int64 microseconds since 1970."""
+    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
 
 
 def _is_vector(feature: Any) -> bool:
-    """Fields that say their length are vectors; other lists of floats may be anything."""
+    """True for a field with a `vector_length`; other lists of floats may have any values."""
     return bool(feature.vector_length) and feature.dtype == Array(Float32)
 
 
-def _fault(item: Item, length: int) -> str | None:
-    if item.kind != packed.VECTOR:
+def _vector_fault(value: PackedValue, length: int) -> str | None:
+    """Describe the fault of a vector that should have `length` floats; None if it has none."""
+    if value.kind != packed.VECTOR:
         return "not a list of floats"
-    vector = np.frombuffer(item.data, "<f4")
+    vector = np.frombuffer(value.data, "<f4")
     if len(vector) != length:
         return f"dimension {len(vector)}, wanted {length}"
     if not np.isfinite(vector).all():

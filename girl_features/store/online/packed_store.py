@@ -1,7 +1,8 @@
-"""What the packed online stores share: Feast's interface over four small functions of a backend.
+"""Base class of the packed online stores: Feast's interface over a few small methods of a backend.
 
-A row is one value under one key. The newest event wins, then the newest created, whatever the order of writes; a row
-past its view's time to live is answered as missing, with the status OUTSIDE_MAX_AGE.
+A row is one value under one key. The row with the newest event time wins, then the one with the newest created time,
+in whatever order they were written. A row past its view's time to live counts as missing, with the status
+OUTSIDE_MAX_AGE.
 """
 
 from __future__ import annotations
@@ -28,42 +29,49 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from girl_features.store.online.keys import single_keys
-from girl_features.store.online.packed import Rows, unpack_rows
+from girl_features.store.online.packed import UnpackedRows, unpack_rows
 from girl_features.store.online.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
-from girl_features.store.online.plans import Plans, view_id
-from girl_features.store.online.response import Column, PackedResponse
+from girl_features.store.online.plans import RequestPlanCache, view_id
+from girl_features.store.online.response import FeatureColumn, PackedResponse
 
-WRITE_BATCH = 5_000  # rows a transaction or a call
-PATIENCE_MS = 60_000.0  # for reads that belong to a write or a check
+WRITE_BATCH = 5_000  # rows of one transaction or call
+SLOW_READ_MS = 60_000.0  # deadline of reads for a write or a check, which no request waits for
+
+FeastRead = list[tuple[datetime | None, dict[str, ValueProto] | None]]  # event time and features of each entity
 
 
 class PackedOnlineStore(OnlineStore):
-    """An online store of packed rows; a backend reads, writes, lists and removes them by view and key."""
+    """An online store of packed rows. A backend reads, writes, lists and removes them by view and key."""
 
     def __init__(self) -> None:
-        self._plans = Plans()
+        self._plans = RequestPlanCache()
 
     @abstractmethod
-    def _read_places(
-        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], within_ms: float
+    def read_packed(
+        self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
     ) -> list[list[bytes | None]]:
-        """Packed rows for the keys in each place (a `view_id`), all together in so many milliseconds.
+        """Read packed rows, None for a miss.
+
+        Args:
+            config: of the Feast repo.
+            wanted: a `view_id` and keys for each list of rows to return.
+            deadline_ms: milliseconds for all rows together.
 
         Raises:
             DeadlineError: it took longer.
         """
 
     @abstractmethod
-    def _write(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
-        """Store each row unless a newer one is there; on disk or with the server when it returns."""
+    def write_packed(self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow]) -> None:
+        """Store each row unless a newer one is there. On return the rows are on disk or with the server."""
 
     @abstractmethod
-    def _remove(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
-        """Delete rows and say how many there were."""
+    def remove_packed(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> int:
+        """Delete rows, and return how many there were."""
 
     @abstractmethod
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
-        """Keys of all rows of a view, for verifying."""
+        """List the keys of all rows of a view."""
 
     # writing
 
@@ -74,50 +82,53 @@ class PackedOnlineStore(OnlineStore):
         data: list[FeastRow],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows as Feast makes them; a row may have only some of the features.
+        """Write rows in Feast's form; a row may have only some of the features.
 
         Raises:
             InvalidVectorError: a vector is NaN, infinite, all zero or of the wrong dimension; nothing was written.
         """
-        whole, partial = from_feast(table, data, config.entity_key_serialization_version)
+        rows, partial = from_feast(table, data, config.entity_key_serialization_version)
         if partial:
             names = [feature.name for feature in table.features]
-            before = dict(
-                zip([r.key for r in partial], self._stored(config, table, [r.key for r in partial]), strict=True)
-            )
+            keys = [row.key for row in partial]
+            before = dict(zip(keys, self.stored_rows(config, table, keys), strict=True))
             for row in partial:
-                whole.append(row.whole(before[row.key], names))
-                before[row.key] = whole[-1].data
-        self._write_all(config, table, whole, progress)
+                completed = row.completed(before[row.key], names)
+                before[row.key] = completed.data
+                rows.append(completed)
+        self._write_in_batches(config, table, rows, progress)
 
     def write_arrow(
         self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
     ) -> int:
-        """Write an Arrow batch that has the view's join keys and features as columns, and say how many rows.
+        """Write an Arrow batch that has the view's join keys and features as columns.
+
+        Returns:
+            The number of rows.
 
         Raises:
             InvalidVectorError: a vector is NaN, infinite, all zero or of the wrong dimension; nothing was written.
         """
         rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
-        self._write_all(config, view, rows, None)
+        self._write_in_batches(config, view, rows, None)
         return len(rows)
 
     async def online_write_batch_async(
         self, config: RepoConfig, table: FeatureView, data: list[FeastRow], progress: Callable[[int], Any] | None
     ) -> None:
-        """`online_write_batch` in another thread."""
+        """Run `online_write_batch` in another thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def delete_entities(self, config: RepoConfig, view: FeatureView, entity_keys: Sequence[EntityKeyProto]) -> int:
-        """Remove entities from a view and say how many were there."""
-        return self._remove(config, view, _serialized(config, entity_keys))
+        """Remove entities from a view, and return how many were there."""
+        return self.remove_packed(config, view, _serialized(config, entity_keys))
 
-    def _write_all(
+    def _write_in_batches(
         self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow], progress: Callable[[int], Any] | None
     ) -> None:
         for start in range(0, len(rows), WRITE_BATCH):
             batch = rows[start : start + WRITE_BATCH]
-            self._write(config, view, batch)
+            self.write_packed(config, view, batch)
             if progress is not None:
                 progress(len(batch))
 
@@ -128,20 +139,34 @@ class PackedOnlineStore(OnlineStore):
         config: RepoConfig,
         wanted: Sequence[tuple[FeatureView, Sequence[str]]],
         ids: Sequence[str],
-        within_ms: float,
-    ) -> list[tuple[Rows, np.ndarray | None]]:
-        """Rows of string `ids` in each view with the features named, and which are expired (None: none can be).
+        deadline_ms: float,
+    ) -> list[tuple[UnpackedRows, np.ndarray | None]]:
+        """Read the rows of n string `ids` in several views.
+
+        Args:
+            config: of the Feast repo.
+            wanted: views with the names of the features to read.
+            ids: n ids.
+            deadline_ms: milliseconds for all views together.
+
+        Returns:
+            For each view its rows, and (n,) bool: True for an expired row. None if the view has no time to live.
 
         Raises:
-            DeadlineError: the backend did not answer within so many milliseconds.
+            DeadlineError: the backend did not answer in time.
         """
         version = config.entity_key_serialization_version
-        names_of_keys = [view.entity_columns[0].name for view, _ in wanted]  # Feast's join_keys is slow
-        keys = {name: single_keys(name, ids, ValueType.STRING, version) or [] for name in dict.fromkeys(names_of_keys)}
-        places = [(view_id(config, view), keys[name]) for (view, _), name in zip(wanted, names_of_keys, strict=True)]
-        read = self._read_places(config, places, within_ms)
-        rows = [unpack_rows(own, names) for own, (_, names) in zip(read, wanted, strict=True)]
-        return [(own, _expired(view, own)) for own, (view, _) in zip(rows, wanted, strict=True)]
+        join_keys = [view.entity_columns[0].name for view, _ in wanted]  # Feast's join_keys is slow
+        keys = {name: single_keys(name, ids, ValueType.STRING, version) or [] for name in dict.fromkeys(join_keys)}
+        views_and_keys = [
+            (view_id(config, view), keys[name]) for (view, _), name in zip(wanted, join_keys, strict=True)
+        ]
+        result = []
+        packed_views = self.read_packed(config, views_and_keys, deadline_ms)
+        for packed_rows, (view, names) in zip(packed_views, wanted, strict=True):
+            rows = unpack_rows(packed_rows, names)
+            result.append((rows, _expired(view, rows)))
+        return result
 
     def online_read(
         self,
@@ -149,22 +174,20 @@ class PackedOnlineStore(OnlineStore):
         table: FeatureView,
         entity_keys: list[EntityKeyProto],
         requested_features: list[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """Event time and features of each entity; (None, None) for one that is unknown or expired."""
+    ) -> FeastRead:
+        """Return event time and features of each entity; (None, None) for one that is unknown or expired."""
         names = requested_features or [feature.name for feature in table.features]
         rows, expired = self._rows(config, table, _serialized(config, entity_keys), names)
         return _feast_rows(rows, expired, names)
 
-    def read_rows(
-        self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]
-    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """`online_read` of every feature, rows past their time to live too: for verifying."""
+    def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
+        """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
-        rows = unpack_rows(self._stored(config, view, _serialized(config, entity_keys)), names)
+        rows = unpack_rows(self.stored_rows(config, view, _serialized(config, entity_keys)), names)
         return _feast_rows(rows, None, names)
 
     def key_bytes(self, config: RepoConfig, entity_keys: list[EntityKeyProto]) -> list[bytes]:
-        """What `keys` gives for these entities."""
+        """Return the keys of these entities, in the form that `keys` lists."""
         return _serialized(config, entity_keys)
 
     async def online_read_async(
@@ -173,8 +196,8 @@ class PackedOnlineStore(OnlineStore):
         table: FeatureView,
         entity_keys: list[EntityKeyProto],
         requested_features: list[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """`online_read` in another thread."""
+    ) -> FeastRead:
+        """Run `online_read` in another thread."""
         return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
 
     def get_online_features(
@@ -187,12 +210,15 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """Features of n entities; a PackedResponse, unless on-demand features or the like need Feast's own path."""
+        """Return features of n entities: a PackedResponse where this store can answer, else Feast's own response.
+
+        Feast's own code answers requests with on-demand features, renamed join keys and the like.
+        """
         plan = None
         if not include_feature_view_version_metadata and not getattr(features, "precompute_online", False):
-            plan = self._plans.of(config, registry, project, features, full_feature_names)
-        asked = plan.asked(entity_rows) if plan is not None else None
-        if plan is None or asked is None:
+            plan = self._plans.plan_for(config, registry, project, features, full_feature_names)
+        ids = plan.ids_in(entity_rows) if plan is not None else None
+        if plan is None or ids is None:
             return super().get_online_features(
                 config,
                 features,
@@ -202,29 +228,30 @@ class PackedOnlineStore(OnlineStore):
                 full_feature_names,
                 include_feature_view_version_metadata,
             )
-        places = [(part.place, asked.key_bytes[part.join_key]) for part in plan.parts]
-        found = self._read_places(config, places, config.online_store.read_deadline_ms)
-        columns: dict[str, Column] = {}
-        for part, packed_rows in zip(plan.parts, found, strict=True):
-            rows = unpack_rows(packed_rows, part.features)
-            expired = _expired(part.view, rows)
-            for feature, name in zip(part.features, part.names, strict=True):
-                columns[name] = Column.of(rows, feature, expired)
-        return PackedResponse(asked.ids, columns, plan.feature_types)
+        wanted = [(requested.stored_view, ids.key_bytes[requested.join_key]) for requested in plan.views]
+        packed_views = self.read_packed(config, wanted, config.online_store.read_deadline_ms)
+        columns: dict[str, FeatureColumn] = {}
+        for requested, packed_rows in zip(plan.views, packed_views, strict=True):
+            rows = unpack_rows(packed_rows, requested.features)
+            expired = _expired(requested.view, rows)
+            for feature, name in zip(requested.features, requested.names, strict=True):
+                columns[name] = FeatureColumn.of(rows, feature, expired)
+        return PackedResponse(ids.columns, columns, plan.feature_types)
 
     async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
-        """`get_online_features` in another thread."""
+        """Run `get_online_features` in another thread."""
         return await asyncio.to_thread(self.get_online_features, *arguments, **named)
 
-    def _stored(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Packed rows in the order of `keys`, for work that nobody waits for in milliseconds."""
-        return self._read_places(config, [(view_id(config, view), keys)], PATIENCE_MS)[0]
+    def stored_rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Read packed rows in the order of `keys`, None for a miss, without the deadline of a request."""
+        return self.read_packed(config, [(view_id(config, view), keys)], SLOW_READ_MS)[0]
 
     def _rows(
         self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]
-    ) -> tuple[Rows, np.ndarray | None]:
-        [found] = self._read_places(config, [(view_id(config, view), keys)], config.online_store.read_deadline_ms)
-        rows = unpack_rows(found, names)
+    ) -> tuple[UnpackedRows, np.ndarray | None]:
+        deadline_ms = config.online_store.read_deadline_ms
+        [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], deadline_ms)
+        rows = unpack_rows(packed_rows, names)
         return rows, _expired(view, rows)
 
     def _read_features_per_fv(
@@ -237,19 +264,21 @@ class PackedOnlineStore(OnlineStore):
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        """Feast's own path, which on-demand features take: the same rows and statuses, in protobuf."""
+        """Give Feast's own code, which answers requests with on-demand features, the same rows and statuses."""
         for view, features in grouped_refs:
-            entities, places, n = utils._get_unique_entities(view, join_key_values, entity_name_to_join_key_map)
+            entities, rows_of_entities, n = utils._get_unique_entities(
+                view, join_key_values, entity_name_to_join_key_map
+            )
             keys = _serialized(config, utils._get_entity_key_protos(entities))
             rows, expired = self._rows(config, view, keys, features)
-            position = np.zeros(n, np.int64)
-            for i, own in enumerate(places):
-                position[list(own)] = i
+            entity_of_row = np.zeros(n, np.int64)
+            for i, entity_rows in enumerate(rows_of_entities):
+                entity_of_row[list(entity_rows)] = i
             prefix = view.projection.name_to_use()
             names = [f"{prefix}__{name}" if full_feature_names else name for name in features]
             online_features_response.metadata.feature_names.val.extend(names)
             for name in features:
-                column = Column.of(rows, name, expired).at(position, n)
+                column = FeatureColumn.of(rows, name, expired).at(entity_of_row, n)
                 online_features_response.results.append(column.feature_vector())
             if include_feature_view_version_metadata:
                 metadata = online_features_response.metadata.feature_view_metadata.add()
@@ -262,7 +291,7 @@ class PackedOnlineStore(OnlineStore):
     def _is_versioned_read_supported(self) -> bool:
         return True
 
-    # upkeep
+    # tables
 
     def update(
         self,
@@ -273,30 +302,30 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Make room for the views that stay, and drop the rows of those that go."""
+        """Prepare the backend for the views that stay, and drop the rows of the views that go."""
         for view in tables_to_keep:
-            self._create(config, view)
+            self.create_view(config, view)
         for view in tables_to_delete:
-            self._drop(config, view)
+            self.drop_view(config, view)
 
-    def _create(self, config: RepoConfig, view: FeatureView) -> None:
-        """Make room for a view, where the backend needs to."""
+    def create_view(self, config: RepoConfig, view: FeatureView) -> None:
+        """Prepare the backend for rows of a view, if it needs to be."""
 
     @abstractmethod
-    def _drop(self, config: RepoConfig, view: FeatureView) -> None:
+    def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
         """Remove every row of a view."""
 
 
-def _feast_rows(
-    rows: Rows, expired: np.ndarray | None, names: Sequence[str]
-) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-    columns = {name: Column.of(rows, name, expired).values() for name in names}
-    times = rows.event_times.tolist()
-    here = (rows.found if expired is None else rows.found & ~expired).tolist()
-    return [
-        (_utc(times[i]), {name: values[i] for name, values in columns.items()}) if here[i] else (None, None)
-        for i in range(rows.n)
-    ]
+def _feast_rows(rows: UnpackedRows, expired: np.ndarray | None, names: Sequence[str]) -> FeastRead:
+    columns = {name: FeatureColumn.of(rows, name, expired).values() for name in names}
+    is_present = rows.is_found if expired is None else rows.is_found & ~expired
+    result: FeastRead = []
+    for i, (microseconds, present) in enumerate(zip(rows.event_times.tolist(), is_present.tolist(), strict=True)):
+        if present:
+            result.append((_from_microseconds(microseconds), {name: values[i] for name, values in columns.items()}))
+        else:
+            result.append((None, None))
+    return result
 
 
 def _serialized(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -> list[bytes]:
@@ -304,14 +333,14 @@ def _serialized(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -> li
     return [bytes(serialize_entity_key(key, entity_key_serialization_version=version)) for key in entity_keys]
 
 
-def _expired(view: FeatureView, rows: Rows) -> np.ndarray | None:
-    """(n,) bool: found, but older than the view's time to live; None for a view without one."""
+def _expired(view: FeatureView, rows: UnpackedRows) -> np.ndarray | None:
+    """Return (n,) bool: True for a row older than the view's time to live. None for a view without one."""
     if not view.ttl:
         return None
     oldest = int((time.time() - view.ttl.total_seconds()) * 1_000_000)
-    return rows.found & (rows.event_times < oldest)
+    return rows.is_found & (rows.event_times < oldest)
 
 
-def _utc(microseconds: int) -> datetime:
+def _from_microseconds(microseconds: int) -> datetime:
     seconds, rest = divmod(microseconds, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

@@ -1,4 +1,4 @@
-"""What an online request asks for, worked out once for as long as Feast's registry stays the same."""
+"""Plans of online requests: views, features and types, resolved once while Feast's registry stays the same."""
 
 from __future__ import annotations
 
@@ -15,120 +15,121 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from girl_features.store.online.keys import single_keys
-from girl_features.store.online.response import Keys
+from girl_features.store.online.response import IdColumn
 
 MAX_PLANS = 100
 
 EntityRows = list[dict[str, Any]] | Mapping[str, Any]
 
 
-class Part(NamedTuple):
+class RequestedView(NamedTuple):
     """One feature view of a request."""
 
     view: FeatureView
-    place: str  # where its rows are
+    stored_view: str  # its `view_id`
     join_key: str
     features: list[str]
-    names: list[str]  # the features' names in the response
+    names: list[str]  # of the features in the response
 
 
-class Asked(NamedTuple):
+class RequestedIds(NamedTuple):
     """The ids of one request."""
 
-    ids: list[Keys]
+    columns: list[IdColumn]
     key_bytes: dict[str, list[bytes]]  # by join key
 
 
-class Plan(NamedTuple):
-    """What a request asks for, but for its ids."""
+class RequestPlan(NamedTuple):
+    """Everything that a request asks for, except its ids."""
 
-    registry: Any  # kept, so that its id stays its own
+    registry: Any  # kept alive, so that no other registry gets its id()
     registry_read_at: datetime | None
-    parts: list[Part]
+    views: list[RequestedView]
     id_types: dict[str, ValueType]  # by join key
     feature_types: dict[str, ValueType]
     key_version: int
 
-    def asked(self, entity_rows: EntityRows) -> Asked | None:
-        """The ids in `entity_rows`; None where they need Feast's conversions or its complaints."""
-        columns = _columnar(entity_rows)
-        if columns.keys() != self.id_types.keys():
+    def ids_in(self, entity_rows: EntityRows) -> RequestedIds | None:
+        """Return the ids in `entity_rows`; None if Feast has to convert them, or to report what is wrong with them."""
+        values_by_key = _by_join_key(entity_rows)
+        if values_by_key.keys() != self.id_types.keys():
             return None
-        ids: list[Keys] = []
+        columns: list[IdColumn] = []
         key_bytes: dict[str, list[bytes]] = {}
+        n_ids = None
         for name, value_type in self.id_types.items():
-            values = columns[name]
-            own = None
+            values = values_by_key[name]
+            keys = None
             if isinstance(values, (list, tuple)):
-                own = single_keys(name, values, value_type, self.key_version)
-            if own is None or len(own) != len(next(iter(key_bytes.values()), own)):
+                keys = single_keys(name, values, value_type, self.key_version)
+            if keys is None or n_ids not in (None, len(keys)):
                 return None
-            key_bytes[name] = own
-            ids.append(Keys(name, values, value_type))
-        return Asked(ids, key_bytes)
+            n_ids = len(keys)
+            key_bytes[name] = keys
+            columns.append(IdColumn(name, values, value_type))
+        return RequestedIds(columns, key_bytes)
 
 
-class Plans:
-    """Plans by request. Feast's cache of the same is one for a process and emptied when its stores take turns."""
+class RequestPlanCache:
+    """Plans by request. Feast has one such cache for a process, and empties it when two of its stores take turns."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._plans: dict[tuple[Any, ...], RequestPlan] = {}
 
-    def of(
+    def plan_for(
         self,
         config: RepoConfig,
         registry: Any,
         project: str,
         features: list[str] | FeatureService,
         full_feature_names: bool,
-    ) -> Plan | None:
-        """The plan of a request, or None if Feast's own path must take it."""
-        named = features.name if isinstance(features, FeatureService) else tuple(features)
-        asked = (id(registry), project, named, full_feature_names)
+    ) -> RequestPlan | None:
+        """Return the plan of a request; None if only Feast's own code can answer it."""
+        feature_names = features.name if isinstance(features, FeatureService) else tuple(features)
+        request = (id(registry), project, feature_names, full_feature_names)
         read_at = getattr(registry, "cached_registry_proto_created", None)
-        plan = self._plans.get(asked)
+        plan = self._plans.get(request)
         if plan is not None and read_at is not None and plan.registry_read_at == read_at and registry.is_cache_valid():
             return plan
-        plan = _plan(config, registry, project, features, full_feature_names)
+        plan = _make_plan(config, registry, project, features, full_feature_names)
         if plan is not None:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
-            self._plans[asked] = plan
+            self._plans[request] = plan
         return plan
 
 
 def view_id(config: RepoConfig, view: FeatureView) -> str:
-    """Name of a view in its project, with its version where Feast versions views."""
+    """Return the name under which rows of a view are stored: project, view, and version if Feast versions views."""
     name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
     return f"{config.project}_{name}"
 
 
-def _plan(
+def _make_plan(
     config: RepoConfig, registry: Any, project: str, features: list[str] | FeatureService, full_feature_names: bool
-) -> Plan | None:
+) -> RequestPlan | None:
     context = utils._get_cached_request_context(registry, project, features, full_feature_names)
     _, on_demand, _, _, _, grouped, _, request_data, entityless = context
-    views = [view for view, _ in grouped]
-    if on_demand or request_data or entityless or any(not _has_one_plain_key(view) for view in views):
+    if on_demand or request_data or entityless or any(not _has_one_plain_key(view) for view, _ in grouped):
         return None
-    parts, id_types = [], {}
+    views, id_types = [], {}
     for view, names in grouped:
         prefix = view.projection.name_to_use()
-        out = [f"{prefix}__{name}" if full_feature_names else name for name in names]
+        response_names = [f"{prefix}__{name}" if full_feature_names else name for name in names]
         [field], [key] = view.entity_columns, view.join_keys
         id_types[key] = field.dtype.to_value_type()
-        parts.append(Part(view, view_id(config, view), key, list(names), out))
+        views.append(RequestedView(view, view_id(config, view), key, list(names), response_names))
     read_at = getattr(registry, "cached_registry_proto_created", None)
     types = OnlineStore._build_feature_types(grouped)
-    return Plan(registry, read_at, parts, id_types, types, config.entity_key_serialization_version)
+    return RequestPlan(registry, read_at, views, id_types, types, config.entity_key_serialization_version)
 
 
 def _has_one_plain_key(view: FeatureView) -> bool:
     return not view.projection.join_key_map and len(view.join_keys) == 1 and view.join_keys[0] != DUMMY_ENTITY_ID
 
 
-def _columnar(entity_rows: EntityRows) -> dict[str, Sequence[Any]]:
-    """Ids by join key; an empty mapping where rows differ in their keys, which Feast then reports."""
+def _by_join_key(entity_rows: EntityRows) -> dict[str, Sequence[Any]]:
+    """Return the ids by join key; empty if the rows differ in their keys, which Feast then reports."""
     if isinstance(entity_rows, Mapping):
         return dict(entity_rows)
     names = entity_rows[0].keys() if entity_rows else ()

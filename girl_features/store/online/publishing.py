@@ -1,8 +1,8 @@
 """Publish the newest row of each id to Feast's online store.
 
-Stock SQLite keeps whatever was written last, so an old row must never be sent over a newer one: for each id
-that unpublished parts touch, the newest row over *all* parts goes out. Sending it twice changes nothing, so a
-crash before the ledger is written costs time, not truth.
+Feast's own SQLite store keeps the row that was written last, even if it is older. So for each id in the unpublished
+parts the newest row over *all* parts is sent. Sending a row twice changes nothing, so after a crash before the ledger
+is written the rows are only sent again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class PublishReport(NamedTuple):
-    """Rows sent to the online store, by Feast view; zeros where it was up to date."""
+    """Counts of one publication."""
 
-    n_rows: dict[str, int]
+    n_rows: dict[str, int]  # sent to the online store, by Feast view
 
     @property
     def total(self) -> int:
@@ -53,13 +53,16 @@ def publish(
 ) -> PublishReport:
     """Bring the online store of the Feast repo up to date with the parts of `contract`.
 
-    One run at a time for a target; parts may be written meanwhile, and go out the next time. A view whose online
-    rows were lost (emptied, or dropped and applied again) is noticed by one look-up and sent whole.
+    One run publishes to a target at a time. Parts that are written meanwhile are published by the next run. One lookup
+    for each view detects that its online rows were lost (emptied, or dropped and applied again); then all are sent.
 
     Args:
+        repo: the Feast repo.
+        store: the store of the parts.
+        contract: the contract to publish.
         batch_size: rows converted and written at a time.
-        republish: send every id's newest row, whatever was published before.
-        progress: told the number of rows of each batch once it is written.
+        republish: send the newest row of every id, even if it was published before.
+        progress: called with the number of rows after each batch.
 
     Raises:
         UnknownContractError: the contract is not in the registry; `feast apply` first.
@@ -81,42 +84,45 @@ def publish(
             if republish:
                 ledger.forget(name)
             key = VIEWS[view].key
-            alive = store.erased.condition([key])
-            target = _Target(feast_store, feast_store.get_feature_view(name), key, ledger, alive)
-            n_rows[name] = target.publish(store.sound_parts(view, fingerprint), batch_size, progress)
+            not_erased = store.erased.condition([key])
+            publisher = _ViewPublisher(feast_store, feast_store.get_feature_view(name), key, ledger, not_erased)
+            n_rows[name] = publisher.publish(store.sound_parts(view, fingerprint), batch_size, progress)
     return PublishReport(n_rows)
 
 
-class _Target:
-    """One Feast view and what it already holds online."""
+class _ViewPublisher:
+    """Publishes one Feast view."""
 
-    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger, alive: str) -> None:
+    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger, not_erased: str) -> None:
         self._store = store
         self._view = view
         self._key = key
         self._ledger = ledger
-        self._alive = alive  # SQL: true for rows of nobody who was erased
+        self._not_erased = not_erased  # SQL, true for rows of people who were not erased
         self._features = [feature.name for feature in view.features]
 
     def publish(self, parts: list[Path], batch_size: int, progress: Callable[[int], None] | None) -> int:
-        published = self._ledger.published(self._view.name)
-        old = [path for path in parts if path.name in published]
-        if old and not self._still_holds(old[0]):
+        """Send the rows that changed, and return their number."""
+        published_names = self._ledger.published(self._view.name)
+        published = [path for path in parts if path.name in published_names]
+        if published and not self._is_online(published[0]):
             self._ledger.forget(self._view.name)
-            old = []
-        new = [path for path in parts if path not in old]
+            published = []
+        new = [path for path in parts if path not in published]
+        if not new:
+            return 0
         n_rows = 0
-        for batch in newest_rows(parts, new, self._key, self._features, batch_size, self._alive) if new else ():
+        for batch in newest_rows(parts, new, self._key, self._features, batch_size, self._not_erased):
             self._write(batch)
             n_rows += batch.num_rows
             if progress is not None:
                 progress(batch.num_rows)
-        if new:
-            self._ledger.record(self._view.name, [path.name for path in parts])
+        self._ledger.record(self._view.name, [path.name for path in parts])
         return n_rows
 
-    def _still_holds(self, part: Path) -> bool:
-        query = f"SELECT {self._key} FROM {parquet_relation([part])} WHERE {self._alive} LIMIT 1"
+    def _is_online(self, part: Path) -> bool:
+        """True if the online store has the id of one row of a published part, or if the part has no rows."""
+        query = f"SELECT {self._key} FROM {parquet_relation([part])} WHERE {self._not_erased} LIMIT 1"
         row = duckdb.execute(query).fetchone()
         if row is None:
             return True
@@ -141,13 +147,21 @@ class _Target:
 
 
 def newest_rows(
-    parts: list[Path], touching: list[Path], key: str, features: list[str], batch_size: int, alive: str = "true"
+    parts: list[Path], touching: list[Path], key: str, features: list[str], batch_size: int, not_erased: str = "true"
 ) -> Iterator[pa.RecordBatch]:
-    """The newest row over `parts` of each id that occurs in `touching`, at most `batch_size` at a time.
+    """Read the newest row over `parts` of each id that occurs in `touching`, at most `batch_size` rows at a time.
 
-    Newest is by event, then created timestamp, then part name and place in it. The choice is made on keys and
-    times alone and the wide columns are read afterwards, so that memory follows the ids, not the vectors. Rows for
-    which the SQL `alive` is not true are left out: a part of a backup may hold people who were erased.
+    The newest row is the one with the latest event time, then created time, then part name and place in the part. It
+    is found on keys and times alone and the wide columns are read afterwards, so that memory does not grow with the
+    size of the vectors.
+
+    Args:
+        parts: every part of the view.
+        touching: parts with the ids to read.
+        key: id column.
+        features: columns to read besides.
+        batch_size: rows of a batch.
+        not_erased: SQL, true for rows of people who were not erased; a part from a backup may have others.
     """
     columns = ", ".join([key, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *features])
     rows = parquet_relation(parts, filename=True, file_row_number=True)
@@ -155,7 +169,7 @@ def newest_rows(
         WITH newest AS (
             SELECT max(({EVENT_TIMESTAMP}, {CREATED_TIMESTAMP}, filename, file_row_number)) AS pick
             FROM {rows}
-            WHERE {key} IN (SELECT {key} FROM {parquet_relation(touching)}) AND {alive}
+            WHERE {key} IN (SELECT {key} FROM {parquet_relation(touching)}) AND {not_erased}
             GROUP BY {key}
         )
         SELECT {columns}
@@ -168,7 +182,7 @@ def newest_rows(
 
 @contextmanager
 def online_errors(store: FeatureStore) -> Iterator[None]:
-    """What SQLite, Redis and the network raise, as StoreErrors."""
+    """Turn errors of SQLite, Redis and the network into StoreErrors."""
     try:
         yield
     except sqlite3.Error as error:
@@ -178,12 +192,12 @@ def online_errors(store: FeatureStore) -> Iterator[None]:
         ) from error
     except _network_errors() as error:
         raise StoreError(
-            f"Feast's online store of project {store.project!r} does not answer: {error}; see that the server which "
-            f"`online_store:` of feature_store.yaml names is up, then run the same command again: what is in the "
-            f"parts is not generated again"
+            f"Feast's online store of project {store.project!r} does not answer: {error}; check that the server "
+            f"in `online_store:` of feature_store.yaml is running, then run the same command again: rows that are in "
+            f"the parts are not generated again"
         ) from error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    redis = sys.modules.get("redis")  # not imported: then none of its errors is about
+    redis = sys.modules.get("redis")  # if it is not imported, it cannot have raised an error
     return (OSError,) if redis is None else (OSError, redis.RedisError)

@@ -1,6 +1,7 @@
-"""One bounded read from Redis: MGET with a deadline for the whole answer; hiredis packs and parses.
+"""Read from Redis by MGET with a deadline for the whole answer; hiredis packs and parses.
 
-A client's socket time-out bounds each wait, so a server that drips can take any multiple of it.
+The redis package has a time-out for each wait on the socket only, so a server that sends a few bytes at a time can
+take any multiple of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BUFFER = 1 << 18
 
 
 class RedisReader:
-    """One connection that reads. After an error it is closed, as what is left in it belongs to no question."""
+    """One connection for reading. It is closed after an error, so that a late answer is not taken for the next one."""
 
     def __init__(self, host: str, port: int, parameters: dict[str, Any]) -> None:
         self._host, self._port, self._parameters = host, port, parameters
@@ -27,17 +28,17 @@ class RedisReader:
         self._buffer = bytearray(_BUFFER)
 
     def mget(self, keys: Sequence[bytes], deadline_ms: float) -> list[bytes | None]:
-        """The values of `keys`, None for a miss.
+        """Return the values of `keys`, None for a miss.
 
         Raises:
             DeadlineError: connecting and reading took longer than `deadline_ms` milliseconds in all.
-            StoreError: the server is not there, or answers with an error.
+            StoreError: the server cannot be reached, or answers with an error.
         """
         if not keys:
             return []
-        until = time.monotonic() + deadline_ms / 1000
+        deadline = time.monotonic() + deadline_ms / 1000
         try:
-            values = self._ask_again(("MGET", *keys), until)
+            values = self._send_reconnecting(("MGET", *keys), deadline)
         except TimeoutError as error:
             self.close()
             raise DeadlineError(
@@ -57,39 +58,40 @@ class RedisReader:
         return values
 
     def close(self) -> None:
-        """Let the connection go; the next read makes a new one."""
+        """Close the connection; the next read opens a new one."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None
 
-    def _ask_again(self, words: tuple[Any, ...], until: float) -> Any:
-        """The answer; on a new connection where the server has dropped the old one since the last question."""
+    def _send_reconnecting(self, command: tuple[Any, ...], deadline: float) -> Any:
+        """Return the answer, over a new connection if the server has closed the present one since the last command."""
         if self._socket is not None:
             try:
-                return self._ask(words, until)
+                return self._send(command, deadline)
             except ConnectionError:
                 self.close()
-        self._connect(until)
-        return self._ask(words, until)
+        self._connect(deadline)
+        return self._send(command, deadline)
 
-    def _connect(self, until: float) -> None:
-        connection = socket.create_connection((self._host, self._port), timeout=_left(until))
+    def _connect(self, deadline: float) -> None:
+        connection = socket.create_connection((self._host, self._port), timeout=_seconds_until(deadline))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._parameters.get("ssl"):
             connection = ssl.create_default_context().wrap_socket(connection, server_hostname=self._host)
         self._socket, self._parser = connection, self._hiredis.Reader()
         password, user = self._parameters.get("password"), self._parameters.get("username")
         if password is not None:
-            self._ask(("AUTH", *([user] if user is not None else []), password), until)
+            credentials = (password,) if user is None else (user, password)
+            self._send(("AUTH", *credentials), deadline)
         if database := self._parameters.get("db"):
-            self._ask(("SELECT", database), until)
+            self._send(("SELECT", database), deadline)
 
-    def _ask(self, words: tuple[Any, ...], until: float) -> Any:
+    def _send(self, command: tuple[Any, ...], deadline: float) -> Any:
         assert self._socket is not None
-        self._socket.settimeout(_left(until))
-        self._socket.sendall(self._hiredis.pack_command(words))
+        self._socket.settimeout(_seconds_until(deadline))
+        self._socket.sendall(self._hiredis.pack_command(command))
         while (answer := self._parser.gets()) is False:
-            self._socket.settimeout(_left(until))
+            self._socket.settimeout(_seconds_until(deadline))
             n_bytes = self._socket.recv_into(self._buffer)
             if not n_bytes:
                 raise ConnectionResetError("the server closed the connection")
@@ -99,8 +101,13 @@ class RedisReader:
         return answer
 
 
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
+def _seconds_until(deadline: float) -> float:
+    """Return the seconds until `deadline` on the monotonic clock.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
         raise TimeoutError
-    return left
+    return seconds

@@ -1,4 +1,4 @@
-"""What the packed online stores answer: arrays at once, Feast's own forms when somebody asks for them."""
+"""Response of the packed online stores: arrays, turned into Feast's own forms only when they are asked for."""
 
 from __future__ import annotations
 
@@ -13,90 +13,100 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from girl_features.store.online.packed import BOOL, DOUBLE, FLOAT, INT32, INT64, VECTOR, Chunk, Rows, to_value
+from girl_features.store.online.packed import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    INT32,
+    INT64,
+    VECTOR,
+    UnpackedRows,
+    ValueGroup,
+    to_value,
+)
 
 PRESENT, NOT_FOUND = FieldStatus.PRESENT, FieldStatus.NOT_FOUND
 NULL_VALUE, EXPIRED = FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE
 
 
-class Column(NamedTuple):
-    """One feature of n rows as it was read; expired rows count as not there."""
+class FeatureColumn(NamedTuple):
+    """One feature of n rows, as it was read. Expired rows have no values."""
 
     n: int
-    chunks: list[Chunk]
-    event_times: np.ndarray  # (n,) int64 microseconds since 1970, 0 where nothing was found
-    found: np.ndarray  # (n,) bool
-    expired: np.ndarray | None  # (n,) bool; None if no row can be
+    groups: list[ValueGroup]
+    event_times: np.ndarray  # (n,) int64 microseconds since 1970; 0 for a key without a row
+    is_found: np.ndarray  # (n,) bool: the key has a row
+    expired: np.ndarray | None  # (n,) bool: the row is past the time to live; None if no row can be
 
     @classmethod
-    def of(cls, rows: Rows, name: str, expired: np.ndarray | None) -> Column:
-        """The feature `name` of rows of which some are past their time to live."""
-        chunks = rows.chunks[name]
+    def of(cls, rows: UnpackedRows, name: str, expired: np.ndarray | None) -> FeatureColumn:
+        """Return the feature `name` of rows of which some are expired."""
+        groups = rows.groups[name]
         if expired is not None and expired.any():
-            chunks = [_without(chunk, expired) for chunk in chunks]
-        return cls(rows.n, chunks, rows.event_times, rows.found, expired)
+            groups = [_without_expired(group, expired) for group in groups]
+        return cls(rows.n, groups, rows.event_times, rows.is_found, expired)
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """(n, d) float32, zeros where there is no vector, and (n,) bool: where there is one.
+        """Return (n, d) float32 vectors, zeros where there is none, and (n,) bool: True where there is one.
 
         Raises:
-            ValueError: the feature is no vector, or has vectors of several dimensions.
+            ValueError: the feature is not a vector, or has vectors of several dimensions.
         """
-        if len(self.chunks) == 1 and self.chunks[0].kind == VECTOR and len(self.chunks[0].rows) == self.n:
-            return self.chunks[0].values, self.found
-        dimensions = {chunk.values.shape[1] if chunk.kind == VECTOR else -1 for chunk in self.chunks if len(chunk.rows)}
+        if len(self.groups) == 1 and self.groups[0].kind == VECTOR and len(self.groups[0].rows) == self.n:
+            return self.groups[0].values, self.is_found
+        dimensions = {group.values.shape[1] if group.kind == VECTOR else -1 for group in self.groups if len(group.rows)}
         if len(dimensions) > 1 or -1 in dimensions:
             raise ValueError(f"not vectors of one dimension: {sorted(dimensions)}, where -1 is another type")
         vectors = np.zeros((self.n, dimensions.pop() if dimensions else 0), np.float32)
         present = np.zeros(self.n, bool)
-        for chunk in self.chunks:
-            vectors[chunk.rows] = chunk.values
-            present[chunk.rows] = True
+        for group in self.groups:
+            vectors[group.rows] = group.values
+            present[group.rows] = True
         return vectors, present
 
     def values(self) -> list[ValueProto]:
-        """Feast's protobuf values, empty for a miss."""
+        """Return Feast's protobuf values, empty for a miss."""
         values = [ValueProto()] * self.n
-        for chunk in self.chunks:
-            for row, value in zip(chunk.rows.tolist(), chunk.values, strict=True):
-                values[row] = to_value(chunk.kind, value)
+        for group in self.groups:
+            for row, value in zip(group.rows.tolist(), group.values, strict=True):
+                values[row] = to_value(group.kind, value)
         return values
 
     def python(self) -> list[Any]:
-        """Plain Python values as Feast gives them, None for a miss."""
+        """Return plain Python values as Feast does, None for a miss."""
         values: list[Any] = [None] * self.n
-        for chunk in self.chunks:
-            for row, value in zip(chunk.rows.tolist(), _python(chunk), strict=True):
+        for group in self.groups:
+            for row, value in zip(group.rows.tolist(), _python_values(group), strict=True):
                 values[row] = value
         return values
 
     def statuses(self) -> list[Any]:
-        """PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
-        here = NULL_VALUE if self.expired is None else np.where(self.expired, EXPIRED, NULL_VALUE)
-        statuses = np.where(self.found, here, NOT_FOUND)
-        for chunk in self.chunks:
-            statuses[chunk.rows] = PRESENT
+        """Return PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
+        without_value = NULL_VALUE if self.expired is None else np.where(self.expired, EXPIRED, NULL_VALUE)
+        statuses = np.where(self.is_found, without_value, NOT_FOUND)
+        for group in self.groups:
+            statuses[group.rows] = PRESENT
         return [int(status) for status in statuses]
 
-    def at(self, places: np.ndarray, n: int) -> Column:
-        """The column of n rows whose row i is our row `places[i]`."""
-        position = [np.flatnonzero(np.isin(places, chunk.rows)) for chunk in self.chunks]
-        chunks = []
-        for chunk, rows in zip(self.chunks, position, strict=True):
-            where = np.searchsorted(chunk.rows, places[rows])
-            chunks.append(Chunk(rows, chunk.kind, chunk.values[where]))
+    def at(self, places: np.ndarray, n: int) -> FeatureColumn:
+        """Return a column of n rows in which row i is row `places[i]` of this column."""
+        groups = []
+        for group in self.groups:
+            rows = np.flatnonzero(np.isin(places, group.rows))
+            positions = np.searchsorted(group.rows, places[rows])
+            groups.append(ValueGroup(rows, group.kind, group.values[positions]))
         expired = None if self.expired is None else self.expired[places]
-        return Column(n, chunks, self.event_times[places], self.found[places], expired)
+        return FeatureColumn(n, groups, self.event_times[places], self.is_found[places], expired)
 
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
-        """In Feast's protobuf."""
+        """Return the column in Feast's protobuf."""
         return GetOnlineFeaturesResponse.FeatureVector(
             values=self.values(), statuses=self.statuses(), event_timestamps=_timestamps(self.event_times)
         )
 
 
-class Keys(NamedTuple):
-    """The ids that were asked for, under the name they were asked by."""
+class IdColumn(NamedTuple):
+    """The ids of a request under one join key."""
 
     name: str
     values: Sequence[Any]
@@ -104,54 +114,56 @@ class Keys(NamedTuple):
 
 
 class PackedResponse(OnlineResponse):
-    """An OnlineResponse that makes protobufs and lists only when they are asked for."""
+    """An OnlineResponse that builds protobufs and lists only when they are asked for."""
 
-    def __init__(self, keys: list[Keys], columns: dict[str, Column], feature_types: dict[str, ValueType]) -> None:
-        self._keys = keys
+    def __init__(
+        self, ids: list[IdColumn], columns: dict[str, FeatureColumn], feature_types: dict[str, ValueType]
+    ) -> None:
+        self._ids = ids
         self._columns = columns
         self._feature_types = feature_types
         self._proto: GetOnlineFeaturesResponse | None = None
 
     def vectors(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
-        """(n, d) float32 of a feature, zeros for a miss, and (n,) bool: where there is a vector.
+        """Return (n, d) float32 vectors of a feature, zeros for a miss, and (n,) bool: True where there is a vector.
 
         Raises:
             KeyError: no such feature in this response.
-            ValueError: it is no vector, or has vectors of several dimensions.
+            ValueError: the feature is not a vector, or has vectors of several dimensions.
         """
         return self._columns[feature].vectors()
 
     def event_times(self, feature: str) -> np.ndarray:
-        """(n,) datetime64[us] UTC of the rows a feature came from; NaT where none was found."""
+        """Return (n,) datetime64[us] event times in UTC of the rows with a feature; NaT for a key without a row."""
         column = self._columns[feature]
         times = column.event_times.astype("datetime64[us]")
-        times[~column.found] = np.datetime64("NaT")
+        times[~column.is_found] = np.datetime64("NaT")
         return times
 
     def statuses(self, feature: str) -> list[int]:
-        """Feast's FieldStatus of each row; OUTSIDE_MAX_AGE for one past the view's time to live."""
+        """Return Feast's FieldStatus of each row; OUTSIDE_MAX_AGE for a row past the view's time to live."""
         return self._columns[feature].statuses()
 
     @property
     def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]
-        """The whole response in protobuf, as Feast's servers send it."""
+        """The response in protobuf, as Feast's servers send it."""
         if self._proto is None:
             self._proto = GetOnlineFeaturesResponse(results=[])
-            for key in self._keys:
-                self._proto.metadata.feature_names.val.append(key.name)
-                self._proto.results.append(_key_vector(key))
+            for id_column in self._ids:
+                self._proto.metadata.feature_names.val.append(id_column.name)
+                self._proto.results.append(_id_vector(id_column))
             for name, column in self._columns.items():
                 self._proto.metadata.feature_names.val.append(name)
                 self._proto.results.append(column.feature_vector())
         return self._proto
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """Lists of Python values by name, the ids first."""
+        """Return lists of Python values by name, the ids first."""
         result: dict[str, Any] = {}
-        for key in self._keys:
-            result[key.name] = _plain_ids(key)
+        for id_column in self._ids:
+            result[id_column.name] = _python_ids(id_column)
             if include_event_timestamps:
-                result[key.name + TIMESTAMP_POSTFIX] = [0] * len(key.values)
+                result[id_column.name + TIMESTAMP_POSTFIX] = [0] * len(id_column.values)
         for name, column in self._columns.items():
             result[name] = column.python()
             if include_event_timestamps:
@@ -159,15 +171,15 @@ class PackedResponse(OnlineResponse):
         return result
 
 
-def _without(chunk: Chunk, expired: np.ndarray) -> Chunk:
-    keep = ~expired[chunk.rows]
-    return Chunk(chunk.rows[keep], chunk.kind, chunk.values[keep])
+def _without_expired(group: ValueGroup, expired: np.ndarray) -> ValueGroup:
+    keep = ~expired[group.rows]
+    return ValueGroup(group.rows[keep], group.kind, group.values[keep])
 
 
-def _python(chunk: Chunk) -> list[Any]:
-    if chunk.kind in (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL):
-        return list(chunk.values.tolist())
-    return [feast_value_type_to_python_type(to_value(chunk.kind, value)) for value in chunk.values]
+def _python_values(group: ValueGroup) -> list[Any]:
+    if group.kind in (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL):
+        return list(group.values.tolist())
+    return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]
 
 
 def _timestamps(event_times: np.ndarray) -> list[Timestamp]:
@@ -175,18 +187,14 @@ def _timestamps(event_times: np.ndarray) -> list[Timestamp]:
     return [Timestamp(seconds=s, nanos=m * 1000) for s, m in zip(seconds.tolist(), micros.tolist(), strict=True)]
 
 
-def _protos(key: Keys) -> list[ValueProto]:
-    if key.values and isinstance(key.values[0], ValueProto):
-        return list(key.values)
-    return list(python_values_to_proto_values(list(key.values), key.value_type))
+def _python_ids(ids: IdColumn) -> list[Any]:
+    return [feast_value_type_to_python_type(v) if isinstance(v, ValueProto) else v for v in ids.values]
 
 
-def _plain_ids(key: Keys) -> list[Any]:
-    return [feast_value_type_to_python_type(v) if isinstance(v, ValueProto) else v for v in key.values]
-
-
-def _key_vector(key: Keys) -> GetOnlineFeaturesResponse.FeatureVector:
-    values = _protos(key)
+def _id_vector(ids: IdColumn) -> GetOnlineFeaturesResponse.FeatureVector:
+    values = list(ids.values)
+    if not values or not isinstance(values[0], ValueProto):
+        values = list(python_values_to_proto_values(values, ids.value_type))
     return GetOnlineFeaturesResponse.FeatureVector(
         values=values, statuses=[PRESENT] * len(values), event_timestamps=[Timestamp()] * len(values)
     )
