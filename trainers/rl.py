@@ -101,6 +101,8 @@ def train_ppo(
         existing = find_trained(trained_generators(config.generators_dir, settings.algo), inputs, RECORD_NAME)
         if existing is not None:
             return existing
+    if settings.algo != "ppo" and is_adapter(sft_folder):
+        raise ConfigError(f"ppo.algo {settings.algo!r} needs an SFT generator with `sft.tuning: full`")
     train, held_out = _split_by_seeker(cvs, settings)
     final = config.generators_dir / f"{settings.algo}-{inputs[:12]}"
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
@@ -111,31 +113,17 @@ def train_ppo(
     started = time.monotonic()
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _load_models(sft_folder, reward_model, settings)
+    penalties = (settings.unfinished_penalty, settings.defect_penalty)
     train_task, held_out_task = (
-        JDTask(
-            part["cv"].to_list(),
-            tokenizer,
-            sft.max_cv_tokens,
-            reward_model,
-            settings.unfinished_penalty,
-            settings.defect_penalty,
-        )
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties)
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
-        result = PPO(
-            models,
-            train_task,
-            held_out_task,
-            settings,
-            max_new_tokens,
-            work / "checkpoints",
-            gradient_checkpointing=torch.cuda.is_available(),  # as in stages 1 and 2
-            after_iteration=after_iteration,
-        ).run()
+        recompute = torch.cuda.is_available()  # as stages 1 and 2 do
+        checkpoints = work / "checkpoints"
+        ppo = PPO(models, train_task, held_out_task, settings, max_new_tokens, checkpoints, recompute, after_iteration)
+        result = ppo.run()
     else:
-        if is_adapter(sft_folder):
-            raise ConfigError(f"ppo.algo {settings.algo!r} needs an SFT generator with `sft.tuning: full`")
         policies = Policies(models.actor, models.frozen)
         result = train_alternative(
             policies, tokenizer, train_task, held_out_task, pairs, settings, max_new_tokens, work
