@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    emit,
-    load,
-    ranker_factory,
-    stop_on_signal,
-)
+from girl_features.commands import common
 
 if TYPE_CHECKING:
     from girl_features.lab.experiment.rows import ExperimentSteps
@@ -33,7 +24,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; a sample market is written, nothing else.")
     ] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
     from girl_features.errors import InterruptedRunError
@@ -51,10 +42,10 @@ def run(
     if dry_run:
         plans = plan_experiment(config, lambda name: write_sample_market(config.data[name]))
         result = [plan._asdict() for plan in plans]
-        emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
+        common.emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return
     steps = _experiment_steps()
-    with stop_on_signal(f"girl experiment run {file}") as stop:
+    with common.stop_on_signal(f"girl experiment run {file}") as stop:
 
         def stopped() -> bool:
             return stop.signal is not None
@@ -97,7 +88,7 @@ def _report(results: Any, steps: ExperimentSteps, command: str, markdown: Path |
         typer.echo(f"{results.n_fits} fits made, {results.n_kept} kept from before; page: {page}; tables: {folder}")
 
     values = {"extras": {name: sections.values for name, sections in extras.items()}}
-    emit(to_json(results) | values, json_file, show)
+    common.emit(to_json(results) | values, json_file, show)
 
 
 def _experiment_steps() -> ExperimentSteps:
@@ -125,36 +116,38 @@ def _train(stage: str, *arguments: Any) -> Path:
 
 def ground(
     seekers: Annotated[
-        list[str] | None, typer.Argument(help="FitTask seeker ids; none: measure on the test window.")
+        list[str] | None, typer.Argument(help="Job seeker ids; none: measure on the test window.")
     ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     method: Annotated[str, typer.Option(help="For seekers: distance, matcher or reward.")] = "matcher",
     k: Annotated[int, typer.Option(min=1, help="Jobs a seeker.")] = 10,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure on so many queries, drawn at random.")] = None,
     shortlist: Annotated[int, typer.Option(min=1, help="Jobs taken by distance, for the others to order.")] = 100,
     many_hires: Annotated[bool, typer.Option(help="A job stays open after its first match.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """From generated JDs to real jobs: those of some seekers, or how often the job really matched is found."""
     from girl_features.errors import ConfigError
     from girl_features.lab.grounding.report import grounding_table, rows_as_json
     from girl_features.lab.grounding.run import ground_seekers, measure_run
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     if method not in ("distance", "matcher", "reward"):
         raise ConfigError(f"--method is {method!r}; choose distance, matcher or reward")
     if seekers:
-        jobs = ground_seekers(resolved, ranker_factory(), seekers, k, method)
+        jobs = ground_seekers(resolved, common.ranker_factory(), seekers, k, method)
 
         def show_jobs() -> None:
             for job in jobs:
                 head = " ".join(job.jd.split())[:70]
                 typer.echo(f"{job.job_seeker_id}  {job.rank:3d}  {job.score:.3f}  {job.job_id}  {head}")
 
-        emit([job._asdict() for job in jobs], json_file, show_jobs)
+        common.emit([job._asdict() for job in jobs], json_file, show_jobs)
         return
-    rows = measure_run(resolved, ranker_factory(), size=shortlist, limit=limit, taken_by_first_match=not many_hires)
+    rows = measure_run(
+        resolved, common.ranker_factory(), size=shortlist, limit=limit, taken_by_first_match=not many_hires
+    )
 
     def show() -> None:
         header, lines = grounding_table(rows)
@@ -163,24 +156,24 @@ def ground(
         for line in [header, *lines]:
             typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
-    emit(rows_as_json(rows), json_file, show)
+    common.emit(rows_as_json(rows), json_file, show)
 
 
 def judge(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     left: Annotated[str, typer.Option(help="Generator, named as in `girl evaluate`.")] = "girl",
     right: Annotated[str, typer.Option(help="Generator it is compared with.")] = "girl-sft",
     n: Annotated[int, typer.Option("-n", min=1, help="CVs, of seekers no generator has met.")] = 200,
     model: Annotated[str | None, typer.Option(help="A causal LM on this machine as judge, by folder or name.")] = None,
     probe: Annotated[int, typer.Option(min=0, help="Also try orders to the judge in so many left texts.")] = 0,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Compare the JDs of two generators by an LLM judge (GIRL_JUDGE_URL, _MODEL, _KEY), or measure them without."""
     from girl_features.lab.judge import run as judge_run
     from girl_features.lab.judge.verdicts import as_json
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     sides = judge_run.read_sides(resolved, left, right, n)
     chat = judge_run.choose_chat(model, resolved.workspace / "judge")
     if chat is None:
@@ -192,8 +185,8 @@ def judge(
             "measures": [measure._asdict() for measure in measures.measures],
             "reward_model": measures.reward_model,
         }
-        emit(result, json_file, lambda: typer.echo("\n".join(judge_run.measures_lines(measures, sides))))
+        common.emit(result, json_file, lambda: typer.echo("\n".join(judge_run.measures_lines(measures, sides))))
         return
     report = judge_run.run_judge(chat, sides, probe)
     asked = {"replies_asked": chat.n_asked, "replies_kept": chat.n_kept}
-    emit(as_json(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))
+    common.emit(as_json(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))

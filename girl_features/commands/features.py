@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    ContractOption,
-    JsonOption,
-    SetOption,
-    chosen_contract,
-    emit,
-    load,
-    print_mapping,
-    ranker_factory,
-    stop_on_signal,
-)
+from girl_features.commands import common
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def materialize(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing and estimate it; store nothing.")
     ] = False,
@@ -48,10 +36,10 @@ def materialize(
     on: Annotated[
         Literal["local", "ray"], typer.Option(help="This process, or Ray workers (see `ray` in girl.yaml).")
     ] = "local",
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     if dry_run:
         if on == "ray":
             raise typer.BadParameter("--dry-run plans and samples on this machine; leave --on ray out")
@@ -61,10 +49,10 @@ def materialize(
     words += [word for value in set_values or [] for word in ("--set", value)]
     words += ["--retry-failed"] if retry_failed else []
     words += ["--on", "ray"] if on == "ray" else []
-    with stop_on_signal(shlex.join(words)) as stop:
+    with common.stop_on_signal(shlex.join(words)) as stop:
         run = _batch_function(on)
         report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run)
-    emit(vars(report), json_file, lambda: print_mapping("Materialized", vars(report)))
+    common.emit(vars(report), json_file, lambda: common.print_mapping("Materialized", vars(report)))
     if report.n_unfinished:
         typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)
     if stop.is_made():
@@ -98,20 +86,22 @@ def _show_plan(
     }
 
     def show() -> None:
-        print_mapping("Plan (nothing was stored)", counts)
+        common.print_mapping("Plan (nothing was stored)", counts)
         if estimate is not None:
-            print_mapping(f"Estimate, from {estimate.n_sampled} CVs generated here", estimate._asdict())
+            common.print_mapping(f"Estimate, from {estimate.n_sampled} CVs generated here", estimate._asdict())
 
-    emit({**counts, "estimate": None if estimate is None else estimate._asdict()}, json_file, show)
+    common.emit({**counts, "estimate": None if estimate is None else estimate._asdict()}, json_file, show)
 
 
 def contracts(
-    config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """List the feature contracts in the store, oldest first."""
     from girl_features.store.parts import PartsStore
 
-    stored = PartsStore(load(config, set_values).store_dir).contracts()
+    stored = PartsStore(common.load(config, set_values).store_dir).contracts()
     rows = [{"contract": name, **contract.model_dump(mode="json")} for name, contract in stored.items()]
 
     def show() -> None:
@@ -122,15 +112,15 @@ def contracts(
                 f"trained until {contract.trained_until:%Y-%m-%d}"
             )
 
-    emit(rows, json_file, show)
+    common.emit(rows, json_file, show)
 
 
 def join(
     pairs: Annotated[Path, typer.Argument(help="Parquet of job_seeker_id, job_id, decided_at; other columns kept.")],
     out: Annotated[Path, typer.Argument(help="Parquet to write: the same rows with the girl_* columns beside them.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    contract: ContractOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    contract: common.ContractOption = None,
     reduction: Annotated[
         Path | None,
         typer.Option(help="Folder of the fitted projection; default: in the workspace, by contract."),
@@ -139,13 +129,13 @@ def join(
         bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
     ] = False,
     as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Join generated-JD features to a ranker's training table, point in time."""
     from girl_features.integrations.join_table import join_table
 
-    resolved = load(config, set_values)
-    features = chosen_contract(resolved, contract)
+    resolved = common.load(config, set_values)
+    features = common.chosen_contract(resolved, contract)
     summary = join_table(
         pairs,
         out,
@@ -155,13 +145,13 @@ def join(
         fit=fit,
         as_served=as_served,
     )
-    emit(summary._asdict(), json_file, lambda: print_mapping(f"Wrote {out}", summary._asdict()))
+    common.emit(summary._asdict(), json_file, lambda: common.print_mapping(f"Wrote {out}", summary._asdict()))
 
 
 def evaluate(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
 ) -> None:
     """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
@@ -171,10 +161,10 @@ def evaluate(
     from girl_features.evaluation.run import run_evaluate, write_results_page
     from girl_features.tiers import stand_ins_of
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
-    make_ranker = partial(ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)
+    make_ranker = partial(common.ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)
     evaluation = run_evaluate(resolved, make_ranker)
     if markdown is not None:
         write_results_page(markdown, evaluation, command=f"girl evaluate --config {config}")
-    emit(evaluation.comparison.to_json(), json_file, lambda: print_comparison(evaluation.comparison))
+    common.emit(evaluation.comparison.to_json(), json_file, lambda: print_comparison(evaluation.comparison))

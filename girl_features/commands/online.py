@@ -8,29 +8,18 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    ContractOption,
-    JsonOption,
-    SetOption,
-    emit,
-    load,
-    print_mapping,
-    ranker_factory,
-    stop_on_signal,
-)
+from girl_features.commands import common
 
 DEADLINE_MS = 10_000.0  # a person can wait longer than a ranking service
 
 
 def lookup(
     seekers: Annotated[list[str], typer.Argument(help="Job seeker ids.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    contract: ContractOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    contract: common.ContractOption = None,
     cv: Annotated[Path | None, typer.Option(help="File with the present CV of the one seeker asked for.")] = None,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Look up job seekers in the online store, as a ranking service does. Nothing is queued."""
     from girl_features.lookup import open_client, serving_encoder
@@ -39,7 +28,7 @@ def lookup(
 
     if cv is not None and len(seekers) != 1:
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     texts = None if cv is None else [_cv_text(cv)]
     fingerprint = full_fingerprint(resolved, contract)
     encoder = serving_encoder(resolved, fingerprint) if texts else None
@@ -65,23 +54,23 @@ def lookup(
             head = " ".join(f"{x:+.3f}" for x in vector[:6])
             typer.echo(f"{row['job_seeker_id']}  {row['tier']}{age}  [{head} ...]")
 
-    emit(rows, json_file, show)
+    common.emit(rows, json_file, show)
 
 
 def serve_worker(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at an empty queue.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Generate JDs for seekers that services asked for and the store lacked, and publish them."""
     from girl_features.batch.worker import open_worker, serve
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     worker = open_worker(resolved)
     print(f"generating under contract {worker.contract.fingerprint}; Ctrl-C ends after the cycle", file=sys.stderr)
-    with stop_on_signal(f"girl serve-worker --config {config}") as stop:
+    with common.stop_on_signal(f"girl serve-worker --config {config}") as stop:
         total = serve(
             worker,
             every_seconds=every,
@@ -89,7 +78,7 @@ def serve_worker(
             should_stop=stop.is_made,
             on_report=lambda report: print(_line(report._asdict()), file=sys.stderr),
         )
-    emit(total._asdict(), json_file, lambda: print_mapping("Worked off the queue", total._asdict()))
+    common.emit(total._asdict(), json_file, lambda: common.print_mapping("Worked off the queue", total._asdict()))
     if stop.is_made():
         raise typer.Exit(stop.exit_code)
     if total.n_failed:
@@ -101,21 +90,21 @@ def map_contract(
         str, typer.Option("--from", help="Contract that the store has vectors of: fingerprint or first digits.")
     ],
     target: Annotated[str, typer.Option("--to", help="Contract that rankers were trained on.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Map one contract's vectors to another's, so that a ranker of the old one still works, and say what it costs."""
     from girl_features.mapping.run import run_map
     from girl_features.store.parts import PartsStore
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     store = PartsStore(resolved.store_dir)
-    report = run_map(resolved, store.contract(source), store.contract(target), ranker_factory())
+    report = run_map(resolved, store.contract(source), store.contract(target), common.ranker_factory())
     result = {**report._asdict(), "losses": [loss._asdict() for loss in report.losses]}
 
     def show() -> None:
-        print_mapping("Mapped", {name: value for name, value in result.items() if name != "losses"})
+        common.print_mapping("Mapped", {name: value for name, value in result.items() if name != "losses"})
         for loss in report.losses:
             interval = "" if loss.auc_loss_low is None else f" ({loss.auc_loss_low:+.4f} to {loss.auc_loss_high:+.4f})"
             typer.echo(
@@ -123,7 +112,7 @@ def map_contract(
                 f"again; not training again costs {loss.auc_loss:+.4f}{interval}"
             )
 
-    emit(result, json_file, show)
+    common.emit(result, json_file, show)
 
 
 def _cv_text(path: Path) -> str:

@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    ContractOption,
-    JsonOption,
-    SetOption,
-    chosen_contract,
-    emit,
-    load,
-)
+from girl_features.commands import common
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
@@ -28,20 +19,20 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     kind: Annotated[str, typer.Option(help="lightgbm, mlp, dot, or one of the paper's -plain forms.")] = "lightgbm",
-    contract: ContractOption = None,
+    contract: common.ContractOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder to save it to; default: in the workspace.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Train a ranker on the ranking windows and save it for `girl serve`. Shows AUC and LogLoss for each tier."""
     from girl_features.integrations.rankers.training import train_ranker
     from girl_features.tiers import CAVEAT
 
-    resolved = load(config, set_values)
-    features = chosen_contract(resolved, contract)
+    resolved = common.load(config, set_values)
+    features = common.chosen_contract(resolved, contract)
     folder = out or resolved.trained_rankers_dir / f"{kind}-{features.fingerprint}"
     trained = train_ranker(resolved, features, kind, folder, seed)
 
@@ -52,13 +43,13 @@ def train(
         if any(tier.tier in ("student", "neighbours") for tier in trained.tiers):
             typer.echo(f"  note: {CAVEAT}")
 
-    emit({**trained._asdict(), "tiers": [tier._asdict() for tier in trained.tiers]}, json_file, show)
+    common.emit({**trained._asdict(), "tiers": [tier._asdict() for tier in trained.tiers]}, json_file, show)
 
 
 def serve(
     ranker: Annotated[Path, typer.Option(help="Folder of a saved ranker, as `girl train ranker` writes.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
     threads: Annotated[int, typer.Option(min=1, help="Requests that are handled at the same time.")] = 4,
@@ -70,7 +61,7 @@ def serve(
     from girl_features.integrations.service.limits import Limits
     from girl_features.integrations.service.server import run_server
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     ranking, queue = _open(resolved, ranker)
     app = create_app(ranking, Limits(threads, waiting, deadline), _queue_length(queue, ranking.client.contract))
     try:

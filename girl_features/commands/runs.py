@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from girl_features.commands.common import DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, emit, load, print_mapping
+from girl_features.commands import common
 
 runs_app = typer.Typer(help="List the runs of the batch job, or show one.", invoke_without_command=True)
 
@@ -14,16 +14,16 @@ runs_app = typer.Typer(help="List the runs of the batch job, or show one.", invo
 @runs_app.callback()
 def runs(
     context: typer.Context,
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """List the runs of the batch job, oldest first."""
     if context.invoked_subcommand is not None:
         return
     from girl_features.batch.run_log import RunLog
 
-    records = RunLog(load(config, set_values).runs_dir).records()
+    records = RunLog(common.load(config, set_values).runs_dir).records()
     rows = [record.model_dump(mode="json", exclude={"config"}) for record in records]
 
     def show() -> None:
@@ -42,15 +42,15 @@ def runs(
         if not records:
             typer.echo("no run yet; `girl materialize` starts the first")
 
-    emit(rows, json_file, show)
+    common.emit(rows, json_file, show)
 
 
 @runs_app.command("show")
 def show_run(
     run_id: Annotated[str, typer.Argument(metavar="ID", help="Of `girl runs`; its first characters, or `last`.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Show one run: its totals, what the store holds of it, and its resolved config."""
     import yaml
@@ -59,33 +59,33 @@ def show_run(
     from girl_features.batch.run_log import RunLog
     from girl_features.store.parts import PartsStore
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     record = RunLog(resolved.runs_dir).find(run_id)
     stored = rows_of_run(PartsStore(resolved.store_dir), record.contract, record.id)._asdict()
     facts = record.model_dump(mode="json", exclude={"config", "totals"})
 
     def show() -> None:
-        print_mapping(f"Run {record.id}", facts)
-        print_mapping("Totals", record.totals)
-        print_mapping("Rows of this run in the store", stored)
+        common.print_mapping(f"Run {record.id}", facts)
+        common.print_mapping("Totals", record.totals)
+        common.print_mapping("Rows of this run in the store", stored)
         typer.echo("Config")
         typer.echo(yaml.safe_dump(record.config, sort_keys=False))
 
-    emit({**record.model_dump(mode="json"), "stored": stored}, json_file, show)
+    common.emit({**record.model_dump(mode="json"), "stored": stored}, json_file, show)
 
 
 def history(
     seeker: Annotated[str, typer.Argument(help="Job seeker id.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Show every JD that a job seeker ever had: contract, time, status, seeds and texts."""
     from girl_features.batch.lineage import history
     from girl_features.store.parts import PartsStore
 
-    rows = history(PartsStore(load(config, set_values).store_dir), seeker)
-    emit(rows, json_file, lambda: _show_history(seeker, rows))
+    rows = history(PartsStore(common.load(config, set_values).store_dir), seeker)
+    common.emit(rows, json_file, lambda: _show_history(seeker, rows))
     if not rows:
         raise typer.Exit(1)
 

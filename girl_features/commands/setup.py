@@ -8,16 +8,7 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    emit,
-    load,
-    print_mapping,
-    ranker_factory,
-)
+from girl_features.commands import common
 
 
 def init(
@@ -39,7 +30,7 @@ def sample(
     seekers: Annotated[int, typer.Option(min=1, help="Number of job seekers.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace tables of these names in the folder.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Write a simulated market: seekers, jobs and recruiters' decisions, drawn from a known law."""
     from girl_features.progress import Progress
@@ -48,14 +39,14 @@ def sample(
     with Progress("sample", seekers, "seekers") as progress:
         summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach, overwrite=overwrite)
     result = summary._asdict()
-    emit(result, json_file, lambda: print_mapping(f"Simulated market in {folder}", result))
+    common.emit(result, json_file, lambda: common.print_mapping(f"Simulated market in {folder}", result))
 
 
 def check(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     strict: Annotated[bool, typer.Option(help="Fail if any row is rejected.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Check the tables, list the rows that are rejected and why, and show the time windows."""
     from girl_features.input.show import print_check
@@ -63,12 +54,12 @@ def check(
     from girl_features.input.summary import summarize
     from girl_features.input.tables import open_tables
 
-    resolved = load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
+    resolved = common.load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
     with open_tables(resolved) as tables:
         report = tables.report
         windows = summarize(tables, cut_windows(tables, resolved.windows))
     result = {"tables": report.to_dict(), "windows": windows.to_dict()}
-    emit(result, json_file, lambda: print_check(report, windows))
+    common.emit(result, json_file, lambda: print_check(report, windows))
     if report.n_rejected:
         raise typer.Exit(1)
 
@@ -77,7 +68,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the demo. It is kept.")] = Path("girl-demo"),
     quick: Annotated[bool, typer.Option(help="A smaller market and generator: under a minute.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of market, training and sampling.")] = 0,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Run the whole path on a simulated market: tables, training, features in Feast, rankers, a lookup."""
     from girl_features.sample.demo import run_demo
@@ -86,5 +77,5 @@ def demo(
     from girl_features.trainers.sft import train_sft
 
     stages: dict[str, Callable[..., Path]] = {"sft": train_sft, "reward": train_reward, "ppo": train_ppo}
-    result = run_demo(folder, quick=quick, seed=seed, stages=stages, make_ranker=ranker_factory())
-    emit(result.to_json(), json_file, result.show)
+    result = run_demo(folder, quick=quick, seed=seed, stages=stages, make_ranker=common.ranker_factory())
+    common.emit(result.to_json(), json_file, result.show)

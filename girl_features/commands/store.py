@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from girl_features.commands.common import DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, emit, load, print_mapping
+from girl_features.commands import common
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
 
 
 def verify(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Compare this many ids of each view; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Compare the online store with the parts, row by row, and say in one line if they agree."""
     from girl_features.store.parts import PartsStore
     from girl_features.store.verify import VerifyReport, verify
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     if resolved.feast.online:
         report = verify(resolved.feast_repo, PartsStore(resolved.store_dir), sample=sample, seed=seed)
     else:
         report = VerifyReport([], sample is not None, is_online=False)
-    emit(report.to_json(), json_file, lambda: typer.echo(report.verdict))
+    common.emit(report.to_json(), json_file, lambda: typer.echo(report.verdict))
     if not report.agrees:
         raise typer.Exit(1)
 
 
 def doctor(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     mend: Annotated[bool, typer.Option(help="Repair what can be repaired, instead of only naming it.")] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Find damage from crashes and bad disks: cut registries, damaged parts, stale files, dead locks."""
     from girl_features.store.doctor import examine
     from girl_features.store.parts import PartsStore
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     repo = resolved.feast_repo if (resolved.feast_repo / "feature_store.yaml").is_file() else None
     findings = examine(repo, PartsStore(resolved.store_dir), mend_all=mend)
 
@@ -56,34 +56,38 @@ def doctor(
         n_open = sum(not finding.mended for finding in findings)
         typer.echo(f"{len(findings)} findings, {n_open} to be mended" if findings else "nothing is wrong")
 
-    emit([finding._asdict() for finding in findings], json_file, show)
+    common.emit([finding._asdict() for finding in findings], json_file, show)
     if any(not finding.mended for finding in findings):
         raise typer.Exit(1)
 
 
-def compact(config: ConfigOption = DEFAULT_CONFIG, set_values: SetOption = None, json_file: JsonOption = None) -> None:
+def compact(
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    json_file: common.JsonOption = None,
+) -> None:
     """Merge the small parts of the store. Readers can go on meanwhile."""
     from girl_features.store.parts import PartsStore
 
-    store = PartsStore(load(config, set_values).store_dir)
+    store = PartsStore(common.load(config, set_values).store_dir)
     with store.lock():
         result = {"files_fewer": store.compact_all()}
-    emit(result, json_file, lambda: print_mapping("Compacted", result))
+    common.emit(result, json_file, lambda: common.print_mapping("Compacted", result))
 
 
 def erase(
     seeker: Annotated[str, typer.Argument(help="Job seeker id.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     undo: Annotated[
         bool, typer.Option("--undo", help="Generate for the id again from now on; what was erased is not brought back.")
     ] = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Erase one job seeker, offline and online, and keep later runs from bringing the rows back."""
     from girl_features.store.parts import PartsStore
 
-    resolved = load(config, set_values)
+    resolved = common.load(config, set_values)
     store = PartsStore(resolved.store_dir)
     if undo:
         _undo_erasure(store, seeker, json_file)
@@ -98,11 +102,11 @@ def erase(
         )
 
     def show() -> None:
-        print_mapping("Erased", result)
+        common.print_mapping("Erased", result)
         if resolved.students_dir.is_dir():
             typer.echo("bundles of the student hold vectors without ids: make them anew with `girl train student`")
 
-    emit(result, json_file, show)
+    common.emit(result, json_file, show)
 
 
 def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]
     return {**report._asdict(), "n_queued": n_queued}
 
 
-def _undo_erasure(store: PartsStore, seeker: str, json_file: JsonOption) -> None:
+def _undo_erasure(store: PartsStore, seeker: str, json_file: common.JsonOption) -> None:
     with store.lock():
         result = {"was_erased": store.lift(seeker)}
 
@@ -130,4 +134,4 @@ def _undo_erasure(store: PartsStore, seeker: str, json_file: JsonOption) -> None
             else f"{seeker!r} was not erased: nothing was changed"
         )
 
-    emit(result, json_file, show)
+    common.emit(result, json_file, show)

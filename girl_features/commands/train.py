@@ -8,17 +8,7 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands.common import (
-    DEFAULT_CONFIG,
-    ConfigOption,
-    ContractOption,
-    JsonOption,
-    SetOption,
-    chosen_contract,
-    emit,
-    load,
-    print_mapping,
-)
+from girl_features.commands import common
 
 ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained on before.")]
 ResumeOption = Annotated[bool, typer.Option(help="Resume an interrupted PPO run from its checkpoint, or start anew.")]
@@ -30,33 +20,33 @@ _STAGES = {"sft": "Generator, stage SFT", "reward": "Reward model", "ppo": "Gene
 
 
 def sft(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     force: ForceOption = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Stage 1: fine-tune the generator on matched CV-JD pairs of the SFT window (TRL's SFTTrainer)."""
     _train(config, set_values, ("sft",), force, json_file)
 
 
 def reward(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     force: ForceOption = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Stage 2: train the reward model on matched and mismatched JDs of the reward window (TRL's RewardTrainer)."""
     _train(config, set_values, ("reward",), force, json_file)
 
 
 def ppo(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     force: ForceOption = False,
     resume: ResumeOption = True,
     paper_literal: PaperOption = False,
     algo: Annotated[str | None, typer.Option(help="ppo, or by TRL's trainers: rloo, grpo, dpo.")] = None,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Stage 3: PPO from recruiter feedback on the CVs of the RL window, against the frozen reward model."""
     overrides = [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])]
@@ -66,12 +56,12 @@ def ppo(
 
 
 def all_stages(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
     force: ForceOption = False,
     resume: ResumeOption = True,
     paper_literal: PaperOption = False,
-    json_file: JsonOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Train the three stages one after the other. A stage that was trained on the same inputs before is reused."""
     overrides = [*(set_values or []), *(PAPER_LITERAL if paper_literal else [])]
@@ -79,22 +69,22 @@ def all_stages(
 
 
 def student(
-    config: ConfigOption = DEFAULT_CONFIG,
-    set_values: SetOption = None,
-    contract: ContractOption = None,
-    json_file: JsonOption = None,
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    contract: common.ContractOption = None,
+    json_file: common.JsonOption = None,
 ) -> None:
     """Train a small network that predicts generated-JD vectors from CV vectors, and bundle it for ranking hosts."""
     from girl_features.lookup.bundle import read_bundle_manifest
     from girl_features.trainers.student import train_student
 
-    resolved = load(config, set_values)
-    features = chosen_contract(resolved, contract)
+    resolved = common.load(config, set_values)
+    features = common.chosen_contract(resolved, contract)
     folder = train_student(resolved, features)
     made = read_bundle_manifest(folder).made
     encoder = made.get("encoder")
     result = {"folder": str(folder), "contract": features.fingerprint, **made["measures"], "encoder": encoder}
-    emit(result, json_file, lambda: print_mapping("Student", result))
+    common.emit(result, json_file, lambda: common.print_mapping("Student", result))
 
 
 def train_function(stage: str) -> Callable[..., Path]:
@@ -127,7 +117,7 @@ def _train(
     from girl_features.input.tables import open_tables
     from girl_features.trainers.processes import is_main
 
-    resolved = load(config, overrides)
+    resolved = common.load(config, overrides)
     trained: dict[str, tuple[Path, GeneratorRecord]] = {}
     with open_tables(resolved) as tables:
         windows = cut_windows(tables, resolved.windows)
@@ -142,11 +132,11 @@ def _train(
     def show() -> None:
         for stage, (folder, record) in trained.items():
             facts = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
-            print_mapping(f"{_STAGES[stage]} ({record.stage})", {**facts, **record.metrics})
+            common.print_mapping(f"{_STAGES[stage]} ({record.stage})", {**facts, **record.metrics})
             for note in record.notes:
                 typer.echo(f"  {note}")
 
     if not is_main():  # of several processes, one shows the result
         return
     results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
-    emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
+    common.emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
