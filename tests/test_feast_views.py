@@ -106,7 +106,7 @@ def test_every_commented_line_of_the_skeleton_loads_too(tmp_path: Path) -> None:
     init_repo(tmp_path, tmp_path / "elsewhere" / "store", "girl")
     path = tmp_path / "girl.yaml"
     lines = [line for line in path.read_text().splitlines() if not line.startswith(("# windows: {", "  #"))]
-    prose = ("# What", "# Time", "# or by")
+    prose = ("# Settings", "# Time", "# or by")
     path.write_text("\n".join(line.removeprefix("# ") for line in lines if not line.startswith(prose)))
     config = load_config(path)
     assert config.windows.valid_end is not None
