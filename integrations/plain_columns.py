@@ -9,9 +9,7 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError
-from girl_features.evaluation.reference import cosine
 from girl_features.integrations.rankers.pair_inputs import check_features, check_scored
-from girl_features.integrations.rankers.pca import PCA, fit_pca
 from girl_features.integrations.rankers.ranker_files import (
     ReductionManifest,
     hashes,
@@ -28,6 +26,8 @@ from girl_features.schema import (
     GIRL_HAS_GENERATED_JD,
     GIRL_TIER,
 )
+from girl_features.vectors.projection import PCA, fit_pca
+from girl_features.vectors.similarity import cosine
 
 ARRAYS = "reduction.safetensors"
 

@@ -14,8 +14,8 @@ from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.lightgbm_ranker import ARRAYS, FORMS, TREES, LightGBMRanker
-from girl_features.integrations.rankers.pca import fit_pca
 from girl_features.integrations.rankers.registry import load_ranker
+from girl_features.vectors.projection import fit_pca
 from tests.contracts import OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, fit, planted
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers import two_tower_networks as networks
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration, fit_logistic
 from girl_features.integrations.rankers.pair_inputs import columns, fit_scaler, scaled_columns
 from girl_features.integrations.rankers.registry import RANKERS, load_ranker, make_ranker
 from girl_features.integrations.rankers.two_tower import FORMS, WEIGHTS, TrainingSettings, TwoTowerRanker
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.regression import Calibration, fit_calibration, fit_logistic
 from tests.contracts import CONTRACT, OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, fit, planted
 
 FAST = TrainingSettings(max_epochs=15, batch_size=32, dropout=0.1)

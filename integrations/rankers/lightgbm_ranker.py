@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError, require
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
 from girl_features.integrations.rankers.pair_inputs import (
     ROWS_AT_ONCE,
     ColumnScaler,
@@ -27,7 +26,6 @@ from girl_features.integrations.rankers.pair_inputs import (
     scaled_columns,
     visible,
 )
-from girl_features.integrations.rankers.pca import PCA, fit_pca
 from girl_features.integrations.rankers.ranker_files import (
     RankerManifest,
     hashes,
@@ -37,6 +35,8 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairFeatures
+from girl_features.vectors.projection import PCA, fit_pca
+from girl_features.vectors.regression import Calibration, fit_calibration
 
 lightgbm = require("lightgbm", "rank")
 

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
-from girl_features.evaluation.reference import cosine
 from girl_features.ranker import PairFeatures, check_labels
 from girl_features.schema import Tier
+from girl_features.vectors.similarity import cosine
 
 Row = Literal["base", "enhanced"]
 

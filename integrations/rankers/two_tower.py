@@ -19,7 +19,6 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError, require
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration, fit_logistic
 from girl_features.integrations.rankers.pair_inputs import (
     ROWS_AT_ONCE,
     ColumnScaler,
@@ -41,6 +40,7 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairFeatures
+from girl_features.vectors.regression import Calibration, fit_calibration, fit_logistic, log_loss_of_logits
 
 require("torch", "rank")
 import torch  # noqa: E402
@@ -209,7 +209,11 @@ class TwoTowerRanker:
             network.parameters(), lr=self._form.learning_rate, weight_decay=settings.weight_decay
         )
         rng, targets = np.random.default_rng(self.seed), torch.from_numpy(labels.astype(np.float32))
-        best_loss, best_epoch, best = _log_loss(self._logits(fitted, valid), valid_labels), 0, _snapshot(network)
+        best_loss, best_epoch, best = (
+            log_loss_of_logits(self._logits(fitted, valid), valid_labels),
+            0,
+            _snapshot(network),
+        )
         for epoch in range(1, settings.max_epochs + 1):
             network.train()
             for rows in _batches(rng.permutation(len(labels)), settings.batch_size):
@@ -218,7 +222,7 @@ class TwoTowerRanker:
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-            valid_loss = _log_loss(self._logits(fitted, valid), valid_labels)
+            valid_loss = log_loss_of_logits(self._logits(fitted, valid), valid_labels)
             if valid_loss < best_loss:
                 best_loss, best_epoch, best = valid_loss, epoch, _snapshot(network)
             elif epoch - best_epoch >= settings.patience:
@@ -259,10 +263,6 @@ def _start_linear_part(network: nn.Module, columns: np.ndarray, labels: np.ndarr
     with torch.no_grad():
         linear.weight.copy_(weights[None, :-1])
         linear.bias.copy_(weights[-1:])
-
-
-def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((np.logaddexp(0, logits) - labels * logits).mean())
 
 
 def _snapshot(network: nn.Module) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError, require
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
 from girl_features.integrations.rankers.ranker_files import (
     TextRankerManifest,
     hashes,
@@ -28,6 +27,7 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.ranker import PairTexts, check_text_parts
+from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
 require("torch", "rank")
 import torch  # noqa: E402
@@ -205,11 +205,6 @@ class NeuralTextRanker:
                 batch = _padded([seekers[i] for i in rows]), _padded([jobs[i] for i in rows])
                 logits[rows] = fitted.network(*batch).numpy()
         return logits
-
-
-def log_loss_of_logits(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean log loss in nats of (n,) logits."""
-    return float((np.logaddexp(0, logits) - labels * logits).mean())
 
 
 def _numbered(names: Sequence[str] | np.ndarray) -> dict[str, int]:
