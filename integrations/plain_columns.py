@@ -1,4 +1,4 @@
-"""Generated-JD features as plain columns, for a ranker of any other make."""
+"""Generated-JD features as plain columns, for rankers of any other kind."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ARRAYS = "reduction.safetensors"
 
 
 class PlainReduction(NamedTuple):
-    """What turns generated-JD vectors of one contract into k columns."""
+    """Projection of the generated-JD vectors of one contract to k columns."""
 
     pca: PCA
     contract: str  # fingerprint of the FeatureContract it was fitted on
 
     def save(self, folder: Path) -> None:
-        """Write the arrays (safetensors) and manifest (JSON) to `folder`, made if need be."""
+        """Write the arrays (safetensors) and manifest (JSON) to `folder`; make the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
         n_components, dimension = self.pca.components.shape
@@ -53,7 +53,7 @@ class PlainReduction(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path) -> PlainReduction:
-        """The reduction that `save` wrote to `folder`.
+        """Load the reduction that `save` wrote to `folder`.
 
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
@@ -65,11 +65,11 @@ class PlainReduction(NamedTuple):
 
 
 def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
-    """Principal components of the generated-JD vectors. Give the training part alone, or the test part leaks.
+    """Fit principal components of the generated-JD vectors. Fit on the training part only, or the test part leaks.
 
     Args:
         features: n pairs; those without a generated JD are left out.
-        n_components: columns wanted; as many as the vectors have dimensions at most.
+        n_components: number of columns; at most the dimension of the vectors.
 
     Raises:
         ConfigError: `n_components` is not positive.
@@ -88,14 +88,15 @@ def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
 
 
 def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataFrame:
-    """One row a pair, in order: three cosines, `girl_generated_jd_pca_00` ..., `girl_has_generated_jd`, `girl_tier`.
+    """Return one row per pair, in order, with columns that any ranker can read.
 
-    Floats are Float64. Where a pair has no generated JD, whatever is drawn from it is null; `girl_tier` is the
-    Tier as Int8, 0 the best, so that any ranker can read it.
+    The columns are three cosines, `girl_generated_jd_pca_00` and following (all Float64), `girl_has_generated_jd`
+    (Boolean) and `girl_tier` (the Tier as Int8, 0 is best). If a pair has no generated JD, the columns that are
+    computed from it are null.
 
     Raises:
         ContractMismatchError: the features are of another contract than the reduction.
-        InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector, its row named.
+        InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
         ShapeError: arrays do not line up.
     """
     check_features(features, "enhanced")
