@@ -10,10 +10,10 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
-from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns
+from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, place_columns, plain_columns
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
-from girl_features.schema import DECIDED_AT, GIRL_ROW, JOB_ID, JOB_SEEKER_ID
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 
 N_COMPONENTS = 16
 MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
@@ -58,12 +58,7 @@ def join_table(
         ConfigError: `out` is `pairs`; or `reduction` exists although `fit` is set, or is absent although it is not.
         ShapeError: too few rows with a generated JD to fit on.
     """
-    if out.resolve() == pairs.resolve():
-        raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
-    if fit and reduction.is_dir():
-        raise ConfigError(f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction")
-    if not fit and not reduction.is_dir():
-        raise ConfigError(f"no fitted projection in {reduction}; join your training rows first, with --fit")
+    _check_paths(pairs, out, reduction, fit)
     table = _read(pairs)
     rows, features = _rows_with_features(table, repo, contract, as_served)
     projection = _fit(features) if fit else PlainReduction.load(reduction)
@@ -73,10 +68,7 @@ def join_table(
     if fit:
         projection.save(reduction)
     out.parent.mkdir(parents=True, exist_ok=True)
-    numbered = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
-    table.with_row_index(GIRL_ROW).join(numbered, on=GIRL_ROW, how="left", maintain_order="left").drop(
-        GIRL_ROW
-    ).write_parquet(out)
+    place_columns(table, columns, rows).write_parquet(out)
     n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
     return JoinSummary(
         n_rows=table.height,
@@ -87,6 +79,15 @@ def join_table(
         columns=columns.columns,
         reduction=str(reduction),
     )
+
+
+def _check_paths(pairs: Path, out: Path, reduction: Path, fit: bool) -> None:
+    if out.resolve() == pairs.resolve():
+        raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
+    if fit and reduction.is_dir():
+        raise ConfigError(f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction")
+    if not fit and not reduction.is_dir():
+        raise ConfigError(f"no fitted projection in {reduction}; join your training rows first, with --fit")
 
 
 def _rows_with_features(

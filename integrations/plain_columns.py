@@ -24,6 +24,7 @@ from girl_features.schema import (
     GIRL_COS_CV_JD,
     GIRL_COS_GENERATED_JD_JD,
     GIRL_HAS_GENERATED_JD,
+    GIRL_ROW,
     GIRL_TIER,
 )
 from girl_features.vectors.projection import PCA, fit_pca
@@ -118,6 +119,12 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
         pl.Series(GIRL_HAS_GENERATED_JD, has_generated, pl.Boolean),
         pl.Series(GIRL_TIER, features.tier, pl.Int8),
     )
+
+
+def place_columns(table: pl.DataFrame, columns: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Return `table` with `columns` beside it at the given row numbers, and null in all other rows."""
+    numbered = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
+    return table.with_row_index(GIRL_ROW).join(numbered, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)
 
 
 def _known(values: np.ndarray, known: np.ndarray) -> pl.Series:

@@ -66,7 +66,8 @@ class FallbackRanker:
         """Move some pairs to a lower tier; never to Tier.PRIOR, whose pairs are scored by `base`."""
         if self._dropout is None:
             return features
-        lower = {tier: vectors for tier, vectors in self._dropout.stand_ins(features).items() if tier != Tier.PRIOR}
+        lower = dict(self._dropout.stand_ins(features))
+        lower.pop(Tier.PRIOR, None)
         return drop_tiers(features, lower, self._dropout.share, 2 * self._dropout.seed + part)
 
     def save(self, folder: Path) -> None:

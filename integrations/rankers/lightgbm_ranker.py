@@ -145,10 +145,7 @@ class LightGBMRanker:
     ) -> None:
         """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 
-        Raises:
-            ShapeError: a part is empty, has one class only, or does not line up.
-            InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector.
-            ContractMismatchError: the two parts are of different contracts.
+        Errors as `check_training_parts`.
         """
         check_training_parts(features, labels, valid_features, valid_labels, self.row)
         features, valid_features = visible(features, self.row), visible(valid_features, self.row)
@@ -163,17 +160,14 @@ class LightGBMRanker:
             callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
         )
         trees = lightgbm.Booster(model_str=trees.model_to_string(num_iteration=trees.best_iteration))
-        raw_scores = trees.predict(valid_matrix, raw_score=True, num_threads=self.num_threads)
+        raw_scores = np.asarray(trees.predict(valid_matrix, raw_score=True, num_threads=self.num_threads))
         calibration = fit_calibration(raw_scores, valid_labels)
         self._fitted = _FittedTrees(columns, trees, calibration, features.contract, features.cv.shape[1])
 
     def score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1).
 
-        Raises:
-            ContractMismatchError: the features are of another contract than those trained on.
-            InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
-            ShapeError: arrays do not line up.
+        Errors as `check_features` and `check_scored`.
         """
         return self._require_fitted().calibration.probabilities(self.raw_score(features))
 

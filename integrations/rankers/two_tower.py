@@ -160,10 +160,7 @@ class TwoTowerRanker:
     ) -> None:
         """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 
-        Raises:
-            ShapeError: a part is empty, has one class only, or does not line up.
-            InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector.
-            ContractMismatchError: the two parts are of different contracts.
+        Errors as `check_training_parts`.
         """
         check_training_parts(features, labels, valid_features, valid_labels, self.row)
         features, valid_features = visible(features, self.row), visible(valid_features, self.row)
@@ -184,10 +181,7 @@ class TwoTowerRanker:
     def score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1).
 
-        Raises:
-            ContractMismatchError: the features are of another contract than those trained on.
-            InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
-            ShapeError: arrays do not line up.
+        Errors as `check_features` and `check_scored`.
         """
         return self._require_fitted().calibration.probabilities(self.raw_score(features))
 

@@ -118,17 +118,16 @@ class RequestGuard:
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        refusal: Response | None
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)
         except TimeoutError:
             refusal = _refusal(408, f"the request's body did not arrive within {self._seconds:g} s")
-        else:
-            if body is None:
-                return  # the client has disconnected
-            refusal = self._refusal_of(scope, body)
-        if refusal is not None:
             await refusal(scope, receive, counting_send)
+            return
+        if body is None:
+            return  # the client has disconnected
+        if refused := self._refusal_of(scope, body):
+            await refused(scope, receive, counting_send)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
