@@ -34,7 +34,6 @@ from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.results import EvaluationSlice, Gains, SliceMetrics, gains_over, make_slice, measure_slice
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.mapping.fit import fit_map
 from girl_features.mapping.losses import compare_mapped
 from girl_features.progress import Progress
@@ -42,6 +41,7 @@ from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, bundle_stand_ins
 from girl_features.trainers.student import FittedStudent, RankedPairs, fit_student
+from girl_features.vectors.similarity import unit_rows
 
 TIER_DROPOUT = 0.3
 N_NEIGHBOURS = 10

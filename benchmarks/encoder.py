@@ -42,8 +42,8 @@ from transformers import AutoModel
 from girl_features.encoder import DEFAULT_ENCODER, find_encoder_folder
 from girl_features.evaluation.machine import machine_description
 from girl_features.generator.openvino_graph import round_weights, trace_graph
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.sample.tables import write_sample
+from girl_features.vectors.similarity import unit_rows
 
 BATCH = 32
 TEXTS, ROUNDS, QUICK = 256, 3, (64, 1)

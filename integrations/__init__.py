@@ -1,1 +1,1 @@
-"""Thin adapters between PairFeatures and rankers: torch two-towers, LightGBM, plain columns for any other."""
+"""Rankers on PairFeatures, plain columns for other rankers, a ranking service, and jobs for Ray and orchestrators."""

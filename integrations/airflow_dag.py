@@ -1,8 +1,8 @@
-"""The nightly batch as an Airflow DAG: materialize, then verify, each a `girl` command in a process of its own.
+"""The nightly batch as an Airflow DAG: materialize, then verify, each as a `girl` command in its own process.
 
-Copy this file into the DAGs folder. Airflow's environment needs nothing of ours: `girl` lies in a virtual environment
-of its own, and the exit code says what to do (docs/guide.md). A task that Airflow ends gets SIGTERM and commits the
-chunk in hand; a retry, or the next night, goes on there.
+Copy this file into the DAGs folder. Airflow's environment does not need girl-features: `girl` is installed in its own
+virtual environment, and its exit code says what to do (docs/guide.md). When Airflow stops a task, `girl` gets SIGTERM
+and commits the current chunk. A retry or the next night continues from there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ with DAG(
     dag_id="girl_nightly",
     schedule="0 2 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
-    catchup=False,  # every run does all that is missing: a night that was left out needs none of its own
+    catchup=False,  # every run does everything that is missing, so a missed night needs no run of its own
     max_active_runs=1,
     default_args={
-        "retries": 2,  # another run at work, a full disk, a killed machine: run again, and it resumes
+        "retries": 2,  # after another run at work, a full disk or a killed machine, the next try resumes
         "retry_delay": timedelta(minutes=10),
         "env": {"GIRL": GIRL, "GIRL_CONFIG": CONFIG},
         "append_env": True,
@@ -31,7 +31,7 @@ with DAG(
 ) as dag:
     materialize = BashOperator(
         task_id="materialize",
-        bash_command='"$GIRL" materialize --config "$GIRL_CONFIG" || [ $? -eq 1 ]',  # 1: done, but for some CVs
+        bash_command='"$GIRL" materialize --config "$GIRL_CONFIG" || [ $? -eq 1 ]',  # 1: done, except for some CVs
     )
     verify = BashOperator(task_id="verify", bash_command='"$GIRL" verify --config "$GIRL_CONFIG"')
     materialize >> verify

@@ -1,4 +1,4 @@
-"""A ranker's own training table, with generated-JD columns beside it, point in time."""
+"""Join generated-JD columns to a ranker's own training table, point in time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
-from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns
+from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, place_columns, plain_columns
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
-from girl_features.schema import DECIDED_AT, GIRL_ROW, JOB_ID, JOB_SEEKER_ID
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 
 N_COMPONENTS = 16
 MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
@@ -21,15 +21,15 @@ _KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
 
 
 class JoinSummary(NamedTuple):
-    """What `join_table` wrote."""
+    """Counts of a joined table."""
 
     n_rows: int
     n_with_generated_jd: int
-    n_before_training_ended: int  # decided before `trained_until`: their columns are null
-    n_without_vectors: int  # CV or job not in the store by then: their columns are null
+    n_before_training_ended: int  # rows decided before `trained_until`; their columns are null
+    n_without_vectors: int  # rows whose CV or job was not in the store yet; their columns are null
     contract: str
     columns: list[str]
-    reduction: str  # folder of the fitted projection
+    reduction: str  # folder of the projection
 
 
 def join_table(
@@ -42,42 +42,33 @@ def join_table(
     fit: bool = False,
     as_served: bool = False,
 ) -> JoinSummary:
-    """Write the rows of `pairs` (Parquet), in their order, with the `girl_*` columns, to `out`.
+    """Write the rows of `pairs`, in their order and with the `girl_*` columns, to `out`.
 
     Args:
-        pairs: job_seeker_id, job_id, decided_at; other columns are kept.
-        out: Parquet to write.
+        pairs: Parquet file with job_seeker_id, job_id and decided_at; other columns are kept.
+        out: Parquet file to write.
         repo: the Feast repo.
-        contract: whose features.
+        contract: of the features.
         reduction: folder of the projection of the generated-JD vectors.
-        fit: fit the projection on these rows and keep it in `reduction`: for the training rows, once.
-        as_served: only what was already written at decision time.
+        fit: fit the projection on these rows and save it to `reduction`. Do this once, with the training rows.
+        as_served: use only vectors that were already written at decision time.
 
     Raises:
-        DataError: `pairs` cannot be read or lacks a key column, or already has a `girl_*` one.
-        ConfigError: `out` is `pairs`; or the projection is to be fitted but is there, or is not there yet.
+        DataError: `pairs` cannot be read, lacks a key column, or already has a `girl_*` column.
+        ConfigError: `out` is `pairs`; or `reduction` exists although `fit` is set, or is absent although it is not.
         ShapeError: too few rows with a generated JD to fit on.
     """
-    if out.resolve() == pairs.resolve():
-        raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
-    if fit == reduction.is_dir():
-        raise ConfigError(
-            f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction"
-            if fit
-            else f"no fitted projection in {reduction}; join your training rows first, with --fit"
-        )
+    _check_paths(pairs, out, reduction, fit)
     table = _read(pairs)
-    rows, features = _joinable(table, repo, contract, as_served)
-    fitted = _fit(features) if fit else PlainReduction.load(reduction)
-    columns = plain_columns(features, fitted)
+    rows, features = _rows_with_features(table, repo, contract, as_served)
+    projection = _fit(features) if fit else PlainReduction.load(reduction)
+    columns = plain_columns(features, projection)
     if clash := sorted(set(columns.columns) & set(table.columns)):
         raise DataError(f"{pairs} already has {', '.join(clash)}; drop them, then join again")
     if fit:
-        fitted.save(reduction)
+        projection.save(reduction)
     out.parent.mkdir(parents=True, exist_ok=True)
-    placed = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
-    joined = table.with_row_index(GIRL_ROW).join(placed, on=GIRL_ROW, how="left", maintain_order="left")
-    joined.drop(GIRL_ROW).write_parquet(out)
+    place_columns(table, columns, rows).write_parquet(out)
     n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
     return JoinSummary(
         n_rows=table.height,
@@ -90,10 +81,19 @@ def join_table(
     )
 
 
-def _joinable(
+def _check_paths(pairs: Path, out: Path, reduction: Path, fit: bool) -> None:
+    if out.resolve() == pairs.resolve():
+        raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
+    if fit and reduction.is_dir():
+        raise ConfigError(f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction")
+    if not fit and not reduction.is_dir():
+        raise ConfigError(f"no fitted projection in {reduction}; join your training rows first, with --fit")
+
+
+def _rows_with_features(
     table: pl.DataFrame, repo: Path, contract: FeatureContract, as_served: bool
 ) -> tuple[np.ndarray, PairFeatures]:
-    """The rows that can have features, and those; the others are left to be null."""
+    """Return the numbers of the rows that can have features, and their features."""
     rows = np.flatnonzero(table[DECIDED_AT] >= contract.trained_until)
     keys = table.select(_KEYS)
     try:
@@ -107,7 +107,7 @@ def _fit(features: PairFeatures) -> PlainReduction:
     n = int(features.has_generated_jd.sum())
     if n < MIN_ROWS_TO_FIT:
         raise ShapeError(
-            f"{n} rows with a generated JD are too few to fit {N_COMPONENTS} columns; {MIN_ROWS_TO_FIT} will do"
+            f"{n} rows with a generated JD are too few to fit {N_COMPONENTS} columns; give at least {MIN_ROWS_TO_FIT}"
         )
     return fit_reduction(features, N_COMPONENTS)
 

@@ -1,4 +1,4 @@
-"""An on-demand feature view, so that plain Feast (`feast serve` too) answers with the tiers below the store's.
+"""An on-demand feature view, so that plain Feast (also `feast serve`) answers with the tiers below the store's.
 
 In the definitions file of a Feast repo:
 
@@ -6,8 +6,8 @@ In the definitions file of a Feast repo:
     globals().update(views)
     globals().update(cold_start_view(views, "0123456789ab", "/path/to/workspace/students/0123456789ab"))
 
-Then ask for `girl_cold_start_0123456789ab:girl_vector` and `...:girl_tier`, with the request's CV as `cv` (null or an
-empty text where there is none). Feast has no deadline: a service that has one asks a FeatureClient.
+Then request `girl_cold_start_0123456789ab:girl_vector` and `...:girl_tier`, with the CV as `cv` (null or an empty text
+if there is none). Feast has no deadline: a service that has one should use a FeatureClient.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from girl_features.schema import (
 ENCODING_SECONDS = 10.0  # for all CVs of one request
 N_NEIGHBOURS = 10
 _LOOKED_UP = (GENERATED_JD_VECTOR, GENERATED_JD_KNOWN_AT, CV_HASH, CV_VECTOR, CV_KNOWN_AT)
-# Feast keeps a view's function as source text in its registry, and runs that text in whatever process serves it
+# Feast stores a view's function as source text in its registry and runs that text in the process that serves it, so
+# the function imports everything it needs.
 _SOURCE = """\
 def {name}(inputs):
     from girl_features.integrations.on_demand_view import answer
@@ -55,16 +56,16 @@ def {name}(inputs):
 
 
 def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Path) -> dict[str, object]:
-    """The on-demand view of one contract by name, for the `globals()` of a definitions file.
+    """Make the on-demand view of one contract, by its name, for the `globals()` of a definitions file.
 
     Args:
-        views: what `girl_feature_views` gave.
+        views: result of `girl_feature_views`.
         contract: whole fingerprint.
-        bundle: folder that `girl train student` wrote, on every host that serves this repo; read on first use. Its
-            encoder reads the CVs of requests; where it has none, only the store's CV vectors are used.
+        bundle: folder that `girl train student` wrote, present on every host that serves this repo; read on first
+            use. Its encoder encodes the CVs of requests; without an encoder, only the store's CV vectors are used.
 
     Raises:
-        UnknownContractError: `views` has none of this contract.
+        UnknownContractError: `views` has no view of this contract.
     """
     generated = views.get(f"generated_jd_vectors_{contract}")
     if not isinstance(generated, FeatureView):
@@ -79,8 +80,8 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
         bundle=str(Path(bundle).expanduser().absolute()),
         trained_until=generated.tags["trained_until"],
     )
-    made: dict[str, Any] = {}
-    exec(source, made)
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
     view = OnDemandFeatureView(
         name=name,
         sources=[
@@ -90,62 +91,76 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
         ],
         schema=[Field(name=GIRL_VECTOR, dtype=Array(Float32)), Field(name=GIRL_TIER, dtype=Int64)],
         mode="python",
-        udf=made[name],
+        udf=namespace[name],
         udf_string=source,
-        description="Generated-JD vectors, or what stands in for them, and the tier each is of",
+        description="Generated-JD vectors or their replacements, and the tier of each",
         tags=dict(generated.tags),
     )
     return {name: view}
 
 
 def answer(inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trained_until: str) -> dict[str, list[Any]]:
-    """`girl_vector` and `girl_tier` (a number, 0 the best) of n seekers, from what Feast looked up and was sent."""
+    """Return `girl_vector` and `girl_tier` (a number, 0 is best) of n seekers.
+
+    Args:
+        inputs: columns of n values: the features that Feast looked up, and the CVs of the request.
+        contract: whole fingerprint.
+        bundle: folder of the bundle.
+        trained_until: ISO time at which the generator's training data ends.
+    """
     generated, generated_at, hashes, cv_vectors, cv_at = (inputs[name] for name in _LOOKED_UP)
-    n = len(generated)
     texts = [clean_cv(text) if isinstance(text, str) else "" for text in inputs[CV]]
+    training_end = datetime.fromisoformat(trained_until)
     vectors: list[Any] = list(generated)
-    tiers = [
-        Tier.PRIOR
-        if generated[i] is None
-        else Tier.STALE
-        if _is_stale(texts[i], hashes[i], generated_at[i], cv_at[i], datetime.fromisoformat(trained_until))
-        else Tier.GENERATED
-        for i in range(n)
-    ]
-    rows = [i for i in range(n) if tiers[i] == Tier.PRIOR]
-    if rows:
-        cold = _cold_start(contract, Path(bundle))
-        found, own = _stand_ins(cold, [texts[i] for i in rows], [cv_vectors[i] for i in rows])
-        for i, vector, tier in zip(rows, found.tolist(), own.tolist(), strict=True):
+    tiers: list[Tier] = []
+    missing: list[int] = []
+    for i, vector in enumerate(generated):
+        if vector is None:
+            tiers.append(Tier.PRIOR)
+            missing.append(i)
+        elif _is_stale(texts[i], hashes[i], generated_at[i], cv_at[i], training_end):
+            tiers.append(Tier.STALE)
+        else:
+            tiers.append(Tier.GENERATED)
+    if missing:
+        lower_vectors, lower_tiers = _lower_tiers(
+            _cold_start(contract, Path(bundle)), [texts[i] for i in missing], [cv_vectors[i] for i in missing]
+        )
+        for i, vector, tier in zip(missing, lower_vectors.tolist(), lower_tiers.tolist(), strict=True):
             vectors[i], tiers[i] = vector, Tier(tier)
     return {GIRL_VECTOR: vectors, GIRL_TIER: [int(tier) for tier in tiers]}
 
 
-def _stand_ins(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, d) vectors and (n,) tiers for seekers with these texts (empty: none) and stored CV vectors (or None)."""
+def _lower_tiers(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n, d) vectors and (n,) tiers from CV texts (or empty) and stored CV vectors (or None)."""
     until = time.monotonic() + ENCODING_SECONDS
     cv_vectors: list[Any] = list(stored)
     with_text = [i for i, text in enumerate(texts) if text]
     if cold.encoder is not None and with_text:
-        asked = [texts[i] for i in with_text]
-        for i, vector in zip(with_text, cold.encoder.vectors(asked, list(map(text_hash, asked)), until), strict=True):
-            cv_vectors[i] = cv_vectors[i] if vector is None else vector
+        given_texts = [texts[i] for i in with_text]
+        encoded = cold.encoder.vectors(given_texts, [text_hash(text) for text in given_texts], until)
+        for i, vector in zip(with_text, encoded, strict=True):
+            if vector is not None:
+                cv_vectors[i] = vector
     vectors = np.repeat(cold.prior[None], len(texts), axis=0)
     tiers = np.full(len(texts), Tier.PRIOR, np.int8)
     known = [i for i, vector in enumerate(cv_vectors) if vector is not None]
     if known:
-        own = np.array([cv_vectors[i] for i in known], np.float32)
-        vectors[known], tiers[known] = cold.stand_ins(own, until)
+        known_vectors = np.array([cv_vectors[i] for i in known], np.float32)
+        vectors[known], tiers[known] = cold.stand_ins(known_vectors, until)
     return vectors, tiers
 
 
-def _is_stale(text: str, stored_hash: str | None, generated_at: object, cv_at: object, trained_until: datetime) -> bool:
-    """Whether the CV has changed since: by the request's text where there is one, else by the store's newest CV."""
+def _is_stale(text: str, stored_hash: str | None, generated_at: object, cv_at: object, training_end: datetime) -> bool:
+    """Return True if the CV has changed since its JD was generated.
+
+    The request's text decides if there is one, else the time of the store's newest CV.
+    """
     if text and stored_hash:
         return text_hash(text) != stored_hash
     if not isinstance(generated_at, datetime) or not isinstance(cv_at, datetime):
         return False
-    return _utc(generated_at) < max(_utc(cv_at), _utc(trained_until))
+    return _utc(generated_at) < max(_utc(cv_at), _utc(training_end))
 
 
 def _utc(time: datetime) -> datetime:
@@ -154,7 +169,7 @@ def _utc(time: datetime) -> datetime:
 
 @lru_cache(maxsize=8)
 def _cold_start(contract: str, folder: Path) -> ColdStart:
-    """The bundle with its encoder, once a process."""
+    """Load the bundle with its encoder, once per process."""
     bundle = read_bundle(folder, contract)
     has_encoder = GRAPH in read_bundle_manifest(folder).sha256
     encoder = HostEncoder(folder, bundle.contract.encoder) if has_encoder else None

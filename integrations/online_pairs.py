@@ -1,4 +1,4 @@
-"""Online lookups as what rankers read: PairFeatures, and plain columns for rankers of any other make."""
+"""Online lookups as input of rankers: PairFeatures, or plain columns for rankers of any other kind."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import ContractMismatchError, ShapeError
-from girl_features.integrations.plain_columns import PlainReduction, plain_columns
+from girl_features.integrations.plain_columns import PlainReduction, place_columns, plain_columns
 from girl_features.lookup import FeatureClient, JobVectors, SeekerVectors
 from girl_features.ranker import PairFeatures
-from girl_features.schema import GIRL_ROW
+from girl_features.schema import JOB_ID
 
-JOBS_SHARE = 0.3  # of a deadline: what is kept for the second read
+JOBS_SHARE = 0.3  # share of a deadline for the second lookup, of the jobs
 
 
 def online_pairs(seekers: SeekerVectors, jobs: JobVectors) -> PairFeatures:
-    """Features of n pairs: seeker i and job i, or one seeker and n jobs.
+    """Return the features of n pairs: seeker i with job i, or one seeker with n jobs.
 
-    A pair without CV or JD vector (`has_cv` with no bundle, `has_jd`) has zeros there, which rankers refuse: leave
-    such rows out, see `scorable`.
+    A pair without a CV or JD vector has zeros there. Rankers refuse such rows; `scorable` finds them.
 
     Raises:
         ShapeError: neither one seeker nor as many as jobs.
@@ -38,7 +37,7 @@ def online_pairs(seekers: SeekerVectors, jobs: JobVectors) -> PairFeatures:
 
 
 def scorable(features: PairFeatures) -> np.ndarray:
-    """(n,) bool: the pair has both a CV vector and a JD vector."""
+    """Return (n,) bool: True where the pair has both a CV vector and a JD vector."""
     return np.asarray(features.cv.any(axis=1) & features.jd.any(axis=1))
 
 
@@ -50,23 +49,22 @@ def online_columns(
     cv: str | None = None,
     deadline_ms: float | None = None,
 ) -> pl.DataFrame:
-    """The columns that `girl join` adds to a training table, for one seeker and n jobs, a row a job.
+    """Return the columns that `girl join` adds to a training table, for one seeker and n jobs, one row per job.
 
     Args:
-        client: where to look.
-        reduction: the projection that was fitted on the training table.
+        client: looks up the vectors.
+        reduction: projection that was fitted on the training table.
         job_seeker_id: known or not.
-        job_ids: known or not; columns of an unknown job are null, as they are in the training table.
-        cv: the seeker's present CV, where the caller has it.
-        deadline_ms: for both reads; the client's own if left out.
+        job_ids: known or not; the columns of an unknown job are null, as in the training table.
+        cv: the seeker's present CV, if the caller has it.
+        deadline_ms: for both lookups together; the client's default if left out.
 
     Raises:
         ContractMismatchError: the projection is of another contract than the client.
     """
-    whole = client.deadline_ms if deadline_ms is None else deadline_ms
-    seekers = client.job_seekers([job_seeker_id], [cv], whole * (1 - JOBS_SHARE))
-    features = online_pairs(seekers, client.jobs(job_ids, whole * JOBS_SHARE))
+    total_ms = client.deadline_ms if deadline_ms is None else deadline_ms
+    seekers = client.job_seekers([job_seeker_id], [cv], total_ms * (1 - JOBS_SHARE))
+    features = online_pairs(seekers, client.jobs(job_ids, total_ms * JOBS_SHARE))
     rows = np.flatnonzero(scorable(features))
-    columns = plain_columns(features.take(rows), reduction).with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
-    every = pl.DataFrame({GIRL_ROW: np.arange(len(job_ids), dtype=np.uint32)})
-    return every.join(columns, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)
+    columns = plain_columns(features.take(rows), reduction)
+    return place_columns(pl.DataFrame({JOB_ID: list(job_ids)}), columns, rows).drop(JOB_ID)

@@ -1,4 +1,4 @@
-"""Generated-JD features as plain columns, for a ranker of any other make."""
+"""Generated-JD features as plain columns, for rankers of any other kind."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError
-from girl_features.evaluation.reference import cosine
 from girl_features.integrations.rankers.pair_inputs import check_features, check_scored
-from girl_features.integrations.rankers.pca import PCA, fit_pca
 from girl_features.integrations.rankers.ranker_files import (
     ReductionManifest,
     hashes,
@@ -26,20 +24,23 @@ from girl_features.schema import (
     GIRL_COS_CV_JD,
     GIRL_COS_GENERATED_JD_JD,
     GIRL_HAS_GENERATED_JD,
+    GIRL_ROW,
     GIRL_TIER,
 )
+from girl_features.vectors.projection import PCA, fit_pca
+from girl_features.vectors.similarity import cosine
 
 ARRAYS = "reduction.safetensors"
 
 
 class PlainReduction(NamedTuple):
-    """What turns generated-JD vectors of one contract into k columns."""
+    """Projection of the generated-JD vectors of one contract to k columns."""
 
     pca: PCA
     contract: str  # fingerprint of the FeatureContract it was fitted on
 
     def save(self, folder: Path) -> None:
-        """Write the arrays (safetensors) and manifest (JSON) to `folder`, made if need be."""
+        """Write the arrays (safetensors) and manifest (JSON) to `folder`; make the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
         n_components, dimension = self.pca.components.shape
@@ -53,7 +54,7 @@ class PlainReduction(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path) -> PlainReduction:
-        """The reduction that `save` wrote to `folder`.
+        """Load the reduction that `save` wrote to `folder`.
 
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
@@ -65,11 +66,11 @@ class PlainReduction(NamedTuple):
 
 
 def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
-    """Principal components of the generated-JD vectors. Give the training part alone, or the test part leaks.
+    """Fit principal components of the generated-JD vectors. Fit on the training part only, or the test part leaks.
 
     Args:
         features: n pairs; those without a generated JD are left out.
-        n_components: columns wanted; as many as the vectors have dimensions at most.
+        n_components: number of columns; at most the dimension of the vectors.
 
     Raises:
         ConfigError: `n_components` is not positive.
@@ -88,14 +89,15 @@ def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
 
 
 def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataFrame:
-    """One row a pair, in order: three cosines, `girl_generated_jd_pca_00` ..., `girl_has_generated_jd`, `girl_tier`.
+    """Return one row per pair, in order, with columns that any ranker can read.
 
-    Floats are Float64. Where a pair has no generated JD, whatever is drawn from it is null; `girl_tier` is the
-    Tier as Int8, 0 the best, so that any ranker can read it.
+    The columns are three cosines, `girl_generated_jd_pca_00` and following (all Float64), `girl_has_generated_jd`
+    (Boolean) and `girl_tier` (the Tier as Int8, 0 is best). If a pair has no generated JD, the columns that are
+    computed from it are null.
 
     Raises:
         ContractMismatchError: the features are of another contract than the reduction.
-        InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector, its row named.
+        InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
         ShapeError: arrays do not line up.
     """
     check_features(features, "enhanced")
@@ -117,6 +119,12 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
         pl.Series(GIRL_HAS_GENERATED_JD, has_generated, pl.Boolean),
         pl.Series(GIRL_TIER, features.tier, pl.Int8),
     )
+
+
+def place_columns(table: pl.DataFrame, columns: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Return `table` with `columns` beside it at the given row numbers, and null in all other rows."""
+    numbered = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
+    return table.with_row_index(GIRL_ROW).join(numbered, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)
 
 
 def _known(values: np.ndarray, known: np.ndarray) -> pl.Series:

@@ -19,7 +19,6 @@ import polars as pl
 from girl_features.config import GirlConfig
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.input.splits import Windows
-from girl_features.integrations.rankers.calibration import fit_logistic
 from girl_features.lab.experiment.config import ExperimentConfig
 from girl_features.lab.experiment.data import ExperimentData, History
 from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData
@@ -27,6 +26,7 @@ from girl_features.lab.experiment.run import run_experiment
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
+from girl_features.vectors.regression import fit_logistic
 from tests.fakes import HashingEncoder, feature_contract
 from tests.text_pairs import objects
 

@@ -18,9 +18,10 @@ from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient, open_queue
 from girl_features.lookup.bundle import Bundle
 from girl_features.lookup.generation_queue import BackgroundQueue
-from girl_features.lookup.vector_map import VectorMap, unit_rows
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
+from girl_features.vectors.similarity import unit_rows
 from tests.fakes import HashingEncoder, TemplateGenerator, feature_contract
 from tests.feast_repos import OUR_SQLITE
 from tests.input_tables import write_tables

@@ -17,8 +17,8 @@ from girl_features.errors import CheckpointError, ContractMismatchError, DataErr
 from girl_features.input.text_cleaning import SQL_BLANK, SQL_CLEAN_CHARACTERS, clean_cv, cleaning_sql
 from girl_features.lookup import AsyncFeatureClient, FeatureClient, SeekerVectors
 from girl_features.lookup.bundle import read_bundle, write_bundle
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.schema import Encoded, Tier
+from girl_features.vectors.similarity import unit_rows
 from tests.fakes import HashingEncoder, feature_contract
 from tests.input_tables import day
 from tests.served_market import CONTRACT, UNIT_VECTORS, ServedMarket, bundle, served_market

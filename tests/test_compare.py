@@ -21,12 +21,14 @@ from girl_features.evaluation.bootstrap import (
 )
 from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.metrics import auc, log_loss
-from girl_features.evaluation.reference import CosineRanker, cosine, platt_scale
+from girl_features.evaluation.reference import CosineRanker
 from girl_features.evaluation.results import ResultRow
 from girl_features.evaluation.run import save_comparison
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import CAVEAT, LowerTiers
+from girl_features.vectors.regression import platt_scale
+from girl_features.vectors.similarity import cosine
 from tests.fakes import ColumnRanker
 from tests.input_tables import write_tables
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from girl_features.errors import ShapeError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.metrics import auc
-from girl_features.integrations.rankers.calibration import fit_logistic
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.config import JDPooling, parse_pooling
 from girl_features.lab.experiment.data import History
@@ -18,6 +17,8 @@ from girl_features.lab.experiment.several_jds import SpreadRanker, pool_generate
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.regression import fit_logistic
+from girl_features.vectors.similarity import mean_of_nearest
 from tests.text_pairs import objects
 
 D = 4
@@ -73,18 +74,18 @@ def test_the_regression_finds_a_linear_map() -> None:
     rng = np.random.default_rng(0)
     truth, x = rng.normal(size=(D, D)), rng.normal(size=(400, D))
     y = x @ truth + 2.0 + rng.normal(0, 0.01, (400, D))
-    weights = controls.fit_ridge(x, y)
-    np.testing.assert_allclose(weights[:-1], truth, atol=0.02)
-    np.testing.assert_allclose(weights[-1], 2.0, atol=0.02)  # the intercept is not shrunk
+    regression = controls.fit_jd_regression(x, y)
+    np.testing.assert_allclose(regression.weights, truth, atol=0.02)
+    np.testing.assert_allclose(regression.intercept, 2.0, atol=0.02)  # the intercept is not shrunk
     with pytest.raises(ShapeError, match="9 matched pairs"):
-        controls.fit_ridge(x[:9], y[:9])
+        controls.fit_jd_regression(x[:9], y[:9])
 
 
 def test_the_neighbours_are_those_of_a_slow_search() -> None:
     rng = np.random.default_rng(0)
     keys, queries, values = (rng.normal(size=(n, D)).astype(np.float32) for n in (30, 5, 30))
     keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-    found = controls.nearest_mean(queries, keys, values, 3)
+    found = mean_of_nearest(queries, keys, values, 3)
     for query, mean in zip(queries, found, strict=True):
         order = sorted(range(30), key=lambda i: -float(query @ keys[i]))[:3]
         np.testing.assert_allclose(mean, values[order].mean(axis=0), atol=1e-6)

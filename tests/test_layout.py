@@ -54,6 +54,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "sql",
             "text_ranker",
             "torch_threads",
+            "vectors",
         }
     },
     {"store": {"store", "init_repo"}},

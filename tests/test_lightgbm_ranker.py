@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
-from girl_features.integrations.rankers.lightgbm_ranker import ARRAYS, FORMS, TREES, LightGBMRanker
-from girl_features.integrations.rankers.pca import fit_pca
+from girl_features.integrations.rankers.lightgbm_ranker import ARRAYS, TREE_COLUMNS, TREES, LightGBMRanker
 from girl_features.integrations.rankers.registry import load_ranker
+from girl_features.vectors.projection import fit_pca
 from tests.contracts import OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, fit, planted
 
 
@@ -49,7 +49,7 @@ def test_trees_stop_early() -> None:
     assert 1 <= ranker._fitted.trees.num_trees() < 1000
 
 
-@pytest.mark.parametrize(("predictor", "row"), list(FORMS))
+@pytest.mark.parametrize(("predictor", "row"), list(TREE_COLUMNS))
 def test_a_saved_ranker_scores_the_same(tmp_path: Path, predictor: str, row: str) -> None:
     ranker = fit(LightGBMRanker(predictor, row, 4), planted(200, 0), planted(100, 1))  # type: ignore[arg-type]
     assert isinstance(ranker, LightGBMRanker)

@@ -13,7 +13,7 @@ import pytest
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.lookup.vector_map import VectorMap, unit_rows
+from girl_features.lookup.vector_map import VectorMap
 from girl_features.mapping.fit import SharedCVs, fit_map, read_shared_cvs
 from girl_features.mapping.losses import compare_mapped
 from girl_features.mapping.rows import write_mapped
@@ -21,6 +21,7 @@ from girl_features.mapping.run import run_map
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
+from girl_features.vectors.similarity import unit_rows
 from tests.fakes import ColumnRanker, feature_contract
 from tests.input_tables import day
 from tests.served_market import served_market

@@ -11,10 +11,10 @@ import pytest
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError, InvalidVectorError, ShapeError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.plain_columns import ARRAYS, PlainReduction, fit_reduction, plain_columns
-from girl_features.integrations.rankers.calibration import fit_logistic
 from girl_features.integrations.rankers.registry import load_ranker
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.regression import fit_logistic
 from tests.contracts import CONTRACT, OTHER_CONTRACT, planted
 
 

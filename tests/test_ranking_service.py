@@ -16,11 +16,11 @@ import pytest
 
 from girl_features.errors import CheckpointError, ContractMismatchError, InvalidVectorError
 from girl_features.evaluation.reference import CosineRanker
+from girl_features.integrations.online_ranking import Ranking
 from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
 from girl_features.integrations.ranking_service import create_app
-from girl_features.integrations.service.limits import Gate, Limits
+from girl_features.integrations.service.limits import Limits, RequestGuard
 from girl_features.integrations.service.models import MAX_CV_LENGTH, MAX_ID_LENGTH, MAX_JOBS
-from girl_features.integrations.service.ranking import Ranking
 from girl_features.ranker import PairFeatures
 from tests.contracts import CONTRACT, OTHER_CONTRACT, fit, planted
 from tests.fakes import VectorClient
@@ -152,7 +152,7 @@ def test_a_body_that_never_ends_is_refused() -> None:
         sent.append(message)
 
     refused: list[tuple[str, int]] = []
-    slow = Gate(app, 1000, lambda: False, lambda path, status: refused.append((path, status)), seconds=0.1)
+    slow = RequestGuard(app, 1000, lambda: False, lambda path, status: refused.append((path, status)), seconds=0.1)
     asyncio.run(slow({"type": "http", "method": "POST", "path": "/rank", "headers": []}, receive, send))
     assert sent[0]["status"] == 408 and refused == [("other", 408)]
 

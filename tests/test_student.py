@@ -10,9 +10,9 @@ import pytest
 from girl_features.config import GirlConfig, StudentConfig
 from girl_features.errors import EmptyWindowError
 from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
-from girl_features.lookup.vector_map import mean_cosine, unit_rows
 from girl_features.store.parts import PartsStore
 from girl_features.trainers.student import RankedPairs, StudentData, fit_student, read_student_data, train_student
+from girl_features.vectors.similarity import mean_cosine, unit_rows
 from tests.fakes import feature_contract
 from tests.input_tables import day, write_tables
 from tests.store_rows import Row, write_rows

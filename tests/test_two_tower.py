@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from girl_features.errors import CheckpointError, ConfigError, ContractMismatchError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers import two_tower_networks as networks
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration, fit_logistic
 from girl_features.integrations.rankers.pair_inputs import columns, fit_scaler, scaled_columns
 from girl_features.integrations.rankers.registry import RANKERS, load_ranker, make_ranker
-from girl_features.integrations.rankers.two_tower import FORMS, WEIGHTS, TrainingSettings, TwoTowerRanker
+from girl_features.integrations.rankers.two_tower import DESIGNS, WEIGHTS, TrainingSettings, TwoTowerRanker
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.regression import Calibration, fit_calibration, fit_logistic
 from tests.contracts import CONTRACT, OTHER_CONTRACT, Labelled, MakeRanker, RankerContract, fit, planted
 
 FAST = TrainingSettings(max_epochs=15, batch_size=32, dropout=0.1)
@@ -72,10 +72,10 @@ def test_dot_enhanced_is_equations_14_and_15() -> None:
 
 
 def test_plain_mlps_read_the_vectors_of_equations_10_and_13() -> None:
-    assert FORMS["mlp-plain", "base"].mlp == ("cv", "jd")
-    assert FORMS["mlp-plain", "enhanced"].mlp == ("cv", "jd", "generated_jd")
+    assert DESIGNS["mlp-plain", "base"].mlp == ("cv", "jd")
+    assert DESIGNS["mlp-plain", "enhanced"].mlp == ("cv", "jd", "generated_jd")
     features = pair([1, 2], [3, 4], [5, 6])
-    assert columns(features, FORMS["mlp-plain", "enhanced"].mlp).tolist() == [[1, 2, 3, 4, 5, 6]]
+    assert columns(features, DESIGNS["mlp-plain", "enhanced"].mlp).tolist() == [[1, 2, 3, 4, 5, 6]]
 
 
 def test_interaction_columns_by_hand() -> None:
@@ -173,7 +173,7 @@ def test_training_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(2), wanted)
 
 
-@pytest.mark.parametrize(("predictor", "row"), list(FORMS))
+@pytest.mark.parametrize(("predictor", "row"), list(DESIGNS))
 def test_a_saved_ranker_scores_the_same(tmp_path: Path, predictor: str, row: str) -> None:
     ranker = fit(TwoTowerRanker(predictor, row, 4, FAST), planted(100, 0), planted(60, 1))  # type: ignore[arg-type]
     assert isinstance(ranker, TwoTowerRanker)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import CheckpointError, ShapeError
-from girl_features.lookup.cold_start import neighbours_mean
-from girl_features.lookup.vector_map import VectorMap, fit_ridge, mean_cosine
+from girl_features.lookup.vector_map import VectorMap, fit_ridge
+from girl_features.vectors.similarity import mean_cosine, mean_of_nearest
 
 
 def small_map() -> VectorMap:
@@ -72,7 +72,7 @@ def test_neighbours_are_those_of_the_highest_cosine(asked: list[list[float]], n_
     stored = rng.normal(size=(n_stored, 3))
     stored = (stored / np.linalg.norm(stored, axis=1, keepdims=True)).astype(np.float32)
     generated = rng.normal(size=(n_stored, 3)).astype(np.float32)
-    found = neighbours_mean(np.array(asked, np.float32), stored, generated, k)
+    found = mean_of_nearest(np.array(asked, np.float32), stored, generated, k)
     for one, mean in zip(asked, found, strict=True):
         length = np.linalg.norm(one)
         if length < 1e-3:

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from girl_features.evaluation.metrics import auc, expected_calibration_error
-from girl_features.evaluation.reference import platt_scale
 from girl_features.generator import RewardModel
+from girl_features.vectors.regression import platt_scale
 
 LENGTH_CORRELATION_LIMIT = 0.5  # above it, length explains more than a quarter of the score's variance
 

@@ -25,9 +25,8 @@ from girl_features.errors import CheckpointError, EmptyWindowError
 from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.lookup.bundle import Bundle, write_bundle
-from girl_features.lookup.cold_start import neighbours_mean
 from girl_features.lookup.encoder_export import export_encoder
-from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge, mean_cosine, unit_rows
+from girl_features.lookup.vector_map import Ridge, VectorMap, fit_ridge
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, MATCHED
@@ -36,6 +35,7 @@ from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, vectors_of
 from girl_features.torch_threads import one_thread
 from girl_features.trainers.training_data import hold_out_seekers
+from girl_features.vectors.similarity import mean_cosine, mean_of_nearest, unit_rows
 
 MIN_SEEKERS = 20
 WEIGHT_DECAY = 0.01
@@ -156,7 +156,7 @@ def fit_student(data: StudentData, settings: StudentConfig, pairs: RankedPairs |
     if settings.hidden_size:
         with one_thread():
             student, epoch = _distil(train, held_out, ridge, settings, pairs)
-    neighbours = neighbours_mean(held_out.cvs, unit_rows(train.cvs), train.generated, N_NEIGHBOURS)
+    neighbours = mean_of_nearest(held_out.cvs, unit_rows(train.cvs), train.generated, N_NEIGHBOURS)
     prior = np.broadcast_to(train.generated.mean(axis=0), held_out.generated.shape)
     measures = {
         "n_seekers": len(set(data.seeker_ids)),

@@ -14,7 +14,7 @@ from girl_features.commands import common
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
-    from girl_features.integrations.service.ranking import Ranking
+    from girl_features.integrations.online_ranking import Ranking
     from girl_features.lookup.generation_queue import GenerationQueue
 
 
@@ -75,8 +75,8 @@ def serve(
 def _open(config: GirlConfig, folder: Path) -> tuple[Ranking, GenerationQueue]:
     """Open a ranker with a client of its contract, and the queue. The Feast repo must know that contract."""
     from girl_features.errors import ContractMismatchError, UnknownContractError
+    from girl_features.integrations.online_ranking import Ranking
     from girl_features.integrations.rankers.registry import peek_ranker
-    from girl_features.integrations.service.ranking import Ranking
     from girl_features.lookup import open_client, open_queue, serving_encoder
     from girl_features.lookup.generation_queue import BackgroundQueue
 

@@ -18,9 +18,9 @@ from girl_features.contract import EncoderContract
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ContractMismatchError
 from girl_features.lookup.bundle import Bundle
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.lookup.waiting import DeadlineThread
 from girl_features.schema import Tier
+from girl_features.vectors.similarity import mean_of_nearest
 
 CACHE_SIZE = 10_000  # CV vectors of earlier requests; about 15 MB at 384 dimensions
 BATCH_ROWS = 8  # CVs compared with all stored CVs before the time is checked again
@@ -114,7 +114,7 @@ class ColdStart:
                 if time.monotonic() >= until - RESERVE:
                     break
                 rows = slice(start, start + BATCH_ROWS)
-                vectors[rows] = neighbours_mean(cv_vectors[rows], self._cvs, self._generated, self._n_neighbours)
+                vectors[rows] = mean_of_nearest(cv_vectors[rows], self._cvs, self._generated, self._n_neighbours)
                 tiers[rows] = Tier.NEIGHBOURS
         return vectors, tiers
 
@@ -127,18 +127,3 @@ class ColdStart:
 def _is_same_model(a: EncoderContract, b: EncoderContract) -> bool:
     """True if two encoders are equal apart from their precision, which a ranking host may choose."""
     return a.model_copy(update={"dtype": b.dtype}) == b
-
-
-def neighbours_mean(cv_vectors: np.ndarray, stored_cvs: np.ndarray, generated: np.ndarray, k: int) -> np.ndarray:
-    """Return the mean generated vector of the k most similar stored CVs, by cosine, as (n, d) float32.
-
-    Args:
-        cv_vectors: (n, d) float32.
-        stored_cvs: (m, d) float32 unit vectors.
-        generated: (m, d) float32.
-        k: number of neighbours; all m if there are fewer.
-    """
-    k = min(k, len(stored_cvs))
-    cosines = unit_rows(cv_vectors) @ stored_cvs.T  # (n, m)
-    nearest = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (n, k)
-    return np.asarray(generated[nearest].mean(axis=1), np.float32)

@@ -14,8 +14,8 @@ import numpy as np
 from girl_features.contract import EncoderContract
 from girl_features.encoder import read_characters
 from girl_features.errors import CheckpointError, require
-from girl_features.lookup.vector_map import unit_rows
 from girl_features.schema import Encoded
+from girl_features.vectors.similarity import unit_rows
 
 GRAPH, TOKENIZER = "encoder.xml", "tokenizer.json"
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from girl_features.errors import CheckpointError, ShapeError
+from girl_features.vectors.regression import ridge_path
+from girl_features.vectors.similarity import mean_cosine, unit_rows
 
 _SHAPES = {  # d_in, h and d_out stand for what they are in one map
     "skip": ("d_in", "d_out"),
@@ -106,28 +108,12 @@ def fit_ridge(
         held_out: inputs and targets of other rows, by which the penalty is chosen.
         penalties: of the weights, in squared lengths of all inputs together.
     """
-    centre, mean = inputs.mean(axis=0, dtype=np.float64), targets.mean(axis=0, dtype=np.float64)
-    x, y = inputs - centre, targets - mean
-    values, vectors = np.linalg.eigh(x.T @ x)  # once for all penalties
-    projected = vectors.T @ (x.T @ y)
     length = float(np.linalg.norm(targets, axis=1).mean())
     best: Ridge | None = None
-    for penalty in penalties:
-        skip = vectors @ (projected / (np.maximum(values, 0) + penalty)[:, None])
-        candidate = VectorMap.linear(skip, mean - centre @ skip, length)
+    for penalty, regression in zip(penalties, ridge_path(inputs, targets, penalties), strict=True):
+        candidate = VectorMap.linear(regression.weights, regression.intercept, length)
         cosine = mean_cosine(candidate(held_out[0]), held_out[1])
         if best is None or cosine > best.cosine:
             best = Ridge(candidate, penalty, cosine)
     assert best is not None, "penalties are given"
     return best
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; rows of zeros stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
-
-
-def mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over the rows of the cosines of two (n, d) arrays."""
-    return float(np.einsum("ij,ij->i", unit_rows(a), unit_rows(b)).mean())

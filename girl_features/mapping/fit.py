@@ -9,11 +9,12 @@ import numpy as np
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import EmptyWindowError
-from girl_features.lookup.vector_map import VectorMap, fit_ridge, mean_cosine
+from girl_features.lookup.vector_map import VectorMap, fit_ridge
 from girl_features.schema import CV_HASH, ENGINE, GENERATED_JD_VECTOR, JOB_SEEKER_ID, UPDATED_AT
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
+from girl_features.vectors.similarity import mean_cosine
 
 MIN_SEEKERS = 50
 HELD_OUT = 5  # one seeker in this many is held out to measure the map

@@ -1,1 +1,1 @@
-"""Rankers that learn from vectors, and the files they are kept in."""
+"""Rankers on PairFeatures: torch two-towers and LightGBM, made, saved and loaded by name."""

@@ -1,10 +1,10 @@
-"""An enhanced ranker with its base twin: pairs without a generated JD get the base row's score.
+"""An enhanced ranker with its base twin: pairs without a generated JD get the base ranker's score.
 
-A generated JD says much of what its CV says, so an enhanced ranker may give the CV's own cosine little weight, or a
-negative one. With j' at its training mean it would then rank such pairs badly, at worst backwards. So a twin
-trained without any j' answers for them. Both are calibrated, so their scores can stand in one list.
+A generated JD repeats much of its CV, so an enhanced ranker may give the cosine of CV and JD little weight, or even a
+negative one. With the training mean in place of the generated JD, it would then rank pairs without one badly. Such
+pairs are scored by a twin that is trained without generated JDs. Both are calibrated, so their scores are comparable.
 
-With tier dropout, the enhanced ranker also meets what the tiers between the two would answer.
+With tier dropout, the enhanced ranker also learns from vectors of the tiers between the two, which it meets online.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import TierDropout, drop_tiers
 
-_HALVES = ("enhanced", "base")  # folders of the two
+_HALVES = ("enhanced", "base")  # folders of the two rankers
 _FILES = tuple(f"{half}/{MANIFEST}" for half in _HALVES)
 
 
@@ -45,66 +45,66 @@ class FallbackRanker:
     ) -> None:
         """Train `base` on all pairs and `enhanced` on those with a generated JD. Errors as the two.
 
-        Where these are too few to hold both classes, `enhanced` is trained on all.
+        If the pairs with a generated JD do not have both classes, `enhanced` is trained on all pairs.
         """
         check_training_parts(features, labels, valid_features, valid_labels, "enhanced")
-        parts = (_generated_only(features, labels), _generated_only(valid_features, valid_labels))
-        (own, own_labels), (own_valid, own_valid_labels) = parts
-        self.enhanced.fit(self._dropped(own, 0), own_labels, self._dropped(own_valid, 1), own_valid_labels)
+        train, train_labels = _generated_only(features, labels)
+        valid, kept_valid_labels = _generated_only(valid_features, valid_labels)
+        self.enhanced.fit(self._with_dropout(train, 0), train_labels, self._with_dropout(valid, 1), kept_valid_labels)
         self.base.fit(features, labels, valid_features, valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """(n,) float64 probabilities of a match, in (0, 1). Errors as the two."""
-        check_features(features, "enhanced")  # here, so that an error names a row of the caller's
+        """Return (n,) float64 probabilities of a match, in (0, 1). Errors as the two."""
+        check_features(features, "enhanced")  # before the split, so that an error gives a row of `features`
         has_generated = features.has_generated_jd
         scores = np.zeros(features.n_pairs)
         scores[has_generated] = self.enhanced.score(features.take(has_generated))
         scores[~has_generated] = self.base.score(features.take(~has_generated))
         return scores
 
-    def _dropped(self, features: PairFeatures, part: int) -> PairFeatures:
-        """Some pairs at a lower tier that has a generated vector: the twin answers for the one that has none."""
+    def _with_dropout(self, features: PairFeatures, part: int) -> PairFeatures:
+        """Move some pairs to a lower tier; never to Tier.PRIOR, whose pairs are scored by `base`."""
         if self._dropout is None:
             return features
-        lower: dict[Tier, np.ndarray] = {
-            t: vectors for t, vectors in self._dropout.stand_ins(features).items() if t != Tier.PRIOR
-        }
+        lower = dict(self._dropout.stand_ins(features))
+        lower.pop(Tier.PRIOR, None)
         return drop_tiers(features, lower, self._dropout.share, 2 * self._dropout.seed + part)
 
     def save(self, folder: Path) -> None:
-        """Write both to folders of `folder`, and a manifest that ties them together."""
+        """Write both rankers to folders of `folder`, and a manifest that ties them together."""
         self.enhanced.save(folder / "enhanced")
         self.base.save(folder / "base")
-        half = parse_manifest(folder / "enhanced", RankerManifest)
+        enhanced = parse_manifest(folder / "enhanced", RankerManifest)
         manifest = FallbackManifest(
-            predictor=half.predictor,
-            contract=half.contract,
-            dimension=half.dimension,
+            predictor=enhanced.predictor,
+            contract=enhanced.contract,
+            dimension=enhanced.dimension,
             sha256=hashes(folder, _FILES),
         )
         write_manifest(folder, manifest)
 
     @classmethod
     def load(cls, folder: Path, load_half: Callable[[Path], SavedRanker]) -> FallbackRanker:
-        """The ranker that `save` wrote to `folder`, each half read by `load_half`.
+        """Load the ranker that `save` wrote to `folder`, each of the two by `load_half`.
 
         Raises:
-            CheckpointError: absent, incomplete, altered, of another format, or halves that do not belong together.
+            CheckpointError: absent, incomplete, altered, of another format, or two rankers that do not belong together.
         """
         manifest = read_manifest(folder, FallbackManifest, _FILES)
-        for half in _HALVES:
-            found = parse_manifest(folder / half, RankerManifest)
-            if (found.predictor, found.row, found.contract) != (manifest.predictor, half, manifest.contract):
+        for row in _HALVES:
+            half = parse_manifest(folder / row, RankerManifest)
+            if (half.predictor, half.row, half.contract) != (manifest.predictor, row, manifest.contract):
                 raise CheckpointError(
-                    f"{folder / half} holds {found.predictor!r} {found.row!r} of contract {found.contract!r}, "
-                    f"wanted {manifest.predictor!r} {half!r} of {manifest.contract!r}; save the ranker again"
+                    f"{folder / row} holds {half.predictor!r} {half.row!r} of contract {half.contract!r}, "
+                    f"wanted {manifest.predictor!r} {row!r} of {manifest.contract!r}; save the ranker again"
                 )
         return cls(load_half(folder / "enhanced"), load_half(folder / "base"))
 
 
 def _generated_only(features: PairFeatures, labels: np.ndarray) -> tuple[PairFeatures, np.ndarray]:
+    """Return the pairs with a generated JD and their labels, or all pairs if those have one class only."""
     has_generated = features.has_generated_jd
-    kept = labels[has_generated]
-    if kept.all() or not kept.any():
+    kept_labels = labels[has_generated]
+    if kept_labels.all() or not kept_labels.any():
         return features, labels
-    return features.take(has_generated), kept
+    return features.take(has_generated), kept_labels

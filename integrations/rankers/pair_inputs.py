@@ -1,7 +1,7 @@
-"""PairFeatures -> the numeric columns a ranker reads: blocks of columns by name, standardised, gaps imputed.
+"""PairFeatures -> the numeric columns a ranker reads: named blocks of columns, standardised, gaps filled.
 
-Base rows never see a generated JD: `visible` takes it away before anything else looks. In enhanced rows, a pair
-without one (Tier.PRIOR) has every column drawn from j' at that column's training mean; see also fallback.py.
+A base ranker never sees a generated JD: `visible` removes it before any other step. For an enhanced ranker, a pair
+without a generated JD (Tier.PRIOR) gets the training mean in every column that is computed from it; see fallback.py.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
-from girl_features.evaluation.reference import cosine
 from girl_features.ranker import PairFeatures, check_labels
 from girl_features.schema import Tier
+from girl_features.vectors.similarity import cosine
 
-Row = Literal["base", "enhanced"]
+RankerRow = Literal["base", "enhanced"]  # the row of the results table, which says what a ranker may look at
 
-MAX_ENTRY = 1e6  # encoders give about 1; far below where float32 products overflow
-MAX_STANDARD_DEVIATIONS = 10.0  # standardised columns are clipped here, so that no score runs away
-ROWS_AT_ONCE = 4096  # rows whose columns are held at a time
+COSINE_BLOCKS = ("cos_cv_jd", "cos_generated_jd_jd", "cos_cv_generated_jd", "tier")
+
+MAX_ENTRY = 1e6  # encoders give about 1; float32 products overflow only far above this
+MAX_STANDARD_DEVIATIONS = 10.0  # standardised columns are clipped here, so that no score becomes extreme
+ROWS_AT_ONCE = 4096  # bounds the memory of the columns
 _LOWER_TIERS = np.array([tier for tier in Tier if tier != Tier.GENERATED], np.int8)
 
 
 class _Block(NamedTuple):
     values: Callable[[PairFeatures], np.ndarray]  # (n, d), or (n, width)
-    is_generated: bool  # drawn from j', so without meaning where there is none
+    needs_generated_jd: bool  # without meaning for a pair that has no generated JD
     width: int | None  # None: as many columns as the vectors have dimensions
 
 
@@ -44,33 +46,47 @@ _BLOCKS: dict[str, _Block] = {
 
 
 class ColumnScaler(NamedTuple):
-    """Training mean and spread of p columns."""
+    """Training mean and inverse standard deviation of p columns."""
 
     mean: np.ndarray  # (p,) float32
-    inverse_std: np.ndarray  # (p,) float32, 0 for a column that never varied in training
+    inverse_std: np.ndarray  # (p,) float32, 0 for a column that is constant in the training part
+
+    @classmethod
+    def blank(cls, n_columns: int) -> ColumnScaler:
+        """Return a scaler of the right shape, to be filled."""
+        return cls(np.zeros(n_columns, np.float32), np.zeros(n_columns, np.float32))
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], name: str) -> ColumnScaler:
+        """Return the scaler that `arrays` wrote under `name`."""
+        return cls(arrays[f"{name}.mean"], arrays[f"{name}.inverse_std"])
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays by their names in a ranker's file."""
+        return {f"{name}.mean": self.mean, f"{name}.inverse_std": self.inverse_std}
 
 
-def visible(features: PairFeatures, row: Row) -> PairFeatures:
-    """The features a row may look at: for `base`, with (n, 0) generated vectors and the tier blanked."""
+def visible(features: PairFeatures, row: RankerRow) -> PairFeatures:
+    """Return what `row` may look at: for `base`, (n, 0) generated vectors and all tiers 0."""
     if row == "enhanced":
         return features
     n = features.n_pairs
     return features._replace(generated_jd=np.zeros((n, 0), np.float32), tier=np.zeros(n, np.int8))
 
 
-def check_features(features: PairFeatures, row: Row) -> None:
-    """Check the arrays `row` reads.
+def check_features(features: PairFeatures, row: RankerRow) -> None:
+    """Check the arrays that `row` reads.
 
     Raises:
-        ShapeError: they do not line up.
-        InvalidVectorError: a vector is NaN, infinite, runaway or all zero; the message names its row.
+        ShapeError: the arrays do not line up.
+        InvalidVectorError: a vector is NaN, infinite, too large or all zero; the message gives its row.
     """
     shape = features.cv.shape
     if len(shape) != 2 or features.jd.shape != shape:
         raise ShapeError(f"cv vectors are {shape}, jd vectors {features.jd.shape}; wanted (n, d) for both")
-    every_row = np.ones(len(features.cv), bool)
-    _check_vectors("cv", features.cv, every_row)
-    _check_vectors("jd", features.jd, every_row)
+    every_pair = np.ones(len(features.cv), bool)
+    _check_vectors("cv", features.cv, every_pair)
+    _check_vectors("jd", features.jd, every_pair)
     if row == "base":
         return
     if features.generated_jd.shape != shape or features.tier.shape != shape[:1]:
@@ -82,12 +98,12 @@ def check_features(features: PairFeatures, row: Row) -> None:
 
 
 def check_training_parts(
-    features: PairFeatures, labels: np.ndarray, valid: PairFeatures, valid_labels: np.ndarray, row: Row
+    features: PairFeatures, labels: np.ndarray, valid: PairFeatures, valid_labels: np.ndarray, row: RankerRow
 ) -> None:
-    """Check both parts a ranker is fitted on.
+    """Check both parts that a ranker is trained on.
 
     Raises:
-        ShapeError: a part is empty, of one class, or its arrays do not line up.
+        ShapeError: a part is empty, has one class only, or its arrays do not line up.
         InvalidVectorError: a bad vector, or parts of different dimensions.
         ContractMismatchError: the parts are of different contracts.
     """
@@ -103,10 +119,10 @@ def check_training_parts(
 
 
 def check_scored(features: PairFeatures, contract: str, dimension: int) -> None:
-    """Check that `features` are what a ranker was trained on.
+    """Check that `features` have the contract and dimension that a ranker was trained on.
 
-    The whole fingerprint counts for base rows too. They would stand another generator, but a fingerprint does not
-    tell which part of a contract changed, and another encoder would give scores that mean nothing.
+    A base ranker needs the same contract too. Its scores would not change with another generator, but a fingerprint
+    does not show which part of a contract differs, and with another encoder the scores would be meaningless.
 
     Raises:
         ContractMismatchError: another contract.
@@ -122,30 +138,26 @@ def check_scored(features: PairFeatures, contract: str, dimension: int) -> None:
 
 
 def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
-    """(n, p) float32: the named blocks side by side. Rows without a generated JD hold no sense in its blocks."""
+    """Return the named blocks side by side, (n, p) float32.
+
+    Columns that need a generated JD have no meaning in rows without one.
+    """
     parts = [_BLOCKS[name].values(features) for name in blocks]
     return np.concatenate([np.zeros((features.n_pairs, 0)), *parts], axis=1).astype(np.float32)
 
 
-def from_generated(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
-    """(p,) bool: which columns of `blocks` are drawn from the generated JD."""
-    chosen = [_BLOCKS[name] for name in blocks]
-    widths = [dimension if block.width is None else block.width for block in chosen]
-    return np.repeat(np.array([block.is_generated for block in chosen], bool), widths)
-
-
 def columns_width(blocks: tuple[str, ...], dimension: int) -> int:
-    """p: how many columns `blocks` make of d-dimensional vectors."""
-    return len(from_generated(blocks, dimension))
+    """Return p, the number of columns that `blocks` make of d-dimensional vectors."""
+    return len(_needs_generated_jd(blocks, dimension))
 
 
 def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
-    """Mean and spread of each column; of columns from j', over the pairs that have one."""
-    generated = from_generated(blocks, features.cv.shape[1])
-    total, squares, n = (np.zeros(len(generated)) for _ in range(3))
+    """Fit mean and standard deviation of each column; columns that need a generated JD use the pairs that have one."""
+    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1])
+    total, squares, n = (np.zeros(len(needs_generated)) for _ in range(3))
     for part in _parts(features):
         values = columns(part, blocks).astype(np.float64)
-        known = ~generated | part.has_generated_jd[:, None]  # (n, p)
+        known = ~needs_generated | part.has_generated_jd[:, None]  # (n, p)
         total += np.where(known, values, 0).sum(axis=0)
         squares += np.where(known, values**2, 0).sum(axis=0)
         n += known.sum(axis=0)
@@ -157,11 +169,18 @@ def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
 
 
 def scaled_columns(features: PairFeatures, blocks: tuple[str, ...], scaler: ColumnScaler) -> np.ndarray:
-    """(n, p) float32 standardised columns; 0, the training mean, where a pair has no generated JD."""
+    """Return (n, p) float32 standardised columns, with 0 (the training mean) where a needed generated JD is absent."""
     scaled = (columns(features, blocks) - scaler.mean) * scaler.inverse_std
-    generated = from_generated(blocks, features.cv.shape[1])
-    scaled[~features.has_generated_jd[:, None] & generated] = 0
+    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1])
+    scaled[~features.has_generated_jd[:, None] & needs_generated] = 0
     return np.asarray(np.clip(scaled, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS))
+
+
+def _needs_generated_jd(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
+    """Return (p,) bool: the columns of `blocks` that are computed from the generated JD."""
+    chosen = [_BLOCKS[name] for name in blocks]
+    widths = [dimension if block.width is None else block.width for block in chosen]
+    return np.repeat(np.array([block.needs_generated_jd for block in chosen], bool), widths)
 
 
 def _parts(features: PairFeatures) -> Iterator[PairFeatures]:
@@ -169,15 +188,15 @@ def _parts(features: PairFeatures) -> Iterator[PairFeatures]:
         yield features.take(np.arange(start, min(start + ROWS_AT_ONCE, features.n_pairs)))
 
 
-def _check_vectors(name: str, vectors: np.ndarray, wanted: np.ndarray) -> None:
+def _check_vectors(name: str, vectors: np.ndarray, is_checked: np.ndarray) -> None:
     if vectors.shape[1] == 0:
         raise ShapeError(f"{name} vectors have no dimensions")
     largest = np.abs(vectors).max(axis=1)  # NaN where any entry is NaN
-    bad = wanted & ~((largest > 0) & (largest <= MAX_ENTRY))
+    bad = is_checked & ~((largest > 0) & (largest <= MAX_ENTRY))
     if bad.any():
         row = int(bad.argmax())
-        found = "all zero" if largest[row] == 0 else f"NaN, infinite or runaway (largest entry {largest[row]:g})"
+        problem = "all zero" if largest[row] == 0 else f"NaN, infinite or too large (largest entry {largest[row]:g})"
         raise InvalidVectorError(
-            f"{int(bad.sum())} bad {name} vectors: the first, of row {row}, is {found}; "
+            f"{int(bad.sum())} bad {name} vectors: the first, of row {row}, is {problem}; "
             f"leave those pairs out or materialize them again"
         )

@@ -1,4 +1,4 @@
-"""What a saved ranker's folder holds: a JSON manifest, and weights the manifest gives the hash of. No pickles."""
+"""Files of a saved ranker: a JSON manifest, and weights whose hashes the manifest holds. No pickles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
-from girl_features.integrations.rankers.pair_inputs import Row
+from girl_features.integrations.rankers.pair_inputs import RankerRow
 from girl_features.ranker import Ranker
 
 MANIFEST = "manifest.json"
@@ -24,38 +24,38 @@ class _Manifest(BaseModel):
 
 
 class _VectorManifest(_Manifest):
-    contract: str  # fingerprint of the FeatureContract trained on
+    contract: str  # fingerprint of the FeatureContract it was trained on
     dimension: int = Field(ge=1, le=65536)  # of its vectors
 
 
 class RankerManifest(_VectorManifest):
-    """What it takes to rebuild a ranker around its weights."""
+    """Everything needed to rebuild a ranker around its weights."""
 
-    version: Literal[2] = 2  # type: ignore[assignment]  # 1 had no column for each tier
+    version: Literal[2] = 2  # type: ignore[assignment]  # version 1 had no column for each tier
     format: Literal["girl-features ranker"] = "girl-features ranker"
     predictor: str
-    row: Row
+    row: RankerRow
     seed: int
     slope: float
     intercept: float
 
 
 class FallbackManifest(_VectorManifest):
-    """An enhanced ranker and its base twin, a folder each; `sha256` is of their manifests."""
+    """An enhanced ranker and its base twin, each in a folder; `sha256` is of their manifests."""
 
     format: Literal["girl-features ranker with fallback"] = "girl-features ranker with fallback"
     predictor: str
 
 
 class ReductionManifest(_VectorManifest):
-    """What plain columns were reduced with."""
+    """Projection that makes plain columns."""
 
     format: Literal["girl-features plain columns"] = "girl-features plain columns"
     n_components: int = Field(ge=1, le=65536)
 
 
 class TextRankerManifest(_Manifest):
-    """What it takes to rebuild a ranker of ids or words around its weights."""
+    """Everything needed to rebuild a ranker of ids or words around its weights."""
 
     format: Literal["girl-features text ranker"] = "girl-features text ranker"
     name: str
@@ -72,27 +72,30 @@ class SavedRanker(Ranker, Protocol):
     """A Ranker that can be written to a folder."""
 
     def save(self, folder: Path) -> None:
-        """Write it, its contract and its calibration to `folder`."""
+        """Write the ranker, its contract and its calibration to `folder`."""
         ...
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of each file of `folder`, for a manifest."""
+    """Return the SHA-256 of each named file of `folder`."""
     return {name: sha256_of_files([folder / name]) for name in names}
 
 
 def write_manifest(folder: Path, manifest: AnyManifest) -> None:
-    """Write the manifest, last and at once: a folder without one, or with an older one, is refused by `load`."""
+    """Write the manifest in one step, after all other files.
+
+    If a save is interrupted, the folder has no manifest or an older one whose hashes differ, and `load` refuses it.
+    """
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path, kind: type[AnyManifest], names: tuple[str, ...]) -> AnyManifest:
-    """The manifest of `folder`, once the files `names` are seen to be those it was written for.
+    """Read the manifest of `folder` and check that the files `names` are the ones it was written for.
 
     Raises:
-        CheckpointError: no manifest, one of another kind or version, or a file absent or altered.
+        CheckpointError: no manifest, one of another kind or version, or a file is absent or altered.
     """
     manifest = parse_manifest(folder, kind)
     if set(manifest.sha256) != set(names):
@@ -108,16 +111,16 @@ def read_manifest(folder: Path, kind: type[AnyManifest], names: tuple[str, ...])
 
 
 def parse_manifest(folder: Path, kind: type[AnyManifest]) -> AnyManifest:
-    """The manifest of `folder`, its files unchecked.
+    """Read the manifest of `folder` without checking the other files.
 
     Raises:
         CheckpointError: absent, or not a manifest of this kind and version.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        found = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else "no such folder"
+        contents = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else "no such folder"
         raise CheckpointError(
-            f"no {MANIFEST} in {folder} (found: {found}); only folders written by `save` are read, never pickles"
+            f"no {MANIFEST} in {folder} (found: {contents}); only folders written by `save` are read, never pickles"
         )
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -136,16 +139,16 @@ def read_arrays(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.
     """Load named float32 arrays, exactly those of `shapes`.
 
     Raises:
-        CheckpointError: not safetensors, or other names, shapes, types or values than wanted.
+        CheckpointError: the file is not safetensors, or a name, shape, type or value is not as wanted.
     """
     safetensors, format_error = require("safetensors.numpy", "rank"), require("safetensors", "rank").SafetensorError
     try:
         arrays: dict[str, np.ndarray] = safetensors.load_file(path)
     except format_error as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != shapes:
-        raise CheckpointError(f"{path} holds {found}, wanted {shapes}; it is of another ranker")
+    stored_shapes = {name: array.shape for name, array in arrays.items()}
+    if stored_shapes != shapes:
+        raise CheckpointError(f"{path} holds {stored_shapes}, wanted {shapes}; it is the file of another ranker")
     for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} should be finite float32, found {array.dtype}")

@@ -1,4 +1,4 @@
-"""Rankers by name. A ranker's own module, and its heavy packages, are imported when one is made."""
+"""Rankers by name. The module of a ranker, with its large dependencies, is imported when one is made or loaded."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from girl_features.errors import CheckpointError, ConfigError
+from girl_features.errors import CheckpointError, ConfigError, require
 from girl_features.integrations.rankers.fallback import FallbackRanker
-from girl_features.integrations.rankers.pair_inputs import Row
+from girl_features.integrations.rankers.pair_inputs import RankerRow
 from girl_features.integrations.rankers.ranker_files import (
     FallbackManifest,
     RankerManifest,
@@ -18,27 +18,27 @@ from girl_features.integrations.rankers.ranker_files import (
 from girl_features.tiers import StandIns, TierDropout
 
 
-class _Family(Protocol):
-    """A class of rankers."""
-
-    def __call__(self, predictor: str, row: Row, seed: int) -> SavedRanker: ...
+class _RankerClass(Protocol):
+    def __call__(self, predictor: str, row: RankerRow, seed: int) -> SavedRanker: ...
 
     def load(self, folder: Path) -> SavedRanker: ...
 
 
-def _two_tower() -> _Family:
+def _two_tower() -> _RankerClass:
+    require("torch", "rank")
     from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 
     return TwoTowerRanker
 
 
-def _lightgbm() -> _Family:
+def _lightgbm() -> _RankerClass:
+    require("lightgbm", "rank")
     from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
 
     return LightGBMRanker
 
 
-RANKERS: dict[str, Callable[[], _Family]] = {
+RANKERS: dict[str, Callable[[], _RankerClass]] = {
     "mlp": _two_tower,
     "mlp-plain": _two_tower,
     "dot": _two_tower,
@@ -48,58 +48,58 @@ RANKERS: dict[str, Callable[[], _Family]] = {
 }
 
 
-WITH_FALLBACK = ("mlp", "dot", "lightgbm")  # the paper's plain forms impute the mean of j' and no more
+WITH_FALLBACK = ("mlp", "dot", "lightgbm")  # the paper's plain forms only use the mean of j' where it is absent
 
 
 def make_ranker(
-    predictor: str, row: Row, seed: int, tier_dropout: float = 0.0, stand_ins: StandIns | None = None
+    predictor: str, row: RankerRow, seed: int, tier_dropout: float = 0.0, stand_ins: StandIns | None = None
 ) -> SavedRanker:
-    """A fresh ranker: `base` never looks at the generated JD, `enhanced` does.
+    """Make an untrained ranker: `base` never reads the generated JD, `enhanced` does.
 
-    Enhanced rows of WITH_FALLBACK come with a base twin for the pairs that have no generated JD.
+    An enhanced ranker of WITH_FALLBACK has a base twin for pairs without a generated JD.
 
     Args:
         predictor: one of RANKERS.
-        row: what it may look at.
+        row: the vectors it may read.
         seed: of training.
-        tier_dropout: share of the training pairs that the enhanced ranker of such two meets at a lower tier.
-        stand_ins: what the lower tiers answer; without it none are met.
+        tier_dropout: share of the training pairs that an enhanced ranker with a twin sees at a lower tier.
+        stand_ins: vectors of the lower tiers; without them there is no tier dropout.
 
     Raises:
         ConfigError: no such predictor or row.
-        MissingExtraError: torch, safetensors or lightgbm is not installed.
+        MissingExtraError: torch or lightgbm is not installed.
     """
     if predictor not in RANKERS:
         raise ConfigError(f"no predictor {predictor!r}; known are: {', '.join(RANKERS)}")
-    family = RANKERS[predictor]()
-    ranker = family(predictor, row, seed)
+    ranker_class = RANKERS[predictor]()
+    ranker = ranker_class(predictor, row, seed)
     if row == "enhanced" and predictor in WITH_FALLBACK:
         dropout = TierDropout(tier_dropout, stand_ins, seed) if stand_ins is not None else None
-        return FallbackRanker(ranker, family(predictor, "base", seed), dropout)
+        return FallbackRanker(ranker, ranker_class(predictor, "base", seed), dropout)
     return ranker
 
 
 def load_ranker(folder: Path) -> SavedRanker:
-    """The ranker saved to `folder`, of whatever predictor.
+    """Load the ranker saved to `folder`, of any predictor.
 
     Raises:
         CheckpointError: absent, incomplete, altered, or of a format or predictor this version does not know.
         MissingExtraError: torch, safetensors or lightgbm is not installed.
     """
     if (folder / "enhanced").is_dir():
-        return FallbackRanker.load(folder, _load_one)
-    return _load_one(folder)
+        return FallbackRanker.load(folder, _load_single)
+    return _load_single(folder)
 
 
-class SavedAs(NamedTuple):
-    """What a saved ranker says of itself."""
+class RankerSummary(NamedTuple):
+    """Predictor and contract of a saved ranker."""
 
     predictor: str
     contract: str  # fingerprint of the vectors it was trained on
 
 
-def peek_ranker(folder: Path) -> SavedAs:
-    """Predictor and contract of the ranker saved to `folder`, without its weights.
+def peek_ranker(folder: Path) -> RankerSummary:
+    """Read predictor and contract of the ranker saved to `folder`, without its weights.
 
     Raises:
         CheckpointError: absent, or of another format.
@@ -109,10 +109,11 @@ def peek_ranker(folder: Path) -> SavedAs:
         manifest = parse_manifest(folder, FallbackManifest)
     else:
         manifest = parse_manifest(folder, RankerManifest)
-    return SavedAs(manifest.predictor, manifest.contract)
+    return RankerSummary(manifest.predictor, manifest.contract)
 
 
-def _load_one(folder: Path) -> SavedRanker:
+def _load_single(folder: Path) -> SavedRanker:
+    """Load a ranker that is not a FallbackRanker."""
     predictor = parse_manifest(folder, RankerManifest).predictor
     if predictor not in RANKERS:
         raise CheckpointError(f"{folder} holds a {predictor!r} ranker; this version knows: {', '.join(RANKERS)}")

@@ -1,4 +1,4 @@
-"""`girl train ranker`: a ranker of a config's ranking windows, saved for a service, measured tier by tier."""
+"""`girl train ranker`: train a ranker on the ranking windows, save it for a service, measure it tier by tier."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, Tie
 from girl_features.tiers import StandIns, at_tier, stand_ins_of
 
 
-class Labelled(NamedTuple):
-    """Features and outcomes of n pairs."""
+class LabelledFeatures(NamedTuple):
+    """Features and labels of n pairs."""
 
     features: PairFeatures
     labels: np.ndarray  # (n,) bool
 
 
 class TierResult(NamedTuple):
-    """How the ranker does on the test window, were every pair answered at one tier."""
+    """Metrics on the test window with every pair answered at one tier."""
 
-    tier: str  # `as_joined`: whatever the store has
+    tier: str  # or `as_joined`: each pair at the tier the store has
     auc: float
     logloss: float  # nats a pair
-    n: int
+    n: int  # test pairs
 
 
 class TrainedRanker(NamedTuple):
-    """What was trained, and how good it is."""
+    """Summary and metrics of a trained ranker."""
 
     folder: str
     predictor: str
@@ -57,11 +57,11 @@ def train_ranker(
     """Train `predictor` on the vectors of `contract`, save it to `folder` and measure it on the test window.
 
     Raises:
-        CheckpointError: `folder` holds something else than a ranker.
+        CheckpointError: `folder` exists and does not hold a ranker.
         LeakageError, EmptyWindowError, MissingVectorsError: as `ranking_parts`.
     """
     if folder.exists():
-        peek_ranker(folder)  # only a ranker is replaced
+        peek_ranker(folder)  # refuses to replace anything but a ranker
     train, valid, test = ranking_parts(config, contract)
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
@@ -79,43 +79,45 @@ def train_ranker(
     )
 
 
-def ranking_parts(config: GirlConfig, contract: FeatureContract) -> tuple[Labelled, Labelled, Labelled]:
-    """The train, valid and test windows, joined with the vectors of `contract`.
+def ranking_parts(
+    config: GirlConfig, contract: FeatureContract
+) -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
+    """Return the train, valid and test windows, joined with the vectors of `contract`.
 
     Raises:
-        LeakageError: the generator has seen decisions of the ranking windows.
-        EmptyWindowError: a window has no decisions, or of one kind alone.
+        LeakageError: the generator was trained on decisions of the ranking windows.
+        EmptyWindowError: a window has no decisions, or decisions of one class only.
         MissingVectorsError: a CV or JD is not in the store.
     """
     with open_tables(config) as tables:
         split = ranking_split(tables, cut_windows(tables, config.windows))
-    train, valid, test = (_labelled(config, contract, frame) for frame in split)
+    train, valid, test = (_labelled(config.feast_repo, contract, decisions) for decisions in split)
     return train, valid, test
 
 
-def results_by_tier(ranker: Ranker, test: Labelled, stand_ins: StandIns) -> list[TierResult]:
-    """AUC and LogLoss of the pairs as joined, and of the same pairs with each lower tier's vectors in place."""
+def results_by_tier(ranker: Ranker, test: LabelledFeatures, stand_ins: StandIns) -> list[TierResult]:
+    """Measure AUC and log loss on the pairs as joined, and with the vectors of each lower tier in their place."""
     lower = stand_ins(test.features)
-    answered = {"as_joined": test.features}
-    answered |= {tier.name.lower(): at_tier(test.features, tier, lower[tier]) for tier in Tier if tier in lower}
+    features_at = {"as_joined": test.features}
+    features_at |= {tier.name.lower(): at_tier(test.features, tier, lower[tier]) for tier in Tier if tier in lower}
     results = []
-    for name, features in answered.items():
+    for name, features in features_at.items():
         scores = ranker.score(features)
         results.append(TierResult(name, auc(test.labels, scores), log_loss(test.labels, scores), len(scores)))
     return results
 
 
-def _labelled(config: GirlConfig, contract: FeatureContract, decisions: pl.DataFrame) -> Labelled:
+def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledFeatures:
     keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return Labelled(join_pairs(config.feast_repo, contract, keys), decisions[MATCHED].to_numpy())
+    return LabelledFeatures(join_pairs(feast_repo, contract, keys), decisions[MATCHED].to_numpy())
 
 
 def _save(ranker: SavedRanker, folder: Path) -> None:
-    """Write beside `folder` first: a service that starts meanwhile finds the old ranker or the new one, whole."""
+    """Write to a temporary folder first, then rename, so that `folder` never holds a half-written ranker."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ranker-", dir=folder.parent) as temporary:
-        new = Path(temporary) / "new"
-        ranker.save(new)
+        new_folder = Path(temporary) / "new"
+        ranker.save(new_folder)
         if folder.exists():
             folder.rename(Path(temporary) / "old")
-        new.rename(folder)
+        new_folder.rename(folder)

@@ -1,7 +1,7 @@
-"""The networks of GIRL's equations 10-15 and their forms with interaction terms, as plain torch modules.
+"""The networks of GIRL's equations 10-15 and variants with interaction terms, as plain torch modules.
 
-Each takes NetworkInputs of b pairs and returns (b,) logits. In the forms beyond the paper, the last layer
-of every learned part starts at zero, so training sets out from a logistic regression on the cosines.
+Each takes NetworkInputs of b pairs and returns (b,) logits. In the variants, the last layer of every learned part
+starts at zero, so training starts from a logistic regression on the cosines.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 class NetworkInputs(NamedTuple):
-    """One batch of b pairs of d-dimensional vectors."""
+    """Inputs of b pairs of d-dimensional vectors."""
 
     cv: Tensor  # (b, d)
     jd: Tensor  # (b, d)
-    mlp: Tensor  # (b, p) standardised columns of the MLP, or of the seeker's tower
-    jd_tower: Tensor  # (b, q) standardised columns of the job's tower; q = 0 without one
+    mlp: Tensor  # (b, p) standardised columns of the MLP or of the CV's tower
+    jd_tower: Tensor  # (b, q) standardised columns of the JD's tower; q = 0 without one
     linear: Tensor  # (b, w) standardised columns of the linear part; w = 0 without one
 
 
 class Widths(NamedTuple):
-    """Sizes a network is built from."""
+    """Input and hidden widths of a network."""
 
     vector: int  # d
     mlp: int  # p
@@ -40,7 +40,7 @@ class PlainMLP(nn.Module):
         self.mlp = _mlp(widths.mlp, widths.hidden, dropout)
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
-        """(b,) logits."""
+        """Return (b,) logits."""
         logits: Tensor = self.mlp(inputs.mlp).squeeze(1)
         return logits
 
@@ -54,7 +54,7 @@ class InteractionMLP(nn.Module):
         self.linear = nn.Linear(widths.linear, 1)
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
-        """(b,) logits."""
+        """Return (b,) logits."""
         logits: Tensor = self.linear(inputs.linear).squeeze(1) + self.mlp(inputs.mlp).squeeze(1)
         return logits
 
@@ -66,7 +66,7 @@ class PlainDot(nn.Module):
         super().__init__()
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
-        """(b,) dot products."""
+        """Return (b,) dot products."""
         return (inputs.cv * inputs.jd).sum(dim=1)
 
 
@@ -78,7 +78,7 @@ class PlainDotTower(nn.Module):
         self.cv_tower = _tower(widths.mlp, widths.hidden, widths.vector, dropout)
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
-        """(b,) logits."""
+        """Return (b,) logits."""
         logits: Tensor = (self.cv_tower(inputs.mlp) * inputs.jd).sum(dim=1)
         return logits
 
@@ -86,8 +86,8 @@ class PlainDotTower(nn.Module):
 class ResidualDot(nn.Module):
     """linear(cosines) + scale * (c' . j*  -  c . j) with c' = c + MLP([c; (j')]) and j* = j + MLP(j).
 
-    c and j are first brought to unit length. c . j is taken off because the linear part already has it, so both
-    parts together start as the linear one.
+    c and j are first scaled to unit length. c . j is subtracted because the linear part already contains it, so the
+    network starts as the linear part alone.
     """
 
     def __init__(self, widths: Widths, dropout: float) -> None:
@@ -98,7 +98,7 @@ class ResidualDot(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([2.3]))  # about 10: cosines are small beside logits
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
-        """(b,) logits."""
+        """Return (b,) logits."""
         cv, jd = nn.functional.normalize(inputs.cv), nn.functional.normalize(inputs.jd)
         moved_cv, moved_jd = cv + self.cv_tower(inputs.mlp), jd + self.jd_tower(inputs.jd_tower)
         learned = (moved_cv * moved_jd - cv * jd).sum(dim=1)

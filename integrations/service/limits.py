@@ -1,6 +1,6 @@
-"""What keeps a service from waiting without end: bodies of a bounded size, few requests at work, few waiting.
+"""Limits of the service: size of bodies, requests at work, requests that wait.
 
-A request that cannot be answered within its deadline is refused with 429 and Retry-After, at once where that is known.
+A request that cannot be answered within its deadline gets 429 with Retry-After, immediately if the service is full.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 1
-BODY_SECONDS = 5.0  # a request's body has to be here by then
-ARRIVED = "girl_arrived"  # in the ASGI scope: the `time.monotonic()` at which the whole request was here
+BODY_SECONDS = 5.0  # time for a request's body to arrive
+ARRIVED = "girl_arrived"  # key in the ASGI scope: the `time.monotonic()` at which the whole request had arrived
 
 
 class Limits(NamedTuple):
-    """How much one process takes on."""
+    """Load that one process accepts."""
 
     n_threads: int = 4  # requests at work; a ranker computes, so more than a few threads gain nothing
-    n_waiting: int = 16  # requests that wait for a thread; any more are refused
-    deadline_ms: float = 250.0  # for all of a request, once its body is here
+    n_waiting: int = 16  # requests that wait for a thread; further ones are refused
+    deadline_ms: float = 250.0  # for the whole request, from the arrival of its body
     max_body_bytes: int = 1 << 20
 
 
@@ -35,7 +35,7 @@ class BusyError(Exception):
 
 
 class Admission:
-    """Runs calls in a few threads; a call waits for its turn, and for its end, no longer than it may."""
+    """Runs calls in a few threads, each within a deadline."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -45,18 +45,19 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many wait as may."""
+        """True if no thread is free and no further call may wait."""
         return self._free.locked() and self.n_waiting >= self._limits.n_waiting
 
     async def run(self, call: Callable[[float], T], arrived: float) -> T:
-        """What `call` returns.
+        """Run `call` in a thread and return its result.
 
         Args:
-            call: given the `time.monotonic()` to be done by.
-            arrived: when the deadline began to count, likewise.
+            call: takes its deadline, as `time.monotonic()`.
+            arrived: `time.monotonic()` at which the deadline starts to count.
 
         Raises:
-            BusyError: too many wait already, or there was no result in time; a call once begun goes on unheard.
+            BusyError: too many calls wait already, or the deadline has passed. A call that has begun runs to its end,
+                and its result is dropped.
         """
         until = arrived + self._limits.deadline_ms / 1000
         if self.is_full:
@@ -71,13 +72,13 @@ class Admission:
         return await _before(until, asyncio.shield(future))
 
     def close(self) -> None:
-        """Let calls that are at work end, begin no other."""
+        """Wait for running calls and start no others."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._free.release()
         if not future.cancelled():
-            future.exception()  # seen, also where nobody waits any more
+            future.exception()  # asyncio logs exceptions that nobody reads; after a deadline nobody does
 
 
 async def _before(until: float, awaited: Awaitable[T]) -> T:
@@ -87,8 +88,8 @@ async def _before(until: float, awaited: Awaitable[T]) -> T:
         raise BusyError from error
 
 
-class Gate:
-    """ASGI middleware, first of all: bounded bodies, refusals that cost next to nothing, a count of responses."""
+class RequestGuard:
+    """ASGI middleware around all others: limits bodies, refuses at low cost when full, and counts responses."""
 
     def __init__(
         self,
@@ -102,14 +103,14 @@ class Gate:
         self._is_full, self._responded = is_full, responded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body and the time it was here; or answer 408, 413 or 429."""
+        """Pass the request on with its whole body and its time of arrival, or answer 408, 413 or 429."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
         is_counted = False
 
-        async def counted(message: Message) -> None:
+        async def counting_send(message: Message) -> None:
             nonlocal is_counted
             if message["type"] == "http.response.start":
                 is_counted = True
@@ -117,38 +118,37 @@ class Gate:
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        refusal: Response | None
         try:
             body = await asyncio.wait_for(self._read(receive), self._seconds)
         except TimeoutError:
             refusal = _refusal(408, f"the request's body did not arrive within {self._seconds:g} s")
-        else:
-            if body is None:
-                return  # the client has gone
-            refusal = self._refusal(scope, body)
-        if refusal is not None:
-            await refusal(scope, receive, counted)
+            await refusal(scope, receive, counting_send)
+            return
+        if body is None:
+            return  # the client has disconnected
+        if refused := self._refusal_of(scope, body):
+            await refused(scope, receive, counting_send)
             return
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> Message:
+        async def receive_again() -> Message:
             return messages.pop() if messages else await receive()
 
         scope[ARRIVED] = time.monotonic()
         try:
-            await self._app(scope, replay, counted)
+            await self._app(scope, receive_again, counting_send)
         except Exception:
             if not is_counted:
-                self._responded(_route(scope), 500)  # sent by what stands around all middleware
+                self._responded(_route(scope), 500)  # the server sends this response outside all middleware
             raise
 
-    def _refusal(self, scope: Scope, body: bytes) -> Response | None:
+    def _refusal_of(self, scope: Scope, body: bytes) -> Response | None:
         if len(body) > self._max_bytes:
             return _refusal(413, f"the request's body is larger than {self._max_bytes} bytes")
         return busy_response() if scope["method"] == "POST" and self._is_full() else None
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The body; one that is too large is read no further than shows that it is."""
+        """Read the body, or slightly more than `max_bytes` of it if it is too large; None after a disconnect."""
         body = bytearray()
         while len(body) <= self._max_bytes:
             message = await receive()
@@ -161,13 +161,13 @@ class Gate:
 
 
 def _route(scope: Scope) -> str:
-    """The path as the app knows it; never as it was sent, which could be anything."""
+    """Return the path as the app defines it. The path in the request could be any text, so it is never used."""
     route = scope.get("route")
     return str(route.path) if route is not None else "other"
 
 
 def busy_response() -> Response:
-    """429, with when to try again."""
+    """Return 429 with the time after which to try again."""
     return _refusal(
         429,
         f"too many requests to answer this one in time; try again in {RETRY_AFTER_SECONDS} s",

@@ -1,4 +1,4 @@
-"""What the ranking service takes and gives, as JSON: limits of every input, examples for OpenAPI."""
+"""Requests and answers of the ranking service as JSON, with limits of every input and examples for OpenAPI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_ID_LENGTH = 512  # characters; `girl check` rejects longer ids than 512 bytes
 MAX_JOBS = 500
 MAX_SEEKERS = 100
-MAX_CV_LENGTH = 100_000  # characters: some thirty pages
+MAX_CV_LENGTH = 100_000  # characters, about thirty pages
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 CVText = Annotated[str, Field(max_length=MAX_CV_LENGTH)]
@@ -21,27 +21,27 @@ _FEATURES_EXAMPLE: dict[str, Any] = {"job_seeker_ids": ["seeker-1", "never-seen"
 _TIER: dict[str, Any] = {"tier": "generated", "age_seconds": 86400.0, "is_stale": False, "has_cv": True}
 
 
-class _Request(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RankRequest(_Request):
+class RankRequest(_StrictModel):
     """Jobs to put in order for one seeker."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_RANK_EXAMPLE]})
 
-    job_seeker_id: Id | None = Field(None, description="known or not; leave it out for a visitor with a CV alone")
-    cv: CVText | None = Field(None, description="the present CV, where the caller has it")
+    job_seeker_id: Id | None = Field(None, description="known or not; leave it out for a visitor who only has a CV")
+    cv: CVText | None = Field(None, description="the present CV, if the caller has it")
     job_ids: list[Id] = Field(min_length=1, max_length=MAX_JOBS)
 
     @model_validator(mode="after")
-    def _who(self) -> RankRequest:
+    def _names_a_seeker(self) -> RankRequest:
         if self.job_seeker_id is None and self.cv is None:
             raise ValueError("give job_seeker_id, cv, or both")
         return self
 
 
-class FeaturesRequest(_Request):
+class FeaturesRequest(_StrictModel):
     """Seekers whose vectors are wanted."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_FEATURES_EXAMPLE]})
@@ -50,18 +50,18 @@ class FeaturesRequest(_Request):
     cvs: list[CVText | None] | None = Field(None, max_length=MAX_SEEKERS, description="a CV or null for each id")
 
     @model_validator(mode="after")
-    def _as_many(self) -> FeaturesRequest:
+    def _one_cv_per_id(self) -> FeaturesRequest:
         if self.cvs is not None and len(self.cvs) != len(self.job_seeker_ids):
             raise ValueError(f"{len(self.job_seeker_ids)} ids need as many CVs, found {len(self.cvs)}")
         return self
 
 
 class TierFields(BaseModel):
-    """How good the answer for one seeker is."""
+    """Quality of the answer for one seeker."""
 
     tier: TierName = Field(description="where the generated-JD vector came from, best first; prior: no vector")
-    age_seconds: float | None = Field(description="since the stored generated JD was first known; null if none is used")
-    is_stale: bool = Field(description="the store has a generated JD, but of a CV that has changed since")
+    age_seconds: float | None = Field(description="since the stored generated JD became known; null if none is used")
+    is_stale: bool = Field(description="the store has a generated JD, but the CV has changed since")
     has_cv: bool = Field(description="the seeker's own CV vector was used")
 
 
@@ -74,7 +74,7 @@ class ScoredJob(BaseModel):
 
 
 class RankAnswer(TierFields):
-    """The jobs, best first; those without a score stand last, in the order given."""
+    """The jobs, best first; jobs without a score come last, in the order of the request."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -91,19 +91,19 @@ class RankAnswer(TierFields):
         }
     )
 
-    contract: str = Field(description="fingerprint of what made the vectors and of what the ranker was trained on")
+    contract: str = Field(description="fingerprint of the vectors, which is the one the ranker was trained on")
     jobs: list[ScoredJob]
 
 
 class SeekerFeatures(TierFields):
-    """Vector of one seeker."""
+    """Generated-JD vector of one seeker."""
 
     job_seeker_id: str
     generated_jd_vector: list[float]
 
 
 class FeaturesAnswer(BaseModel):
-    """A row for every id, in the order asked."""
+    """A row for every id, in the order of the request."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -121,7 +121,7 @@ class FeaturesAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was not answered."""
+    """Reason why a request was not answered."""
 
     detail: str
 
@@ -129,7 +129,9 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """State of the service."""
 
-    status: Literal["ok", "degraded"] = Field(description="degraded: the online store fails, answers are of low tiers")
+    status: Literal["ok", "degraded"] = Field(
+        description="degraded: the online store fails, so answers come from low tiers"
+    )
     contract: str
     predictor: str
     store: str = Field(description="closed (healthy), open or half-open: the circuit breaker of the online store")

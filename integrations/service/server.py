@@ -1,4 +1,4 @@
-"""One process that serves an ASGI app over HTTP until a signal ends it: requests at work are answered first."""
+"""Serve an ASGI app over HTTP in one process until a signal; requests at work are answered first."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from girl_features.errors import ConfigError, require
 
-BACKLOG = 2048  # connections the system holds until they are accepted
-GRACE_SECONDS = 10  # for requests at work when a signal comes
+BACKLOG = 2048  # connections that the system holds until they are accepted
+GRACE_SECONDS = 10  # for requests at work when a signal arrives
 
 
 def run_server(app: Any, host: str, port: int, started: Callable[[str], object]) -> None:
@@ -18,16 +18,17 @@ def run_server(app: Any, host: str, port: int, started: Callable[[str], object])
     Args:
         app: an ASGI app.
         host: an address or name of this machine.
-        port: 0 for any that is free.
-        started: told the URL once the port is bound.
+        port: 0 for any free port.
+        started: called with the URL once the port is bound.
 
     Raises:
         ConfigError: the address cannot be bound.
     """
     uvicorn = require("uvicorn", "serve")
-    with _bound(host, port) as listening:
+    with _listening_socket(host, port) as listening:
         bound_host, bound_port = listening.getsockname()[:2]
-        started(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
+        url_host = f"[{bound_host}]" if ":" in bound_host else bound_host
+        started(f"http://{url_host}:{bound_port}")
         config = uvicorn.Config(
             app,
             backlog=BACKLOG,
@@ -40,7 +41,7 @@ def run_server(app: Any, host: str, port: int, started: Callable[[str], object])
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _listening_socket(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -49,7 +50,7 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(BACKLOG)  # who reads the URL may connect at once
+        listening.listen(BACKLOG)  # now, so that a caller can connect as soon as it reads the URL
     except OSError as error:
         listening.close()
         raise ConfigError(f"cannot listen on {host} port {port}: {error}; give another with --port") from error

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from girl_features.errors import GirlError
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
-from girl_features.lab.baselines.text_rankers import log_loss_of_logits
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, PairTexts, check_text_parts
 from girl_features.schema import Tier
+from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
 GAMMAS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 

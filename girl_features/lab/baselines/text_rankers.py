@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from girl_features.errors import CheckpointError, ConfigError, GirlError, require
-from girl_features.integrations.rankers.calibration import Calibration, fit_calibration
+from girl_features.errors import CheckpointError, ConfigError, GirlError
 from girl_features.integrations.rankers.ranker_files import (
     TextRankerManifest,
     hashes,
@@ -27,15 +28,11 @@ from girl_features.integrations.rankers.ranker_files import (
     write_arrays,
     write_manifest,
 )
+from girl_features.lab.baselines import text_networks as networks
+from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
-
-require("torch", "rank")
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from girl_features.lab.baselines import text_networks as networks  # noqa: E402
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping  # noqa: E402
-from girl_features.torch_threads import one_thread  # noqa: E402
+from girl_features.torch_threads import one_thread
+from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
 WEIGHTS, NAMES = "ranker.safetensors", "names.json"
 _WORD = re.compile(r"\w+")
@@ -205,11 +202,6 @@ class NeuralTextRanker:
                 batch = _padded([seekers[i] for i in rows]), _padded([jobs[i] for i in rows])
                 logits[rows] = fitted.network(*batch).numpy()
         return logits
-
-
-def log_loss_of_logits(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean log loss in nats of (n,) logits."""
-    return float((np.logaddexp(0, logits) - labels * logits).mean())
 
 
 def _numbered(names: Sequence[str] | np.ndarray) -> dict[str, int]:

@@ -16,10 +16,11 @@ from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.lab.experiment.data import History
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.vectors.regression import LinearMap, ridge_path
+from girl_features.vectors.similarity import mean_of_nearest
 
 N_NEIGHBOURS = 5
 _RIDGES = (0.1, 1.0, 10.0, 100.0)  # on unit vectors of some thousand pairs
-_BLOCK = 2048  # rows compared at a time
 
 
 def cv_twice(parts: RankingParts) -> RankingParts:
@@ -46,13 +47,13 @@ def shuffled(parts: RankingParts, seed: int) -> RankingParts:
 
 def regression(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
     """Return the pairs with j' predicted from c by a ridge regression, fitted on m matched pairs (m, d)."""
-    weights = fit_ridge(cv_vectors, jd_vectors)
-    return _map(parts, lambda f: _with_generated(f, _predict(weights, f.cv)))
+    expected_jd = fit_jd_regression(cv_vectors, jd_vectors)
+    return _map(parts, lambda f: _with_generated(f, expected_jd(f.cv)))
 
 
 def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
     """Return the pairs with j' as the mean JD vector of the N_NEIGHBOURS matched pairs whose CVs are nearest to c."""
-    return _map(parts, lambda f: _with_generated(f, nearest_mean(f.cv, cv_vectors, jd_vectors, N_NEIGHBOURS)))
+    return _map(parts, lambda f: _with_generated(f, mean_of_nearest(f.cv, cv_vectors, jd_vectors, N_NEIGHBOURS)))
 
 
 def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
@@ -75,39 +76,19 @@ def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, his
     return parts._replace(train=all_pairs)
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return (d + 1, e) weights, intercept last, of the ridge regression of (m, e) on (m, d).
-
-    The penalty is the one with the least error on a held-out fifth.
+def fit_jd_regression(cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> LinearMap:
+    """Fit the ridge regression of (m, e) JD vectors on (m, d) CV vectors; a held-out fifth chooses the penalty.
 
     Raises:
         ShapeError: fewer than ten pairs.
     """
-    if len(x) < 10:
-        raise ShapeError(f"{len(x)} matched pairs are too few for a regression; widen the generator's windows")
-    design = np.column_stack([x, np.ones(len(x))]).astype(np.float64)
-    held_out = np.arange(len(x)) % 5 == 4
-
-    def solve(rows: np.ndarray, ridge: float) -> np.ndarray:
-        shrink = np.diag(np.append(np.full(x.shape[1], ridge), 1e-9))
-        x_rows = design[rows]
-        return np.asarray(np.linalg.solve(x_rows.T @ x_rows + shrink, x_rows.T @ y[rows].astype(np.float64)))
-
-    def error(ridge: float) -> float:
-        return float(((design[held_out] @ solve(~held_out, ridge) - y[held_out]) ** 2).mean())
-
-    return solve(np.ones(len(x), bool), min(_RIDGES, key=error))
-
-
-def nearest_mean(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
-    """Return (q, e) float32: the mean `values` (m, e) of the n `keys` (m, d), unit vectors, nearest to each query."""
-    n = min(n, len(keys))
-    means = np.empty((len(queries), values.shape[1]), np.float32)
-    for start in range(0, len(queries), _BLOCK):
-        similar = queries[start : start + _BLOCK] @ keys.T
-        nearest = np.argpartition(-similar, n - 1, axis=1)[:, :n]
-        means[start : start + _BLOCK] = values[nearest].mean(axis=1)
-    return means
+    if len(cv_vectors) < 10:
+        raise ShapeError(f"{len(cv_vectors)} matched pairs are too few for a regression; widen the generator's windows")
+    held_out = np.arange(len(cv_vectors)) % 5 == 4
+    candidates = ridge_path(cv_vectors[~held_out], jd_vectors[~held_out], _RIDGES)
+    errors = [((candidate(cv_vectors[held_out]) - jd_vectors[held_out]) ** 2).mean() for candidate in candidates]
+    [regression] = ridge_path(cv_vectors, jd_vectors, [_RIDGES[int(np.argmin(errors))]])
+    return regression
 
 
 def with_vectors(parts: RankingParts, vectors: list[tuple[np.ndarray, np.ndarray]], contract: str) -> RankingParts:
@@ -126,10 +107,6 @@ def _map(parts: RankingParts, change: Callable[[PairFeatures], PairFeatures]) ->
 def _with_generated(features: PairFeatures, vectors: np.ndarray) -> PairFeatures:
     tier = np.full(features.n_pairs, Tier.GENERATED, np.int8)
     return features._replace(generated_jd=vectors.astype(np.float32), tier=tier)
-
-
-def _predict(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.asarray(x @ weights[:-1] + weights[-1])
 
 
 def _from_donors(

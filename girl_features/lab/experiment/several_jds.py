@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.evaluation.reference import cosine, platt_scale
 from girl_features.lab.experiment.config import JDPooling
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
+from girl_features.vectors.regression import log_loss_of_logits, platt_scale
+from girl_features.vectors.similarity import cosine
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.3, 1.0)  # of the attention; near 0 it equals `max`, far above 1 `mean`
 
@@ -110,7 +111,6 @@ def _best_temperature(train: LabelledPairs, vectors: np.ndarray, present: np.nda
         weights = _weights("attention", vectors[rows], present[rows], jd, temperature)
         similar = cosine(np.einsum("nk,nkd->nd", weights, vectors[rows]), jd)
         slope, intercept = platt_scale(similar, labels)
-        logits = slope * similar + intercept
-        return float((np.logaddexp(0, logits) - labels * logits).mean())
+        return log_loss_of_logits(slope * similar + intercept, labels)
 
     return min(TEMPERATURES, key=loss)

@@ -13,7 +13,6 @@ from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ConfigError, DataError
 from girl_features.evaluation.bootstrap import percentile_interval
-from girl_features.evaluation.reference import cosine
 from girl_features.evaluation.run import materialized_generators
 from girl_features.generator.checkpoint import trained_reward_models
 from girl_features.generator.opening import find_reward_model, load_encoder
@@ -26,6 +25,7 @@ from girl_features.lab.judge.question import JDPair
 from girl_features.lab.judge.verdicts import JudgeReport, judge_pairs
 from girl_features.progress import Progress
 from girl_features.store.parts import PartsStore
+from girl_features.vectors.similarity import cosine
 
 N_CVS = 200  # as in the paper
 N_BOOTSTRAP = 1000

@@ -1,4 +1,4 @@
-"""Ranking one seeker's jobs online: two lookups, one ranker, an answer within a deadline."""
+"""Rank one seeker's jobs online: two lookups and a ranker, within a deadline."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from girl_features.integrations.rankers.registry import load_ranker, peek_ranker
 from girl_features.lookup import FeatureClient, SeekerVectors
 from girl_features.ranker import Ranker
 
-SCORING_SHARE = 0.3  # of the time that is left: what is kept for the ranker
+SCORING_SHARE = 0.3  # share of the remaining time that is reserved for the ranker
 
 
-class Ranked(NamedTuple):
+class RankedJobs(NamedTuple):
     """n jobs of one seeker."""
 
-    order: np.ndarray  # (n,) int64: rows of the request, best first, those without a score last
+    order: np.ndarray  # (n,) int64: rows of the request, best first, jobs without a score last
     scores: np.ndarray  # (n,) float64 in the request's order; NaN where the pair cannot be scored
     has_jd: np.ndarray  # (n,) bool
     seeker: SeekerVectors  # of one row
 
 
 class Ranking:
-    """A ranker and the client that looks its features up; both of one contract. Safe to share between threads."""
+    """A ranker, and the client that looks up its features, both of one contract. Threads may share it."""
 
     def __init__(self, client: FeatureClient, ranker: Ranker, contract: str, predictor: str) -> None:
-        """Put `ranker`, trained on vectors of `contract`, over `client`.
+        """Combine `client` with `ranker`, which was trained on vectors of `contract`.
 
         Raises:
             ContractMismatchError: the client looks up vectors of another contract.
@@ -42,33 +42,33 @@ class Ranking:
 
     @classmethod
     def load(cls, client: FeatureClient, folder: Path) -> Ranking:
-        """The ranker that was saved to `folder`, over `client`.
+        """Load the ranker that was saved to `folder`, and combine it with `client`.
 
         Raises:
             CheckpointError: absent, incomplete, altered, or of another format.
-            ContractMismatchError: it was trained on another contract than the client's.
+            ContractMismatchError: the ranker was trained on another contract than the client's.
         """
         saved = peek_ranker(folder)
-        if client.contract != saved.contract:  # before its weights are read
+        if client.contract != saved.contract:  # checked before the weights are read
             raise ContractMismatchError(client.contract, saved.contract)
         return cls(client, load_ranker(folder), saved.contract, saved.predictor)
 
-    def rank(self, job_seeker_id: str | None, cv: str | None, job_ids: Sequence[str], until: float) -> Ranked:
-        """Jobs in the order of their scores; equal scores keep the order given.
+    def rank(self, job_seeker_id: str | None, cv: str | None, job_ids: Sequence[str], until: float) -> RankedJobs:
+        """Order jobs by their scores; jobs with equal scores keep the order of the request.
 
         Args:
-            job_seeker_id: known or not; None for a visitor with a CV alone.
-            cv: the present CV, where the caller has it.
+            job_seeker_id: known or not; None for a visitor who only has a CV.
+            cv: the present CV, if the caller has it.
             job_ids: n ids, known or not.
-            until: `time.monotonic()` to be done by: the lookups leave some of the time for the ranker.
+            until: deadline, as `time.monotonic()`. The lookups leave a share of the time for the ranker.
         """
-        left = max(0.0, until - time.monotonic()) * (1 - SCORING_SHARE)
-        looked_up = time.monotonic() + left
-        seeker = self.client.job_seekers([job_seeker_id or ""], [cv], left * (1 - JOBS_SHARE) * 1000)
-        jobs = self.client.jobs(job_ids, max(0.0, looked_up - time.monotonic()) * 1000)
+        lookup_seconds = max(0.0, until - time.monotonic()) * (1 - SCORING_SHARE)
+        lookups_end = time.monotonic() + lookup_seconds
+        seeker = self.client.job_seekers([job_seeker_id or ""], [cv], lookup_seconds * (1 - JOBS_SHARE) * 1000)
+        jobs = self.client.jobs(job_ids, max(0.0, lookups_end - time.monotonic()) * 1000)
         features = online_pairs(seeker, jobs)
         rows = np.flatnonzero(scorable(features))
         scores = np.full(len(job_ids), np.nan)
         if len(rows):
             scores[rows] = self.ranker.score(features.take(rows))
-        return Ranked(np.argsort(-scores, kind="stable"), scores, jobs.has_jd, seeker)
+        return RankedJobs(np.argsort(-scores, kind="stable"), scores, jobs.has_jd, seeker)

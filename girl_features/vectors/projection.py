@@ -1,4 +1,4 @@
-"""Principal components: a few columns in place of some hundred dimensions."""
+"""Principal component analysis."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class PCA(NamedTuple):
     components: np.ndarray  # (k, d) float32, orthonormal rows, most variance first
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """(n, k) float32 coordinates of (n, d) vectors."""
+        """Return the (n, k) float32 coordinates of (n, d) vectors."""
         return np.asarray((vectors.astype(np.float32) - self.mean) @ self.components.T)
 
 
 def fit_pca(vectors: np.ndarray, n_components: int) -> PCA:
-    """The first min(n_components, d) principal components of (n, d) `vectors`, n >= 1.
+    """Return the first min(n_components, d) principal components of (n, d) `vectors`, n >= 1.
 
-    From the SVD of the (d, d) covariance, so memory does not grow with n. The largest entry of each component is
-    positive: the sign, which variance leaves open, is then the same on every machine.
+    The components come from the SVD of the (d, d) covariance, so memory does not grow with n. Variance leaves the
+    sign of a component open. Here the largest entry of each is positive, so that every machine gives the same signs.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     second_moment = vectors.T.astype(np.float64) @ vectors / len(vectors)

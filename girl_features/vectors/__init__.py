@@ -1,0 +1,1 @@
+"""Arithmetic on vectors and scores that several parts share, in numpy alone."""
