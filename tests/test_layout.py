@@ -171,3 +171,17 @@ def test_tests_import_neither_test_modules_nor_private_names() -> None:
             if (is_test_module or is_private) and path.name not in KNOWN_EXCEPTIONS:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_docstring_begins_with_a_riddle() -> None:
+    riddle = re.compile(r"(What|Who|Whether)\b")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {docstring.splitlines()[0]}"
+        for folder in ("girl_features", *OUTER, "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and (docstring := ast.get_docstring(node))
+        and riddle.match(docstring)
+    ]
+    assert not wrong, "begin with a verb, or with the noun that comes out"

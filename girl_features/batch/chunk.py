@@ -24,7 +24,7 @@ from girl_features.schema import CVVersion, Encoded
 
 
 class Origin(NamedTuple):
-    """What made the rows of a run. Every row names it."""
+    """The contract, run and engine that made a row. Every row names them."""
 
     contract: FeatureContract
     run: str  # id of the run

@@ -22,7 +22,7 @@ from girl_features.batch.chunk import Origin
 from girl_features.batch.local import local_chunks
 from girl_features.batch.publish import publish_contract
 from girl_features.batch.run import Batch, fill_store
-from girl_features.config import GirlConfig
+from girl_features.config import GirlConfig, TableConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreLockedError
 from girl_features.generator.opening import LoadedModels, load_models
@@ -117,7 +117,9 @@ class Worker:
         known = _known_cvs(self._store, self.contract, sorted({entry.missed.job_seeker_id for entry in waiting}))
         unknown = {version.job_seeker_id for version in offered if version.cv_hash not in known[version.job_seeker_id]}
         wanted = sorted(without_text | unknown)
-        in_tables = table_versions(self._config, wanted) if wanted else []
+        in_tables = (
+            table_versions(self._config.tables.job_seekers, self._config.clock_skew_minutes, wanted) if wanted else []
+        )
         newest = {version.job_seeker_id: version for version in in_tables}
         from_tables = [newest[name] for name in sorted(without_text) if name in newest and newest[name].cv]
         for version in in_tables:
@@ -175,14 +177,14 @@ def open_worker(config: GirlConfig) -> Worker:
     return Worker(config, load_models(config), open_queue(config))
 
 
-def table_versions(config: GirlConfig, job_seeker_ids: Sequence[str]) -> list[CVVersion]:
+def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids: Sequence[str]) -> list[CVVersion]:
     """Return all CV versions of these seekers in the input table, cleaned as `load_tables` does, by id and time."""
-    latest = datetime.now(UTC) + timedelta(minutes=config.clock_skew_minutes)
+    latest = datetime.now(UTC) + timedelta(minutes=clock_skew_minutes)
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
         connection.execute("CREATE TYPE wanted AS ENUM (SELECT DISTINCT id FROM ids)")
-        with open_source(connection, "job_seekers", config.tables.job_seekers, home="memory") as source:
+        with open_source(connection, "job_seekers", table, home="memory") as source:
             # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
             is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
             filtered = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")

@@ -119,7 +119,7 @@ def ranker_factory() -> Callable[..., Any]:
     return make_ranker
 
 
-def chosen_contract(config: GirlConfig, contract: str | None) -> FeatureContract:
+def chosen_contract(store_dir: Path, contract: str | None) -> FeatureContract:
     """Return the contract of the store with this fingerprint, or the newest contract.
 
     Raises:
@@ -127,5 +127,5 @@ def chosen_contract(config: GirlConfig, contract: str | None) -> FeatureContract
     """
     from girl_features.store.parts import PartsStore
 
-    store = PartsStore(config.store_dir)
+    store = PartsStore(store_dir)
     return store.contract(contract) if contract else store.newest_contract()

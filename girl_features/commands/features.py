@@ -135,7 +135,7 @@ def join(
     from girl_features.integrations.join_table import join_table
 
     resolved = common.load(config, set_values)
-    features = common.chosen_contract(resolved, contract)
+    features = common.chosen_contract(resolved.store_dir, contract)
     summary = join_table(
         pairs,
         out,

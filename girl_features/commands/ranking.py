@@ -32,7 +32,7 @@ def train(
     from girl_features.tiers import CAVEAT
 
     resolved = common.load(config, set_values)
-    features = common.chosen_contract(resolved, contract)
+    features = common.chosen_contract(resolved.store_dir, contract)
     folder = out or resolved.trained_rankers_dir / f"{kind}-{features.fingerprint}"
     trained = train_ranker(resolved, features, kind, folder, seed)
 

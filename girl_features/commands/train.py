@@ -79,7 +79,7 @@ def student(
     from girl_features.trainers.student import train_student
 
     resolved = common.load(config, set_values)
-    features = common.chosen_contract(resolved, contract)
+    features = common.chosen_contract(resolved.store_dir, contract)
     folder = train_student(resolved, features)
     made = read_bundle_manifest(folder).made
     encoder = made.get("encoder")
