@@ -13,9 +13,6 @@ import pytest
 import girl_features
 
 ROOT = Path(__file__).resolve().parents[1]
-# Test files that still import another test module or a private name of girl_features. Their imports shall be mended
-# and this set emptied; do not add to it.
-KNOWN_EXCEPTIONS = {"test_offline_store.py", "test_online_stores.py"}
 OUTER = ("trainers", "feature_repo", "integrations")
 HEAVY = {"torch", "transformers", "feast", "lightgbm", "trl", "pandas", "matplotlib"}
 
@@ -168,7 +165,7 @@ def test_tests_import_neither_test_modules_nor_private_names() -> None:
             parts = name.split(".")
             is_test_module = parts[0] == "tests" and any(part.startswith("test_") for part in parts)
             is_private = parts[0] == "girl_features" and any(re.match("_[^_]", part) for part in parts)
-            if (is_test_module or is_private) and path.name not in KNOWN_EXCEPTIONS:
+            if is_test_module or is_private:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
 
