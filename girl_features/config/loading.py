@@ -10,9 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from girl_features.config.data import TableConfig, TablesConfig
-from girl_features.config.generation import GeneratorConfig
-from girl_features.config.model import GirlConfig
+from girl_features.config.settings import GirlConfig
 from girl_features.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -73,77 +71,47 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     """Return the same config with its relative paths taken from `base`."""
-    tables = TablesConfig(
-        job_seekers=_resolve_table("job_seekers", config.tables.job_seekers, base),
-        jobs=_resolve_table("jobs", config.tables.jobs, base),
-        interactions=_resolve_table("interactions", config.tables.interactions, base),
-    )
-    feast_repo = _absolute(config.feast.repo, base)
-    bundle = _absolute(config.lookup.bundle, base)
-    encoder_name = _resolve_model(config.encoder.name, base)
-    reward_base = _resolve_model(config.reward.base or None, base)
-    return config.model_copy(
-        update={
-            "workspace": _absolute(config.workspace, base),
-            "tables": tables,
-            "generator": _resolve_generator(config.generator, base),
-            "encoder": config.encoder.model_copy(update={"name": encoder_name}),
-            "reward": config.reward.model_copy(update={"base": reward_base}),
-            "feast": config.feast.model_copy(update={"repo": feast_repo}),
-            "lookup": config.lookup.model_copy(update={"bundle": bundle}),
-        }
-    )
-
-
-def _resolve_table(name: str, table: TableConfig, base: Path) -> TableConfig:
-    update: dict[str, str] = {}
-    if table.path is not None:
-        path = Path(_expand_variables(table.path, f"tables.{name}.path")).expanduser()
-        update["path"] = os.path.normpath(base / path)  # not resolve(), as the path may be a glob
-    if table.database is not None:
-        database = Path(_expand_variables(table.database, f"tables.{name}.database")).expanduser()
-        update["database"] = str((base / database).resolve())
-    return table.model_copy(update=update)
-
-
-def _expand_variables(text: str, setting: str) -> str:
-    """Replace each `${NAME}` in `text` by the value of the environment variable NAME.
-
-    Raises:
-        ConfigError: a variable is not set, or is empty.
-    """
-
-    def value_of(match: re.Match[str]) -> str:
-        name = match[1]
-        value = os.environ.get(name)
-        if not value:
-            raise ConfigError(
-                f"{setting} is {text!r}, but the environment variable {name} is not set; "
-                f"set it, or write the path without ${{{name}}}"
-            )
-        return value
-
-    return _VARIABLE.sub(value_of, text)
-
-
-def _resolve_generator(generator: GeneratorConfig, base: Path) -> GeneratorConfig:
-    embeddings_from = _resolve_model(generator.tiny.embeddings_from, base)
-    return generator.model_copy(
-        update={
-            "checkpoint": _absolute(generator.checkpoint, base),
-            "base": _resolve_model(generator.base, base),
-            "tiny": generator.tiny.model_copy(update={"embeddings_from": embeddings_from}),
-        }
-    )
+    settings = config.model_dump()
+    generator = settings["generator"]
+    for section, key in (
+        (settings, "workspace"),
+        (generator, "checkpoint"),
+        (settings["feast"], "repo"),
+        (settings["lookup"], "bundle"),
+    ):
+        if section[key] is not None:
+            section[key] = (base / section[key].expanduser()).resolve()
+    for section, key in (
+        (generator, "base"),
+        (generator["tiny"], "embeddings_from"),
+        (settings["encoder"], "name"),
+        (settings["reward"], "base"),
+    ):
+        section[key] = _resolve_model(section[key], base)
+    for name, table in settings["tables"].items():
+        if table["path"] is not None:
+            path = Path(_expand_variables(table["path"], f"tables.{name}.path")).expanduser()
+            table["path"] = os.path.normpath(base / path)  # not resolve(), as the path may be a glob
+        if table["database"] is not None:
+            database = Path(_expand_variables(table["database"], f"tables.{name}.database")).expanduser()
+            table["database"] = str((base / database).resolve())
+    return GirlConfig.model_validate(settings)
 
 
 def _resolve_model(name: str | None, base: Path) -> str | None:
     """Return the absolute path of a model that is a local folder; leave the name of any other model as it is."""
-    if name is None or name == "tiny":
+    if not name or name == "tiny":
         return name
     folder = base / Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
 
 
-def _absolute(path: Path | None, base: Path) -> Path | None:
-    return None if path is None else (base / path.expanduser()).resolve()
+def _expand_variables(text: str, setting: str) -> str:
+    """Replace each `${NAME}` in `text` by the value of the environment variable NAME."""
+    for name in _VARIABLE.findall(text):
+        if not os.environ.get(name):
+            raise ConfigError(
+                f"{setting} is {text!r}, but the environment variable {name} is not set; "
+                f"set it, or write the path without ${{{name}}}"
+            )
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], text)
