@@ -20,8 +20,8 @@ from girl_features.input.splits import (
     ranking_split,
     rl_cvs,
     sft_pairs,
+    summarize,
 )
-from girl_features.input.summary import summarize
 from girl_features.input.tables import Tables
 from girl_features.store.parts.tombstones import Tombstones, id_hash
 from tests.input_tables import day, load, write_tables

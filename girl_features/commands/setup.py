@@ -49,9 +49,8 @@ def check(
     json_file: common.JsonOption = None,
 ) -> None:
     """Check the tables, list the rows that are rejected and why, and show the time windows."""
-    from girl_features.input.show import print_check
-    from girl_features.input.splits import cut_windows
-    from girl_features.input.summary import summarize
+    from girl_features.input.report import print_check
+    from girl_features.input.splits import cut_windows, summarize
     from girl_features.input.tables import open_tables
 
     resolved = common.load(config, [*(set_values or []), *(["strict=true"] if strict else [])])

@@ -27,12 +27,10 @@ UTCTime = Annotated[datetime, AfterValidator(_as_utc)]  # a time without a zone 
 class TableConfig(Section):
     """Location of one input table: a Parquet or CSV file, a glob of such files, or a query that DuckDB runs."""
 
-    path: str | None = Field(None, description="Parquet or CSV file, or a glob; may contain ${VARIABLE}")
-    query: str | None = Field(None, description="SELECT that DuckDB runs, instead of a path")
-    database: str | None = Field(
-        None, description="DuckDB file that the query reads, opened read-only; may contain ${VARIABLE}"
-    )
-    columns: dict[str, str] = Field(default_factory=dict, description="our column name -> the table's column name")
+    path: str | None = None  # Parquet or CSV file, or a glob; may contain ${VARIABLE}
+    query: str | None = None  # SELECT that DuckDB runs, instead of a path
+    database: str | None = None  # DuckDB file that the query reads, opened read-only; may contain ${VARIABLE}
+    columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the table's column name
 
     @model_validator(mode="after")
     def _path_or_query(self) -> TableConfig:
@@ -58,12 +56,12 @@ class WindowsConfig(Section):
     where the next begins; an end is exclusive.
     """
 
-    sft_share: float = Field(0.40, gt=0, lt=1, description="share of all decisions, by time, for SFT")
+    sft_share: float = Field(0.40, gt=0, lt=1)  # share of all decisions, by time, for SFT
     reward_share: float = Field(0.10, ge=0, lt=1)
     rl_share: float = Field(0.05, ge=0, lt=1)
     train_share: float = Field(0.27, gt=0, lt=1)
     valid_share: float = Field(0.06, gt=0, lt=1)
-    sft_end: UTCTime | None = Field(None, description="give all five ends, or none to use the shares")
+    sft_end: UTCTime | None = None  # give all five ends, or none to use the shares
     reward_end: UTCTime | None = None
     rl_end: UTCTime | None = None
     train_end: UTCTime | None = None
@@ -83,6 +81,7 @@ class WindowsConfig(Section):
         return self
 
 
+TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
 EngineSetting = Literal["auto", "transformers", "openvino", "openvino-float32", "vllm"]
 
 
@@ -93,11 +92,10 @@ class TinyConfig(Section):
     hidden_size: int = Field(128, ge=16)
     n_layers: int = Field(4, ge=1)
     n_heads: int = Field(4, ge=1)
-    pretrain_epochs: float = Field(2, ge=0, description="passes over the SFT window's CVs and JDs before SFT")
+    pretrain_epochs: float = Field(2, ge=0)  # passes over the SFT window's CVs and JDs before SFT
     pretrain_learning_rate: float = Field(3e-3, gt=0)
-    embeddings_from: str | None = Field(
-        "all-MiniLM-L6-v2", description="sentence encoder whose word vectors initialize the token vectors; null: random"
-    )
+    # sentence encoder whose word vectors initialize the token vectors; null: random
+    embeddings_from: str | None = "all-MiniLM-L6-v2"
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TinyConfig:
@@ -109,37 +107,27 @@ class TinyConfig(Section):
 class GeneratorConfig(Section):
     """The language model that writes JDs."""
 
-    base: str = Field("tiny", description="`tiny`, or a Hugging Face causal LM by path or name")
-    engine: EngineSetting = Field(
-        "auto", description="auto: vllm on GPUs, openvino on CPUs where it is installed, else transformers"
-    )
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: one for small models, else all cores")
-    checkpoint: Path | None = Field(None, description="a trained generator; default: the newest one in the workspace")
-    stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = Field(
-        None, description="use the newest generator of this stage, if there are several stages"
-    )
-    trained_until: UTCTime | None = Field(
-        None, description="knowledge cut-off of an untuned base; used if there is no training record"
-    )
-    max_cv_tokens: int = Field(320, ge=8, description="number of first tokens of the CV that the prompt keeps")
+    base: str = "tiny"  # `tiny`, or a Hugging Face causal LM by path or name
+    engine: EngineSetting = "auto"  # auto: vllm on GPUs, openvino on CPUs where it is installed, else transformers
+    threads: int | None = Field(None, ge=1)  # CPU threads; default: one for small models, else all cores
+    checkpoint: Path | None = None  # a trained generator; default: the newest one in the workspace
+    # use the newest generator of this stage, if there are several stages
+    stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = None
+    trained_until: UTCTime | None = None  # knowledge cut-off of an untuned base; used if there is no training record
+    max_cv_tokens: int = Field(320, ge=8)  # number of first tokens of the CV that the prompt keeps
     tiny: TinyConfig = TinyConfig()
-    batch_size: int | None = Field(
-        None, ge=1, description="JDs generated at once; default: 32, with vllm as many as fit in memory"
-    )
+    batch_size: int | None = Field(None, ge=1)  # JDs generated at once; default: 32, with vllm as many as fit in memory
 
 
 class SamplingConfig(Section):
     """How JDs are sampled from the generator."""
 
-    n: int = Field(1, ge=1, le=64, description="JDs per CV")
-    best_of: int | None = Field(
-        None, ge=2, le=256, description="JDs sampled per CV, from which the reward model keeps the best n"
-    )
-    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    n: int = Field(1, ge=1, le=64)  # JDs per CV
+    best_of: int | None = Field(None, ge=2, le=256)  # JDs sampled per CV, from which the reward model keeps the best n
+    temperature: float = Field(0.7, ge=0)  # 0 is greedy
     top_p: float = Field(0.95, gt=0, le=1)
-    max_new_tokens: int = Field(
-        192, ge=1, description="a JD cut at this length is not stored; should be at least sft.max_jd_tokens"
-    )
+    # a JD cut at this length is not stored; should be at least sft.max_jd_tokens
+    max_new_tokens: int = Field(192, ge=1)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -152,22 +140,18 @@ class SamplingConfig(Section):
 class EncoderConfig(Section):
     """The sentence encoder that makes the vectors."""
 
-    name: str = Field("all-MiniLM-L6-v2", description="sentence-transformers model by path or name")
+    name: str = "all-MiniLM-L6-v2"  # sentence-transformers model by path or name
     batch_size: int = Field(64, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on CPUs with AMX, float32 elsewhere, or the dtype of the stored vectors"
-    )
+    # auto: bfloat16 on CPUs with AMX, float32 elsewhere, or the dtype of the stored vectors
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class RayConfig(Section):
     """The cluster and the workers of `girl materialize --on ray`."""
 
-    address: str | None = Field(
-        None, description="address of a cluster; default: RAY_ADDRESS, else a new one on this machine"
-    )
-    workers: int | None = Field(
-        None, ge=1, description="each worker loads the models once; default: as many as the cluster has room for"
-    )
+    address: str | None = None  # address of a cluster; default: RAY_ADDRESS, else a new one on this machine
+    # each worker loads the models once; default: as many as the cluster has room for
+    workers: int | None = Field(None, ge=1)
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
 
@@ -182,113 +166,98 @@ class SFTConfig(Section):
     batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     max_jd_tokens: int = Field(192, ge=8)
-    holdout: float = Field(
-        0.05, ge=0, lt=0.5, description="share of seekers held out to choose the epoch; 0 keeps the last epoch"
-    )
-    patience: int = Field(2, ge=1, description="epochs without a better held-out loss after which training stops")
+    holdout: float = Field(0.05, ge=0, lt=0.5)  # share of seekers held out to choose the epoch; 0 keeps the last epoch
+    patience: int = Field(2, ge=1)  # epochs without a better held-out loss after which training stops
     seed: int = 0
-    max_steps: int = Field(-1, description="number of steps after which training stops; -1: no limit")
+    max_steps: int = -1  # number of steps after which training stops; -1: no limit
 
 
 class RewardConfig(Section):
     """Stage 2: the reward model, trained on matched and mismatched JDs of one CV."""
 
-    base: str | None = Field(None, description="a model by path or name; default: the trunk of the SFT generator")
+    base: str | None = None  # a model by path or name; default: the trunk of the SFT generator
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
     epochs: float = Field(2, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
-    batch_size: int = Field(16, ge=1, description="pairs per step")
-    pairs_per_cv: int | None = Field(
-        4, ge=1, description="largest number of pairs of one CV, since its pairs share a few JDs; null: all pairs"
-    )
-    center_weight: float = Field(
-        0.03, ge=0, description="weight of the term that pulls the mean score of a pair to 0: docs/adr/0009"
-    )
+    batch_size: int = Field(16, ge=1)  # pairs per step
+    # largest number of pairs of one CV, since its pairs share a few JDs; null: all pairs
+    pairs_per_cv: int | None = Field(4, ge=1)
+    # weight of the term that pulls the mean score of a pair to 0: docs/adr/0009
+    center_weight: float = Field(0.03, ge=0)
     max_jd_tokens: int = Field(192, ge=8)
-    holdout: float = Field(0.15, gt=0, lt=0.5, description="share of seekers held out to measure accuracy")
+    holdout: float = Field(0.15, gt=0, lt=0.5)  # share of seekers held out to measure accuracy
     seed: int = 0
 
 
 class PPOConfig(Section):
     """Stage 3: PPO from recruiter feedback (GIRL, Algorithm 1; docs/adr/0009 lists where it departs from it)."""
 
-    algo: Literal["ppo", "rloo", "grpo", "dpo"] = Field("ppo", description="all but `ppo` use TRL's trainers")
-    n_generations: int = Field(4, ge=2, description="JDs per CV that are compared with each other (rloo, grpo)")
+    algo: Literal["ppo", "rloo", "grpo", "dpo"] = "ppo"  # all but `ppo` use TRL's trainers
+    n_generations: int = Field(4, ge=2)  # JDs per CV that are compared with each other (rloo, grpo)
     dpo_beta: float = Field(0.3, gt=0)
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = Field(16, ge=1)
-    iterations: int = Field(60, ge=1, description="rounds of sampling and learning")
-    batch_size: int = Field(64, ge=2, description="CVs sampled per iteration")
+    iterations: int = Field(60, ge=1)  # rounds of sampling and learning
+    batch_size: int = Field(64, ge=2)  # CVs sampled per iteration
     minibatch_size: int = Field(16, ge=1)
-    epochs: int = Field(2, ge=1, description="passes over the samples of one iteration")
+    epochs: int = Field(2, ge=1)  # passes over the samples of one iteration
     learning_rate: float = Field(5e-5, gt=0)
     critic_learning_rate: float = Field(3e-4, gt=0)
     clip: float = Field(0.2, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    kl_weight: float = Field(0.05, ge=0, description="lambda, in reward per nat")
+    kl_weight: float = Field(0.05, ge=0)  # lambda, in reward per nat
     kl_penalty: Literal["k1", "k3", "paper_kl"] = "k1"
     ratio: Literal["behaviour", "frozen"] = "behaviour"
     advantage: Literal["whitened", "plain"] = "whitened"
-    target_kl: float | None = Field(
-        2.0, gt=0, description="nats per JD; lambda is adapted to reach this value; null: lambda is fixed"
-    )
-    stop_kl: float = Field(5.0, gt=0, description="nats per JD at which the run stops")
-    critic_warmup: int = Field(2, ge=0, description="first iterations, in which only the critic is trained")
-    temperature: float = Field(
-        1.0, gt=0, description="sampling temperature in training; log-probabilities are computed at it too"
-    )
-    unfinished_penalty: float = Field(1.0, ge=0, description="subtracted from the score of a JD without an end token")
-    defect_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an empty or looping JD")
-    evaluate_every: int = Field(5, ge=1, description="iterations between evaluations and checkpoints")
-    holdout: float = Field(0.1, gt=0, lt=0.5, description="share of seekers held out to choose the checkpoint")
+    # nats per JD; lambda is adapted to reach this value; null: lambda is fixed
+    target_kl: float | None = Field(2.0, gt=0)
+    stop_kl: float = Field(5.0, gt=0)  # nats per JD at which the run stops
+    critic_warmup: int = Field(2, ge=0)  # first iterations, in which only the critic is trained
+    temperature: float = Field(1.0, gt=0)  # sampling temperature in training; log-probabilities are computed at it too
+    unfinished_penalty: float = Field(1.0, ge=0)  # subtracted from the score of a JD without an end token
+    defect_penalty: float = Field(1.0, ge=0)  # subtracted from the score of an empty or looping JD
+    evaluate_every: int = Field(5, ge=1)  # iterations between evaluations and checkpoints
+    holdout: float = Field(0.1, gt=0, lt=0.5)  # share of seekers held out to choose the checkpoint
     seed: int = 0
 
 
 class FeastConfig(Section):
     """The Feast repo that receives the features."""
 
-    repo: Path | None = Field(None, description="folder of feature_store.yaml; default: workspace/feature_repo")
-    online: bool = Field(True, description="write the newest row of each seeker to the online store")
+    repo: Path | None = None  # folder of feature_store.yaml; default: workspace/feature_repo
+    online: bool = True  # write the newest row of each seeker to the online store
 
 
 class LookupConfig(Section):
     """How the look-ups of a service answer."""
 
-    tiers: tuple[Literal["generated", "stale", "student", "neighbours", "prior"], ...] = Field(
-        ("generated", "stale", "student", "neighbours", "prior"),
-        description="tiers that may answer; prior is always one of them",
-    )
-    deadline_ms: float = Field(50.0, gt=0, description="time limit of one whole look-up")
-    n_neighbours: int = Field(10, ge=1, description="stored CVs whose generated vectors are averaged")
-    bundle: Path | None = Field(None, description="folder of `girl train student`; default: in the workspace")
-    max_queued: int = Field(100_000, ge=1, description="largest number of CVs that wait for generation")
+    # tiers that may answer; prior is always one of them
+    tiers: tuple[TierName, ...] = ("generated", "stale", "student", "neighbours", "prior")
+    deadline_ms: float = Field(50.0, gt=0)  # time limit of one whole look-up
+    n_neighbours: int = Field(10, ge=1)  # stored CVs whose generated vectors are averaged
+    bundle: Path | None = None  # folder of `girl train student`; default: in the workspace
+    max_queued: int = Field(100_000, ge=1)  # largest number of CVs that wait for generation
 
 
 class StudentConfig(Section):
     """The student model: it predicts the generated-JD vector from the CV vector, for seekers who have none."""
 
-    hidden_size: int = Field(256, ge=0, description="width of the hidden layer; 0 for a linear map")
-    epochs: int = Field(30, ge=1, description="largest number of epochs; the best by held-out cosine is kept")
+    hidden_size: int = Field(256, ge=0)  # width of the hidden layer; 0 for a linear map
+    epochs: int = Field(30, ge=1)  # largest number of epochs; the best by held-out cosine is kept
     learning_rate: float = Field(1e-3, gt=0)
     batch_size: int = Field(256, ge=1)
-    ranker_weight: float = Field(0.0, ge=0, description="weight of a dot ranker's loss on the ranking train window")
-    holdout: float = Field(
-        0.1, gt=0, lt=0.5, description="share of seekers held out to choose the epoch and to measure"
-    )
-    max_rows: int = Field(100_000, ge=100, description="newest CVs that are learned from and kept as neighbours")
+    ranker_weight: float = Field(0.0, ge=0)  # weight of a dot ranker's loss on the ranking train window
+    holdout: float = Field(0.1, gt=0, lt=0.5)  # share of seekers held out to choose the epoch and to measure
+    max_rows: int = Field(100_000, ge=100)  # newest CVs that are learned from and kept as neighbours
     seed: int = 0
 
 
 class RankerConfig(Section):
     """How rankers meet the tiers of a look-up in training."""
 
-    tier_dropout: float = Field(
-        0.2,
-        ge=0,
-        le=1,
-        description="share of training pairs moved to a lower tier, if `girl train student` has been run",
-    )
+    # share of training pairs moved to a lower tier, if `girl train student` has been run
+    tier_dropout: float = Field(0.2, ge=0, le=1)
 
 
 class EvaluateConfig(Section):
@@ -303,10 +272,10 @@ class GirlConfig(Section):
     """All settings of `girl`: the defaults, then girl.yaml, then `--set`."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = "girl"
-    workspace: Path = Field(Path(".girl"), description="folder of checkpoints, the store and run records")
+    workspace: Path = Path(".girl")  # folder of checkpoints, the store and run records
     tables: TablesConfig
-    strict: bool = Field(False, description="a single rejected row is an error")
-    clock_skew_minutes: float = Field(10, ge=0, description="times later than now by more than this are rejected")
+    strict: bool = False  # a single rejected row is an error
+    clock_skew_minutes: float = Field(10, ge=0)  # times later than now by more than this are rejected
     windows: WindowsConfig = WindowsConfig()
     generator: GeneratorConfig = GeneratorConfig()
     sft: SFTConfig = SFTConfig()
@@ -314,7 +283,7 @@ class GirlConfig(Section):
     ppo: PPOConfig = PPOConfig()
     sampling: SamplingConfig = SamplingConfig()
     encoder: EncoderConfig = EncoderConfig()
-    chunk_size: int = Field(256, ge=1, description="CVs generated, encoded and written at a time")
+    chunk_size: int = Field(256, ge=1)  # CVs generated, encoded and written at a time
     ray: RayConfig = RayConfig()
     feast: FeastConfig = FeastConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

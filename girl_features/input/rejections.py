@@ -1,6 +1,6 @@
 """Rejection of rows that cannot be used: by the checks of single rows, as duplicates, or without their seeker or job.
 
-Each SELECT here returns rows to reject, with the columns bad_rowid, reason and detail.
+Each SELECT here returns rows to reject: their rowid, reason and detail.
 """
 
 from __future__ import annotations
@@ -48,28 +48,16 @@ def create_rejections(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def reject_rows(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """List the bad rows of `table` in `rejections`; they stay in the table."""
-    _insert(connection, table, _failed_checks_sql(table))
+def reject_rows(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, int]:
+    """Move the bad rows of `table` to `rejections`, and return their number for each reason."""
+    _insert(connection, table, f"SELECT rowid, problem.reason, problem.detail FROM {table} WHERE problem IS NOT NULL")
     _insert(connection, table, _duplicates_sql(table))
     if table == "interactions":
         _insert(connection, table, _UNRESOLVED)
-
-
-def delete_rejected(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Delete the listed rows from `table`. Call it last, because rowids are valid only until rows are deleted."""
-    connection.execute(
-        f"DELETE FROM {table} WHERE rowid IN (SELECT source_rowid FROM rejections WHERE table_name = '{table}')"
-    )
-
-
-def rejected_counts(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, int]:
-    """Return the number of rejected rows of `table` for each reason."""
-    reasons = connection.execute(
-        "SELECT reason, count(*) FROM rejections WHERE table_name = $table GROUP BY 1 ORDER BY 1",
-        {"table": table},
-    ).fetchall()
-    return dict(reasons)
+    # deleted last, because rowids are valid only until rows are deleted
+    rejected = f"FROM rejections WHERE table_name = '{table}'"
+    connection.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT source_rowid {rejected})")
+    return dict(connection.execute(f"SELECT reason, count(*) {rejected} GROUP BY 1 ORDER BY 1").fetchall())
 
 
 def listed_rejections(connection: duckdb.DuckDBPyConnection) -> list[Rejection]:
@@ -85,13 +73,6 @@ def listed_rejections(connection: duckdb.DuckDBPyConnection) -> list[Rejection]:
         Rejection(table, file, row, printable(key), reason, printable(detail, 200))
         for table, file, row, key, reason, detail in rows
     ]
-
-
-def _failed_checks_sql(table: str) -> str:
-    return f"""
-        SELECT rowid AS bad_rowid, problem.reason AS reason, problem.detail AS detail
-        FROM {table} WHERE problem IS NOT NULL
-    """
 
 
 def _duplicates_sql(table: str) -> str:
@@ -118,7 +99,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, bad_rows_sql: str
         f"""
         INSERT INTO rejections
         SELECT '{table}', {SOURCE_FILE}, bad_rowid - first_rowid + 1, {ids}, reason, detail, bad_rowid
-        FROM ({bad_rows_sql}) JOIN {table} ON {table}.rowid = bad_rowid
+        FROM ({bad_rows_sql}) AS bad(bad_rowid, reason, detail) JOIN {table} ON {table}.rowid = bad_rowid
         JOIN (SELECT {SOURCE_FILE} AS file, min(rowid) AS first_rowid FROM {table} GROUP BY ALL) AS files
           ON {SOURCE_FILE} IS NOT DISTINCT FROM files.file
         """

@@ -1,10 +1,18 @@
-"""Report on the input tables: counts, rejected rows with their reasons, and notes."""
+"""Report on the input tables and the time windows: counts, rejected rows with their reasons, and notes."""
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 MAX_LISTED = 20  # rejections listed for each table and reason; the counts include all
+MAX_PRINTED_REJECTIONS = 3  # for each table and reason; --json lists more
 
 
 class Rejection(NamedTuple):
@@ -55,3 +63,74 @@ class CheckReport(NamedTuple):
             "rejections": [rejection._asdict() for rejection in self.rejections],
             "notes": [note._asdict() for note in self.notes],
         }
+
+
+class WindowSummary(NamedTuple):
+    """Counts of one window. Cold start is counted in valid and test only; elsewhere it is 0."""
+
+    window: str
+    start: datetime | None
+    end: datetime | None
+    n_decisions: int
+    n_matched: int
+    n_seekers: int
+    n_usable: int  # SFT pairs, preference pairs, RL CVs or ranking decisions
+    n_cold_decisions: int
+    n_cold_seekers: int
+
+
+class WindowsSummary(NamedTuple):
+    """Counts of all windows, in time order."""
+
+    windows: tuple[WindowSummary, ...]
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the counts and ISO bounds of each window by its name, for JSON."""
+        rows = {}
+        for summary in self.windows:
+            row = summary._asdict()
+            for side in ("start", "end"):
+                row[side] = row[side].isoformat() if row[side] is not None else None
+            rows[row.pop("window")] = row
+        return rows
+
+
+def print_check(report: CheckReport, windows: WindowsSummary) -> None:
+    """Print the counts of read and rejected rows, the notes, and the time windows."""
+    console = Console()
+    tables = Table("table", "read", "kept", "rejected", title="Input", title_justify="left")
+    for name, counts in report.tables.items():
+        reasons = ", ".join(f"{reason} {n}" for reason, n in counts.rejected.items()) or "none"
+        tables.add_row(name, f"{counts.n_read:,}", f"{counts.n_kept:,}", reasons)
+    console.print(tables)
+    for note in report.notes:
+        console.print(Text(f"note: {note.table}: {note.message} ({note.n_rows:,} rows)"))
+    n_printed: Counter[tuple[str, str]] = Counter()
+    for rejection in report.rejections:
+        if n_printed[rejection.table, rejection.reason] < MAX_PRINTED_REJECTIONS:
+            n_printed[rejection.table, rejection.reason] += 1
+            console.print(_rejection_line(rejection))
+    if report.n_rejected > MAX_PRINTED_REJECTIONS:
+        console.print(f"{report.n_rejected:,} rows rejected in all; --json FILE lists more of them")
+    console.print(_windows_table(windows))
+
+
+def _rejection_line(rejection: Rejection) -> Text:
+    place = f"{rejection.table} row {rejection.row}"
+    if rejection.file:
+        place += f" of {Path(rejection.file).name}"
+    return Text(f"rejected: {place}: {rejection.reason}: {rejection.detail} (id {rejection.shown_id})")
+
+
+def _windows_table(windows: WindowsSummary) -> Table:
+    columns = ("window", "from", "until", "decisions", "matched", "seekers", "usable", "cold")
+    table = Table(*columns, title="Windows", title_justify="left")
+    for window in windows.windows:
+        counts = (window.n_decisions, window.n_matched, window.n_seekers, window.n_usable)
+        cold = f"{window.n_cold_decisions:,}" if window.window in ("valid", "test") else ""
+        table.add_row(window.window, _day(window.start), _day(window.end), *(f"{n:,}" for n in counts), cold)
+    return table
+
+
+def _day(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d}"

@@ -16,6 +16,7 @@ import polars as pl
 
 from girl_features.config import WindowsConfig
 from girl_features.errors import EmptyWindowError, LeakageError
+from girl_features.input.report import WindowsSummary, WindowSummary
 from girl_features.input.tables import Tables
 from girl_features.schema import JOB_SEEKER_ID, MATCHED
 
@@ -226,6 +227,30 @@ def ranking_split(tables: Tables, windows: Windows) -> RankingSplit:
     if n_erased:
         _log.warning("%d decisions of erased job seekers are left out of the ranking windows", n_erased)
     return RankingSplit(*frames)
+
+
+def summarize(tables: Tables, windows: Windows) -> WindowsSummary:
+    """Return the counts of every window; those of an empty window are 0."""
+    return WindowsSummary(tuple(_summarize_window(tables, windows, window) for window in WINDOWS))
+
+
+def _summarize_window(tables: Tables, windows: Windows, window: str) -> WindowSummary:
+    bounds = windows.bounds(window)
+    has_cold_start = window in ("valid", "test")
+    is_cold = "job_seeker_id NOT IN (SELECT job_seeker_id FROM ranked)" if has_cold_start else "false"
+    n_usable = f"(SELECT count(*) FROM ({TRAINING_SQL[window]}))" if window in TRAINING_SQL else "count(*)"
+    counts = tables.connection.execute(
+        f"""
+        WITH ranked AS (SELECT job_seeker_id FROM interactions
+                        WHERE decided_at >= $train_start AND decided_at < $train_end)
+        SELECT count(*), count(*) FILTER (matched), count(DISTINCT job_seeker_id), {n_usable},
+               count(*) FILTER (is_cold), count(DISTINCT job_seeker_id) FILTER (is_cold)
+        FROM (SELECT *, {is_cold} AS is_cold FROM ({DECISIONS_SQL}))
+        """,
+        {**bounds._asdict(), **train_bounds(windows)},
+    ).fetchone()
+    assert counts is not None
+    return WindowSummary(window, *bounds, *counts)
 
 
 def train_bounds(windows: Windows) -> dict[str, datetime]:

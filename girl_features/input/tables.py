@@ -8,20 +8,13 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 
 import duckdb
 
 from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
 from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN, staging_sql
-from girl_features.input.rejections import (
-    create_rejections,
-    delete_rejected,
-    listed_rejections,
-    reject_rows,
-    rejected_counts,
-)
+from girl_features.input.rejections import create_rejections, listed_rejections, reject_rows
 from girl_features.input.report import CheckReport, Note, TableReport
 from girl_features.input.sources import open_source, printable
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
@@ -69,9 +62,7 @@ class Tables:
     def __enter__(self) -> Tables:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -145,12 +136,11 @@ def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: d
     notes: list[Note] = []
     for table, config in configs.items():
         n_read = _stage(connection, table, config, latest)
-        reject_rows(connection, table)
-        delete_rejected(connection, table)
+        rejected = reject_rows(connection, table)
         notes += _notes(connection, table)
         for column in (SOURCE_FILE, "problem", "flags"):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        reports[table] = TableReport(n_read, _count(connection, table), rejected_counts(connection, table))
+        reports[table] = TableReport(n_read, _count(connection, table), rejected)
     notes += _set_known_at(connection)
     report = CheckReport(reports, listed_rejections(connection), notes)
     connection.execute("ALTER TABLE rejections DROP COLUMN source_rowid")

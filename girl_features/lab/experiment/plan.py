@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from girl_features.batch.plan import fill_wanted_cvs
 from girl_features.config import GirlConfig
-from girl_features.input.splits import cut_windows
-from girl_features.input.summary import summarize
+from girl_features.input.splits import cut_windows, summarize
 from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
 from girl_features.lab.experiment.data import keep_ranked_cvs
