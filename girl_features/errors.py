@@ -1,30 +1,4 @@
-"""All errors that a caller may want to handle.
-
-GirlError
-├── ConfigError                   girl.yaml, --set or the file of --json is wrong
-├── DataError                     a table cannot be read, or has the wrong columns or types
-│   └── RejectedRowsError         rows were rejected in strict mode
-├── EmptyWindowError              a time window holds no usable rows
-├── LeakageError                  a feature would contain information from after the decision it predicts
-├── ContractMismatchError         vectors and ranker were made by different contracts
-├── UnknownContractError          no such contract in the store
-│   └── AmbiguousContractError    the given first digits match several contracts
-├── InvalidVectorError            a NaN, infinite, all-zero or wrong-dimension vector
-├── ShapeError                    arrays have shapes that do not fit together
-├── UndefinedMetricError          a metric has no value on these labels and scores
-├── CheckpointError               a checkpoint is absent, incomplete, altered or of a refused format
-├── TrainingError                 the loss is no longer a number
-├── StoreError                    the feature store cannot be read or written
-│   ├── StoreLockedError          another run is writing to it
-│   ├── MissingVectorsError       pairs whose CV or JD vector was not known before their decision
-│   └── DeadlineError             the online store did not answer in time
-├── ClusterError                  a worker of a cluster failed, or there is no cluster
-├── InterruptedRunError           an experiment was stopped on request
-├── GeneratorFailedError          an experiment could not train one of its generators
-├── WorkerLostError               a process that fitted a ranker was killed
-├── JudgeEndpointError            the endpoint of the judge cannot be reached, refuses or sends no valid answer
-└── MissingExtraError             an optional dependency is not installed
-"""
+"""All errors that a caller may want to handle. Each is a GirlError, and its message says what to do next."""
 
 from __future__ import annotations
 

@@ -10,46 +10,6 @@ from girl_features.config import NAME_PATTERN
 from girl_features.errors import ConfigError, StoreError
 
 DEFINITIONS = "girl_definitions.py"
-TEMPLATE_FILES = ("feature_store.yaml", DEFINITIONS, ".feastignore", ".gitignore")
-
-GIRL_YAML = """\
-# Settings of `girl`. Paths are relative to this file; `girl check` reports on the tables.
-name: {project}
-workspace: {workspace}    # folder of checkpoints, the store and run records
-
-tables:
-  # Each table is a Parquet or CSV file (or a glob of them), or a query:
-  #   query: SELECT * FROM cvs
-  #   database: warehouse.duckdb
-  # `path` and `database` may contain environment variables, as in ${{DATA}}/cvs.parquet.
-  # If your columns have other names than those below, map them, with our name on the left:
-  #   columns: {{job_seeker_id: user_id, cv: resume_text}}
-  job_seekers:    # job_seeker_id, cv, updated_at: one row for each version of a CV
-    path: tables/job_seekers.parquet
-  jobs:           # job_id, jd, posted_at
-    path: tables/jobs.parquet
-  interactions:   # job_seeker_id, job_id, matched, decided_at
-    path: tables/interactions.parquet
-
-# Time windows, one after the other: SFT, reward, RL, ranking train, valid, test. Set by shares of the decisions:
-# windows: {{sft_share: 0.4, reward_share: 0.1, rl_share: 0.05, train_share: 0.27, valid_share: 0.06}}
-# or by the dates on which the windows end (all five):
-# windows:
-#   sft_end: 2024-01-01
-#   reward_end: 2024-03-01
-#   rl_end: 2024-04-01
-#   train_end: 2024-10-01
-#   valid_end: 2024-12-01
-
-# generator:
-#   base: tiny            # trained on your own tables; or a Hugging Face causal LM by path or name
-# sampling: {{n: 1, temperature: 0.7, top_p: 0.95, max_new_tokens: 192}}
-# encoder:
-#   name: all-MiniLM-L6-v2
-
-feast:
-  repo: .                 # the Feast repo in this folder; or the folder of one you already have
-"""
 
 
 def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = False) -> list[Path]:
@@ -71,11 +31,13 @@ def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = Fals
     target, store_dir = target.expanduser().resolve(), store_dir.expanduser().resolve()
     if store_dir.name != "store":
         raise ConfigError(f"the store is the folder `store` of a workspace, found {str(store_dir)!r}")
-    workspace = store_dir.parent
     files = _repo_files(store_dir, project)
+    workspace = store_dir.parent
     if workspace.is_relative_to(target):
         workspace = workspace.relative_to(target)
-    files["girl.yaml"] = GIRL_YAML.format(project=project, workspace=workspace)
+    files["girl.yaml"] = _template(
+        "girl.yaml", {"name: girl": f"name: {project}", "workspace: .girl": f"workspace: {workspace}"}
+    )
     return _write_files(target, files, store_dir, force)
 
 
@@ -91,21 +53,29 @@ def _repo_files(store_dir: Path, project: str) -> dict[str, str]:
             f"{project!r} is not a valid Feast project name: use a small letter, then up to 39 small letters, digits "
             f"and underscores"
         )
-    template = resources.files("girl_features.feature_repo")
-    files = {name: template.joinpath(name).read_text(encoding="utf-8") for name in TEMPLATE_FILES}
-    files["feature_store.yaml"] = _replace_once(files["feature_store.yaml"], "project: girl", f"project: {project}")
-    files[DEFINITIONS] = _replace_once(files[DEFINITIONS], "STORE_DIR = None", f"STORE_DIR = {str(store_dir)!r}")
-    return files
+    return {
+        "feature_store.yaml": _template("feature_store.yaml", {"project: girl": f"project: {project}"}),
+        DEFINITIONS: _template(DEFINITIONS, {"STORE_DIR = None": f"STORE_DIR = {str(store_dir)!r}"}),
+        ".feastignore": _template(".feastignore", {}),
+        ".gitignore": _template(".gitignore", {}),
+    }
 
 
-def _replace_once(text: str, old: str, new: str) -> str:
-    assert old in text, f"the template lacks its line {old!r}"
-    return text.replace(old, new, 1)
+def _template(name: str, replacements: dict[str, str]) -> str:
+    """Return the text of the file `name` in feature_repo/, with the first place of each key replaced."""
+    text = resources.files("girl_features.feature_repo").joinpath(name).read_text(encoding="utf-8")
+    for old, new in replacements.items():
+        assert old in text, f"the template {name} lacks {old!r}"
+        text = text.replace(old, new, 1)
+    return text
 
 
 def _write_files(target: Path, files: dict[str, str], store_dir: Path, force: bool) -> list[Path]:
     paths = {target / name: text for name, text in files.items()}
-    differing = [path.name for path, text in paths.items() if path.exists() and not _has_text(path, text)]
+    present = {path: text for path, text in paths.items() if path.exists()}
+    differing = [
+        path.name for path, text in present.items() if not path.is_file() or path.read_bytes() != text.encode()
+    ]
     if differing and not force:
         raise StoreError(
             f"{target} already has other files named {', '.join(differing)}; nothing was written. "
@@ -119,7 +89,3 @@ def _write_files(target: Path, files: dict[str, str], store_dir: Path, force: bo
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
     return list(paths)
-
-
-def _has_text(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()

@@ -68,6 +68,7 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
         "integrations/rankers/two_tower.py",
         "feature_repo/feature_store.yaml",
         "feature_repo/girl_definitions.py",
+        "feature_repo/girl.yaml",
         "feature_repo/.feastignore",
     ):
         assert f"girl_features/{part}" in names
