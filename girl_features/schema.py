@@ -78,19 +78,14 @@ VECTOR = pa.list_(pa.float32())
 JOB_SEEKERS_SCHEMA = pa.schema([(JOB_SEEKER_ID, pa.string()), (CV, pa.string()), (UPDATED_AT, UTC_MICROSECONDS)])
 JOBS_SCHEMA = pa.schema([(JOB_ID, pa.string()), (JD, pa.string()), (POSTED_AT, UTC_MICROSECONDS)])
 INTERACTIONS_SCHEMA = pa.schema(
-    [
-        (JOB_SEEKER_ID, pa.string()),
-        (JOB_ID, pa.string()),
-        (MATCHED, pa.bool_()),
-        (DECIDED_AT, UTC_MICROSECONDS),
-    ]
+    [(JOB_SEEKER_ID, pa.string()), (JOB_ID, pa.string()), (MATCHED, pa.bool_()), (DECIDED_AT, UTC_MICROSECONDS)]
 )
 
+_FEAST_TIMES = [(EVENT_TIMESTAMP, UTC_MICROSECONDS), (CREATED_TIMESTAMP, UTC_MICROSECONDS)]
 CV_VECTORS_SCHEMA = pa.schema(
     [
         (JOB_SEEKER_ID, pa.string()),
-        (EVENT_TIMESTAMP, UTC_MICROSECONDS),
-        (CREATED_TIMESTAMP, UTC_MICROSECONDS),
+        *_FEAST_TIMES,
         (CONTRACT, pa.string()),
         (CV_HASH, pa.string()),
         (CV_TRUNCATED, pa.bool_()),
@@ -98,14 +93,7 @@ CV_VECTORS_SCHEMA = pa.schema(
     ]
 )
 JD_VECTORS_SCHEMA = pa.schema(
-    [
-        (JOB_ID, pa.string()),
-        (EVENT_TIMESTAMP, UTC_MICROSECONDS),
-        (CREATED_TIMESTAMP, UTC_MICROSECONDS),
-        (CONTRACT, pa.string()),
-        (JD_HASH, pa.string()),
-        (JD_VECTOR, VECTOR),
-    ]
+    [(JOB_ID, pa.string()), *_FEAST_TIMES, (CONTRACT, pa.string()), (JD_HASH, pa.string()), (JD_VECTOR, VECTOR)]
 )
 # The origin of a row, in both tables that generation writes; see `docs/guide.md`, "The ledger".
 _LINEAGE = [
@@ -122,8 +110,7 @@ _LINEAGE = [
 GENERATED_SCHEMA = pa.schema(
     [
         (JOB_SEEKER_ID, pa.string()),
-        (EVENT_TIMESTAMP, UTC_MICROSECONDS),
-        (CREATED_TIMESTAMP, UTC_MICROSECONDS),
+        *_FEAST_TIMES,
         (UPDATED_AT, UTC_MICROSECONDS),
         *_LINEAGE,
         (CV_TRUNCATED, pa.bool_()),

@@ -8,19 +8,18 @@ replaces all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from girl_features.config import LookupConfig
 from girl_features.errors import ConfigError
+from girl_features.lookup.bundle import Bundle, read_bundle
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.vectors.similarity import unit_rows
-
-if TYPE_CHECKING:
-    from girl_features.lookup.bundle import Bundle
 
 ROWS_AT_ONCE = 256  # CVs compared with all stored ones at a time
 SAME_CV = 1 - 1e-5  # a stored CV with a higher cosine is taken for the seeker's own, which a new seeker does not have
@@ -85,24 +84,15 @@ def stand_ins_of(lookup: LookupConfig, students_dir: Path) -> StandIns:
         CheckpointError: the bundle is damaged.
         ContractMismatchError: `lookup.bundle` is a bundle of another contract.
     """
-    stand_ins_by_contract: dict[str, StandIns] = {}
 
-    def stand_ins(features: PairFeatures) -> LowerTiers:
-        contract = features.contract
-        if contract not in stand_ins_by_contract:
-            stand_ins_by_contract[contract] = _open_stand_ins(lookup, students_dir, contract)
-        return stand_ins_by_contract[contract](features)
+    @cache
+    def open_stand_ins(contract: str) -> StandIns:
+        folder = lookup.bundle or students_dir / contract
+        if lookup.bundle is None and not folder.is_dir():
+            return prior_alone
+        return bundle_stand_ins(read_bundle(folder, contract), lookup.n_neighbours)
 
-    return stand_ins
-
-
-def _open_stand_ins(lookup: LookupConfig, students_dir: Path, contract: str) -> StandIns:
-    from girl_features.lookup.bundle import read_bundle
-
-    folder = lookup.bundle or students_dir / contract
-    if lookup.bundle is None and not folder.is_dir():
-        return prior_alone
-    return bundle_stand_ins(read_bundle(folder, contract), lookup.n_neighbours)
+    return lambda features: open_stand_ins(features.contract)(features)
 
 
 def bundle_stand_ins(bundle: Bundle, n_neighbours: int) -> StandIns:
@@ -114,14 +104,8 @@ def bundle_stand_ins(bundle: Bundle, n_neighbours: int) -> StandIns:
         if bundle.student is not None:
             lower[Tier.STUDENT] = bundle.student(cv_vectors)[indices]
         if bundle.neighbours_cv is not None and bundle.neighbours_generated is not None:
-            means = mean_of_others(
-                cv_vectors,
-                bundle.neighbours_cv,
-                bundle.neighbours_generated,
-                n_neighbours,
-                bundle.neighbours_seeker,
-            )
-            lower[Tier.NEIGHBOURS] = means[indices]
+            stored_cvs, generated, seekers = bundle.neighbours_cv, bundle.neighbours_generated, bundle.neighbours_seeker
+            lower[Tier.NEIGHBOURS] = mean_of_others(cv_vectors, stored_cvs, generated, n_neighbours, seekers)[indices]
         return lower
 
     return stand_ins
