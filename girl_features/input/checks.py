@@ -36,11 +36,7 @@ from girl_features.schema import (
 MAX_ID_BYTES = 512
 OLDEST = "1900-01-01"  # earlier times are placeholders, and pandas, which Feast uses, has no times before 1677
 
-ID_COLUMNS = {
-    "job_seekers": (JOB_SEEKER_ID,),
-    "jobs": (JOB_ID,),
-    "interactions": (JOB_SEEKER_ID, JOB_ID),
-}
+ID_COLUMNS = {"job_seekers": (JOB_SEEKER_ID,), "jobs": (JOB_ID,), "interactions": (JOB_SEEKER_ID, JOB_ID)}
 TIME_COLUMN = {"job_seekers": UPDATED_AT, "jobs": POSTED_AT, "interactions": DECIDED_AT}
 TEXT_COLUMN = {"job_seekers": CV, "jobs": JD}
 
@@ -54,10 +50,7 @@ _FILE_TYPES = (
     ("a ZIP archive or Office file (docx, xlsx)", r"PK\x03\x04|UEsDBBQ"),
     ("an RTF file", r"\{\\rtf"),
     ("a PNG image", r"[\x{89}\x{fffd}\x{2030}?]PNG\r?\n|[\x{89}\x{fffd}\x{2030}]PNG|iVBORw0KGgo"),
-    (
-        "an old Office file (doc, xls)",
-        r"\x{d0}\x{cf}\x11\x{e0}|[\x{fffd}?]{2}\x11|(?i:d0cf11e0a1b1)|0M8R4KGxGuE",
-    ),
+    ("an old Office file (doc, xls)", r"\x{d0}\x{cf}\x11\x{e0}|[\x{fffd}?]{2}\x11|(?i:d0cf11e0a1b1)|0M8R4KGxGuE"),
     ("a JPEG image", r"[\x{ff}\x{fffd}?][\x{d8}\x{fffd}?][\x{ff}\x{fffd}?](?s:.){0,4}(?:JFIF|Exif)"),
     ("a GIF image", r"GIF8[79]a"),
     ("a gzip file", r"\x1f[\x{8b}\x{fffd}?]\x08"),
@@ -84,7 +77,8 @@ def staging_sql(source: Source, latest: datetime) -> str:
     """
     ids = ID_COLUMNS[source.table]
     for column in ids:
-        _check_id_type(source, column)
+        if not _is_text(source.types[column]):
+            raise _wrong_type(source, column, "text", "VARCHAR")
     time = TIME_COLUMN[source.table]
     typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
     typed += _time_columns(source, time)
@@ -95,10 +89,12 @@ def staging_sql(source: Source, latest: datetime) -> str:
 
 
 def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
+    is_null = Check("null_matched", "coalesce(trim(matched_text), '') = ''", f"'{MATCHED} is null'")
+    is_bad = Check(BAD_MATCHED, f"{MATCHED} IS NULL", "left(matched_text, 40)")
     columns = [*typed, f"{_matched_value(source)} AS {MATCHED}", f"{source.columns[MATCHED]}::VARCHAR AS matched_text"]
     return f"""
         SELECT {JOB_SEEKER_ID}, {JOB_ID}, {MATCHED}, {DECIDED_AT}, {SOURCE_FILE},
-               {_problem(checks + _matched_checks())} AS problem,
+               {_problem([*checks, is_null, is_bad])} AS problem,
                {_flags(is_truncated="false", is_changed="false", is_blank="false")} AS flags
         FROM (SELECT {", ".join(columns)}, {SOURCE_FILE} FROM {source.relation})
     """
@@ -135,19 +131,14 @@ def _problem(checks: list[Check]) -> str:
     return f"CASE {cases} END"
 
 
-def _wrong_type(source: Source, column: str, wanted: str, cast: str) -> DataError:
+def _wrong_type(source: Source, column: str, wanted: str, sql_type: str) -> DataError:
     source_column = source.columns[column]
     relation = "..." if source.place.startswith("the query") else f"read_parquet({source.place})"
     return DataError(
         f"table {source.table}: column {source_column} of {source.place} is {source.types[column]}, wanted {wanted} "
-        f"for {column}; cast it: `tables.{source.table}.query: SELECT * REPLACE ({cast} AS {source_column}) "
-        f"FROM {relation}`"
+        f"for {column}; cast it: `tables.{source.table}.query: SELECT * REPLACE "
+        f"(CAST({source_column} AS {sql_type}) AS {source_column}) FROM {relation}`"
     )
-
-
-def _check_id_type(source: Source, column: str) -> None:
-    if not _is_text(source.types[column]):
-        raise _wrong_type(source, column, "text", f"CAST({source.columns[column]} AS VARCHAR)")
 
 
 def _is_text(sql_type: str) -> bool:
@@ -164,9 +155,7 @@ def _id_checks(column: str) -> list[Check]:
             f"'{column} has ' || strlen({column}) || ' bytes, at most {MAX_ID_BYTES} are allowed'",
         ),
         Check(
-            "bad_id",
-            rf"regexp_matches({column}, '[\x00-\x1f\x7f-\x{{9f}}]')",
-            f"'{column} holds control characters'",
+            "bad_id", rf"regexp_matches({column}, '[\x00-\x1f\x7f-\x{{9f}}]')", f"'{column} holds control characters'"
         ),
     ]
 
@@ -186,13 +175,8 @@ def _time_columns(source: Source, column: str) -> list[str]:
     elif sql_type.startswith("TIMESTAMP"):
         is_cut = "true" if sql_type == "TIMESTAMP_NS" else "false"
     elif sql_type != "DATE":
-        raise _wrong_type(source, column, "a timestamp or date", f"CAST({source_column} AS TIMESTAMPTZ)")
-    return [
-        f"{value} AS {column}",
-        f"{text} AS time_text",
-        f"{is_naive} AS is_naive",
-        f"{is_cut} AS is_cut_time",
-    ]
+        raise _wrong_type(source, column, "a timestamp or date", "TIMESTAMPTZ")
+    return [f"{value} AS {column}", f"{text} AS time_text", f"{is_naive} AS is_naive", f"{is_cut} AS is_cut_time"]
 
 
 def _time_checks(column: str, latest: datetime) -> list[Check]:
@@ -223,14 +207,7 @@ def _matched_value(source: Source) -> str:
         )
     if sql_type in _INTEGERS:
         return f"CASE {source_column} WHEN 1 THEN true WHEN 0 THEN false END"
-    raise _wrong_type(source, MATCHED, "true/false or 1/0", f"CAST({source_column} AS BOOLEAN)")
-
-
-def _matched_checks() -> list[Check]:
-    return [
-        Check("null_matched", "coalesce(trim(matched_text), '') = ''", f"'{MATCHED} is null'"),
-        Check(BAD_MATCHED, f"{MATCHED} IS NULL", "left(matched_text, 40)"),
-    ]
+    raise _wrong_type(source, MATCHED, "true/false or 1/0", "BOOLEAN")
 
 
 def _text_columns(source: Source, column: str) -> str:
@@ -242,7 +219,7 @@ def _text_columns(source: Source, column: str) -> str:
     elif _is_text(sql_type):
         raw, undecodable = f"coalesce({source_column}::VARCHAR, '')", "false"
     else:
-        raise _wrong_type(source, column, "text", f"CAST({source_column} AS VARCHAR)")
+        raise _wrong_type(source, column, "text", "VARCHAR")
     # strlen, in bytes, needs no decoding, so it spares counting the characters of short texts
     is_long = f"(strlen({raw}) > {MAX_TEXT_CHARS} AND length({raw}) > {MAX_TEXT_CHARS})"
     return (
@@ -257,16 +234,14 @@ def _text_checks(column: str) -> list[Check]:
         f"WHEN regexp_matches({head}, '^(?:{pattern})') THEN '{name}'" for name, pattern in _FILE_TYPES
     )
     any_type = "|".join(pattern for _, pattern in _FILE_TYPES)
+    n_other = f"length(regexp_replace(left(cut, 1000), '{SQL_CONTROLS}', '', 'g'))"
+    n_controls = f"(length(left(cut, 1000)) - {n_other})"
     checks = [
         Check(
             "binary_text",
             f"regexp_matches(left(cut, 64), '^[\\s\\x{{feff}}]*(?:{any_type})')",
             f"'{column} looks like ' || CASE {type_names} END",
-        )
-    ]
-    n_other = f"length(regexp_replace(left(cut, 1000), '{SQL_CONTROLS}', '', 'g'))"
-    n_controls = f"(length(left(cut, 1000)) - {n_other})"
-    checks += [
+        ),
         Check("binary_text", "is_undecodable", f"'{column} holds bytes of no known type, not UTF-8 text'"),
         Check(
             "binary_text",

@@ -6,6 +6,7 @@ Rows are kept in a DuckDB file in a temporary folder (in TMPDIR), so that texts 
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,19 +101,14 @@ def load_tables(
     """
     latest = now.astimezone(UTC) + clock_skew
     folder = tempfile.TemporaryDirectory(prefix="girl-tables-")
-    try:
-        connection = _connect(Path(folder.name))
-        try:
-            report = _load(connection, tables, latest)
-            if strict and report.n_rejected:
-                n_tables = sum(1 for table in report.tables.values() if table.rejected)
-                raise RejectedRowsError(report.n_rejected, n_tables)
-        except BaseException:
-            connection.close()
-            raise
-    except BaseException:
-        folder.cleanup()
-        raise
+    with ExitStack() as on_error:
+        on_error.callback(folder.cleanup)
+        connection = on_error.enter_context(_connect(Path(folder.name)))
+        report = _load(connection, tables, latest)
+        if strict and report.n_rejected:
+            n_tables = sum(1 for table in report.tables.values() if table.rejected)
+            raise RejectedRowsError(report.n_rejected, n_tables)
+        on_error.pop_all()  # all went well: the caller closes them
     return Tables(connection, report, folder, erased)
 
 
@@ -131,10 +127,9 @@ def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
 
 def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: datetime) -> CheckReport:
     create_rejections(connection)
-    configs = {"job_seekers": tables.job_seekers, "jobs": tables.jobs, "interactions": tables.interactions}
     reports: dict[str, TableReport] = {}
     notes: list[Note] = []
-    for table, config in configs.items():
+    for table, config in tables:
         n_read = _stage(connection, table, config, latest)
         rejected = reject_rows(connection, table)
         notes += _notes(connection, table)
@@ -189,9 +184,7 @@ def _set_known_at(connection: duckdb.DuckDBPyConnection) -> list[Note]:
     This holds for jobs posted once. A job that was posted again keeps its time, because its text may have been written
     after the decision; such decisions were rejected.
     """
-    n_early = connection.execute(
-        f"SELECT count(*) FROM interactions JOIN jobs USING ({JOB_ID}) WHERE {DECIDED_AT} <= {POSTED_AT}"
-    ).fetchone()
+    n_early = _count(connection, f"interactions JOIN jobs USING ({JOB_ID}) WHERE {DECIDED_AT} <= {POSTED_AT}")
     connection.execute(
         f"""
         UPDATE jobs SET {KNOWN_AT} = first_decided_at - INTERVAL 1 MICROSECOND
@@ -199,16 +192,11 @@ def _set_known_at(connection: duckdb.DuckDBPyConnection) -> list[Note]:
         WHERE jobs.{JOB_ID} = decided.{JOB_ID} AND first_decided_at <= jobs.{POSTED_AT}
         """
     )
-    assert n_early is not None
-    if not n_early[0]:
-        return []
-    message = (
-        f"{DECIDED_AT} is not after the job's {POSTED_AT}; such a job counts as known just before it was decided on"
-    )
-    return [Note("interactions", "decided_before_posted", message, n_early[0])]
+    message = f"{DECIDED_AT} is not after the job's {POSTED_AT}; it counts as known just before it was decided on"
+    return [Note("interactions", "decided_before_posted", message, n_early)] if n_early else []
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+def _count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
     assert row is not None
     return int(row[0])
