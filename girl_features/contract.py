@@ -12,11 +12,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from girl_features.errors import CheckpointError
 
 FINGERPRINT_LENGTH = 12  # hex digits: 48 bits, so that two contracts of one store will not share a fingerprint
+
+
+def _is_none(value: object) -> bool:
+    """True if a later field is unused. It is left out then, so that older contracts keep their fingerprint."""
+    return value is None
 
 
 class _Fingerprinted(BaseModel):
@@ -37,14 +42,8 @@ class SamplingContract(_Fingerprinted):
     top_p: float
     max_new_tokens: int
     seed: int
-    best_of: int | None = None  # JDs sampled per CV, of which a reward model keeps the best n
-    reward_sha256: str | None = None  # hash of the weights of that reward model
-
-    @model_serializer(mode="wrap")
-    def _without_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave best-of-N out if it is not used, so that contracts made before it existed keep their fingerprint."""
-        values: dict[str, object] = handler(self)
-        return {name: value for name, value in values.items() if value is not None}
+    best_of: int | None = Field(None, exclude_if=_is_none)  # JDs sampled per CV; a reward model keeps the best n
+    reward_sha256: str | None = Field(None, exclude_if=_is_none)  # hash of the weights of that reward model
 
 
 class EncoderContract(_Fingerprinted):
@@ -70,7 +69,8 @@ class FeatureContract(_Fingerprinted):
     max_cv_tokens: int
     sampling: SamplingContract
     encoder: EncoderContract
-    engine: Literal["openvino", "openvino-float32", "vllm"] | None = None  # None: transformers
+    # None: transformers
+    engine: Literal["openvino", "openvino-float32", "vllm"] | None = Field(None, exclude_if=_is_none)
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
     # raised when a change of cleaning, retries or defect rules changes what is stored
     pipeline_version: Literal[1, 2, 3] = 3
@@ -79,12 +79,6 @@ class FeatureContract(_Fingerprinted):
     def engine_name(self) -> str:
         """Name of the engine that runs the generator."""
         return self.engine or "transformers"
-
-    @model_serializer(mode="wrap")
-    def _without_engine(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out the engine transformers, so that contracts older than the other engines keep their fingerprint."""
-        values: dict[str, object] = handler(self)
-        return {name: value for name, value in values.items() if name != "engine" or value is not None}
 
 
 def sha256_of_files(paths: list[Path]) -> str:

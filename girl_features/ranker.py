@@ -38,11 +38,7 @@ class Ranker(Protocol):
     """Scores (job seeker, job) pairs with the probability of a match."""
 
     def fit(
-        self,
-        features: PairFeatures,
-        labels: np.ndarray,
-        valid_features: PairFeatures,
-        valid_labels: np.ndarray,
+        self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
     ) -> None:
         """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 

@@ -48,9 +48,6 @@ def clean_cv(text: str) -> str:
     text = _SURROGATES.sub("\ufffd", text[:MAX_TEXT_CHARS])
     text = _CONTROLS.sub("", _LINE_BREAKS.sub("\n", text))
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return "" if _is_blank(text) else text
-
-
-def _is_blank(text: str) -> bool:
-    """True if the pattern SQL_BLANK matches `text`."""
-    return all(c in " \t\n\r\f\v" or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cf") for c in text)
+    # as the pattern SQL_BLANK
+    is_blank = all(c in " \t\n\r\f\v" or unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cf") for c in text)
+    return "" if is_blank else text
