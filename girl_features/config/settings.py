@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -268,6 +268,16 @@ class EvaluateConfig(Section):
     n_bootstrap: int = Field(1000, ge=100)
 
 
+class _InWorkspace:
+    """A path below the workspace, as a read-only attribute of GirlConfig."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, config: GirlConfig, config_type: type[GirlConfig]) -> Path:
+        return config.workspace / self._name
+
+
 class GirlConfig(Section):
     """All settings of `girl`: the defaults, then girl.yaml, then `--set`."""
 
@@ -291,21 +301,21 @@ class GirlConfig(Section):
     lookup: LookupConfig = LookupConfig()
     student: StudentConfig = StudentConfig()
 
+    store_dir: ClassVar = _InWorkspace("store")  # the Parquet parts
+    runs_dir: ClassVar = _InWorkspace("runs")  # records of batch runs
+    generators_dir: ClassVar = _InWorkspace("generators")  # trained generators, one subfolder each
+    bases_dir: ClassVar = _InWorkspace("bases")  # pretrained `tiny` bases, one subfolder each
+    exports_dir: ClassVar = _InWorkspace("exports")  # generators for OpenVINO; a deleted one is exported again
+    rewards_dir: ClassVar = _InWorkspace("rewards")  # trained reward models, one subfolder each
+    students_dir: ClassVar = _InWorkspace("students")  # bundles for ranking hosts, one subfolder per contract
+    trained_rankers_dir: ClassVar = _InWorkspace("rankers")  # one subfolder per predictor and contract
+    queue_path: ClassVar = _InWorkspace("queue.db")  # the CVs that wait for generation
+
     @model_validator(mode="after")
     def _tiny_is_tuned_in_full(self) -> GirlConfig:
         if self.generator.base == "tiny" and self.sft.tuning == "lora":
             raise ValueError("`tiny` has no pretrained weights for an adapter to add to: set sft.tuning to `full`")
         return self
-
-    @property
-    def store_dir(self) -> Path:
-        """Folder of the Parquet parts."""
-        return self.workspace / "store"
-
-    @property
-    def runs_dir(self) -> Path:
-        """Folder of the records of batch runs."""
-        return self.workspace / "runs"
 
     @property
     def feast_repo(self) -> Path:
@@ -317,38 +327,3 @@ class GirlConfig(Section):
         """All settings, besides the data, that determine the stage-1 generator; its training record keeps them."""
         tiny = self.generator.tiny.model_dump(mode="json") if self.generator.base == "tiny" else None
         return {**self.sft.model_dump(mode="json"), "max_cv_tokens": self.generator.max_cv_tokens, "tiny": tiny}
-
-    @property
-    def generators_dir(self) -> Path:
-        """Folder of trained generators, one subfolder each."""
-        return self.workspace / "generators"
-
-    @property
-    def bases_dir(self) -> Path:
-        """Folder of pretrained `tiny` bases, one subfolder each."""
-        return self.workspace / "bases"
-
-    @property
-    def exports_dir(self) -> Path:
-        """Folder of generators in OpenVINO's format, one subfolder each; a deleted one is exported again."""
-        return self.workspace / "exports"
-
-    @property
-    def rewards_dir(self) -> Path:
-        """Folder of trained reward models, one subfolder each."""
-        return self.workspace / "rewards"
-
-    @property
-    def students_dir(self) -> Path:
-        """Folder of the bundles for ranking hosts, one subfolder per contract."""
-        return self.workspace / "students"
-
-    @property
-    def trained_rankers_dir(self) -> Path:
-        """Folder of the rankers for a service, one subfolder per predictor and contract."""
-        return self.workspace / "rankers"
-
-    @property
-    def queue_path(self) -> Path:
-        """File of the CVs that wait for generation."""
-        return self.workspace / "queue.db"
