@@ -65,8 +65,9 @@ def join_pairs(
     _check_trained_before(contract, decisions[DECIDED_AT])
     store = open_repo(repo)
     service = contract_service(store, contract.fingerprint)
+    dimension = contract.encoder.dimension
     if decisions.is_empty():
-        empty = np.zeros((0, contract.encoder.dimension), np.float32)
+        empty = np.zeros((0, dimension), np.float32)
         return PairFeatures(empty, empty, empty, np.zeros(0, np.int8), contract.fingerprint)
     rows = _entity_rows(store, contract, decisions).to_pandas()
     with warnings.catch_warnings():
@@ -76,7 +77,6 @@ def join_pairs(
     assert joined.num_rows == decisions.height, "Feast lost or multiplied entity rows"
     _check_known_before(joined, decisions[DECIDED_AT])
     _check_present(joined, decisions, as_served)
-    dimension = contract.encoder.dimension
     has_generated = _has_jd_of_joined_cv(joined, contract)
     generated = _vectors(joined[GENERATED_JD_VECTOR], dimension, decisions[JOB_SEEKER_ID], GENERATED_JD_VECTOR)
     return PairFeatures(
@@ -100,9 +100,9 @@ def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
     time_type = decisions.schema[DECIDED_AT]
     if not isinstance(time_type, pl.Datetime) or time_type.time_zone is None:
         raise DataError(f"{DECIDED_AT} should be a time with a zone (UTC), found {time_type}")
-    for name, n_null in zip(wanted, decisions.null_count().row(0), strict=True):
-        if n_null:
-            raise DataError(f"{name} has {n_null} nulls; leave those decisions out")
+    for column in decisions:
+        if n_null := column.null_count():
+            raise DataError(f"{column.name} has {n_null} nulls; leave those decisions out")
     return decisions.with_columns(pl.col(DECIDED_AT).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
 
 

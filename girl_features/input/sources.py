@@ -42,7 +42,7 @@ class Source(NamedTuple):
     columns: dict[str, str]  # column -> quoted identifier in the source
     types: dict[str, str]  # column -> DuckDB type
     is_csv: bool
-    nanoseconds: frozenset[str]  # Parquet time columns in nanoseconds, which DuckDB cuts to microseconds
+    nanoseconds: set[str]  # Parquet time columns in nanoseconds, which DuckDB cuts to microseconds
 
 
 def printable(value: str, limit: int = MAX_PRINTED) -> str:
@@ -84,12 +84,8 @@ def open_source(connection: duckdb.DuckDBPyConnection, table: str, config: Table
 
 
 def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, place: str) -> Source:
-    files: list[str] = []
-    file_type = "none"
-    if config.path is not None:
-        files, file_type = _files(table, config.path)
-    if file_type == "none":
-        assert config.query is not None  # TableConfig has a path or a query
+    files, file_type = _files(table, config.path) if config.path is not None else ([], "none")
+    if config.query is not None:
         relation = _query_relation(table, config.query)
     elif file_type == "parquet":
         relation = parquet_relation(files, filename=SOURCE_FILE, hive_partitioning=False)
@@ -105,7 +101,7 @@ def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConf
         columns={column: quote_identifier(name) for column, name in names.items()},
         types={column: source_types[name] for column, name in names.items()},
         is_csv=file_type == "csv",
-        nanoseconds=_nanosecond_columns(connection, files, names) if file_type == "parquet" else frozenset(),
+        nanoseconds=_nanosecond_columns(connection, files, names) if file_type == "parquet" else set(),
     )
 
 
@@ -125,8 +121,7 @@ def _source_names(table: str, place: str, mapping: dict[str, str], source_column
     names = {column: mapping.get(column, column) for column in wanted}
     missing = {column: name for column, name in names.items() if name not in source_columns}
     if missing:
-        listed = ", ".join(printable(name) for name in source_columns[:30])
-        listed += ", …" if len(source_columns) > 30 else ""
+        listed = ", ".join(map(printable, source_columns[:30])) + (", …" if len(source_columns) > 30 else "")
         example = ", ".join(f"{column}: YOUR_COLUMN" for column in missing)
         raise DataError(
             f"table {table}: {place} has no column {', '.join(map(repr, missing.values()))}; wanted "
@@ -138,13 +133,10 @@ def _source_names(table: str, place: str, mapping: dict[str, str], source_column
 def _files(table: str, path: str) -> tuple[list[str], str]:
     """Return the files of a path or glob in name order, and their common type: "parquet" or "csv"."""
     if Path(path).is_dir():
-        raise DataError(
-            f"table {table}: {path!r} is a folder; give the files in it, as in {path.rstrip('/')}/*.parquet"
-        )
-    if Path(path).is_file():
-        files = [path]
-    else:
-        files = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207
+        example = f"{path.rstrip('/')}/*.parquet"
+        raise DataError(f"table {table}: {path!r} is a folder; give the files in it, as in {example}")
+    names = [path] if Path(path).is_file() else glob.glob(path, recursive=True)  # noqa: PTH207
+    files = sorted(name for name in names if Path(name).is_file())
     if not files:
         raise DataError(f"table {table}: no file at {path!r}; set `tables.{table}.path` to one that exists")
     file_types = {_file_type(name) for name in files}
@@ -209,15 +201,12 @@ def _csv_header(table: str, name: str) -> list[str]:
     return header
 
 
-def _nanosecond_columns(
-    connection: duckdb.DuckDBPyConnection, files: list[str], names: dict[str, str]
-) -> frozenset[str]:
+def _nanosecond_columns(connection: duckdb.DuckDBPyConnection, files: list[str], names: dict[str, str]) -> set[str]:
     """Return the time columns stored in nanoseconds; DuckDB silently cuts those with a time zone to microseconds."""
     rows = connection.execute(
         f"SELECT DISTINCT name FROM parquet_schema({file_list(files)}) WHERE logical_type LIKE '%NANOS=Nano%'"
     ).fetchall()
-    in_nanoseconds = {str(row[0]) for row in rows}
-    return frozenset(column for column, name in names.items() if name in in_nanoseconds)
+    return {column for column, name in names.items() if (name,) in rows}
 
 
 @contextmanager
@@ -234,12 +223,11 @@ def _explain(message: str) -> tuple[str, str]:
     """Return DuckDB's message without the row that it quotes, and the next step."""
     csv_line = re.search(r"CSV Error on Line: \d+", message)
     if csv_line:
-        cause = re.search(
+        causes = (
             r"^(Expected Number of Columns: \d+ Found: \d+|Value with unterminated quote found"
-            r"|Invalid unicode|Maximum line size of \d+ bytes exceeded)",
-            message,
-            re.MULTILINE,
+            r"|Invalid unicode|Maximum line size of \d+ bytes exceeded)"
         )
+        cause = re.search(causes, message, re.MULTILINE)
         reason = csv_line[0] + (f", {cause[0]}" if cause else "")
         return reason, "wanted UTF-8 text, a header line, and fields with breaks or quotes in double quotes"
     first = printable(message.splitlines()[0], 300)
