@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Each public name stands here, for the interpreter, and in the imports below, for type checkers.
-_MODULES = {  # public name -> module that defines it
+_MODULES = {  # public name -> its module, for the interpreter; the imports below are for type checkers
     "AsyncFeatureClient": "girl_features.lookup",
     "FeatureClient": "girl_features.lookup",
     "FeatureContract": "girl_features.contract",

@@ -74,15 +74,10 @@ def fastest_dtype() -> str:
 
 
 def resolve_dtype(setting: str, name: str, stored: Iterable[EncoderContract]) -> str:
-    """Return the dtype to encode in.
+    """Return the dtype to encode in, from the `setting` of that name and the encoders of the store, oldest first.
 
     `auto` is the fastest dtype of this machine. But if the store has vectors of this encoder in another dtype only,
     it is that one, so that a change of machine does not require encoding everything again.
-
-    Args:
-        setting: `encoder.dtype` of the config.
-        name: name of the encoder.
-        stored: the encoders of the store, oldest first.
     """
     if setting != "auto":
         return setting

@@ -73,12 +73,8 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     """Return the same config with its relative paths taken from `base`."""
     settings = config.model_dump()
     generator = settings["generator"]
-    for section, key in (
-        (settings, "workspace"),
-        (generator, "checkpoint"),
-        (settings["feast"], "repo"),
-        (settings["lookup"], "bundle"),
-    ):
+    folders = {"workspace": settings, "checkpoint": generator, "repo": settings["feast"], "bundle": settings["lookup"]}
+    for key, section in folders.items():
         if section[key] is not None:
             section[key] = (base / section[key].expanduser()).resolve()
     for section, key in (

@@ -57,12 +57,8 @@ def open_source(connection: duckdb.DuckDBPyConnection, table: str, config: Table
     """Yield the source that `config` describes, with its columns checked.
 
     A `database` is attached read-only for the block, and names in the query are looked up in it.
+    The catalog `home` is current again after the block.
 
-    Args:
-        connection: DuckDB connection that will read the source.
-        table: one of the three input tables.
-        config: location of the table.
-        home: catalog that is current again after the block.
     Raises:
         DataError: there is no such file, its format is not supported, or columns are missing. Errors of DuckDB while
             the block reads the source become a DataError too.
@@ -106,11 +102,7 @@ def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConf
 
 
 def _source_names(table: str, place: str, mapping: dict[str, str], source_columns: list[str]) -> dict[str, str]:
-    """Return the source's name of each of our columns.
-
-    Raises:
-        DataError: `mapping` has a column that we do not use, or the source lacks a column.
-    """
+    """Return the source's name of each of our columns, after a check that they exist."""
     wanted = INPUT_COLUMNS[table]
     unknown = sorted(set(mapping) - set(wanted))
     if unknown:

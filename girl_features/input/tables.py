@@ -143,11 +143,7 @@ def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: d
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, latest: datetime) -> int:
-    """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0.
-
-    Raises:
-        DataError: the source cannot be read, or its column `matched` holds something other than two values.
-    """
+    """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0."""
     with open_source(connection, table, config, home=_CATALOG) as source:
         connection.execute(f"CREATE TABLE {_CATALOG}.main.{table} AS {staging_sql(source, latest)}")
     bad_value = connection.execute(
