@@ -39,9 +39,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
     try:
         config = GirlConfig.model_validate(raw)
     except ValidationError as error:
-        places = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg']}" for e in error.errors()
-        )
+        places = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {places}") from error
     return _resolve_paths(config, path.parent.resolve())
 
