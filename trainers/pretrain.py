@@ -23,6 +23,7 @@ from torch import Tensor
 
 from girl_features.config import TinyConfig
 from girl_features.contract import sha256_of_files
+from girl_features.encoder import find_encoder_folder
 from girl_features.errors import CheckpointError, TrainingError
 from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.progress import Progress
@@ -37,7 +38,7 @@ from girl_features.trainers.checkpoints import (
     save_checkpoint,
     with_prefix,
 )
-from girl_features.trainers.records import hash_base_inputs, publish, save_model
+from girl_features.trainers.records import hash_inputs, publish, save_model
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 RECORD = "girl_base.json"
@@ -64,16 +65,20 @@ class BaseRecipe(NamedTuple):
 def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) -> Path:
     """Return the folder of the base for these inputs, and train it first if there is no whole one.
 
-    Args:
-        texts: columns `marker` (the special token of a CV or a JD) and `text`.
-        recipe: the other inputs.
-        bases_dir: folder of all bases.
+    The columns of `texts` are `marker` (the special token of a CV or a JD) and `text`.
 
     Raises:
         TrainingError: the loss is no longer a finite number.
     """
-    max_tokens = (recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens)
-    inputs = hash_base_inputs(texts, recipe.shape, max_tokens, recipe.seed)
+    encoder = recipe.shape.embeddings_from
+    encoder_weights = sorted(find_encoder_folder(encoder).glob("*.safetensors")) if encoder else []
+    settings = {
+        "shape": recipe.shape.model_dump(mode="json"),
+        "lengths": [recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens],
+        "seed": recipe.seed,
+        "encoder": sha256_of_files(encoder_weights) if encoder_weights else None,
+    }
+    inputs = hash_inputs(settings, texts.select("marker", "text"))
     final = bases_dir / f"tiny-{inputs[:12]}"
     if _is_whole(final):
         return final
@@ -81,7 +86,7 @@ def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) ->
     with exclusive_lock(work / LOCK):
         if not _is_whole(final):  # another process may have made it in the meantime
             _make(texts, recipe, inputs, work)
-            publish(work / "model", final)
+            publish(work, final)
         shutil.rmtree(work)
     return final
 
@@ -90,9 +95,8 @@ def _make(texts: pl.DataFrame, recipe: BaseRecipe, inputs: str, work: Path) -> N
     """Train the base, and save it as `work`/model."""
     tokenizer = train_tokenizer(texts["text"], recipe.shape.vocab_size)
     model = new_decoder(tokenizer, recipe.shape, recipe.max_tokens, recipe.seed)
-    metrics = {}
-    if recipe.shape.pretrain_epochs:
-        metrics = _train(model, tokenizer, texts, recipe, work / "checkpoints")
+    is_trained = recipe.shape.pretrain_epochs > 0
+    metrics = _train(model, tokenizer, texts, recipe, work / "checkpoints") if is_trained else {}
     folder = work / "model"
     save_model(model, tokenizer, folder)
     record = {"inputs_sha256": inputs, "files_sha256": _files_hash(folder), "metrics": metrics}
@@ -175,7 +179,10 @@ def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, 
                 raise _diverged(step, loss, checkpoints)
             n_done = step + 1
             if n_done % every == 0 and n_done < n_steps:
-                _save(model, optimizer, checkpoints, n_done)
+                weights = {f"model.{name}": p for name, p in model.named_parameters()}
+                tensors = weights | optimizer_tensors(optimizer, "optimizer")
+                save_checkpoint(checkpoints, Checkpoint(n_done, tensors, {}))
+                failpoint("pretraining.saved")
             progress.advance()
     model.to("cpu").eval()
     return {"pretrain_loss": loss, "pretrain_steps": float(n_steps), "pretrain_texts": float(texts.height)}
@@ -204,12 +211,6 @@ def weight_decay_groups(model: Any) -> list[dict[str, Any]]:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-
-
-def _save(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path, step: int) -> None:
-    tensors = {f"model.{name}": p for name, p in model.named_parameters()} | optimizer_tensors(optimizer, "optimizer")
-    save_checkpoint(checkpoints, Checkpoint(step, tensors, {}))
-    failpoint("pretraining.saved")
 
 
 def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path) -> int:
