@@ -28,7 +28,6 @@ MAX_UNUSABLE = 0.05  # share of prompts that TRL may tokenize differently from t
 
 def train_alternative(
     models: PPOModels,
-    tokenizer: Any,
     task: JDTask,
     held_out: JDTask,
     pairs: pl.DataFrame | None,
@@ -38,17 +37,8 @@ def train_alternative(
 ) -> RLResult:
     """Train with the algorithm `settings.algo`, and leave the best weights in the actor.
 
-    Clip, penalties, KL weight and limits mean the same as for PPO.
-
-    Args:
-        models: the actor and a frozen copy of it; the critic is not used.
-        tokenizer: of both.
-        task: the RL window's CVs, for RLOO and GRPO.
-        held_out: CVs that choose the weights to keep.
-        pairs: preference pairs with `cv`, `chosen` and `rejected`, for DPO; not read by the others.
-        settings: the `ppo` section.
-        max_new_tokens: the longest JD.
-        work: folder for TRL's files.
+    Clip, penalties, KL weight and limits mean the same as for PPO. RLOO and GRPO write JDs for the CVs of `task`; DPO reads the `cv`, `chosen` and `rejected` of `pairs` alone. The
+    CVs of `held_out` choose the weights to keep. The critic of `models` is not used. TRL's files are written to `work`.
 
     Raises:
         ConfigError: TRL would tokenize more than a few prompts differently from the generator.
@@ -58,9 +48,9 @@ def train_alternative(
     evaluator.evaluate(0)
     if settings.algo == "dpo":
         assert pairs is not None, "DPO learns from pairs"
-        trainer = _dpo_trainer(models.actor, tokenizer, task, pairs, settings, max_new_tokens, work)
+        trainer = _dpo_trainer(models.actor, task, pairs, settings, max_new_tokens, work)
     else:
-        trainer = _sampling_trainer(models.actor, tokenizer, task, settings, max_new_tokens, work)
+        trainer = _sampling_trainer(models.actor, task, settings, max_new_tokens, work)
     regular_evaluation = _RegularEvaluation(evaluator, settings)
     trainer.add_callback(regular_evaluation)
     trainer.add_callback(ProgressCallback(settings.algo))
@@ -109,9 +99,7 @@ def _usable_prompts(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> list[tu
     return usable
 
 
-def _sampling_trainer(
-    actor: Any, tokenizer: Any, task: JDTask, settings: PPOConfig, max_new_tokens: int, work: Path
-) -> Any:
+def _sampling_trainer(actor: Any, task: JDTask, settings: PPOConfig, max_new_tokens: int, work: Path) -> Any:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     config_class: Any = RLOOConfig if settings.algo == "rloo" else GRPOConfig
@@ -136,28 +124,28 @@ def _sampling_trainer(
         beta=settings.kl_weight,
         epsilon=settings.clip,
     )
-    rows = [{"prompt": text, "number": number} for number, text in _usable_prompts(tokenizer, task.prompts)]
+    rows = [{"prompt": text, "number": number} for number, text in _usable_prompts(task.tokenizer, task.prompts)]
     return trainer_class(
         model=actor,
         reward_funcs=[reward],
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=task.tokenizer,
     )
 
 
 def _dpo_trainer(
-    actor: Any, tokenizer: Any, task: JDTask, pairs: pl.DataFrame, settings: PPOConfig, max_new_tokens: int, work: Path
+    actor: Any, task: JDTask, pairs: pl.DataFrame, settings: PPOConfig, max_new_tokens: int, work: Path
 ) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     def cut(jd: str) -> str:
-        ids = tokenizer(jd, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return str(tokenizer.decode(ids[: max_new_tokens - 1]))
+        ids = task.tokenizer(jd, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return str(task.tokenizer.decode(ids[: max_new_tokens - 1]))
 
     rows = [
         {"prompt": text, "chosen": cut(pairs["chosen"][number]), "rejected": cut(pairs["rejected"][number])}
-        for number, text in _usable_prompts(tokenizer, [task.prompt_of(cv).ids for cv in pairs["cv"]])
+        for number, text in _usable_prompts(task.tokenizer, [task.prompt_of(cv).ids for cv in pairs["cv"]])
     ]
     arguments = DPOConfig(
         **_rl_arguments(settings, work),
@@ -165,7 +153,9 @@ def _dpo_trainer(
         beta=settings.dpo_beta,
         max_length=None,
     )
-    return DPOTrainer(model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    return DPOTrainer(
+        model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=task.tokenizer
+    )
 
 
 def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def train_ppo(
         ppo = PPO(models, train_task, held_out_task, settings, max_new_tokens, checkpoints, recompute, after_iteration)
         result = ppo.run()
     else:
-        result = train_alternative(models, tokenizer, train_task, held_out_task, pairs, settings, max_new_tokens, work)
+        result = train_alternative(models, train_task, held_out_task, pairs, settings, max_new_tokens, work)
     summary = _summary(result, work)
     if is_main():
         record = GeneratorRecord(
@@ -190,14 +190,13 @@ def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settin
     actor, tokenizer = load_causal_lm(sft_folder)
     actor = actor.float()
     use_plain_sampling(actor, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    critic = copy.deepcopy(reward_model.model)
-    critic_pad_token_id = reward_model.tokenizer.pad_token_id
-    if settings.tuning == "full":
-        return PPOModels(actor, copy.deepcopy(actor), critic, critic_pad_token_id), tokenizer
-    from peft import get_peft_model
+    if settings.tuning == "lora":
+        from peft import get_peft_model
 
-    adapted = get_peft_model(actor, generator_adapter(settings.lora_rank))
-    return PPOModels(adapted, None, critic, critic_pad_token_id), tokenizer
+        actor, frozen = get_peft_model(actor, generator_adapter(settings.lora_rank)), None
+    else:
+        frozen = copy.deepcopy(actor)
+    return PPOModels(actor, frozen, copy.deepcopy(reward_model.model), reward_model.tokenizer.pad_token_id), tokenizer
 
 
 def _save(actor: Any, tokenizer: Any, record: GeneratorRecord, result: RLResult, folder: Path) -> None:

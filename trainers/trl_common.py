@@ -72,7 +72,7 @@ def train_from_last_checkpoint(
     The `stage` is that of `girl train`. `callbacks` are added to those that show progress and guard the checkpoints.
     """
     trainer.remove_callback(PrinterCallback)  # stdout is for results
-    for callback in (ProgressCallback(stage), CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
+    for callback in (ProgressCallback(stage), _CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
         trainer.add_callback(callback)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     return {
@@ -83,7 +83,7 @@ def train_from_last_checkpoint(
     }
 
 
-class CheckpointGuard(TrainerCallback):
+class _CheckpointGuard(TrainerCallback):
     """Write the hashes of every checkpoint of a `transformers` trainer, and stop if the loss or a weight is not finite.
 
     A checkpoint with a weight that is not finite is deleted. The checkpoints before it stay as they are.
@@ -93,13 +93,11 @@ class CheckpointGuard(TrainerCallback):
         self._learning_rate_setting = learning_rate_setting  # the error message says to lower it
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Stop if the logged loss is not finite."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise self._diverged(Path(args.output_dir), state.global_step, f"the loss is {loss}")
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Write the hashes of the new checkpoint. Only a checkpoint with hashes counts as whole."""
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -116,7 +114,7 @@ class CheckpointGuard(TrainerCallback):
 
 
 def last_checkpoint(checkpoints_dir: Path) -> str | None:
-    """Return the newest whole checkpoint of a trainer with a CheckpointGuard, and delete damaged ones after it."""
+    """Return the newest whole checkpoint of a trainer with a `_CheckpointGuard`, and delete damaged ones after it."""
     folders = checkpoints_dir.glob("checkpoint-*")
     for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         try:
