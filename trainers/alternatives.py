@@ -37,8 +37,9 @@ def train_alternative(
 ) -> RLResult:
     """Train with the algorithm `settings.algo`, and leave the best weights in the actor.
 
-    Clip, penalties, KL weight and limits mean the same as for PPO. RLOO and GRPO write JDs for the CVs of `task`; DPO reads the `cv`, `chosen` and `rejected` of `pairs` alone. The
-    CVs of `held_out` choose the weights to keep. The critic of `models` is not used. TRL's files are written to `work`.
+    Clip, penalties, KL weight and limits mean the same as for PPO. RLOO and GRPO write JDs for the CVs of `task`; DPO
+    reads the `cv`, `chosen` and `rejected` of `pairs` alone. The CVs of `held_out` choose the weights to keep. The
+    critic of `models` is not used. TRL's files are written to `work`.
 
     Raises:
         ConfigError: TRL would tokenize more than a few prompts differently from the generator.
