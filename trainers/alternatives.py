@@ -160,7 +160,6 @@ def _dpo_trainer(
 
 
 def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:
-    """Return the arguments that all three trainers share."""
     return {
         **trainer_arguments(work / settings.algo, settings.learning_rate, settings.seed),
         "per_device_train_batch_size": settings.minibatch_size // n_processes(),

@@ -196,7 +196,6 @@ class PPO:
         return {"actor_loss": loss.item(), "actor_grad_norm": norm, "clipped": clipped.item()}
 
     def _learn_critic(self, numbers: Sequence[int], rewards: Tensor, rows: Tensor) -> Metrics:
-        """Take one step on the critic's loss."""
         local = processes.local_rows(rows)
         with recomputing(self._critic):
             values = self._values([numbers[i] for i in local.tolist()])
@@ -264,7 +263,6 @@ class PPO:
         return checkpoints.Checkpoint(self._iteration, tensors, state)
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
         checkpoint = checkpoints.load_newest(self.checkpoints)
         if checkpoint is None:
             return

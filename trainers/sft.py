@@ -72,14 +72,18 @@ def train_sft(
             read_record(final)  # checks the weights
         else:
             base = config.generator.base if texts is None else _pretrain_tiny(texts, config)
-            model, tokenizer, metrics = _fine_tune(
-                base, train, held_out, config.generator.max_cv_tokens, config.sft, work / "steps", callbacks
-            )
+            model, tokenizer = load_causal_lm(base)
+            template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
+            tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
+            trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, config.sft, work / "steps")
+            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
+            if evaluated.rows:
+                metrics |= _held_out_metrics(trainer, evaluated.rows)
             if is_main():
                 record = GeneratorRecord(
                     stage="sft",
                     base=config.generator.base,
-                    prompt_version=template_for(tokenizer).version,
+                    prompt_version=template.version,
                     max_cv_tokens=config.generator.max_cv_tokens,
                     trained_until=max(windows.sft_end, base_known_until),
                     n_pairs=pairs.height,
@@ -92,7 +96,7 @@ def train_sft(
                     versions=package_versions("torch", "transformers", "trl"),
                     parents={} if texts is None else {"tiny": weights_hash(Path(base))},
                 )
-                save_trained(model, tokenizer, record, work / "model")
+                save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, record, work / "model")
                 publish(work, final)
         wait_for_all()
         if is_main():
@@ -125,28 +129,6 @@ def _pretrain_tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
         pretrained_base(texts, recipe, config.bases_dir)
     wait_for_all()
     return str(pretrained_base(texts, recipe, config.bases_dir))
-
-
-def _fine_tune(
-    base: str,
-    train: pl.DataFrame,
-    held_out: pl.DataFrame,
-    max_cv_tokens: int,
-    settings: SFTConfig,
-    checkpoints_dir: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> tuple[Any, Any, dict[str, float]]:
-    """Train `base` on the pairs of `train`, and return model, tokenizer and metrics."""
-    model, tokenizer = load_causal_lm(base)
-    template = template_for(tokenizer)
-    limits = (max_cv_tokens, settings.max_jd_tokens)
-    tokenized = tokenize_pairs(tokenizer, template, train, *limits)
-    evaluation_rows = tokenize_pairs(tokenizer, template, held_out, *limits).rows
-    trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluation_rows, settings, checkpoints_dir)
-    metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
-    if evaluation_rows:
-        metrics |= _held_out_metrics(trainer, evaluation_rows)
-    return trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics
 
 
 def _held_out_metrics(trainer: SFTTrainer, rows: Rows) -> dict[str, float]:
