@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import PPOConfig
 from girl_features.errors import ConfigError
+from girl_features.generator.prompts import plain_text_ids
 from girl_features.trainers.ppo import RLResult
 from girl_features.trainers.processes import check_divisible, n_processes
 from girl_features.trainers.trl_common import ProgressCallback, trainer_arguments
@@ -86,9 +87,6 @@ def _usable_prompts(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> list[tu
     """Return number and text of the prompts that can be given to TRL, which takes text and tokenizes it again.
 
     Other token ids come out for a CV that spells out a special token, and where tokens merge across a boundary.
-
-    Raises:
-        ConfigError: more than MAX_UNUSABLE of the prompts are not usable.
     """
     texts = [tokenizer.decode(ids) for ids in prompts]
     usable = [(i, text) for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]
@@ -141,8 +139,7 @@ def _dpo_trainer(
     from trl import DPOConfig, DPOTrainer
 
     def cut(jd: str) -> str:
-        ids = task.tokenizer(jd, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return str(task.tokenizer.decode(ids[: max_new_tokens - 1]))
+        return str(task.tokenizer.decode(plain_text_ids(task.tokenizer, jd)[: max_new_tokens - 1]))
 
     rows = [
         {"prompt": text, "chosen": cut(pairs["chosen"][number]), "rejected": cut(pairs["rejected"][number])}

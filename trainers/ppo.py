@@ -182,7 +182,7 @@ class PPO:
         The ratio is to the policy that sampled, or to the frozen generator as in the paper (eq. 6; docs/adr/0009).
         """
         settings = self.settings
-        local = processes.local_rows(rows)
+        local = rows[processes.local_places(len(rows))]
         samples = take(rollout.samples, local)
         with recomputing(self._actor):
             log_probs = log_probabilities(self._actor, samples, settings.temperature)
@@ -196,7 +196,7 @@ class PPO:
         return {"actor_loss": loss.item(), "actor_grad_norm": norm, "clipped": clipped.item()}
 
     def _learn_critic(self, numbers: Sequence[int], rewards: Tensor, rows: Tensor) -> Metrics:
-        local = processes.local_rows(rows)
+        local = rows[processes.local_places(len(rows))]
         with recomputing(self._critic):
             values = self._values([numbers[i] for i in local.tolist()])
         loss = losses.critic_loss(values, rewards[local]) * (len(local) / len(rows))

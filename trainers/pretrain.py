@@ -34,7 +34,6 @@ from girl_features.trainers.records import hash_inputs, publish, save_model
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 RECORD = "girl_base.json"
-LOCK = ".lock"
 ROW_TOKENS = 256
 ROWS_A_STEP = 8
 STEPS_A_CHECKPOINT = 100  # or a tenth of all steps, if that is fewer
@@ -75,7 +74,7 @@ def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) ->
     if _is_whole(final):
         return final
     work = bases_dir / f".{final.name}"
-    with exclusive_lock(work / LOCK):
+    with exclusive_lock(work / ".lock"):
         if not _is_whole(final):  # another process may have made it in the meantime
             _make(texts, recipe, inputs, work)
             publish(work, final)

@@ -65,7 +65,7 @@ def train_reward(
 
     Raises:
         EmptyWindowError: no CV of the reward window has both a matched and a mismatched job, or too few seekers do.
-        CheckpointError: there is no SFT generator to start from.
+        CheckpointError: there is no SFT generator to start from, or the saved model gives other scores than before.
         ConfigError: `reward.base` has no linear head that reads the last token.
     """
     settings = config.reward
@@ -136,11 +136,7 @@ def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
 
 
 def _new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
-    """Return the model in `base` with a new scalar head, and its tokenizer with a padding token of its own.
-
-    Raises:
-        ConfigError: models of this type have no head on their last token.
-    """
+    """Return the model in `base` with a new scalar head, and its tokenizer with a padding token of its own."""
     causal, tokenizer = load_causal_lm(base)
     if is_adapter(base):  # the head is put on the merged weights
         base = work / "trunk"
@@ -210,11 +206,7 @@ def _save_and_measure(
 
 @torch.no_grad()
 def _reload_difference(model: Any, tokenizer: Any, rows: Rows, folder: Path) -> float:
-    """Return the largest difference between the scores of `model` and of the model that was saved in `folder`.
-
-    Raises:
-        CheckpointError: the difference is above RELOAD_TOLERANCE.
-    """
+    """Return the largest difference between the scores of `model` and of the model that was saved in `folder`."""
     sequences = [row[side] for row in rows for side in ("chosen_ids", "rejected_ids")]
     loaded, _ = load_scorer(folder)
     before = sequence_scores(model.to("cpu"), sequences, tokenizer.pad_token_id)

@@ -209,11 +209,7 @@ def _save(actor: Any, tokenizer: Any, record: GeneratorRecord, result: RLResult,
 
 
 def _summary(result: RLResult, work: Path) -> dict[str, float]:
-    """Return the held-out figures of the kept generator and of the SFT generator, on the same CVs and seeds.
-
-    Raises:
-        CheckpointError: no evaluation was within the limits.
-    """
+    """Return the held-out figures of the kept generator and of the SFT generator, on the same CVs and seeds."""
     best = result.best
     if best is None:
         names = ("score", "kl", "words", "unfinished", "defective", "repetition", "distinct_2")
