@@ -22,11 +22,11 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, cut_windows, rl_cvs
 from girl_features.input.tables import Tables, open_tables
 from girl_features.sample.tables import write_sample
-from girl_features.trainers.feedback import JDTask, text_statistics
 from girl_features.trainers.reward import train_reward
 from girl_features.trainers.rl import train_ppo
 from girl_features.trainers.rollouts import sample, seed_of, use_plain_sampling
 from girl_features.trainers.sft import train_sft
+from girl_features.trainers.written_jds import JDTask, text_statistics
 
 STAGE_3: dict[str, dict[str, Any]] = {  # row -> changes to the `ppo` section below
     "ppo": {},

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from girl_features.trainers.ppo import PPO, PPOModels, RLResult
+from girl_features.trainers.ppo import PPO, RLResult
 from girl_features.trainers.rollouts import log_probabilities, sample
+from girl_features.trainers.written_jds import PPOModels
 from tests.training_world import EOS, N_TOKENS, PROMPTS, REWARDS, TokenTask, ppo_models, ppo_settings
 
 

@@ -17,8 +17,7 @@ from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record, 
 from girl_features.generator.prompts import TINY
 from girl_features.generator.reward_model import TransformersRewardModel, encode_pair, sequence_scores
 from girl_features.input.splits import Windows
-from girl_features.trainers.reward import train_reward
-from girl_features.trainers.reward_quality import quality_warnings, reward_model_quality
+from girl_features.trainers.reward import quality_warnings, reward_model_quality, train_reward
 from girl_features.trainers.sft import train_sft
 from girl_features.trainers.tiny import train_tokenizer
 from girl_features.trainers.training_data import hold_out_seekers, limit_pairs_per_cv, tokenize_preferences

@@ -17,11 +17,10 @@ from girl_features.generator.opening import find_generator, find_reward_model, l
 from girl_features.generator.transformers_engine import TransformersGenerator
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.schema import CVVersion
-from girl_features.trainers.feedback import text_statistics
-from girl_features.trainers.records import hash_rl_inputs
 from girl_features.trainers.reward import newest_sft, train_reward
-from girl_features.trainers.rl import reward_model_for, train_ppo
+from girl_features.trainers.rl import hash_rl_inputs, reward_model_for, train_ppo
 from girl_features.trainers.sft import train_sft
+from girl_features.trainers.written_jds import text_statistics
 from tests.fakes import HashingEncoder
 from tests.input_tables import day, load, write_tables
 from tests.training_world import WINDOWS, config_for, market

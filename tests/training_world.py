@@ -16,9 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from girl_features.config import GirlConfig, PPOConfig
 from girl_features.input.splits import Windows
-from girl_features.trainers.feedback import JDScores
-from girl_features.trainers.ppo import PPOModels
 from girl_features.trainers.rollouts import use_plain_sampling
+from girl_features.trainers.written_jds import JDScores, PPOModels
 from tests.input_tables import day
 
 TRADES = ("cook", "nurse", "driver", "welder")

@@ -8,27 +8,27 @@ weights are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import PPOConfig
 from girl_features.errors import ConfigError
-from girl_features.trainers.feedback import JDTask
+from girl_features.generator.prompts import plain_text_ids
 from girl_features.trainers.ppo import RLResult
 from girl_features.trainers.processes import check_divisible, n_processes
-from girl_features.trainers.trl_common import ProgressCallback, keep_stdout_clean, trainer_arguments
-from girl_features.trainers.written_jds import HeldOutEvaluator, Policies
+from girl_features.trainers.trl_common import ProgressCallback, trainer_arguments
+from girl_features.trainers.written_jds import HeldOutEvaluator, JDTask, PPOModels
 
 MAX_UNUSABLE = 0.05  # share of prompts that TRL may tokenize differently from the generator
 
 
 def train_alternative(
-    policies: Policies,
-    tokenizer: Any,
+    models: PPOModels,
     task: JDTask,
     held_out: JDTask,
     pairs: pl.DataFrame | None,
@@ -38,31 +38,25 @@ def train_alternative(
 ) -> RLResult:
     """Train with the algorithm `settings.algo`, and leave the best weights in the actor.
 
-    Args:
-        policies: the actor, and a frozen copy of it.
-        tokenizer: of both.
-        task: the RL window's CVs, for RLOO and GRPO.
-        held_out: CVs that choose the weights to keep.
-        pairs: preference pairs with `cv`, `chosen` and `rejected`, for DPO; not read by the others.
-        settings: the `ppo` section; clip, penalties, KL weight and limits mean the same as for PPO.
-        max_new_tokens: the longest JD.
-        work: folder for TRL's files.
+    Clip, penalties, KL weight and limits mean the same as for PPO. RLOO and GRPO write JDs for the CVs of `task`; DPO
+    reads the `cv`, `chosen` and `rejected` of `pairs` alone. The CVs of `held_out` choose the weights to keep. The
+    critic of `models` is not used. TRL's files are written to `work`.
 
     Raises:
         ConfigError: TRL would tokenize more than a few prompts differently from the generator.
     """
     check_divisible(settings)
-    evaluator = HeldOutEvaluator(policies, held_out, settings, max_new_tokens)
+    evaluator = HeldOutEvaluator(models, held_out, settings, max_new_tokens)
     evaluator.evaluate(0)
     if settings.algo == "dpo":
         assert pairs is not None, "DPO learns from pairs"
-        trainer = _dpo_trainer(policies.actor, tokenizer, task, pairs, settings, max_new_tokens, work)
+        trainer = _dpo_trainer(models.actor, task, pairs, settings, max_new_tokens, work)
     else:
-        trainer = _sampling_trainer(policies.actor, tokenizer, task, settings, max_new_tokens, work)
+        trainer = _sampling_trainer(models.actor, task, settings, max_new_tokens, work)
     regular_evaluation = _RegularEvaluation(evaluator, settings)
     trainer.add_callback(regular_evaluation)
     trainer.add_callback(ProgressCallback(settings.algo))
-    keep_stdout_clean(trainer)
+    trainer.remove_callback(PrinterCallback)  # stdout is for results
     trainer.train()
     evaluator.evaluate(trainer.state.global_step)
     history = [{"iteration": float(row["step"]), **row} for row in trainer.state.log_history if "loss" in row]
@@ -70,56 +64,45 @@ def train_alternative(
     return RLResult(history, evaluator.evaluations, evaluator.best, regular_evaluation.stop_reason)
 
 
+@dataclass
 class _RegularEvaluation(TrainerCallback):
     """Evaluates as often as PPO does, and stops the run if the KL is above `stop_kl` or not a number."""
 
-    def __init__(self, evaluator: HeldOutEvaluator, settings: PPOConfig) -> None:
-        self._evaluator, self._settings = evaluator, settings
-        self.stop_reason: str | None = None
+    evaluator: HeldOutEvaluator
+    settings: PPOConfig
+    stop_reason: str | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate after every `evaluate_every` iterations' share of the steps, but not after the last step."""
-        every = max(1, state.max_steps * self._settings.evaluate_every // self._settings.iterations)
+        every = max(1, state.max_steps * self.settings.evaluate_every // self.settings.iterations)
         if state.global_step % every or state.global_step == state.max_steps:
             return
-        kl = self._evaluator.evaluate(state.global_step)["kl"]
-        if not kl <= self._settings.stop_kl:  # also if it is NaN
+        kl = self.evaluator.evaluate(state.global_step)["kl"]
+        if not kl <= self.settings.stop_kl:  # also if it is NaN
             self.stop_reason = f"KL of {kl:.3g} nats a JD at step {state.global_step}"
             control.should_training_stop = True
 
 
-class _UsablePrompts(NamedTuple):
-    numbers: list[int]  # of the prompts that TRL tokenizes as the generator does
-    texts: list[str]  # of these
-
-
-def _usable_prompts(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> _UsablePrompts:
-    """Return the prompts that can be given to TRL, which takes text and tokenizes it again.
+def _usable_prompts(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> list[tuple[int, str]]:
+    """Return number and text of the prompts that can be given to TRL, which takes text and tokenizes it again.
 
     Other token ids come out for a CV that spells out a special token, and where tokens merge across a boundary.
-
-    Raises:
-        ConfigError: more than MAX_UNUSABLE of the prompts are not usable.
     """
     texts = [tokenizer.decode(ids) for ids in prompts]
-    numbers = [i for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]
-    if len(numbers) < (1 - MAX_UNUSABLE) * len(texts):
+    usable = [(i, text) for i, text in enumerate(texts) if tokenizer(text)["input_ids"] == prompts[i]]
+    if len(usable) < (1 - MAX_UNUSABLE) * len(texts):
         raise ConfigError(
-            f"TRL would tokenize {len(texts) - len(numbers)} of {len(texts)} prompts differently from the generator's "
+            f"TRL would tokenize {len(texts) - len(usable)} of {len(texts)} prompts differently from the generator's "
             f"training; use `ppo.algo: ppo`"
         )
-    return _UsablePrompts(numbers, [texts[i] for i in numbers])
+    return usable
 
 
-def _sampling_trainer(
-    actor: Any, tokenizer: Any, task: JDTask, settings: PPOConfig, max_new_tokens: int, work: Path
-) -> Any:
-    """Return TRL's trainer for RLOO or GRPO."""
+def _sampling_trainer(actor: Any, task: JDTask, settings: PPOConfig, max_new_tokens: int, work: Path) -> Any:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     config_class: Any = RLOOConfig if settings.algo == "rloo" else GRPOConfig
     trainer_class: Any = RLOOTrainer if settings.algo == "rloo" else GRPOTrainer
-    prompts = _usable_prompts(tokenizer, task.prompts)
 
     def reward(completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: Any) -> list[float]:
         scored = task.judge(number, completion_ids)  # the ids include the end token; TRL's texts do not
@@ -140,37 +123,27 @@ def _sampling_trainer(
         beta=settings.kl_weight,
         epsilon=settings.clip,
     )
-    rows = [{"prompt": text, "number": number} for number, text in zip(*prompts, strict=True)]
+    rows = [{"prompt": text, "number": number} for number, text in _usable_prompts(task.tokenizer, task.prompts)]
     return trainer_class(
         model=actor,
         reward_funcs=[reward],
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=task.tokenizer,
     )
 
 
 def _dpo_trainer(
-    actor: Any,
-    tokenizer: Any,
-    task: JDTask,
-    pairs: pl.DataFrame,
-    settings: PPOConfig,
-    max_new_tokens: int,
-    work: Path,
+    actor: Any, task: JDTask, pairs: pl.DataFrame, settings: PPOConfig, max_new_tokens: int, work: Path
 ) -> Any:
-    """Return TRL's trainer for DPO."""
     from trl import DPOConfig, DPOTrainer
 
-    prompts = _usable_prompts(tokenizer, [task.prompt_of(cv) for cv in pairs["cv"]])
-
     def cut(jd: str) -> str:
-        ids = tokenizer(jd, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return str(tokenizer.decode(ids[: max_new_tokens - 1]))
+        return str(task.tokenizer.decode(plain_text_ids(task.tokenizer, jd)[: max_new_tokens - 1]))
 
     rows = [
         {"prompt": text, "chosen": cut(pairs["chosen"][number]), "rejected": cut(pairs["rejected"][number])}
-        for number, text in zip(*prompts, strict=True)
+        for number, text in _usable_prompts(task.tokenizer, [task.prompt_of(cv).ids for cv in pairs["cv"]])
     ]
     arguments = DPOConfig(
         **_rl_arguments(settings, work),
@@ -178,11 +151,12 @@ def _dpo_trainer(
         beta=settings.dpo_beta,
         max_length=None,
     )
-    return DPOTrainer(model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    return DPOTrainer(
+        model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=task.tokenizer
+    )
 
 
 def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:
-    """Return the arguments that all three trainers share."""
     return {
         **trainer_arguments(work / settings.algo, settings.learning_rate, settings.seed),
         "per_device_train_batch_size": settings.minibatch_size // n_processes(),

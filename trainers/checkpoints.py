@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from girl_features.errors import CheckpointError
+from girl_features.store.files import fsync_folder, write_whole
 
 KEPT = 2  # checkpoints
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
-_FILES = (_TENSORS, _STATE)
+_HASHES = "hashes.json"
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _log = logging.getLogger(__name__)
 
@@ -46,13 +46,11 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint) -> Path:
     partial.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     save_file(tensors, partial / _TENSORS)
-    (partial / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    hashes = {name: file_sha256(partial / name) for name in _FILES}
-    (partial / "hashes.json").write_text(json.dumps(hashes), encoding="utf-8")
-    for path in partial.iterdir():
-        _fsync(path)
+    fsync_folder(partial / _TENSORS)  # syncs a single file too
+    write_whole(partial / _STATE, json.dumps(checkpoint.state).encode())
+    write_hashes(partial)
     partial.rename(final)
-    _fsync(root)
+    fsync_folder(root)
     for old in _folders(root)[KEPT:]:
         shutil.rmtree(old)
     return final
@@ -110,18 +108,36 @@ def load_weights(model: Any, tensors: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
+def write_hashes(folder: Path) -> None:
+    """Write the SHA-256 of every file in `folder` to hashes.json; only a folder with this file counts as whole."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _HASHES]
+    hashes = {str(path.relative_to(folder)): _sha256(path) for path in paths}
+    write_whole(folder / _HASHES, json.dumps(hashes).encode())
+
+
+def check_hashes(folder: Path) -> None:
+    """Check the files in `folder` against its hashes.json.
+
+    Raises:
+        CheckpointError: a file is missing or altered, or there are no hashes.
+    """
+    try:
+        hashes = json.loads((folder / _HASHES).read_text(encoding="utf-8"))
+        altered = [name for name, digest in hashes.items() if _sha256(folder / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is incomplete ({error})") from error
+    if altered:
+        raise CheckpointError(f"{folder / altered[0]} is altered or cut short since it was written")
+    if not hashes:
+        raise CheckpointError(f"{folder} is incomplete (its {_HASHES} is empty)")
+
+
 def _load(folder: Path) -> Checkpoint:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if pickles:
         raise CheckpointError(f"{folder} holds {', '.join(pickles)}, which may run code when loaded: refused")
-    try:
-        hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-        for name in _FILES:
-            if file_sha256(folder / name) != hashes[name]:
-                raise CheckpointError(f"{folder / name} is altered or cut short since it was written")
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is incomplete ({error})") from error
+    check_hashes(folder)
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     return Checkpoint(int(folder.name.removeprefix("iteration-")), load_file(folder / _TENSORS), state)
 
 
@@ -129,14 +145,5 @@ def _folders(root: Path) -> list[Path]:
     return sorted(root.glob("iteration-*"), reverse=True)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
+def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

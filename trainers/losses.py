@@ -57,9 +57,7 @@ def whitened_advantage(rewards: Tensor, values: Tensor) -> Tensor:
 
 
 def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Return the actor's loss: -mean over tokens of min(rho a, clip(rho, 1 - eps, 1 + eps) a).
-
-    This is GIRL, eq. 6 and 7, negated.
+    """Return the actor's loss: -mean over tokens of min(rho a, clip(rho, 1 - eps, 1 + eps) a) (GIRL, eq. 6-7, negated).
 
     Args:
         log_ratio: (b, t) log of rho = actor / reference. The reference of PPO is the policy that sampled; that of the

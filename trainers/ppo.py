@@ -25,26 +25,7 @@ from torch import Tensor
 from girl_features.config import PPOConfig
 from girl_features.generator.reward_model import sequence_scores
 from girl_features.progress import Progress
-from girl_features.trainers import losses
-from girl_features.trainers.checkpoints import (
-    Checkpoint,
-    load_newest,
-    load_weights,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    with_prefix,
-)
-from girl_features.trainers.feedback import WritingTask, jd_statistics
-from girl_features.trainers.processes import (
-    add_over_processes,
-    check_divisible,
-    gather_from_all,
-    is_main,
-    local_places,
-    local_rows,
-    wait_for_all,
-)
+from girl_features.trainers import checkpoints, losses, processes
 from girl_features.trainers.rollouts import (
     Rollout,
     enable_recomputing,
@@ -53,19 +34,18 @@ from girl_features.trainers.rollouts import (
     seed_of,
     take,
 )
-from girl_features.trainers.written_jds import HeldOutEvaluator, Metrics, Policies, trained_weights, write_jds
+from girl_features.trainers.written_jds import (
+    HeldOutEvaluator,
+    Metrics,
+    PPOModels,
+    WritingTask,
+    jd_statistics,
+    trained_weights,
+    write_jds,
+)
 
 PENALTIES = {"k1": losses.k1, "k3": losses.k3, "paper_kl": losses.paper_kl}
 ADVANTAGES = {"plain": losses.plain_advantage, "whitened": losses.whitened_advantage}
-
-
-class PPOModels(NamedTuple):
-    """The three models of the PPO loop. The reward model belongs to the task."""
-
-    actor: Any  # causal LM, or one with a LoRA adapter
-    frozen: Any | None  # causal LM; None: the actor with its adapter switched off
-    critic: Any  # copy of the reward model: sequence classification with one output
-    critic_pad_token_id: int
 
 
 class RLResult(NamedTuple):
@@ -98,7 +78,7 @@ class PPO:
         gpu = torch.cuda.is_available()
         self._accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
         models, settings = self.models, self.settings
-        check_divisible(settings)
+        processes.check_divisible(settings)
         for model in (models.actor, models.critic, models.frozen):
             if model is not None:  # in place; in "evaluation mode" accelerate does not add up the gradients
                 self._accelerator.prepare_model(model.eval(), evaluation_mode=True)
@@ -113,16 +93,13 @@ class PPO:
         self._kl_weight = settings.kl_weight
         self._iteration = 0
         self._history: list[Metrics] = []
-        self._policies = Policies(models.actor, models.frozen)
-        self._evaluator = HeldOutEvaluator(
-            self._policies, self.held_out, settings, self.max_new_tokens, _stop_unless_finite
-        )
+        self._evaluator = HeldOutEvaluator(models, self.held_out, settings, self.max_new_tokens, _stop_unless_finite)
 
     def run(self) -> RLResult:
         """Train from the newest checkpoint or from the start, and put the best weights into the actor."""
         self._resume()
         reason = None
-        with Progress("ppo", self.settings.iterations, "iterations", quiet=not is_main()) as progress:
+        with Progress("ppo", self.settings.iterations, "iterations", quiet=not processes.is_main()) as progress:
             progress.reach(self._iteration)
             try:
                 if not self._evaluator.evaluations:
@@ -142,7 +119,9 @@ class PPO:
         self._iteration += 1
         if self._iteration % self.settings.evaluate_every == 0 or self._iteration == self.settings.iterations:
             self._evaluator.evaluate(self._iteration)
-            self._save()
+            if processes.is_main():
+                checkpoints.save_checkpoint(self.checkpoints, self._checkpoint())
+            processes.wait_for_all()
         self.after_iteration(self._iteration, metrics)
 
     def _iterate(self) -> Metrics:
@@ -171,7 +150,7 @@ class PPO:
         settings = self.settings
         seed_parts = ("train", self._iteration)
         samples, behaviour, frozen, scored = write_jds(
-            self._policies, self.task, numbers, seed_parts, settings, self.max_new_tokens
+            self.models, self.task, numbers, seed_parts, settings, self.max_new_tokens
         )
         _stop_unless_finite("log-probability", behaviour)
         mask = samples.completion_mask
@@ -203,7 +182,7 @@ class PPO:
         The ratio is to the policy that sampled, or to the frozen generator as in the paper (eq. 6; docs/adr/0009).
         """
         settings = self.settings
-        local = local_rows(rows)
+        local = rows[processes.local_places(len(rows))]
         samples = take(rollout.samples, local)
         with recomputing(self._actor):
             log_probs = log_probabilities(self._actor, samples, settings.temperature)
@@ -213,28 +192,27 @@ class PPO:
         loss = losses.clipped_surrogate(log_probs - reference, rollout.advantages[local], mask, settings.clip) * share
         outside = ((log_probs.detach() - reference).exp() - 1).abs() > settings.clip
         clipped = (outside * mask).sum() / mask.sum() * share
-        norm = self._step(self._actor, self._actor_optimizer, loss, clipped, "actor")
+        norm = self._step(self._actor, self._actor_optimizer, "actor", loss, clipped)
         return {"actor_loss": loss.item(), "actor_grad_norm": norm, "clipped": clipped.item()}
 
     def _learn_critic(self, numbers: Sequence[int], rewards: Tensor, rows: Tensor) -> Metrics:
-        """Take one step on the critic's loss."""
-        local = local_rows(rows)
+        local = rows[processes.local_places(len(rows))]
         with recomputing(self._critic):
             values = self._values([numbers[i] for i in local.tolist()])
         loss = losses.critic_loss(values, rewards[local]) * (len(local) / len(rows))
-        norm = self._step(self._critic, self._critic_optimizer, loss, None, "critic")
+        norm = self._step(self._critic, self._critic_optimizer, "critic", loss)
         return {"critic_loss": loss.item(), "critic_grad_norm": norm}
 
-    def _step(self, model: Any, optimizer: Any, loss: Tensor, figure: Tensor | None, name: str) -> float:
+    def _step(self, model: Any, optimizer: Any, name: str, loss: Tensor, *figures: Tensor) -> float:
         """Take one optimizer step on the loss of all processes, and return the norm of the gradient.
 
-        The run ends instead if the loss or the gradient is not finite. `loss` and `figure`, if given, become their sums
-        over the processes, in place.
+        The run ends instead if the loss or the gradient is not finite. `loss` and `figures` become their sums over the
+        processes, in place.
         """
         optimizer.zero_grad()
         self._accelerator.backward(loss)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        add_over_processes([loss, *gradients] if figure is None else [loss, figure, *gradients])
+        processes.add_over_processes([loss, *figures, *gradients])
         _stop_unless_finite(f"{name} loss", loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
         _stop_unless_finite(f"{name} gradient", norm)
@@ -249,11 +227,11 @@ class PPO:
 
     def _all_values(self, numbers: Sequence[int]) -> Tensor:
         """Return the (b,) values V(C) of a whole batch, on the CPU; the processes share the work."""
-        local = [numbers[i] for i in local_places(len(numbers))]
+        local = [numbers[i] for i in processes.local_places(len(numbers))]
         size = self.settings.minibatch_size
         chunks = [local[start : start + size] for start in range(0, len(local), size)]
         part = torch.cat([self._values(chunk) for chunk in chunks]).cpu()
-        return torch.cat(gather_from_all(part))[: len(numbers)]
+        return torch.cat(processes.gather_from_all(part))[: len(numbers)]
 
     def _numbers(self, iteration: int) -> list[int]:
         """Return the numbers of an iteration's CVs.
@@ -268,18 +246,13 @@ class PPO:
             numbers += torch.randperm(n, generator=draw)[place : place + b - len(numbers)].tolist()
         return numbers
 
-    def _save(self) -> None:
-        if is_main():
-            save_checkpoint(self.checkpoints, self._checkpoint())
-        wait_for_all()
-
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self) -> checkpoints.Checkpoint:
         tensors = {
             **{f"actor.{name}": p for name, p in trained_weights(self._actor).items()},
             **{f"critic.{name}": p for name, p in trained_weights(self._critic).items()},
             **{f"best.{name}": tensor for name, tensor in self._evaluator.best_weights.items()},
-            **optimizer_tensors(self._actor_optimizer, "actor_optimizer"),
-            **optimizer_tensors(self._critic_optimizer, "critic_optimizer"),
+            **checkpoints.optimizer_tensors(self._actor_optimizer, "actor_optimizer"),
+            **checkpoints.optimizer_tensors(self._critic_optimizer, "critic_optimizer"),
         }
         state = {
             "kl_weight": self._kl_weight,
@@ -287,21 +260,20 @@ class PPO:
             "history": self._history,
             "evaluations": self._evaluator.evaluations,
         }
-        return Checkpoint(self._iteration, tensors, state)
+        return checkpoints.Checkpoint(self._iteration, tensors, state)
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one."""
-        checkpoint = load_newest(self.checkpoints)
+        checkpoint = checkpoints.load_newest(self.checkpoints)
         if checkpoint is None:
             return
         tensors, state = checkpoint.tensors, checkpoint.state
-        load_weights(self._actor, with_prefix(tensors, "actor"))
-        load_weights(self._critic, with_prefix(tensors, "critic"))
-        restore_optimizer(self._actor_optimizer, tensors, "actor_optimizer")
-        restore_optimizer(self._critic_optimizer, tensors, "critic_optimizer")
+        checkpoints.load_weights(self._actor, checkpoints.with_prefix(tensors, "actor"))
+        checkpoints.load_weights(self._critic, checkpoints.with_prefix(tensors, "critic"))
+        checkpoints.restore_optimizer(self._actor_optimizer, tensors, "actor_optimizer")
+        checkpoints.restore_optimizer(self._critic_optimizer, tensors, "critic_optimizer")
         self._iteration, self._kl_weight, self._history = checkpoint.iteration, state["kl_weight"], state["history"]
         self._evaluator.evaluations, self._evaluator.best = state["evaluations"], state["best"]
-        self._evaluator.best_weights = with_prefix(tensors, "best")
+        self._evaluator.best_weights = checkpoints.with_prefix(tensors, "best")
 
 
 def _new_optimizer(model: Any, learning_rate: float) -> torch.optim.AdamW:

@@ -23,25 +23,17 @@ from torch import Tensor
 
 from girl_features.config import TinyConfig
 from girl_features.contract import sha256_of_files
+from girl_features.encoder import find_encoder_folder
 from girl_features.errors import CheckpointError, TrainingError
 from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN, plain_text_ids
 from girl_features.progress import Progress
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.checkpoints import (
-    Checkpoint,
-    load_newest,
-    load_weights,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    with_prefix,
-)
-from girl_features.trainers.records import hash_base_inputs, publish, save_model
+from girl_features.trainers import checkpoints
+from girl_features.trainers.records import hash_inputs, publish, save_model
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 RECORD = "girl_base.json"
-LOCK = ".lock"
 ROW_TOKENS = 256
 ROWS_A_STEP = 8
 STEPS_A_CHECKPOINT = 100  # or a tenth of all steps, if that is fewer
@@ -64,24 +56,28 @@ class BaseRecipe(NamedTuple):
 def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) -> Path:
     """Return the folder of the base for these inputs, and train it first if there is no whole one.
 
-    Args:
-        texts: columns `marker` (the special token of a CV or a JD) and `text`.
-        recipe: the other inputs.
-        bases_dir: folder of all bases.
+    The columns of `texts` are `marker` (the special token of a CV or a JD) and `text`.
 
     Raises:
         TrainingError: the loss is no longer a finite number.
     """
-    max_tokens = (recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens)
-    inputs = hash_base_inputs(texts, recipe.shape, max_tokens, recipe.seed)
+    encoder = recipe.shape.embeddings_from
+    encoder_weights = sorted(find_encoder_folder(encoder).glob("*.safetensors")) if encoder else []
+    settings = {
+        "shape": recipe.shape.model_dump(mode="json"),
+        "lengths": [recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens],
+        "seed": recipe.seed,
+        "encoder": sha256_of_files(encoder_weights) if encoder_weights else None,
+    }
+    inputs = hash_inputs(settings, texts.select("marker", "text"))
     final = bases_dir / f"tiny-{inputs[:12]}"
     if _is_whole(final):
         return final
     work = bases_dir / f".{final.name}"
-    with exclusive_lock(work / LOCK):
+    with exclusive_lock(work / ".lock"):
         if not _is_whole(final):  # another process may have made it in the meantime
             _make(texts, recipe, inputs, work)
-            publish(work / "model", final)
+            publish(work, final)
         shutil.rmtree(work)
     return final
 
@@ -90,9 +86,8 @@ def _make(texts: pl.DataFrame, recipe: BaseRecipe, inputs: str, work: Path) -> N
     """Train the base, and save it as `work`/model."""
     tokenizer = train_tokenizer(texts["text"], recipe.shape.vocab_size)
     model = new_decoder(tokenizer, recipe.shape, recipe.max_tokens, recipe.seed)
-    metrics = {}
-    if recipe.shape.pretrain_epochs:
-        metrics = _train(model, tokenizer, texts, recipe, work / "checkpoints")
+    is_trained = recipe.shape.pretrain_epochs > 0
+    metrics = _train(model, tokenizer, texts, recipe, work / "checkpoints") if is_trained else {}
     folder = work / "model"
     save_model(model, tokenizer, folder)
     record = {"inputs_sha256": inputs, "files_sha256": _files_hash(folder), "metrics": metrics}
@@ -145,7 +140,9 @@ def _document(tokenizer: Any, marker: str, text: str, recipe: BaseRecipe, rng: r
     return [cv_id, *cv[: recipe.max_cv_tokens], jd_id, *jd[: recipe.max_jd_tokens], tokenizer.eos_token_id]
 
 
-def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, checkpoints: Path) -> dict[str, float]:
+def _train(
+    model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, checkpoints_dir: Path
+) -> dict[str, float]:
     """Train `model` in place, and return the metrics with the last loss in nats a token.
 
     Every step depends on the seed and its own number alone, so a resumed run takes the same steps.
@@ -158,7 +155,7 @@ def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, 
     steps_an_epoch = max(1, len(rows) // ROWS_A_STEP)
     n_steps = max(1, round(recipe.shape.pretrain_epochs * steps_an_epoch))
     every = max(1, min(STEPS_A_CHECKPOINT, n_steps // 10))
-    start = _resume(model, optimizer, checkpoints)
+    start = _resume(model, optimizer, checkpoints_dir)
     loss, epoch = 0.0, 0
     with Progress("pretraining", n_steps, "steps") as progress:
         progress.advance(start)
@@ -172,17 +169,19 @@ def _train(model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, 
                 group["lr"] = learning_rate * warm_up_then_down(step / n_steps)
             loss = _step(model, optimizer, batch, tokenizer.pad_token_id)
             if not math.isfinite(loss):
-                raise _diverged(step, loss, checkpoints)
+                raise _diverged(step, loss, checkpoints_dir)
             n_done = step + 1
             if n_done % every == 0 and n_done < n_steps:
-                _save(model, optimizer, checkpoints, n_done)
+                weights = {f"model.{name}": p for name, p in model.named_parameters()}
+                tensors = weights | checkpoints.optimizer_tensors(optimizer, "optimizer")
+                checkpoints.save_checkpoint(checkpoints_dir, checkpoints.Checkpoint(n_done, tensors, {}))
+                failpoint("pretraining.saved")
             progress.advance()
     model.to("cpu").eval()
     return {"pretrain_loss": loss, "pretrain_steps": float(n_steps), "pretrain_texts": float(texts.height)}
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Tensor, pad: int) -> float:
-    """Take one optimizer step, and return the loss."""
     loss = model(input_ids=batch, labels=batch.masked_fill(batch == pad, -100)).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,32 +205,26 @@ def weight_decay_groups(model: Any) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
 
 
-def _save(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path, step: int) -> None:
-    tensors = {f"model.{name}": p for name, p in model.named_parameters()} | optimizer_tensors(optimizer, "optimizer")
-    save_checkpoint(checkpoints, Checkpoint(step, tensors, {}))
-    failpoint("pretraining.saved")
-
-
-def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints: Path) -> int:
+def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints_dir: Path) -> int:
     """Load the newest whole checkpoint, and return the step to continue with: 0 if there is no checkpoint."""
     try:
-        checkpoint = load_newest(checkpoints)
+        checkpoint = checkpoints.load_newest(checkpoints_dir)
     except CheckpointError as error:  # all checkpoints are damaged; repeating the steps costs only time
         _log.warning("%s; pretraining starts from the beginning", error)
         return 0
     if checkpoint is None:
         return 0
-    load_weights(model, with_prefix(checkpoint.tensors, "model"))
-    restore_optimizer(optimizer, checkpoint.tensors, "optimizer")
+    checkpoints.load_weights(model, checkpoints.with_prefix(checkpoint.tensors, "model"))
+    checkpoints.restore_optimizer(optimizer, checkpoint.tensors, "optimizer")
     return checkpoint.iteration
 
 
-def _diverged(step: int, loss: float, checkpoints: Path) -> TrainingError:
-    checkpoint = load_newest(checkpoints)
+def _diverged(step: int, loss: float, checkpoints_dir: Path) -> TrainingError:
+    checkpoint = checkpoints.load_newest(checkpoints_dir)
     if checkpoint is None:
         kept = "no checkpoint was written yet"
     else:
-        kept = f"the checkpoint of step {checkpoint.iteration} is kept in {checkpoints}"
+        kept = f"the checkpoint of step {checkpoint.iteration} is kept in {checkpoints_dir}"
     return TrainingError(
         f"the loss of pretraining is {loss} at step {step}; {kept}. Lower `generator.tiny.pretrain_learning_rate` "
         f"and run `girl train sft` again"

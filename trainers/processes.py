@@ -59,12 +59,6 @@ def local_places(n: int) -> list[int]:
     return [min(first + k, n - 1) for k in range(n_local)]
 
 
-def local_rows(rows: Tensor) -> Tensor:
-    """Return this process's part of the (m,) rows of a minibatch; m is a multiple of the number of processes."""
-    part: Tensor = rows.tensor_split(n_processes())[_state().process_index]
-    return part
-
-
 def gather_from_all(part: T) -> list[T]:
     """Return the parts of all processes, in their order. Tensors in `part` must be on the CPU."""
     parts: list[T] = gather_object([part])

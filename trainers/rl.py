@@ -9,6 +9,7 @@ import copy
 import shutil
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,21 @@ from girl_features.generator.checkpoint import (
     read_record,
     trained_generators,
     trained_reward_models,
-    weights_hash,
-    write_record,
 )
 from girl_features.generator.opening import find_reward_model
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, preference_pairs, rl_cvs
 from girl_features.input.tables import Tables
+from girl_features.trainers import records
 from girl_features.trainers.alternatives import train_alternative
-from girl_features.trainers.curves import write_curves
-from girl_features.trainers.feedback import JDTask
-from girl_features.trainers.lora import generator_adapter
-from girl_features.trainers.ppo import PPO, PPOModels, RLResult
+from girl_features.trainers.ppo import PPO, RLResult
 from girl_features.trainers.processes import is_main, wait_for_all
-from girl_features.trainers.records import (
-    find_trained,
-    hash_rl_inputs,
-    publish,
-    rl_record,
-    save_model,
-    tuned_weights,
-)
 from girl_features.trainers.reward import newest_sft
 from girl_features.trainers.rollouts import use_plain_sampling
 from girl_features.trainers.training_data import hold_out_seekers
-from girl_features.trainers.written_jds import Metrics, Policies
+from girl_features.trainers.trl_common import generator_adapter
+from girl_features.trainers.written_jds import JDTask, Metrics, PPOModels
 
 PANELS = (
     ("score", "reward", "value"),
@@ -72,17 +62,11 @@ def train_ppo(
     resume: bool = True,
     after_iteration: Callable[[int, Metrics], None] = lambda iteration, metrics: None,
 ) -> Path:
-    """Train the stage-3 generator and return its folder, or return the folder that the same inputs gave before.
+    """Train the stage-3 generator on the CVs of the RL window, and return its folder.
 
-    Args:
-        tables: the clean input tables.
-        windows: the third one holds the CVs.
-        config: the section `ppo` is used, `sampling.max_new_tokens` as the longest JD, and what finds the SFT
-            generator and the reward model.
-        force: train again even if these inputs were trained before.
-        resume: continue from the checkpoint of an interrupted run, with the same losses as an uninterrupted one;
-            otherwise start from the beginning.
-        after_iteration: called with the number of finished iterations and the metrics of the last one.
+    Inputs that were trained before are trained again only with `force`. With `resume` an interrupted run continues
+    from its checkpoint, with the same losses as an uninterrupted one. `after_iteration` is called with the number of
+    finished iterations and the metrics of the last one.
 
     Raises:
         EmptyWindowError: the RL window has too few CVs of seekers not seen in the windows before.
@@ -98,12 +82,17 @@ def train_ppo(
     max_new_tokens = config.sampling.max_new_tokens
     inputs = hash_rl_inputs(cvs, pairs, windows.rl_end, settings, max_new_tokens, sft, reward)
     if not force:
-        existing = find_trained(trained_generators(config.generators_dir, settings.algo), inputs, RECORD_NAME)
+        existing = records.find_trained(trained_generators(config.generators_dir, settings.algo), inputs, RECORD_NAME)
         if existing is not None:
             return existing
     if settings.algo != "ppo" and is_adapter(sft_folder):
         raise ConfigError(f"ppo.algo {settings.algo!r} needs an SFT generator with `sft.tuning: full`")
-    train, held_out = _split_by_seeker(cvs, settings)
+    train, held_out = hold_out_seekers(cvs, settings.holdout, settings.seed)
+    if train.is_empty() or held_out.height < MIN_HELD_OUT:
+        raise EmptyWindowError(
+            f"the RL window has {cvs.height} CVs of seekers without earlier decisions, too few to hold out a share of "
+            f"{settings.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
+        )
     final = config.generators_dir / f"{settings.algo}-{inputs[:12]}"
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
     if (not resume or force) and is_main():
@@ -119,28 +108,62 @@ def train_ppo(
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
-        recompute = torch.cuda.is_available()  # as stages 1 and 2 do
-        checkpoints = work / "checkpoints"
+        checkpoints, recompute = work / "checkpoints", torch.cuda.is_available()  # as stages 1 and 2 do
         ppo = PPO(models, train_task, held_out_task, settings, max_new_tokens, checkpoints, recompute, after_iteration)
         result = ppo.run()
     else:
-        policies = Policies(models.actor, models.frozen)
-        result = train_alternative(
-            policies, tokenizer, train_task, held_out_task, pairs, settings, max_new_tokens, work
-        )
-    metrics = {
-        **_summary(result, work),
-        "n_cv_truncated": float(train_task.n_cv_truncated),
-        "train_seconds": time.monotonic() - started,
-    }
+        result = train_alternative(models, train_task, held_out_task, pairs, settings, max_new_tokens, work)
+    summary = _summary(result, work)
     if is_main():
-        notes = _notes(result, reward)
-        record = rl_record(settings, sft, reward, windows.rl_end, cvs.height, inputs, metrics, notes)
+        record = GeneratorRecord(
+            stage=settings.algo,
+            base=sft.base,
+            prompt_version=sft.prompt_version,
+            max_cv_tokens=sft.max_cv_tokens,
+            trained_until=windows.rl_end,
+            n_pairs=cvs.height,
+            inputs_sha256=inputs,
+            weights_sha256="",  # not known before the model is saved
+            adapter_sha256=None,
+            created_at=datetime.now(UTC),
+            settings=settings.model_dump(mode="json"),
+            metrics={
+                **summary,
+                "n_cv_truncated": float(train_task.n_cv_truncated),
+                "train_seconds": time.monotonic() - started,
+            },
+            versions=records.package_versions("torch", "transformers", "peft", "accelerate"),
+            parents={"sft": records.tuned_weights(sft), "reward": reward.weights_sha256},
+            notes=(*_notes(result), *reward.notes),
+        )
         _save(models.actor, tokenizer, record, result, work / "model")
-        publish(work / "model", final)
+        records.publish(work, final)
         shutil.rmtree(work)
     wait_for_all()
     return final
+
+
+def hash_rl_inputs(
+    cvs: pl.DataFrame,
+    pairs: pl.DataFrame | None,
+    rl_end: datetime,
+    settings: PPOConfig,
+    max_new_tokens: int,
+    sft: GeneratorRecord,
+    reward: GeneratorRecord,
+) -> str:
+    """Return the hash of the inputs of stage 3. `pairs` are the preference pairs of DPO, None for other algorithms."""
+    sources = {
+        "ppo": settings.model_dump(mode="json"),
+        "max_new_tokens": max_new_tokens,
+        "sft": [sft.weights_sha256, sft.adapter_sha256, sft.max_cv_tokens],
+        "reward": reward.weights_sha256,
+        "rl_end": rl_end.isoformat(),
+    }
+    cv_rows = cvs.select("job_seeker_id", "cv_hash")
+    if pairs is None:
+        return records.hash_inputs(sources, cv_rows)
+    return records.hash_inputs(sources, cv_rows, b"pairs", pairs.select("job_seeker_id", "cv", "chosen", "rejected"))
 
 
 def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, GeneratorRecord]:
@@ -149,7 +172,7 @@ def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, Ge
     Raises:
         CheckpointError: there is none.
     """
-    wanted = tuned_weights(sft)
+    wanted = records.tuned_weights(sft)
     newest, newest_record = find_reward_model(config)
     for folder in trained_reward_models(config.rewards_dir):
         record = read_record(folder, REWARD_RECORD_NAME)
@@ -161,55 +184,40 @@ def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, Ge
     )
 
 
-def _split_by_seeker(cvs: pl.DataFrame, settings: PPOConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the CVs to train on, and the held-out CVs that choose the weights to keep."""
-    train, held_out = hold_out_seekers(cvs, settings.holdout, settings.seed)
-    if train.is_empty() or held_out.height < MIN_HELD_OUT:
-        raise EmptyWindowError(
-            f"the RL window has {cvs.height} CVs of seekers without earlier decisions, too few to hold out a share of "
-            f"{settings.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
-        )
-    return train, held_out
-
-
 def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settings: PPOConfig) -> tuple[PPOModels, Any]:
     """Return actor, frozen generator and critic, and the generator's tokenizer."""
     torch.manual_seed(settings.seed)  # new adapters are drawn at random
     actor, tokenizer = load_causal_lm(sft_folder)
     actor = actor.float()
     use_plain_sampling(actor, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    critic = copy.deepcopy(reward_model.model)
-    critic_pad_token_id = reward_model.tokenizer.pad_token_id
-    if settings.tuning == "full":
-        return PPOModels(actor, copy.deepcopy(actor), critic, critic_pad_token_id), tokenizer
-    from peft import get_peft_model
+    if settings.tuning == "lora":
+        from peft import get_peft_model
 
-    adapted = get_peft_model(actor, generator_adapter(settings.lora_rank))
-    return PPOModels(adapted, None, critic, critic_pad_token_id), tokenizer
+        actor, frozen = get_peft_model(actor, generator_adapter(settings.lora_rank)), None
+    else:
+        frozen = copy.deepcopy(actor)
+    return PPOModels(actor, frozen, copy.deepcopy(reward_model.model), reward_model.tokenizer.pad_token_id), tokenizer
 
 
 def _save(actor: Any, tokenizer: Any, record: GeneratorRecord, result: RLResult, folder: Path) -> None:
-    """Save the generator with its completed record, its curves and its evaluations."""
+    """Save the generator with its record, its curves and its evaluations."""
     if record.settings["tuning"] == "lora":
         actor = actor.merge_and_unload()  # the folder needs no base model
-    save_model(actor, tokenizer, folder)
-    write_record(folder, record.model_copy(update={"weights_sha256": weights_hash(folder)}))
-    write_curves(folder, result.history, "iteration", PANELS)
+    records.save_trained(actor, tokenizer, record, folder)
+    records.write_curves(folder, result.history, "iteration", PANELS)
     pl.DataFrame(result.evaluations).write_parquet(folder / "evaluations.parquet")
 
 
 def _summary(result: RLResult, work: Path) -> dict[str, float]:
-    """Return the held-out figures of the kept generator and of the SFT generator, on the same CVs and seeds.
-
-    Raises:
-        CheckpointError: no evaluation was within the limits.
-    """
+    """Return the held-out figures of the kept generator and of the SFT generator, on the same CVs and seeds."""
     best = result.best
     if best is None:
-        last = _as_text(result.evaluations[-1]) if result.evaluations else ""
+        names = ("score", "kl", "words", "unfinished", "defective", "repetition", "distinct_2")
+        last = result.evaluations[-1] if result.evaluations else {}
+        figures = ", ".join(f"{name} {last[name]:.3g}" for name in names if name in last)
         raise CheckpointError(
             f"no evaluation of this run was within the limits on KL, broken, long and repetitive JDs "
-            f"({result.stop_reason or 'all iterations were done'}; the last: {last}); lower "
+            f"({result.stop_reason or 'all iterations were done'}; the last: {figures}); lower "
             f"`ppo.learning_rate`, raise `ppo.kl_weight` or lower `ppo.evaluate_every`. Its checkpoints are in {work}"
         )
     start = result.evaluations[0]
@@ -230,8 +238,8 @@ def _summary(result: RLResult, work: Path) -> dict[str, float]:
     return summary
 
 
-def _notes(result: RLResult, reward: GeneratorRecord) -> tuple[str, ...]:
-    """Return the notes on this run, followed by those on the reward model."""
+def _notes(result: RLResult) -> list[str]:
+    """Return what readers of this run's metrics should know."""
     notes = [f"stopped early: {result.stop_reason}"] if result.stop_reason else []
     best = result.best
     assert best is not None
@@ -240,9 +248,4 @@ def _notes(result: RLResult, reward: GeneratorRecord) -> tuple[str, ...]:
         notes.append(f"warning: JDs went from {start['words']:.0f} to {best['words']:.0f} words on average")
     if best["score"] <= start["score"]:
         notes.append(f"warning: the held-out score did not rise ({start['score']:.3f} to {best['score']:.3f})")
-    return (*notes, *reward.notes)
-
-
-def _as_text(metrics: Metrics) -> str:
-    names = ("score", "kl", "words", "unfinished", "defective", "repetition", "distinct_2")
-    return ", ".join(f"{name} {metrics[name]:.3g}" for name in names if name in metrics)
+    return notes

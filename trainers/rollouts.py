@@ -82,7 +82,8 @@ def log_probabilities(model: Any, samples: Samples, temperature: float) -> Tenso
     ids = torch.cat([samples.prompt_ids, samples.completion_ids], dim=1)  # (b, p + t)
     mask = torch.cat([samples.prompt_mask, samples.completion_mask.long()], dim=1)
     arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-    parameters = inspect.signature(_without_adapter(model).forward).parameters
+    language_model = model.get_base_model() if hasattr(model, "get_base_model") else model  # without its adapter
+    parameters = inspect.signature(language_model.forward).parameters
     if "position_ids" in parameters:
         arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)  # padding on the left has no positions
     if "logits_to_keep" in parameters:
@@ -115,8 +116,3 @@ def recomputing(model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.training = False
-
-
-def _without_adapter(model: Any) -> Any:
-    """Return the language model inside the wrapper of an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

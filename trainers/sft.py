@@ -24,31 +24,17 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from girl_features.config import GeneratorConfig, GirlConfig, SFTConfig
 from girl_features.errors import ConfigError
-from girl_features.generator.checkpoint import (
-    RECORD_NAME,
-    GeneratorRecord,
-    base_folder,
-    read_record,
-    weights_hash,
-    write_record,
-)
+from girl_features.generator.checkpoint import RECORD_NAME, GeneratorRecord, base_folder, read_record, weights_hash
 from girl_features.generator.prompts import template_for
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.lora import generator_adapter
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
-from girl_features.trainers.records import hash_sft_inputs, package_versions, publish, save_model, weight_hashes
-from girl_features.trainers.training_data import hold_out_seekers, tokenize_pairs, window_texts
-from girl_features.trainers.trl_common import (
-    CheckpointGuard,
-    ProgressCallback,
-    epoch_arguments,
-    keep_stdout_clean,
-    train_from_last_checkpoint,
-)
+from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
+from girl_features.trainers.training_data import Rows, hold_out_seekers, tokenize_pairs, window_texts
+from girl_features.trainers.trl_common import epoch_arguments, generator_adapter, train_from_last_checkpoint
 
 IGNORED = -100  # label of the tokens that the loss does not count
 
@@ -61,16 +47,10 @@ def train_sft(
     force: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
-    """Train the stage-1 generator and return its folder, or return the folder that the same inputs gave before.
+    """Train the stage-1 generator on the matched pairs of the SFT window, and return its folder.
 
-    An interrupted run continues from its last whole epoch when it is started again.
-
-    Args:
-        tables: the clean input tables.
-        windows: the first one holds the matched pairs.
-        config: the sections `generator` and `sft` are used; for `tiny` also `sampling.max_new_tokens`.
-        force: train again even if these inputs were trained before.
-        callbacks: further callbacks of the SFTTrainer.
+    Inputs that were trained before are trained again only with `force`. An interrupted run continues from its last
+    whole epoch when it is started again. `callbacks` are added to those of the SFTTrainer.
 
     Raises:
         EmptyWindowError: the SFT window holds no matched pair.
@@ -81,7 +61,9 @@ def train_sft(
     if config.sft.holdout:
         train, held_out = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
     texts = window_texts(tables, windows, train, held_out) if config.generator.base == "tiny" else None
-    inputs = hash_sft_inputs(pairs, texts, windows.sft_end, config.generator.base, config.sft_settings)
+    settings = {**config.sft_settings, "base": config.generator.base, "sft_end": windows.sft_end.isoformat()}
+    input_tables = [pairs.select("job_seeker_id", "job_id", "cv", "jd"), *([] if texts is None else [texts])]
+    inputs = hash_inputs(settings, *input_tables)
     final = config.generators_dir / f"sft-{inputs[:12]}"
     base_known_until = _base_known_until(config.generator, windows.sft_end)  # fails before anything is trained
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
@@ -90,28 +72,32 @@ def train_sft(
             read_record(final)  # checks the weights
         else:
             base = config.generator.base if texts is None else _pretrain_tiny(texts, config)
-            model, tokenizer, metrics = _fine_tune(
-                base, train, held_out, config.generator.max_cv_tokens, config.sft, work, callbacks
-            )
+            model, tokenizer = load_causal_lm(base)
+            template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
+            tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
+            trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, config.sft, work / "steps")
+            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
+            if evaluated.rows:
+                metrics |= _held_out_metrics(trainer, evaluated.rows)
             if is_main():
-                save_model(model, tokenizer, work / "model")
                 record = GeneratorRecord(
                     stage="sft",
                     base=config.generator.base,
-                    prompt_version=template_for(tokenizer).version,
+                    prompt_version=template.version,
                     max_cv_tokens=config.generator.max_cv_tokens,
                     trained_until=max(windows.sft_end, base_known_until),
                     n_pairs=pairs.height,
                     inputs_sha256=inputs,
-                    **weight_hashes(work / "model", config.generator.base),
+                    weights_sha256="",  # not known before the model is saved
+                    adapter_sha256=None,
                     created_at=datetime.now(UTC),
                     settings=config.sft_settings,
                     metrics=metrics if texts is None else metrics | base_metrics(Path(base)),
                     versions=package_versions("torch", "transformers", "trl"),
                     parents={} if texts is None else {"tiny": weights_hash(Path(base))},
                 )
-                write_record(work / "model", record)
-                publish(work / "model", final)
+                save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, record, work / "model")
+                publish(work, final)
         wait_for_all()
         if is_main():
             shutil.rmtree(work)
@@ -145,29 +131,7 @@ def _pretrain_tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
     return str(pretrained_base(texts, recipe, config.bases_dir))
 
 
-def _fine_tune(
-    base: str,
-    train: pl.DataFrame,
-    held_out: pl.DataFrame,
-    max_cv_tokens: int,
-    settings: SFTConfig,
-    work: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> tuple[Any, Any, dict[str, float]]:
-    """Train `base` on the pairs of `train`, and return model, tokenizer and metrics."""
-    model, tokenizer = load_causal_lm(base)
-    template = template_for(tokenizer)
-    limits = (max_cv_tokens, settings.max_jd_tokens)
-    tokenized = tokenize_pairs(tokenizer, template, train, *limits)
-    evaluation_rows = tokenize_pairs(tokenizer, template, held_out, *limits).rows
-    trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluation_rows, settings, work / "steps")
-    metrics = train_from_last_checkpoint(trainer, tokenized, work / "steps", callbacks)
-    if evaluation_rows:
-        metrics |= _held_out_metrics(trainer, evaluation_rows)
-    return trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics
-
-
-def _held_out_metrics(trainer: SFTTrainer, rows: list[dict[str, list[int]]]) -> dict[str, float]:
+def _held_out_metrics(trainer: SFTTrainer, rows: Rows) -> dict[str, float]:
     """Return loss per token, perplexity, and bits per character, which compare models with different tokenizers."""
     loss = float(trainer.evaluate()["eval_loss"])
     tokenizer: Any = trainer.processing_class
@@ -190,12 +154,7 @@ def bits_per_character(loss: float, n_tokens: int, n_characters: int) -> float:
 
 
 def build_sft_trainer(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[dict[str, list[int]]],
-    evaluation_rows: Sequence[dict[str, list[int]]],
-    settings: SFTConfig,
-    checkpoints_dir: Path,
+    model: Any, tokenizer: Any, rows: Rows, evaluation_rows: Rows, settings: SFTConfig, checkpoints_dir: Path
 ) -> SFTTrainer:
     """Return TRL's trainer of tokenized pairs. Without evaluation rows the last epoch is kept."""
     has_evaluation = bool(evaluation_rows)
@@ -214,19 +173,15 @@ def build_sft_trainer(
         logging_steps=10,
     )
     trainer_class = SFTTrainer if torch.cuda.is_available() else CPUSFTTrainer
-    trainer = trainer_class(
+    return trainer_class(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(list(rows)),
-        eval_dataset=Dataset.from_list(list(evaluation_rows)) if has_evaluation else None,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(evaluation_rows) if has_evaluation else None,
         processing_class=tokenizer,
         peft_config=generator_adapter(settings.lora_rank) if settings.tuning == "lora" else None,
-        callbacks=[ProgressCallback("sft"), CheckpointGuard("sft.learning_rate")],
+        callbacks=[EarlyStoppingCallback(settings.patience)] if has_evaluation else None,
     )
-    if has_evaluation:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    keep_stdout_clean(trainer)
-    return trainer
 
 
 class CPUSFTTrainer(SFTTrainer):

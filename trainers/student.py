@@ -94,8 +94,11 @@ def train_student(config: GirlConfig, contract: FeatureContract) -> Path:
         neighbours_generated=data.generated,
         neighbours_seeker=data.seeker_numbers(),
     )
-    made: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "measures": measures}
-    made["n_neighbours"] = len(data.cvs)
+    made: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json"),
+        "measures": measures,
+        "n_neighbours": len(data.cvs),
+    }
     folder = config.students_dir / contract.fingerprint
     if importlib.util.find_spec("openvino") is None or Path(config.encoder.name).name != contract.encoder.name:
         return write_bundle(folder, bundle, made)
@@ -140,12 +143,9 @@ def read_student_data(store: PartsStore, contract: FeatureContract, max_rows: in
 
 
 def fit_student(data: StudentData, settings: StudentConfig, pairs: RankedPairs | None = None) -> FittedStudent:
-    """Train a student, and choose the epoch by the mean cosine on held-out seekers.
+    """Train a student, and choose the epoch by the mean cosine on held-out seekers of `data`.
 
-    Args:
-        data: vectors to train on and to hold out from.
-        settings: the `student` section.
-        pairs: decisions for the ranker's loss, whose weight is `ranker_weight`; None for the cosine alone.
+    The decisions in `pairs` are for the ranker's loss, whose weight is `ranker_weight`; None for the cosine alone.
     """
     frame = pl.DataFrame({JOB_SEEKER_ID: data.seeker_ids, "row": np.arange(len(data.seeker_ids))})
     train, held_out = (
@@ -244,7 +244,6 @@ def _distil(
 
 
 def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
-    """Return some generated JDs of the store, the same ones each time."""
     relation = store.scan(GENERATED_JDS, contract.fingerprint)
     query = f"SELECT {GENERATED_JDS}[1] FROM {relation} ORDER BY hash(cv_hash) LIMIT {N_COMPARED}"
     with connected() as connection:
@@ -252,7 +251,6 @@ def _sample_jds(store: PartsStore, contract: FeatureContract) -> list[str]:
 
 
 def _ranked_pairs(config: GirlConfig, contract: FeatureContract) -> RankedPairs:
-    """Return the decisions of the ranking train window with their vectors."""
     with open_tables(config) as tables:
         decisions = ranking_split(tables, cut_windows(tables, config.windows)).train
     features = join_pairs(config.feast_repo, contract, decisions)

@@ -70,14 +70,11 @@ def new_decoder(tokenizer: PreTrainedTokenizerFast, shape: TinyConfig, max_token
 
 
 def warm_start(token_vectors: Tensor, tokenizer: Any, encoder: str) -> None:
-    """Overwrite random token vectors, in place, by the sentence encoder's vectors for the same texts.
+    """Overwrite random (v, h) token vectors, in place, by the sentence encoder's vectors for the same texts.
 
-    Args:
-        token_vectors: (v, h). A token without a text that the encoder knows keeps its random vector. One of several
-            word pieces gets their mean. The new vectors are projected to their first h principal components and
-            scaled to the standard deviation of the random ones; NOISE separates the spellings of one word.
-        tokenizer: of the token vectors.
-        encoder: name or folder of the sentence encoder.
+    A token without a text that the encoder knows keeps its random vector. One of several word pieces gets their mean.
+    The new vectors are projected to their first h principal components and scaled to the standard deviation of the
+    random ones; NOISE separates the spellings of one word.
     """
     folder = str(find_encoder_folder(encoder))
     pieces: Tensor = AutoModel.from_pretrained(folder, use_safetensors=True).get_input_embeddings().weight

@@ -22,21 +22,21 @@ from girl_features.generator.reward_model import encode_pair
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 
+Rows = list[dict[str, list[int]]]  # one row a pair; columns as TRL's trainer reads them, t tokens each
+
 
 class TokenizedRows(NamedTuple):
     """Token ids of pairs, and how many of their texts were cut."""
 
-    rows: list[dict[str, list[int]]]  # one a pair; columns as TRL's trainer reads them, (t,) each
+    rows: Rows
     n_cv_truncated: int
     n_jd_truncated: int
 
 
 def hold_out_seekers(rows: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split `rows` by job seeker.
+    """Split `rows` by job seeker into rows to train on and rows of the held-out seekers.
 
-    Returns:
-        The rows to train on, and those of the held-out seekers: a `share` of all seekers, at least two, chosen by a
-        hash of seed and id.
+    Those are a `share` of all seekers, at least two, chosen by a hash of seed and id.
     """
 
     def digest(job_seeker_id: str) -> bytes:
@@ -65,15 +65,8 @@ def limit_pairs_per_cv(pairs: pl.DataFrame, n_per_cv: int | None, seed: int) -> 
 def window_texts(tables: Tables, windows: Windows, train: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
     """Return every CV and JD known before the SFT window ends, without those of held-out pairs alone.
 
-    Args:
-        tables: the clean input tables.
-        windows: the first one is the SFT window.
-        train: matched pairs to train on.
-        held_out: matched pairs of the held-out seekers. Their CVs are left out, and so are their JDs unless a pair
-            of `train` has the same job.
-
-    Returns:
-        Columns `marker` (the special token of a CV or a JD) and `text`.
+    The CVs of the seekers in `held_out` are left out, and so are the JDs of its pairs unless a pair of `train` has the
+    same job. The columns are `marker` (the special token of a CV or a JD) and `text`.
     """
     query = """
         SELECT $cv AS marker, cv AS text FROM job_seekers
@@ -100,7 +93,7 @@ def tokenize_pairs(
 
     A JD that is too long ends at its last whole sentence that fits.
     """
-    rows: list[dict[str, list[int]]] = []
+    rows: Rows = []
     n_cv_truncated = n_jd_truncated = 0
     for cv, jd in pairs.select("cv", "jd").iter_rows():
         prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -15,14 +14,12 @@ from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import RewardConfig, SFTConfig
-from girl_features.errors import TrainingError
+from girl_features.errors import CheckpointError, TrainingError
 from girl_features.progress import Progress
 from girl_features.store.failpoints import failpoint
-from girl_features.store.files import write_whole
-from girl_features.trainers.checkpoints import file_sha256
+from girl_features.trainers.checkpoints import check_hashes, write_hashes
 from girl_features.trainers.training_data import TokenizedRows
 
-_HASHES = "hashes.json"
 _log = logging.getLogger(__name__)
 
 
@@ -60,18 +57,24 @@ def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dic
     }
 
 
-def keep_stdout_clean(trainer: Any) -> None:
-    """Remove the callback that prints to stdout, which is for results."""
-    trainer.remove_callback(PrinterCallback)
+def generator_adapter(rank: int) -> Any:
+    """Return the peft settings of LoRA adapters on every linear layer of a causal language model."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def train_from_last_checkpoint(
-    trainer: Any, tokenized: TokenizedRows, checkpoints_dir: Path, callbacks: Sequence[TrainerCallback]
+    trainer: Any, stage: str, tokenized: TokenizedRows, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, float]:
-    """Train on `tokenized`, from the newest whole checkpoint if there is one, and return the metrics."""
-    for callback in callbacks:
+    """Train on `tokenized`, from the newest whole checkpoint if there is one, and return the metrics.
+
+    The `stage` is that of `girl train`. `callbacks` are added to those that show progress and guard the checkpoints.
+    """
+    trainer.remove_callback(PrinterCallback)  # stdout is for results
+    for callback in (ProgressCallback(stage), _CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
         trainer.add_callback(callback)
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints_dir))
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     return {
         "train_loss": float(result.training_loss),
         "train_seconds": float(result.metrics["train_runtime"]),
@@ -80,7 +83,7 @@ def train_from_last_checkpoint(
     }
 
 
-class CheckpointGuard(TrainerCallback):
+class _CheckpointGuard(TrainerCallback):
     """Write the hashes of every checkpoint of a `transformers` trainer, and stop if the loss or a weight is not finite.
 
     A checkpoint with a weight that is not finite is deleted. The checkpoints before it stay as they are.
@@ -90,51 +93,37 @@ class CheckpointGuard(TrainerCallback):
         self._learning_rate_setting = learning_rate_setting  # the error message says to lower it
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Stop if the logged loss is not finite."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise self._diverged(Path(args.output_dir), state.global_step, f"the loss is {loss}")
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Write the hashes of the new checkpoint. Only a checkpoint with hashes counts as whole."""
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
             shutil.rmtree(folder)
             raise self._diverged(folder.parent, state.global_step, "a weight is not a finite number")
-        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != _HASHES]
-        hashes = {str(path.relative_to(folder)): file_sha256(path) for path in paths}
-        write_whole(folder / _HASHES, json.dumps(hashes).encode())
+        write_hashes(folder)
         failpoint("training.saved")
 
     def _diverged(self, checkpoints_dir: Path, step: int, problem: str) -> TrainingError:
-        checkpoint = last_checkpoint(checkpoints_dir)
-        if checkpoint is None:
-            kept = "no checkpoint was written yet"
-        else:
-            kept = f"{checkpoint} is the last good checkpoint and is kept"
+        newest = last_checkpoint(checkpoints_dir)
+        kept = f"{newest} is the last good checkpoint and is kept" if newest else "no checkpoint was written yet"
         return TrainingError(f"at step {step} {problem}: {kept}. Lower `{self._learning_rate_setting}` and train again")
 
 
 def last_checkpoint(checkpoints_dir: Path) -> str | None:
-    """Return the newest whole checkpoint of a trainer with a CheckpointGuard, and delete damaged ones after it."""
+    """Return the newest whole checkpoint of a trainer with a `_CheckpointGuard`, and delete damaged ones after it."""
     folders = checkpoints_dir.glob("checkpoint-*")
     for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        if _is_whole(folder):
+        try:
+            check_hashes(folder)
             return str(folder)
-        _log.warning("%s is incomplete or altered; trying the one before it", folder)
-        shutil.rmtree(folder)
+        except CheckpointError:
+            _log.warning("%s is incomplete or altered; trying the one before it", folder)
+            shutil.rmtree(folder)
     return None
-
-
-def _is_whole(folder: Path) -> bool:
-    """True if the checkpoint has hashes and every file in them is unchanged."""
-    try:
-        hashes = json.loads((folder / _HASHES).read_text(encoding="utf-8"))
-        return bool(hashes) and all(file_sha256(folder / name) == digest for name, digest in hashes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 class ProgressCallback(TrainerCallback):
@@ -142,7 +131,7 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._progress: Progress | None = None
+        self._progress: Progress  # open between the first step and the last
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the line at the first step, or at the step that a resumed run begins with."""
@@ -152,10 +141,8 @@ class ProgressCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count one step."""
-        assert self._progress is not None
         self._progress.advance()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the line."""
-        assert self._progress is not None
         self._progress.__exit__(None, None, None)

@@ -7,27 +7,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from girl_features.config import PPOConfig
+from girl_features.generator.gate import defect
+from girl_features.generator.prompts import PromptIds, encode_prompt, template_for
+from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.trainers import losses
 from girl_features.trainers.checkpoints import load_weights
-from girl_features.trainers.feedback import JDScores, WritingTask, concatenate_scores, jd_statistics
 from girl_features.trainers.processes import gather_from_all, local_places
 from girl_features.trainers.rollouts import Samples, log_probabilities, sample, seed_of, take
 
+RUN_WORDS = 4  # words of a run that is looked for a second time
 Metrics = dict[str, float]
 
 
-class Policies(NamedTuple):
-    """The generator that is trained, and the one that it started from."""
+class PPOModels(NamedTuple):
+    """The models of stage 3. The reward model belongs to the task; only PPO has a use for the critic."""
 
-    actor: Any  # causal LM, or one with a LoRA adapter
-    frozen: Any | None  # causal LM; None: the actor with its adapter switched off
+    actor: Any  # the policy that is trained: causal LM, or one with a LoRA adapter
+    frozen: Any | None  # the generator that it started from; None: the actor with its adapter switched off
+    critic: Any  # copy of the reward model: sequence classification with one output
+    critic_pad_token_id: int
+
+
+class JDScores(NamedTuple):
+    """Scores of n sampled JDs."""
+
+    scores: np.ndarray  # (n,) float32: U(C, J')
+    penalties: np.ndarray  # (n,) float32, to be subtracted from the scores
+    unfinished: np.ndarray  # (n,) bool: no end token
+    defective: np.ndarray  # (n,) bool: empty or looping
+    texts: list[str]  # n
+
+
+class WritingTask(Protocol):
+    """CVs to write JDs for, numbered from 0, and the scoring of the JDs."""
+
+    prompts: list[list[int]]  # token ids of each CV's prompt, by the generator's tokenizer
+    critic_rows: list[list[int]]  # token ids of each CV with a blank JD, by the critic's tokenizer
+
+    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
+        """Score one completion, the token ids of a JD, of each numbered CV. A finished JD ends with the end token."""
+        ...
+
+
+@dataclass
+class JDTask:
+    """CVs whose JDs a reward model scores."""
+
+    cvs: list[str]
+    tokenizer: Any  # of the generator
+    max_cv_tokens: int
+    reward_model: TransformersRewardModel
+    unfinished_penalty: float
+    defect_penalty: float
+
+    def __post_init__(self) -> None:
+        self._template = template_for(self.tokenizer)
+        prompts = [self.prompt_of(cv) for cv in self.cvs]
+        self.prompts = [prompt.ids for prompt in prompts]
+        self.n_cv_truncated = sum(prompt.cv_truncated for prompt in prompts)
+        self.critic_rows = [self.reward_model.encode(cv, "").ids for cv in self.cvs]
+
+    def prompt_of(self, cv: str) -> PromptIds:
+        """Return the token ids of the prompt for any CV."""
+        return encode_prompt(self.tokenizer, self._template, cv, self.max_cv_tokens)
+
+    def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
+        """Score the JDs with the reward model. Unfinished and defective JDs get a penalty each."""
+        eos = self.tokenizer.eos_token_id
+        unfinished = np.array([eos not in ids for ids in completions])
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in completions]
+        defective = np.array([defect(text) is not None for text in texts])
+        penalties = self.unfinished_penalty * unfinished + self.defect_penalty * defective
+        scores = self.reward_model.score([self.cvs[i] for i in numbers], texts)
+        return JDScores(scores, penalties.astype(np.float32), unfinished, defective, texts)
 
 
 class WrittenJDs(NamedTuple):
@@ -41,7 +103,7 @@ class WrittenJDs(NamedTuple):
 
 @torch.no_grad()
 def write_jds(
-    policies: Policies,
+    models: PPOModels,
     task: WritingTask,
     numbers: Sequence[int],
     seed_parts: tuple[int | str, ...],
@@ -56,39 +118,34 @@ def write_jds(
     local_numbers = [numbers[i] for i in places]
     seeds = [seed_of(settings.seed, *seed_parts, i, numbers[i]) for i in places]
     prompts = [task.prompts[i] for i in local_numbers]
-    samples = sample(policies.actor, prompts, seeds, max_new_tokens=max_new_tokens, temperature=settings.temperature)
-    behaviour = _log_probabilities_in_chunks(policies.actor, samples, settings)
-    if policies.frozen is not None:
-        frozen = _log_probabilities_in_chunks(policies.frozen, samples, settings)
+    samples = sample(models.actor, prompts, seeds, max_new_tokens=max_new_tokens, temperature=settings.temperature)
+    behaviour = _log_probabilities_in_chunks(models.actor, samples, settings)
+    if models.frozen is not None:
+        frozen = _log_probabilities_in_chunks(models.frozen, samples, settings)
     else:
-        with policies.actor.disable_adapter():
-            frozen = _log_probabilities_in_chunks(policies.actor, samples, settings)
+        with models.actor.disable_adapter():
+            frozen = _log_probabilities_in_chunks(models.actor, samples, settings)
     lengths = samples.completion_mask.sum(-1).long().tolist()
     completions = [ids[:length] for ids, length in zip(samples.completion_ids.tolist(), lengths, strict=True)]
     part = WrittenJDs(samples, behaviour, frozen, task.judge(local_numbers, completions))
-    return _gather_written(part, len(numbers), policies.actor.generation_config.pad_token_id)
+    return _gather_written(part, len(numbers), models.actor.generation_config.pad_token_id)
 
 
+@dataclass
 class HeldOutEvaluator:
     """Evaluations of the actor on held-out CVs, and the best weights so far whose JDs are within the limits.
 
-    Every evaluation writes one JD for each CV, with the same seeds. `check` gets a name and each batch's
-    log-probabilities.
+    Every evaluation writes one JD for each CV, with the same seeds.
     """
 
-    def __init__(
-        self,
-        policies: Policies,
-        task: WritingTask,
-        settings: PPOConfig,
-        max_new_tokens: int,
-        check: Callable[[str, Tensor], None] = lambda name, values: None,
-    ) -> None:
-        self._policies, self._task, self._settings = policies, task, settings
-        self._max_new_tokens, self._check = max_new_tokens, check
-        self.evaluations: list[Metrics] = []  # the first is of the SFT generator
-        self.best: Metrics | None = None
-        self.best_weights: dict[str, Tensor] = {}
+    models: PPOModels
+    task: WritingTask
+    settings: PPOConfig
+    max_new_tokens: int
+    check: Callable[[str, Tensor], None] = lambda name, values: None  # gets a name and each batch's log-probabilities
+    evaluations: list[Metrics] = field(default_factory=list)  # the first is of the SFT generator
+    best: Metrics | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def evaluate(self, iteration: int) -> Metrics:
         """Evaluate once, and keep the weights if their objective is the best so far within the limits.
@@ -96,7 +153,7 @@ class HeldOutEvaluator:
         Returns:
             Among others `score` (U), `objective` (U minus penalties) and `kl` (k3, nats a JD), means over the CVs.
         """
-        actor = self._policies.actor
+        actor = self.models.actor
         was_training = actor.training
         actor.eval()
         metrics = {"iteration": float(iteration), **self._figures()}
@@ -110,15 +167,15 @@ class HeldOutEvaluator:
 
     def restore_best(self) -> None:
         """Load the best weights into the actor."""
-        load_weights(self._policies.actor, self.best_weights)
+        load_weights(self.models.actor, self.best_weights)
 
     def _figures(self) -> Metrics:
-        settings, numbers = self._settings, range(len(self._task.prompts))
+        settings, numbers = self.settings, range(len(self.task.prompts))
         scored, kls = [], []
         for start in range(0, len(numbers), settings.batch_size):
             batch = numbers[start : start + settings.batch_size]
-            written = write_jds(self._policies, self._task, batch, ("held out",), settings, self._max_new_tokens)
-            self._check("log-probability", written.behaviour)
+            written = write_jds(self.models, self.task, batch, ("held out",), settings, self.max_new_tokens)
+            self.check("log-probability", written.behaviour)
             kls.append(losses.k3(written.behaviour, written.frozen, written.samples.completion_mask).cpu())
             scored.append(written.scored)
         jds = concatenate_scores(scored)
@@ -133,10 +190,10 @@ class HeldOutEvaluator:
     def _is_acceptable(self, metrics: Metrics) -> bool:
         """True if the KL is within its limit and the JDs are about as sound, long and varied as at the start."""
         start = self.evaluations[0]
-        slack = 0.05 + 0.5 / math.sqrt(len(self._task.prompts))  # 0.5 / sqrt(n): the largest standard error of a share
+        slack = 0.05 + 0.5 / math.sqrt(len(self.task.prompts))  # 0.5 / sqrt(n): the largest standard error of a share
         return (
             math.isfinite(metrics["objective"])
-            and metrics["kl"] <= self._settings.stop_kl
+            and metrics["kl"] <= self.settings.stop_kl
             and metrics["defective"] <= start["defective"] + slack
             and metrics["unfinished"] <= start["unfinished"] + slack
             and 0.6 * start["words"] <= metrics["words"] <= 1.4 * start["words"]
@@ -158,15 +215,13 @@ def _gather_written(part: WrittenJDs, n: int, pad_token_id: int) -> WrittenJDs:
     if len(parts) == 1:
         return part
 
-    def stack(tensors: list[Tensor], value: int = 0, pad_left: bool = False) -> Tensor:
-        width = max(t.shape[1] for t in tensors)
-        missing = [width - t.shape[1] for t in tensors]
-        rows = [pad(t, (m, 0) if pad_left else (0, m), value=value) for t, m in zip(tensors, missing, strict=True)]
-        return torch.cat(rows)[:n].to(device)
+    def stack(tensors: list[Tensor], value: int = 0, side: str = "right") -> Tensor:
+        rows = [row for tensor in tensors for row in tensor][:n]
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side).to(device)
 
     samples = Samples(
-        stack([p.samples.prompt_ids for p in parts], pad_token_id, pad_left=True),
-        stack([p.samples.prompt_mask for p in parts], pad_left=True),
+        stack([p.samples.prompt_ids for p in parts], pad_token_id, side="left"),
+        stack([p.samples.prompt_mask for p in parts], side="left"),
         stack([p.samples.completion_ids for p in parts], pad_token_id),
         stack([p.samples.completion_mask for p in parts]),
         torch.cat([p.samples.finished for p in parts])[:n].to(device),
@@ -179,3 +234,35 @@ def _log_probabilities_in_chunks(model: Any, samples: Samples, settings: PPOConf
     """Return the (b, t) `log_probabilities` of the samples, computed a minibatch at a time."""
     chunks = torch.arange(len(samples.finished)).split(settings.minibatch_size)  # type: ignore[no-untyped-call]
     return torch.cat([log_probabilities(model, take(samples, rows), settings.temperature) for rows in chunks])
+
+
+def concatenate_scores(parts: Sequence[JDScores]) -> JDScores:
+    """Return the scores of all parts as one, in their order."""
+    *arrays, texts = zip(*parts, strict=True)
+    return JDScores(*(np.concatenate(array) for array in arrays), list(chain.from_iterable(texts)))
+
+
+def jd_statistics(jds: JDScores) -> dict[str, float]:
+    """Return the shares of unfinished and of defective JDs, and the `text_statistics` of all."""
+    shares = {"unfinished": float(jds.unfinished.mean()), "defective": float(jds.defective.mean())}
+    return shares | text_statistics(jds.texts)
+
+
+def text_statistics(texts: Sequence[str]) -> dict[str, float]:
+    """Return how long and how repetitive the texts are.
+
+    Returns:
+        `words`, the mean number of words; `distinct_2`, the number of distinct bigrams divided by that of all bigrams
+        of all texts; and `repetition`, the mean share of 4-word runs of a text that occur in it before.
+    """
+    words_by_text = [text.split() for text in texts]
+    bigrams = [bigram for words in words_by_text for bigram in pairwise(words)]
+    repeated = []
+    for words in words_by_text:
+        runs = [tuple(words[i : i + RUN_WORDS]) for i in range(len(words) - RUN_WORDS + 1)]
+        repeated.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
+    return {
+        "words": float(np.mean([len(words) for words in words_by_text])),
+        "distinct_2": len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
+        "repetition": float(np.mean(repeated)),
+    }
