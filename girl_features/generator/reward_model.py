@@ -50,8 +50,9 @@ def sequence_scores(model: Any, rows: Sequence[Sequence[int]], pad_token_id: int
 
 def load_scorer(folder: Path) -> tuple[Any, Any]:
     """Load a saved reward model and its tokenizer, from safetensors only and without remote code."""
-    load = AutoModelForSequenceClassification.from_pretrained
-    model = load(str(folder), trust_remote_code=False, use_safetensors=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(folder), trust_remote_code=False, use_safetensors=True
+    )
     return model.eval(), AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 

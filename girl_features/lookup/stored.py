@@ -64,29 +64,20 @@ class ViewRows(NamedTuple):
     has_vector: np.ndarray  # (n,) bool
     is_expired: np.ndarray  # (n,) bool: the store has a row, but it is past the view's time to live
     known_at: np.ndarray  # (n,) int64 microseconds since 1970; 0 where the store has no row
-    cv_hashes: list[str | None]  # None where the store has no row, or the view no such column
+    cv_hashes: np.ndarray  # (n,) str or None: None where the store has no row, or the view no such column
 
     @classmethod
     def empty(cls, n: int, dimension: int) -> ViewRows:
         """Rows for n ids that are not in the store."""
-        vectors = np.zeros((n, dimension), np.float32)
-        return cls(vectors, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64), [None] * n)
+        vectors, hashes = np.zeros((n, dimension), np.float32), np.full(n, None, object)
+        return cls(vectors, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64), hashes)
 
     def spread(self, places: np.ndarray, n: int) -> ViewRows:
         """Return n rows: row i of these becomes row `places[i]`, and all others are empty."""
         result = ViewRows.empty(n, self.vectors.shape[1])
-        for target, source in zip(result[:4], self[:4], strict=True):
+        for target, source in zip(result, self, strict=True):
             target[places] = source
-        for place, cv_hash in zip(places.tolist(), self.cv_hashes, strict=True):
-            result.cv_hashes[place] = cv_hash
         return result
-
-
-class StoreAnswer(NamedTuple):
-    """Rows of each view, and the reason why the store was not read; None if it was."""
-
-    rows: list[ViewRows]
-    problem: str | None
 
 
 def contract_views(store: FeatureStore, contract: str) -> ContractViews:
@@ -112,15 +103,19 @@ def contract_views(store: FeatureStore, contract: str) -> ContractViews:
 class OnlineReader:
     """Reads views of a Feast repo. A store that fails or is late gives empty rows, not an error."""
 
-    def __init__(self, store: FeatureStore, breaker: CircuitBreaker | None = None) -> None:
+    def __init__(self, store: FeatureStore) -> None:
         self._store = store
         online: Any = store._get_provider().online_store
         self._packed = online if isinstance(online, PackedOnlineStore) else None
         self._thread = DeadlineThread("girl-online-read", MAX_STUCK)
-        self.breaker = breaker or CircuitBreaker()
+        self.breaker = CircuitBreaker()
 
-    def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> StoreAnswer:
-        """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`."""
+    def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> tuple[list[ViewRows], str | None]:
+        """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`.
+
+        Returns:
+            Rows of each view, and the reason why the store was not read; None if it was.
+        """
         places = _storable(ids)
         stored_ids = ids if places is None else [ids[i] for i in places]
         if not stored_ids:
@@ -141,7 +136,7 @@ class OnlineReader:
         self.breaker.succeeded()
         if places is not None:
             rows = [view_rows.spread(places, len(ids)) for view_rows in rows]
-        return StoreAnswer(rows, None)
+        return rows, None
 
     def close(self) -> None:
         """End the reading thread."""
@@ -159,14 +154,15 @@ class OnlineReader:
         self, store: PackedOnlineStore, views: Sequence[VectorView], ids: Sequence[str], until: float
     ) -> list[ViewRows]:
         columns = [(view.view, view.columns) for view in views]
-        milliseconds = (until - time.monotonic()) * 1000
-        packed = store.read_views(self._store.config, columns, ids, milliseconds)
+        packed = store.read_views(self._store.config, columns, ids, (until - time.monotonic()) * 1000)
         result = []
         for view, (rows, expired) in zip(views, packed, strict=True):
             vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
-            cv_hashes: list[str | None] = [None] * rows.n
+            cv_hashes = np.full(rows.n, None, object)
             if view.cv_hash is not None:
-                cv_hashes = _strings(FeatureColumn.of(rows, view.cv_hash, expired))
+                for group in FeatureColumn.of(rows, view.cv_hash, expired).groups:
+                    if group.kind == STRING:
+                        cv_hashes[group.rows] = [value.decode() for value in group.values]
             is_expired = np.zeros(rows.n, bool) if expired is None else expired
             result.append(_checked(view, ViewRows(vectors, has_vector, is_expired, rows.event_times, cv_hashes)))
         return result
@@ -198,11 +194,9 @@ class _ProtoRow(NamedTuple):
 
 def _storable(ids: Sequence[str]) -> np.ndarray | None:
     """Indices of the ids that are valid Unicode, which a store can hold; None if all are."""
-    try:
-        "".join(ids).encode()
-    except UnicodeEncodeError:
-        return np.array([i for i, name in enumerate(ids) if name.isascii() or _is_encodable(name)], np.int64)
-    return None
+    if _is_encodable("".join(ids)):
+        return None
+    return np.array([i for i, name in enumerate(ids) if _is_encodable(name)], np.int64)
 
 
 def _is_encodable(name: str) -> bool:
@@ -213,17 +207,8 @@ def _is_encodable(name: str) -> bool:
     return True
 
 
-def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> StoreAnswer:
-    return StoreAnswer([ViewRows.empty(len(ids), view.dimension) for view in views], problem)
-
-
-def _strings(column: FeatureColumn) -> list[str | None]:
-    strings: list[str | None] = [None] * column.n
-    for group in column.groups:
-        if group.kind == STRING:
-            for row, value in zip(group.rows.tolist(), group.values, strict=True):
-                strings[row] = value.decode()
-    return strings
+def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> tuple[list[ViewRows], str | None]:
+    return [ViewRows.empty(len(ids), view.dimension) for view in views], problem
 
 
 def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
