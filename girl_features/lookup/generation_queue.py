@@ -40,6 +40,9 @@ CREATE TABLE IF NOT EXISTS waiting (
     UNIQUE (contract, job_seeker_id, cv_hash)
 )
 """
+_ADD = """
+INSERT INTO waiting (contract, job_seeker_id, cv_hash, cv, offered_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
 _USED_BYTES = """
 SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
 """
@@ -94,18 +97,15 @@ class GenerationQueue:
         usable = [cv for cv in missed if _has_valid_id(cv) and not self._is_erased(cv.job_seeker_id)]
         now = time.time_ns() // 1000
         with self._transaction() as connection:
-            before = connection.total_changes
+            n_added = 0
             [(length,)] = connection.execute("SELECT count(*) FROM waiting")
             for i, cv in enumerate(usable):
                 [(n_bytes,)] = connection.execute(_USED_BYTES)
-                if length + connection.total_changes - before >= self._max_length or n_bytes >= MAX_BYTES:
+                if length + n_added >= self._max_length or n_bytes >= MAX_BYTES:
                     break
-                connection.execute(
-                    "INSERT INTO waiting (contract, job_seeker_id, cv_hash, cv, offered_at) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO NOTHING",
-                    (*cv, now + i),  # so that two versions of one CV differ in time
-                )
-            return connection.total_changes - before
+                # `now + i`, so that two versions of one CV differ in time
+                n_added += connection.execute(_ADD, (*cv, now + i)).rowcount
+            return n_added
 
     def take(self, contract: str, n: int) -> list[QueuedCV]:
         """Return up to n CVs of a contract, oldest first. They stay in the queue until `done` is called."""

@@ -8,6 +8,7 @@ waits a minute for a server that hangs.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -80,6 +81,9 @@ class ViewRows(NamedTuple):
         return result
 
 
+StoreAnswer = tuple[list[ViewRows], str | None]  # rows of each view, and why the store was not read; None if it was
+
+
 def contract_views(store: FeatureStore, contract: str) -> ContractViews:
     """Return the views of the contract with fingerprint `contract`.
 
@@ -110,12 +114,8 @@ class OnlineReader:
         self._thread = DeadlineThread("girl-online-read", MAX_STUCK)
         self.breaker = CircuitBreaker()
 
-    def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> tuple[list[ViewRows], str | None]:
-        """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`.
-
-        Returns:
-            Rows of each view, and the reason why the store was not read; None if it was.
-        """
+    def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> StoreAnswer:
+        """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`."""
         places = _storable(ids)
         stored_ids = ids if places is None else [ids[i] for i in places]
         if not stored_ids:
@@ -170,7 +170,7 @@ class OnlineReader:
     def _read_with_feast(self, view: VectorView, ids: Sequence[str]) -> ViewRows:
         """Read rows through Feast's own interface, which every online store has."""
         distinct = list(dict.fromkeys(ids))
-        by_id: dict[str, _ProtoRow] = {}
+        by_id: dict[str, tuple[Any, Any, Any]] = {}
         for start in range(0, len(distinct), IDS_PER_READ):
             batch = distinct[start : start + IDS_PER_READ]
             response = self._store.get_online_features(
@@ -179,17 +179,8 @@ class OnlineReader:
             features = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
             vectors, times = features[view.vector].values, features[view.vector].event_timestamps
             hashes = vectors if view.cv_hash is None else features[view.cv_hash].values
-            for entity_id, vector, cv_hash, known_at in zip(batch, vectors, hashes, times, strict=True):
-                by_id[entity_id] = _ProtoRow(vector, cv_hash, known_at.seconds * 1_000_000 + known_at.nanos // 1000)
+            by_id |= dict(zip(batch, zip(vectors, hashes, times, strict=True), strict=True))
         return _checked(view, _from_protos(view, [by_id[name] for name in ids]))
-
-
-class _ProtoRow(NamedTuple):
-    """One row in Feast's protobuf values."""
-
-    vector: Any
-    cv_hash: Any  # the vector again where the view has no CV hash
-    known_at: int  # microseconds since 1970
 
 
 def _storable(ids: Sequence[str]) -> np.ndarray | None:
@@ -207,7 +198,7 @@ def _is_encodable(name: str) -> bool:
     return True
 
 
-def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> tuple[list[ViewRows], str | None]:
+def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> StoreAnswer:
     return [ViewRows.empty(len(ids), view.dimension) for view in views], problem
 
 
@@ -234,22 +225,22 @@ def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
     return rows._replace(vectors=usable_vectors, has_vector=rows.has_vector & ~unusable)
 
 
-def _from_protos(view: VectorView, proto_rows: Sequence[_ProtoRow]) -> ViewRows:
+def _from_protos(view: VectorView, proto_rows: Sequence[tuple[Any, Any, Any]]) -> ViewRows:
+    """Read rows of Feast's protobufs: the vector, the CV hash (the vector again where there is none), and the time."""
     rows = ViewRows.empty(len(proto_rows), view.dimension)
-    oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else None
-    for i, row in enumerate(proto_rows):
-        if row.vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
+    oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else -math.inf
+    for i, (vector, cv_hash, known_at) in enumerate(proto_rows):
+        if vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
             continue
-        rows.known_at[i] = row.known_at
-        if oldest is not None and row.known_at < oldest:  # Feast's own stores do not check the time to live
+        rows.known_at[i] = known_at.seconds * 1_000_000 + known_at.nanos // 1000
+        if rows.known_at[i] < oldest:  # Feast's own stores do not check the time to live
             rows.is_expired[i] = True
             continue
-        vector = row.vector.float_list_val.val
-        if len(vector) != view.dimension:
-            _log.warning("a vector of %d dimensions in the online view %r is ignored", len(vector), view.view.name)
+        values = vector.float_list_val.val
+        if len(values) != view.dimension:
+            _log.warning("a vector of %d dimensions in the online view %r is ignored", len(values), view.view.name)
             continue
-        rows.vectors[i] = vector
-        rows.has_vector[i] = True
-        if view.cv_hash is not None and row.cv_hash.WhichOneof("val") == "string_val":
-            rows.cv_hashes[i] = row.cv_hash.string_val
+        rows.vectors[i], rows.has_vector[i] = values, True
+        if view.cv_hash is not None and cv_hash.WhichOneof("val") == "string_val":
+            rows.cv_hashes[i] = cv_hash.string_val
     return rows
