@@ -143,18 +143,13 @@ class OnlineReader:
         self._thread.close()
 
     def _read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> list[ViewRows]:
-        if self._packed is not None:
-            return self._read_packed(self._packed, views, ids, until)
-        try:
-            return self._thread.run(lambda: [self._read_with_feast(view, ids) for view in views], until)
-        except TimeoutError as error:
-            raise DeadlineError(f"the online store did not answer for {len(ids)} ids in time") from error
-
-    def _read_packed(
-        self, store: PackedOnlineStore, views: Sequence[VectorView], ids: Sequence[str], until: float
-    ) -> list[ViewRows]:
+        if self._packed is None:
+            try:
+                return self._thread.run(lambda: [self._read_with_feast(view, ids) for view in views], until)
+            except TimeoutError as error:
+                raise DeadlineError(f"the online store did not answer for {len(ids)} ids in time") from error
         columns = [(view.view, view.columns) for view in views]
-        packed = store.read_views(self._store.config, columns, ids, (until - time.monotonic()) * 1000)
+        packed = self._packed.read_views(self._store.config, columns, ids, (until - time.monotonic()) * 1000)
         result = []
         for view, (rows, expired) in zip(views, packed, strict=True):
             vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
