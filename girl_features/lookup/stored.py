@@ -65,19 +65,21 @@ class ViewRows(NamedTuple):
     has_vector: np.ndarray  # (n,) bool
     is_expired: np.ndarray  # (n,) bool: the store has a row, but it is past the view's time to live
     known_at: np.ndarray  # (n,) int64 microseconds since 1970; 0 where the store has no row
-    cv_hashes: np.ndarray  # (n,) str or None: None where the store has no row, or the view no such column
+    cv_hashes: list[str | None]  # None where the store has no row, or the view no such column
 
     @classmethod
     def empty(cls, n: int, dimension: int) -> ViewRows:
         """Rows for n ids that are not in the store."""
-        vectors, hashes = np.zeros((n, dimension), np.float32), np.full(n, None, object)
-        return cls(vectors, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64), hashes)
+        vectors = np.zeros((n, dimension), np.float32)
+        return cls(vectors, np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, np.int64), [None] * n)
 
     def spread(self, places: np.ndarray, n: int) -> ViewRows:
         """Return n rows: row i of these becomes row `places[i]`, and all others are empty."""
         result = ViewRows.empty(n, self.vectors.shape[1])
-        for target, source in zip(result, self, strict=True):
+        for target, source in zip(result[:4], self[:4], strict=True):
             target[places] = source
+        for place, cv_hash in zip(places.tolist(), self.cv_hashes, strict=True):
+            result.cv_hashes[place] = cv_hash
         return result
 
 
@@ -153,11 +155,9 @@ class OnlineReader:
         result = []
         for view, (rows, expired) in zip(views, packed, strict=True):
             vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
-            cv_hashes = np.full(rows.n, None, object)
+            cv_hashes: list[str | None] = [None] * rows.n
             if view.cv_hash is not None:
-                for group in FeatureColumn.of(rows, view.cv_hash, expired).groups:
-                    if group.kind == STRING:
-                        cv_hashes[group.rows] = [value.decode() for value in group.values]
+                cv_hashes = _strings(FeatureColumn.of(rows, view.cv_hash, expired))
             is_expired = np.zeros(rows.n, bool) if expired is None else expired
             result.append(_checked(view, ViewRows(vectors, has_vector, is_expired, rows.event_times, cv_hashes)))
         return result
@@ -195,6 +195,15 @@ def _is_encodable(name: str) -> bool:
 
 def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> StoreAnswer:
     return [ViewRows.empty(len(ids), view.dimension) for view in views], problem
+
+
+def _strings(column: FeatureColumn) -> list[str | None]:
+    strings: list[str | None] = [None] * column.n
+    for group in column.groups:
+        if group.kind == STRING:
+            for row, value in zip(group.rows.tolist(), group.values, strict=True):
+                strings[row] = value.decode()
+    return strings
 
 
 def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
