@@ -35,7 +35,7 @@ from girl_features.evaluation.results import EvaluationSlice, Gains, SliceMetric
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.mapping.fit import fit_map
-from girl_features.mapping.losses import compare_mapped
+from girl_features.mapping.run import compare_mapped
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier

@@ -14,10 +14,8 @@ from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, EmptyWindowError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.lookup.vector_map import VectorMap
-from girl_features.mapping.fit import SharedCVs, fit_map, read_shared_cvs
-from girl_features.mapping.losses import compare_mapped
-from girl_features.mapping.rows import write_mapped
-from girl_features.mapping.run import run_map
+from girl_features.mapping.fit import SharedCVs, fit_map, read_shared_cvs, write_mapped
+from girl_features.mapping.run import compare_mapped, run_map
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore

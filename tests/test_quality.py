@@ -70,8 +70,8 @@ def test_loops_in_any_script(text: str) -> None:
 
 def _chunk(texts: list[str], finish_reasons: list[str]) -> tuple[list[str], str | None]:
     class Scripted(TemplateGenerator):
-        def _one(self, cv: str, seed: int) -> GeneratedText:
-            return super()._one(cv, seed)._replace(finish_reason=finish_reasons.pop(0))
+        def _write(self, cv: str, seed: int) -> GeneratedText:
+            return super()._write(cv, seed)._replace(finish_reason=finish_reasons.pop(0))
 
     version = CVVersion("s1", "a cook", day(0), "0" * 16)
     chunk = generate_chunk(Scripted({"a cook": texts}), [version], feature_contract())

@@ -19,8 +19,7 @@ RECORD_NAME = "girl_generator.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # pickled weights are never downloaded
 REWARD_RECORD_NAME = "girl_reward_model.json"
-_RECORD_NAMES = {RECORD_NAME, REWARD_RECORD_NAME}
-_COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}
+_COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}  # that write the records
 
 
 class GeneratorRecord(BaseModel):
@@ -88,7 +87,7 @@ def adapter_hash(folder: Path) -> str:
 
 
 def _loaded_files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _RECORD_NAMES})
+    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _COMMANDS})
 
 
 def weights_size(folder: Path) -> int:
@@ -153,12 +152,7 @@ def write_record(folder: Path, record: GeneratorRecord, record_name: str = RECOR
 
 
 def trained_generators(generators_dir: Path, stage: str | None = None) -> list[Path]:
-    """Return the folders of finished generators, newest first. Unfinished runs are in hidden folders.
-
-    Args:
-        generators_dir: folder that contains them.
-        stage: return only generators of this training stage.
-    """
+    """Return the folders of finished generators, of one training stage or of all, newest first."""
     folders = _trained(generators_dir, RECORD_NAME)
     return [folder for folder in folders if stage is None or peek_record(folder).get("stage") == stage]
 
@@ -169,7 +163,7 @@ def trained_reward_models(rewards_dir: Path) -> list[Path]:
 
 
 def _trained(parent: Path, record_name: str) -> list[Path]:
-    folders = [path.parent for path in parent.glob(f"[!.]*/{record_name}")]
+    folders = [path.parent for path in parent.glob(f"[!.]*/{record_name}")]  # unfinished runs are in hidden folders
     return sorted(folders, key=lambda f: (str(peek_record(f, record_name).get("created_at", "")), f.name), reverse=True)
 
 

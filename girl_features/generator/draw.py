@@ -67,7 +67,10 @@ def generate_chunk(
             dropped += not_best
         chunk.kept.append(kept)
         chunk.dropped.append(dropped)
-        chunk.failures.append(_failure(kept, dropped))
+        failure = None
+        if not kept:
+            failure = dropped[-1].defect if dropped else "no_cv"
+        chunk.failures.append(failure)
     return chunk
 
 
@@ -87,10 +90,7 @@ def _retry_samples(draws: list[Draw], n_wanted: int) -> list[int]:
 
 
 def _draw(
-    generator: Generator,
-    versions: Sequence[CVVersion],
-    contract: FeatureContract,
-    samples: Sequence[Sequence[int]],
+    generator: Generator, versions: Sequence[CVVersion], contract: FeatureContract, samples: Sequence[Sequence[int]]
 ) -> list[list[Draw]]:
     """Generate one JD for each sample number of each CV."""
     draws: list[list[Draw]] = [[] for _ in versions]
@@ -101,10 +101,7 @@ def _draw(
     seeds = [[sampling_seed(versions[row].cv_hash, fingerprint, number) for number in samples[row]] for row in rows]
     results = generator.generate([versions[row].cv for row in rows], seeds)
     for row, cv_seeds, cv_results in zip(rows, seeds, results, strict=True):
-        draws[row] = [
-            _checked(result, seed, sample)
-            for result, seed, sample in zip(cv_results, cv_seeds, samples[row], strict=True)
-        ]
+        draws[row] = [_checked(*drawn) for drawn in zip(cv_results, cv_seeds, samples[row], strict=True)]
     return draws
 
 
@@ -123,9 +120,3 @@ def _split_best(reward_model: RewardModel, cv: str, draws: list[Draw], n: int) -
     scores = reward_model.score([cv] * len(draws), [draw.result.text for draw in draws])
     order = np.argsort(-scores, kind="stable")
     return [draws[i] for i in order[:n]], [draws[i] for i in order[n:]]
-
-
-def _failure(kept: list[Draw], dropped: list[Draw]) -> str | None:
-    if kept:
-        return None
-    return dropped[-1].defect if dropped else "no_cv"

@@ -21,10 +21,7 @@ SMALL_BYTES = 120_000_000  # 30 M float32 weights; smaller models run slower wit
 class Engine(Generator, Protocol):
     """A generator that is loaded from a checkpoint; the Protocol that every engine implements."""
 
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt template in use."""
-        ...
+    prompt_version: str  # version of the prompt template in use
 
 
 def fastest_engine() -> str:
@@ -38,16 +35,12 @@ def fastest_engine() -> str:
 def settle_engine(
     setting: EngineSetting, contract: FeatureContract, known: Iterable[FeatureContract]
 ) -> FeatureContract:
-    """Return `contract` with the engine that `setting` selects.
+    """Return `contract` with the engine that `setting` selects, the value of `generator.engine`.
 
     Engines write different texts, so each engine has a contract of its own. `auto` selects the fastest engine of this
     machine, unless the store holds features of `contract` from other engines only. Then it selects the newest of
-    those, because a new machine is not a reason to generate every feature again.
-
-    Args:
-        setting: value of `generator.engine`.
-        contract: contract to complete; its engine is ignored.
-        known: contracts in the store, oldest first.
+    those, because a new machine is not a reason to generate every feature again. `known` are the contracts in the
+    store, oldest first.
     """
     if setting != "auto":
         return _with_engine(setting, contract)

@@ -63,7 +63,8 @@ def clean(text: str) -> str:
 
     CVs are cleaned in the same way.
     """
-    characters = [c for c in unicodedata.normalize("NFC", text) if c in "\n\t" or not _is_control(c)]
+    text = unicodedata.normalize("NFC", text)
+    characters = [c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")]
     return "".join(characters).replace("\ufffd", "").strip()
 
 
@@ -91,10 +92,6 @@ def defect(text: str) -> str | None:
     if is_looping:
         return "looping"
     return "malformed" if _is_malformed(text) else None
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _is_looping(units: list[str], run_length: int) -> bool:

@@ -52,13 +52,8 @@ def load_generator(config: GirlConfig, encoder: TextEncoder) -> LoadedModels:
     """Load the generator that `config` names, to go with an encoder that is loaded already."""
     folder, record = find_generator(config)
     contract = make_contract(config, record, encoder)
-    generator = open_engine(
-        contract,
-        folder,
-        batch_size=config.generator.batch_size,
-        threads=config.generator.threads,
-        exports=config.exports_dir,
-    )
+    batch_size, threads = config.generator.batch_size, config.generator.threads
+    generator = open_engine(contract, folder, batch_size=batch_size, threads=threads, exports=config.exports_dir)
     if generator.prompt_version != record.prompt_version:
         raise CheckpointError(
             f"{folder} was trained on prompt {record.prompt_version!r}, but this version writes "
@@ -111,25 +106,23 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     Raises:
         CheckpointError: there is no such generator, or its weights do not match its record.
     """
-    settings = config.generator
+    settings, generators_dir = config.generator, config.generators_dir
     if settings.checkpoint is not None:
         return settings.checkpoint, read_record(settings.checkpoint)
-    trained = trained_generators(config.generators_dir, settings.stage)
+    trained = trained_generators(generators_dir, settings.stage)
     for folder in trained:
         if was_trained_as(config, folder):
             return folder, read_record(folder)
     if trained and (settings.base == "tiny" or settings.trained_until is None):
         raise CheckpointError(
-            f"none of the generators in {config.generators_dir} ({', '.join(f.name for f in trained)}) was trained "
+            f"none of the generators in {generators_dir} ({', '.join(f.name for f in trained)}) was trained "
             f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
         )
     if settings.stage is not None:
-        raise CheckpointError(
-            f"no trained generator of stage {settings.stage} in {config.generators_dir}; "
-            f"run `girl train {settings.stage}` first"
-        )
+        missing = f"no trained generator of stage {settings.stage} in {generators_dir}"
+        raise CheckpointError(f"{missing}; run `girl train {settings.stage}` first")
     if settings.base == "tiny":
-        raise CheckpointError(f"no trained generator in {config.generators_dir}; run `girl train sft` first")
+        raise CheckpointError(f"no trained generator in {generators_dir}; run `girl train sft` first")
     return _untuned_base(settings)
 
 

@@ -40,6 +40,7 @@ class OpenVINOGenerator:
         self._genai = require("openvino_genai", EXTRA)
         tokenizer = AutoTokenizer.from_pretrained(str(base_folder(folder)), trust_remote_code=False)
         self._codec = PromptCodec(tokenizer, max_cv_tokens)
+        self.prompt_version = self._codec.version
         self._eos = tokenizer.eos_token_id
         self._sampling = sampling
         self._batch_size = batch_size
@@ -54,26 +55,15 @@ class OpenVINOGenerator:
                 f"openvino-genai cannot run {str(folder)!r} ({reason}); set `generator.engine` to `transformers`"
             ) from error
 
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt template in use."""
-        return self._codec.version
-
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        """Generate one JD for each seed of each CV, in order.
-
-        Raises:
-            ShapeError: `cvs` and `seeds` differ in length.
-        """
+        """Generate one JD for each seed of each CV, as the protocol `Generator` says."""
         requests = _in_waves(self._codec.requests(cvs, seeds), self._batch_size)
         if not requests:
             return [[] for _ in seeds]
         prompts = [self._openvino.Tensor(np.array([r.prompt.ids], np.int64)) for r in requests]
         results = self._pipeline.generate(prompts, [self._parameters(r.seed) for r in requests])
-        texts = [
-            self._codec.decode(result.m_generation_ids[0], r.prompt)
-            for r, result in zip(requests, results, strict=True)
-        ]
+        new_ids = [result.m_generation_ids[0] for result in results]
+        texts = [self._codec.decode(ids, r.prompt) for ids, r in zip(new_ids, requests, strict=True)]
         return group_by_cv(seeds, requests, texts)
 
     def _parameters(self, seed: int) -> Any:

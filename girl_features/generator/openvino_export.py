@@ -39,10 +39,8 @@ _ATTENTION = "girl_openvino"  # name of our attention function in the registry o
 def cached_export(name: str | Path, weights: Weights, cache: Path) -> Path:
     """Return the folder of the OpenVINO files of a generator. Export them first if `cache` has no complete export.
 
-    Args:
-        name: folder or name of a causal LM or of a LoRA adapter, which is merged into its base.
-        weights: precision of the exported weights.
-        cache: folder of all exports. Each has its own folder, named by a hash of everything it is made from.
+    `name` is a causal LM or a LoRA adapter, which is merged into its base. In the folder `cache`, each export has its
+    own folder, named by a hash of everything it is made from.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -84,24 +82,20 @@ def _replace(folder: Path, weights: Weights, target: Path) -> None:
     for path in (temporary, target):  # an export that crashed, and a damaged one
         shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir()
-    _write(folder, weights, temporary)
-    temporary.rename(target)
-
-
-def _write(folder: Path, weights: Weights, target: Path) -> None:
     openvino = require("openvino", EXTRA)
     model, _ = load_causal_lm(folder)
     graph = _trace(model.float().eval())
     _keep_cache_as_state(openvino, graph, model.config)
     if weights == "int8":
         round_weights(graph)
-    openvino.save_model(graph, target / f"{MODEL_NAME}.xml", compress_to_fp16=False)
-    model.config.save_pretrained(target)
-    for path in target.iterdir():
+    openvino.save_model(graph, temporary / f"{MODEL_NAME}.xml", compress_to_fp16=False)
+    model.config.save_pretrained(temporary)
+    for path in temporary.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    hashes = {path.name: _sha256(path) for path in sorted(target.iterdir())}
-    (target / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+    hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+    (temporary / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(target)
 
 
 def _sha256(path: Path) -> str:
@@ -117,13 +111,9 @@ class _PlainCacheLM(torch.nn.Module):
         self.model = model
 
     def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, *past: Any) -> tuple[Any, ...]:
-        """Return the logits, and keys and values of each layer.
+        """Return the logits of (b, t) new token ids, and the (b, h, s + t, d) keys and values of each layer.
 
-        Args:
-            input_ids: (b, t) new token ids.
-            attention_mask: (b, s + t), for s cached and t new tokens.
-            position_ids: (b, t).
-            past: keys and values of each layer, (b, h, s, d) each. They are returned as (b, h, s + t, d).
+        The mask is (b, s + t) for s cached tokens, and `past` holds (b, h, s, d) keys and values of each layer.
         """
         cache: Any = DynamicCache()
         for keys, values in zip(past[::2], past[1::2], strict=True):
@@ -164,26 +154,18 @@ def _cache_shape(config: Any) -> tuple[int, int]:
 
 
 def _grouped_attention(
-    module: Any,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    scaling: float | None = None,
+    module: Any,  # unused, part of the interface of transformers
+    queries: Tensor,  # (b, h, t, d)
+    keys: Tensor,  # (b, h / n, s, d)
+    values: Tensor,  # (b, h / n, s, d)
+    mask: Tensor | None,  # broadcasts to (b, h, t, s)
+    scaling: float | None = None,  # factor of the scores
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of models with fewer heads for keys and values than for queries.
 
     It equals the sdpa attention of transformers, but repeats keys and values without reading their shapes.
     openvino-genai finds the attention to page by exactly this pattern.
-
-    Args:
-        module: unused, part of the interface of transformers.
-        queries: (b, h, t, d).
-        keys: (b, h / n, s, d).
-        values: (b, h / n, s, d).
-        mask: broadcasts to (b, h, t, s).
-        scaling: factor of the scores.
     """
     n = queries.shape[1] // keys.shape[1]
     keys, values = (x.unsqueeze(2).expand(-1, -1, n, -1, -1).flatten(1, 2) for x in (keys, values))
@@ -209,10 +191,9 @@ def _keep_cache_as_state(openvino: Any, graph: Any, config: Any) -> None:
     states: dict[str, str] = {}  # name of the input -> name of the output that replaces it in the next step
     for i, (past, present) in enumerate(zip(graph.inputs[3:], graph.outputs[1:], strict=True)):
         part = f"{i // 2}.{('key', 'value')[i % 2]}"
-        past_name, present_name = f"past_key_values.{part}", f"present.{part}"
-        past.get_tensor().set_names({past_name})
-        present.get_tensor().set_names({present_name})
-        states[past_name] = present_name
+        past.get_tensor().set_names({f"past_key_values.{part}"})
+        present.get_tensor().set_names({f"present.{part}"})
+        states[f"past_key_values.{part}"] = f"present.{part}"
         past.get_node().set_partial_shape(openvino.PartialShape([-1, n_heads, -1, size]))
         readers = past.get_target_inputs()
         gathered = ops.gather(past, rows, ops.constant(0))

@@ -15,13 +15,9 @@ EXTRA = "openvino"
 
 
 def trace_graph(module: torch.nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
-    """Trace `module` and return it as an OpenVINO graph.
+    """Trace `module`, which is in evaluation mode, as an OpenVINO graph of inputs with these types and ranks.
 
     OpenVINO and PyTorch raise many types of errors for a module that they cannot convert.
-
-    Args:
-        module: model in evaluation mode that takes and returns tensors.
-        example_inputs: inputs to trace with. The graph has their types and ranks.
     """
     # `openvino.convert_model` does the same, but also sends usage data to Intel.
     from openvino.frontend import FrontEndManager

@@ -48,11 +48,8 @@ def template_for(tokenizer: Any) -> PromptTemplate:
         return TINY
     if not tokenizer.chat_template:
         return PLAIN
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": f"{ROLE}\n{INSTRUCTION}\n\n{_CV_MARK}"}],
-        add_generation_prompt=True,
-        tokenize=False,
-    )
+    messages = [{"role": "user", "content": f"{ROLE}\n{INSTRUCTION}\n\n{_CV_MARK}"}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     before, _, after = rendered.partition(_CV_MARK)
     return PromptTemplate("chat-1", before, after)
 
@@ -79,12 +76,8 @@ class PromptCodec:
     def __init__(self, tokenizer: Any, max_cv_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._template = template_for(tokenizer)
+        self.version = self._template.version
         self._max_cv_tokens = max_cv_tokens
-
-    @property
-    def version(self) -> str:
-        """Version of the prompt template."""
-        return self._template.version
 
     @property
     def longest_prompt(self) -> int:

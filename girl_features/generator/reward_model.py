@@ -73,11 +73,7 @@ class TransformersRewardModel:
 
     @torch.inference_mode()
     def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
-        """Return the (n,) float32 scores of n pairs.
-
-        Raises:
-            ShapeError: `cvs` and `jds` differ in length.
-        """
+        """Return the (n,) float32 scores of n pairs, as the protocol `RewardModel` says."""
         if len(cvs) != len(jds):
             raise ShapeError(f"{len(cvs)} CVs came with {len(jds)} JDs")
         rows = [self.encode(cv, jd).ids for cv, jd in zip(cvs, jds, strict=True)]
@@ -85,6 +81,6 @@ class TransformersRewardModel:
         scores = np.zeros(len(rows), np.float32)
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            batch_scores = sequence_scores(self.model, [rows[i] for i in batch], self.tokenizer.pad_token_id)
-            scores[batch] = batch_scores.cpu().numpy()
+            batch_rows = [rows[i] for i in batch]
+            scores[batch] = sequence_scores(self.model, batch_rows, self.tokenizer.pad_token_id).cpu().numpy()
         return scores

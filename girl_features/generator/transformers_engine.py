@@ -26,13 +26,10 @@ def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
         CheckpointError: there is no such folder, and the hub does not have the model.
     """
     folder = base_folder(name)
+    base = adapter_base(folder) if is_adapter(folder) else folder
+    model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
     if is_adapter(folder):
-        peft = require("peft", "generate")
-        base = adapter_base(folder)
-        model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
-        model = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    else:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), trust_remote_code=False, use_safetensors=True)
+        model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # when generating, it is only used at masked positions
@@ -57,6 +54,7 @@ class TransformersGenerator:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
         self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
+        self.prompt_version = self._codec.version
         self._sampling = sampling
         self._batch_size = batch_size
         # A new config, so that a repetition penalty or top_k of the checkpoint does not change the sampling.
@@ -67,17 +65,8 @@ class TransformersGenerator:
             pad_token_id=self._tokenizer.pad_token_id,
         )
 
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt template in use."""
-        return self._codec.version
-
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        """Generate one JD for each seed of each CV, in order.
-
-        Raises:
-            ShapeError: `cvs` and `seeds` differ in length.
-        """
+        """Generate one JD for each seed of each CV, as the protocol `Generator` says."""
         requests = self._codec.requests(cvs, seeds)
         requests.sort(key=lambda request: len(request.prompt.ids))
         texts: list[GeneratedText] = []
@@ -92,13 +81,11 @@ class TransformersGenerator:
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts])  # (b, width), left padded
         mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
-        processors = LogitsProcessorList()
-        sampling = self._sampling
+        processors, sampling = LogitsProcessorList(), self._sampling
         if sampling.temperature > 0:
             seeds = [request.seed for request in requests]
             processors.append(SeededSampling(seeds, sampling.max_new_tokens, sampling.temperature, sampling.top_p))
-        output = self._model.generate(
-            input_ids=ids.to(self._device), attention_mask=mask.to(self._device), logits_processor=processors
-        )
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        output = self._model.generate(input_ids=ids, attention_mask=mask, logits_processor=processors)
         rows = output[:, width:].tolist()
         return [self._codec.decode(row, p) for row, p in zip(rows, prompts, strict=True)]

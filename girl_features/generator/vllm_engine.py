@@ -22,20 +22,20 @@ class VLLMGenerator:
     """Generates JDs with vLLM, from the same prompt token ids as the reference engine."""
 
     def __init__(
-        self,
-        folder: str | Path,
-        sampling: SamplingContract,
-        *,
-        max_cv_tokens: int,
-        batch_size: int | None = None,
+        self, folder: str | Path, sampling: SamplingContract, *, max_cv_tokens: int, batch_size: int | None = None
     ) -> None:
         self._vllm = require("vllm", EXTRA)
         checkpoint = base_folder(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
         self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
+        self.prompt_version = self._codec.version
         self._sampling = sampling
-        model, lora = _model_and_adapter(checkpoint)
-        self._adapter = lora
+        model, self._adapter = checkpoint, None
+        adapter_options = {}
+        if is_adapter(checkpoint):
+            model = adapter_base(checkpoint)
+            self._adapter = require("vllm.lora.request", EXTRA).LoRARequest("girl", 1, str(checkpoint))
+            adapter_options = {"enable_lora": True, "max_lora_rank": _max_lora_rank(checkpoint)}
         self._engine = self._vllm.LLM(
             model=str(model),
             tokenizer=str(checkpoint),
@@ -44,21 +44,12 @@ class VLLMGenerator:
             generation_config="vllm",  # the checkpoint's own settings must not change the sampling
             max_model_len=self._codec.longest_prompt + sampling.max_new_tokens,
             enable_prefix_caching=True,
-            **({} if lora is None else {"enable_lora": True, "max_lora_rank": _max_lora_rank(checkpoint)}),
+            **adapter_options,
             **({} if batch_size is None else {"max_num_seqs": batch_size}),
         )
 
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt template in use."""
-        return self._codec.version
-
     def generate(self, cvs: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[list[GeneratedText]]:
-        """Generate one JD for each seed of each CV, in order.
-
-        Raises:
-            ShapeError: `cvs` and `seeds` differ in length.
-        """
+        """Generate one JD for each seed of each CV, as the protocol `Generator` says."""
         requests = self._codec.requests(cvs, seeds)
         if not requests:
             return [[] for _ in seeds]
@@ -89,16 +80,7 @@ class VLLMGenerator:
         return self._codec.decode(ids, request.prompt)
 
 
-def _model_and_adapter(checkpoint: Path) -> tuple[Path, Any]:
-    """The folder that vLLM loads, and the LoRA request if the checkpoint is an adapter."""
-    if not is_adapter(checkpoint):
-        return checkpoint, None
-    lora = require("vllm.lora.request", EXTRA)
-    return adapter_base(checkpoint), lora.LoRARequest("girl", 1, str(checkpoint))
-
-
 def _max_lora_rank(checkpoint: Path) -> int:
-    """The smallest rank of vLLM that fits the adapter."""
     rank = int(adapter_settings(checkpoint)["r"])
     if rank > _RANKS[-1]:
         raise CheckpointError(

@@ -5,8 +5,7 @@ then `packed_store.py` in `store/online/`, the backend `store/online_sqlite.py` 
 `packed.py` and `response.py`, which turn stored bytes into arrays.
 """
 
-from girl_features.lookup.async_client import AsyncFeatureClient
-from girl_features.lookup.client import FeatureClient, JobVectors, SeekerVectors
+from girl_features.lookup.client import AsyncFeatureClient, FeatureClient, JobVectors, SeekerVectors
 from girl_features.lookup.opening import open_client, open_queue, serving_encoder
 
 __all__ = [

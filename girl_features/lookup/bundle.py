@@ -63,11 +63,7 @@ def write_bundle(
 ) -> Path:
     """Write `bundle` to `folder`, which replaces an earlier bundle as a whole, and return the folder.
 
-    Args:
-        folder: folder of the bundle.
-        bundle: arrays to write.
-        made: settings and measures for the manifest.
-        write_more: writes further files to the folder that it is called with.
+    The manifest keeps `made`, settings and measures. `write_more` writes further files to the folder that it is given.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder.parent) as temporary:
@@ -173,10 +169,8 @@ def _load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray
 def _load_vectors(path: Path, dimension: int) -> np.ndarray:
     vectors = _load_array(path, "r")
     if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dimension or not len(vectors):
-        raise CheckpointError(
-            f"{path} holds {vectors.dtype} of shape {vectors.shape}, wanted float32 (m, {dimension}); make the bundle "
-            f"again with `girl train student`"
-        )
+        form = f"{vectors.dtype} of shape {vectors.shape}, wanted float32 (m, {dimension})"
+        raise CheckpointError(f"{path} holds {form}; make the bundle again with `girl train student`")
     return vectors
 
 

@@ -5,11 +5,12 @@ A seeker without a usable generated JD in the store gets a stand-in vector from 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from girl_features.store.repo import open_repo
 DEADLINE_MS = 50.0
 OPENING_MS = 5_000.0  # longest wait for the store while a client opens
 STORE_SHARE = 0.7  # share of the deadline for the store; the rest is for stand-ins
+
+T = TypeVar("T")
 
 
 class SeekerVectors(NamedTuple):
@@ -93,17 +96,15 @@ class FeatureClient:
         self.deadline_ms = deadline_ms
         self._tiers = frozenset(tiers)
         store = open_repo(repo)
-        views = contract_views(store, contract)
-        self._seeker_views, self._job_views = [views.generated, views.cv], [views.jd]
-        self._trained_until = views.trained_until
-        self.dimension = views.cv.dimension
+        self._views = contract_views(store, contract)
+        self.dimension = self._views.cv.dimension
         self._cold = None
         if bundle is not None:
             self._cold = ColdStart(read_bundle(bundle, contract), self._tiers, n_neighbours, encoder)
         self._queue = queue
         self._reader = OnlineReader(store)
         # The first read connects to the store and fills Feast's caches.
-        self._reader.read([*self._seeker_views, *self._job_views], [""], _until(OPENING_MS))
+        self._reader.read([self._views.generated, self._views.cv, self._views.jd], [""], _until(OPENING_MS))
 
     @property
     def store_state(self) -> str:
@@ -128,7 +129,7 @@ class FeatureClient:
         query = _SeekerQuery.of(ids, cvs)
         now = time.monotonic()
         store_until = now + (until - now) * STORE_SHARE
-        (generated, cv), problem = self._reader.read(self._seeker_views, query.ids, store_until)
+        (generated, cv), problem = self._reader.read([self._views.generated, self._views.cv], query.ids, store_until)
         is_stale, tiers = self._stored_tiers(query, generated, cv)
         is_stored = tiers != Tier.PRIOR
         answer = SeekerVectors(
@@ -156,7 +157,7 @@ class FeatureClient:
             DataError: an id is not a string.
         """
         until = _until(self.deadline_ms if deadline_ms is None else deadline_ms)
-        (rows,), problem = self._reader.read(self._job_views, _plain_ids(ids), until)
+        (rows,), problem = self._reader.read([self._views.jd], _plain_ids(ids), until)
         return JobVectors(rows.vectors, rows.has_vector, self.contract, problem)
 
     def close(self) -> None:
@@ -170,9 +171,7 @@ class FeatureClient:
     def __enter__(self) -> FeatureClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _stored_tiers(self, query: _SeekerQuery, generated: ViewRows, cv: ViewRows) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +181,8 @@ class FeatureClient:
             (n,) bool `is_stale`, and (n,) int8 tiers: GENERATED, STALE, or PRIOR where the stored JD is not used.
         """
         has_generated = generated.has_vector
-        is_stale = has_generated & cv.has_vector & (generated.known_at < np.maximum(cv.known_at, self._trained_until))
+        current_from = np.maximum(cv.known_at, self._views.trained_until)
+        is_stale = has_generated & cv.has_vector & (generated.known_at < current_from)
         for i, (query_hash, stored_hash) in enumerate(zip(query.hashes, generated.cv_hashes, strict=True)):
             if query_hash is not None and stored_hash is not None:  # the CV in the request is the newest
                 is_stale[i] = has_generated[i] and query_hash != stored_hash
@@ -230,6 +230,36 @@ class FeatureClient:
             queue.add([MissedCV(self.contract, query.ids[i], query.hashes[i] or "", query.cvs[i] or "") for i in rows])
 
 
+class AsyncFeatureClient:
+    """Calls a FeatureClient in threads. The time that a call waits for a thread counts against its deadline."""
+
+    def __init__(self, client: FeatureClient, n_threads: int = 4) -> None:
+        self._client = client
+        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="girl-lookup")
+
+    async def job_seekers(
+        self, ids: Sequence[str], cvs: Sequence[str | None] | None = None, deadline_ms: float | None = None
+    ) -> SeekerVectors:
+        """Look up vectors of seekers; see `FeatureClient.job_seekers`."""
+        return await self._run(lambda remaining_ms: self._client.job_seekers(ids, cvs, remaining_ms), deadline_ms)
+
+    async def jobs(self, ids: Sequence[str], deadline_ms: float | None = None) -> JobVectors:
+        """Look up vectors of jobs; see `FeatureClient.jobs`."""
+        return await self._run(lambda remaining_ms: self._client.jobs(ids, remaining_ms), deadline_ms)
+
+    def close(self) -> None:
+        """End the threads. The FeatureClient stays open."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, call: Callable[[float], T], deadline_ms: float | None) -> T:
+        until = time.monotonic() + (self._client.deadline_ms if deadline_ms is None else deadline_ms) / 1000
+
+        def call_in_thread() -> T:
+            return call((until - time.monotonic()) * 1000)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call_in_thread)
+
+
 class _SeekerQuery(NamedTuple):
     """Checked input of a call for n seekers."""
 
@@ -242,7 +272,14 @@ class _SeekerQuery(NamedTuple):
     def of(cls, ids: Sequence[str], cvs: Sequence[str | None] | None) -> _SeekerQuery:
         """Check and clean `ids` and `cvs`."""
         plain_ids = _plain_ids(ids)
-        texts = _clean_cvs(plain_ids, cvs)
+        if cvs is None:
+            cvs = [None] * len(plain_ids)
+        elif isinstance(cvs, str) or len(cvs) != len(plain_ids):
+            raise ShapeError(f"{len(plain_ids)} ids need as many CVs, found {1 if isinstance(cvs, str) else len(cvs)}")
+        for text in cvs:
+            if text is not None and not isinstance(text, str):
+                raise DataError(f"CVs are strings or None, found a {type(text).__name__}")
+        texts = [None if text is None else clean_cv(text) for text in cvs]
         hashes = [None if text is None else text_hash(text) for text in texts]
         return cls(plain_ids, texts, hashes, np.array([text == "" for text in texts], bool))
 
@@ -258,14 +295,3 @@ def _plain_ids(ids: Sequence[str]) -> list[str]:
         if not isinstance(name, str):
             raise DataError(f"ids must be strings, found {name!r} of type {type(name).__name__}")
     return list(map(str, ids))  # turns numpy strings into plain ones
-
-
-def _clean_cvs(ids: Sequence[str], cvs: Sequence[str | None] | None) -> list[str | None]:
-    if cvs is None:
-        return [None] * len(ids)
-    if isinstance(cvs, str) or len(cvs) != len(ids):
-        raise ShapeError(f"{len(ids)} ids need as many CVs, found {1 if isinstance(cvs, str) else len(cvs)}")
-    for text in cvs:
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"CVs are strings or None, found a {type(text).__name__}")
-    return [None if text is None else clean_cv(text) for text in cvs]

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from girl_features.contract import EncoderContract
 from girl_features.encoder import TextEncoder
 from girl_features.errors import ContractMismatchError
 from girl_features.lookup.bundle import Bundle
@@ -38,12 +37,9 @@ class CVEncoder:
         self._lock = threading.Lock()
 
     def vectors(self, texts: Sequence[str], hashes: Sequence[str], until: float) -> list[np.ndarray | None]:
-        """Return a (d,) float32 vector for each text, or None where there was not enough time.
+        """Return a (d,) float32 vector for each text, or None where the `time.monotonic()` value `until` came first.
 
-        Args:
-            texts: cleaned CVs.
-            hashes: hashes of the texts, the keys of the cache.
-            until: deadline, as a value of `time.monotonic()`.
+        The texts are cleaned CVs; their hashes are the keys of the cache.
         """
         missing = {key: text for key, text in zip(hashes, texts, strict=True) if self._cached(key) is None}
         for key, text in missing.items():
@@ -83,19 +79,14 @@ class ColdStart:
     def __init__(
         self, bundle: Bundle, tiers: frozenset[Tier], n_neighbours: int, encoder: TextEncoder | None = None
     ) -> None:
-        """Prepare the stand-ins of `bundle`.
-
-        Args:
-            bundle: stand-ins of one contract.
-            tiers: tiers to use; PRIOR is always used.
-            n_neighbours: number of similar CVs whose generated vectors are averaged.
-            encoder: encodes CVs of requests.
+        """Prepare the stand-ins of `bundle` for these tiers and for PRIOR, which is always used.
 
         Raises:
             ContractMismatchError: `encoder` is not the encoder of the CV vectors in the bundle.
         """
-        if encoder is not None and not _is_same_model(encoder.contract, bundle.contract.encoder):
-            raise ContractMismatchError(encoder.contract.fingerprint, bundle.contract.encoder.fingerprint)
+        wanted = bundle.contract.encoder  # in any precision, which a ranking host may choose
+        if encoder is not None and encoder.contract.model_copy(update={"dtype": wanted.dtype}) != wanted:
+            raise ContractMismatchError(encoder.contract.fingerprint, wanted.fingerprint)
         self.prior, self.cv_mean = bundle.prior, bundle.cv_mean
         self.encoder = CVEncoder(encoder) if encoder is not None else None
         self._student = bundle.student if Tier.STUDENT in tiers else None
@@ -122,8 +113,3 @@ class ColdStart:
         """End the encoding thread."""
         if self.encoder is not None:
             self.encoder.close()
-
-
-def _is_same_model(a: EncoderContract, b: EncoderContract) -> bool:
-    """True if two encoders are equal apart from their precision, which a ranking host may choose."""
-    return a.model_copy(update={"dtype": b.dtype}) == b

@@ -22,11 +22,7 @@ MIN_COSINE = 0.99  # between the vectors of each sample text from the exported a
 def export_encoder(encoder: TextEncoder, name: str, texts: Sequence[str], folder: Path) -> dict[str, Any]:
     """Write the encoder `name` to `folder`, with int8 weights if they are accurate enough, otherwise with float32.
 
-    Args:
-        encoder: the original encoder, to compare vectors with.
-        name: name of the model, or its folder.
-        texts: sample texts for the comparison.
-        folder: folder of the exported files.
+    The vectors of the sample `texts` are compared with those of the original `encoder`.
 
     Returns:
         Precision of the weights, and cosines between vectors of the exported and the original encoder.

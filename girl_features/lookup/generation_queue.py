@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -39,6 +40,13 @@ CREATE TABLE IF NOT EXISTS waiting (
     UNIQUE (contract, job_seeker_id, cv_hash)
 )
 """
+_ADD = """
+INSERT INTO waiting (contract, job_seeker_id, cv_hash, cv, offered_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+_USED_BYTES = """
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+_BAD_IN_ID = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and halves of characters
 
 
 class MissedCV(NamedTuple):
@@ -64,12 +72,9 @@ class GenerationQueue:
     def __init__(
         self, path: Path, max_length: int = 100_000, is_erased: Callable[[str], bool] = lambda job_seeker_id: False
     ) -> None:
-        """Open the queue, and create its file if needed.
+        """Open the queue in the file `path` for at most `max_length` CVs, and create the file if needed.
 
-        Args:
-            path: path of the file.
-            max_length: largest number of CVs in the queue.
-            is_erased: True for the id of a job seeker whose data was erased and must not be kept.
+        `is_erased` is True for the id of a job seeker whose data was erased and must not be kept.
 
         Raises:
             StoreError: the file cannot be created, or is not a queue.
@@ -92,17 +97,15 @@ class GenerationQueue:
         usable = [cv for cv in missed if _has_valid_id(cv) and not self._is_erased(cv.job_seeker_id)]
         now = time.time_ns() // 1000
         with self._transaction() as connection:
-            before = connection.total_changes
+            n_added = 0
             [(length,)] = connection.execute("SELECT count(*) FROM waiting")
             for i, cv in enumerate(usable):
-                if length + connection.total_changes - before >= self._max_length or self._is_full(connection):
+                [(n_bytes,)] = connection.execute(_USED_BYTES)
+                if length + n_added >= self._max_length or n_bytes >= MAX_BYTES:
                     break
-                connection.execute(
-                    "INSERT INTO waiting (contract, job_seeker_id, cv_hash, cv, offered_at) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO NOTHING",
-                    (*cv, now + i),  # so that two versions of one CV differ in time
-                )
-            return connection.total_changes - before
+                # `now + i`, so that two versions of one CV differ in time
+                n_added += connection.execute(_ADD, (*cv, now + i)).rowcount
+            return n_added
 
     def take(self, contract: str, n: int) -> list[QueuedCV]:
         """Return up to n CVs of a contract, oldest first. They stay in the queue until `done` is called."""
@@ -130,12 +133,6 @@ class GenerationQueue:
         """Return the number of CVs in the queue by contract."""
         with self._transaction() as connection:
             return dict(connection.execute("SELECT contract, count(*) FROM waiting GROUP BY 1").fetchall())
-
-    def _is_full(self, connection: sqlite3.Connection) -> bool:
-        pages, free, size = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
-        return bool((pages - free) * size >= MAX_BYTES)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -218,9 +215,9 @@ class BackgroundQueue:
                 batch = list(self._buffer)
                 self._buffer.clear()
                 self._is_writing = True
+            n_lost = 0
             try:
                 self.queue.add(batch)
-                n_lost = 0
             except StoreError:
                 n_lost = len(batch)
             with self._changed:
@@ -233,9 +230,4 @@ class BackgroundQueue:
 def _has_valid_id(cv: MissedCV) -> bool:
     """True if the input tables would accept the seeker's id."""
     name = cv.job_seeker_id
-    try:
-        n_bytes = len(name.encode())
-    except UnicodeEncodeError:
-        return False
-    has_controls = any(character < " " or "\x7f" <= character <= "\x9f" for character in name)
-    return bool(name.strip()) and n_bytes <= MAX_ID_BYTES and not has_controls
+    return bool(name.strip()) and _BAD_IN_ID.search(name) is None and len(name.encode()) <= MAX_ID_BYTES

@@ -23,20 +23,15 @@ GRAPH, TOKENIZER = "encoder.xml", "tokenizer.json"
 class HostEncoder:
     """A TextEncoder that encodes one text at a time, for CVs in requests."""
 
-    def __init__(self, folder: Path, contract: EncoderContract, n_threads: int = 1) -> None:
-        """Load the encoder that `export_encoder` wrote to `folder`.
-
-        Args:
-            folder: folder of a bundle whose hashes have been checked.
-            contract: contract of the encoder that was exported.
-            n_threads: CPU threads.
+    def __init__(self, folder: Path, contract: EncoderContract) -> None:
+        """Load the encoder of this contract that `export_encoder` wrote to `folder`, a bundle with checked hashes.
 
         Raises:
             MissingExtraError: OpenVINO or tokenizers is not installed.
             CheckpointError: the files are missing or damaged.
         """
         openvino, tokenizers = require("openvino", "openvino"), require("tokenizers", "serve")
-        options = {"INFERENCE_NUM_THREADS": n_threads, "PERFORMANCE_HINT": "LATENCY"}
+        options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
         try:
             self._model = openvino.Core().compile_model(str(folder / GRAPH), "CPU", options)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
@@ -44,19 +39,14 @@ class HostEncoder:
             raise CheckpointError(f"{folder} has no readable encoder: {error}; run `girl train student`") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(contract.max_tokens)
-        self._contract = contract
-
-    @property
-    def contract(self) -> EncoderContract:
-        """Contract of the encoder that was exported."""
-        return self._contract
+        self.contract = contract
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode texts as (n, d) float32 unit vectors, with (n,) bool for texts longer than the encoder reads."""
-        vectors = np.zeros((len(texts), self._contract.dimension), np.float32)
+        vectors = np.zeros((len(texts), self.contract.dimension), np.float32)
         truncated = np.zeros(len(texts), bool)
         for row, text in enumerate(texts):
-            tokens = self._tokenizer.encode(text[: read_characters(self._contract.max_tokens)])
+            tokens = self._tokenizer.encode(text[: read_characters(self.contract.max_tokens)])
             ids = np.array([tokens.ids], np.int64)
             vectors[row] = self._model([ids, np.ones_like(ids)])[0][0]
             truncated[row] = bool(tokens.overflowing)

@@ -29,12 +29,8 @@ def open_client(
 ) -> FeatureClient:
     """Open a client with the Feast repo, the bundle and the `lookup:` settings of `config`.
 
-    Args:
-        config: paths and settings.
-        contract: fingerprint, or its first digits; the newest contract in the store if omitted. With a whole
-            fingerprint, this host needs no parts store.
-        encoder: encodes CVs that come with requests.
-        queue: receives seekers without a current generated JD; the client closes it.
+    The contract is given by its fingerprint, or the first digits of it; the newest one in the store is the default.
+    With a whole fingerprint, this host needs no parts store. For `encoder` and `queue`, see FeatureClient.
 
     Raises:
         UnknownContractError: there is no such contract.
@@ -99,5 +95,4 @@ def serving_encoder(config: GirlConfig, contract: str) -> TextEncoder | None:
 
 def open_queue(config: GirlConfig) -> GenerationQueue:
     """Open the generation queue in the workspace of `config`."""
-    is_erased = PartsStore(config.store_dir).is_erased
-    return GenerationQueue(config.queue_path, config.lookup.max_queued, is_erased)
+    return GenerationQueue(config.queue_path, config.lookup.max_queued, PartsStore(config.store_dir).is_erased)

@@ -8,6 +8,7 @@ waits a minute for a server that hangs.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -82,11 +83,7 @@ class ViewRows(NamedTuple):
         return result
 
 
-class StoreAnswer(NamedTuple):
-    """Rows of each view, and the reason why the store was not read; None if it was."""
-
-    rows: list[ViewRows]
-    problem: str | None
+StoreAnswer = tuple[list[ViewRows], str | None]  # rows of each view, and why the store was not read; None if it was
 
 
 def contract_views(store: FeatureStore, contract: str) -> ContractViews:
@@ -112,12 +109,12 @@ def contract_views(store: FeatureStore, contract: str) -> ContractViews:
 class OnlineReader:
     """Reads views of a Feast repo. A store that fails or is late gives empty rows, not an error."""
 
-    def __init__(self, store: FeatureStore, breaker: CircuitBreaker | None = None) -> None:
+    def __init__(self, store: FeatureStore) -> None:
         self._store = store
         online: Any = store._get_provider().online_store
         self._packed = online if isinstance(online, PackedOnlineStore) else None
         self._thread = DeadlineThread("girl-online-read", MAX_STUCK)
-        self.breaker = breaker or CircuitBreaker()
+        self.breaker = CircuitBreaker()
 
     def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> StoreAnswer:
         """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`."""
@@ -141,26 +138,20 @@ class OnlineReader:
         self.breaker.succeeded()
         if places is not None:
             rows = [view_rows.spread(places, len(ids)) for view_rows in rows]
-        return StoreAnswer(rows, None)
+        return rows, None
 
     def close(self) -> None:
         """End the reading thread."""
         self._thread.close()
 
     def _read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> list[ViewRows]:
-        if self._packed is not None:
-            return self._read_packed(self._packed, views, ids, until)
-        try:
-            return self._thread.run(lambda: [self._read_with_feast(view, ids) for view in views], until)
-        except TimeoutError as error:
-            raise DeadlineError(f"the online store did not answer for {len(ids)} ids in time") from error
-
-    def _read_packed(
-        self, store: PackedOnlineStore, views: Sequence[VectorView], ids: Sequence[str], until: float
-    ) -> list[ViewRows]:
+        if self._packed is None:
+            try:
+                return self._thread.run(lambda: [self._read_with_feast(view, ids) for view in views], until)
+            except TimeoutError as error:
+                raise DeadlineError(f"the online store did not answer for {len(ids)} ids in time") from error
         columns = [(view.view, view.columns) for view in views]
-        milliseconds = (until - time.monotonic()) * 1000
-        packed = store.read_views(self._store.config, columns, ids, milliseconds)
+        packed = self._packed.read_views(self._store.config, columns, ids, (until - time.monotonic()) * 1000)
         result = []
         for view, (rows, expired) in zip(views, packed, strict=True):
             vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
@@ -174,7 +165,7 @@ class OnlineReader:
     def _read_with_feast(self, view: VectorView, ids: Sequence[str]) -> ViewRows:
         """Read rows through Feast's own interface, which every online store has."""
         distinct = list(dict.fromkeys(ids))
-        by_id: dict[str, _ProtoRow] = {}
+        by_id: dict[str, tuple[Any, Any, Any]] = {}
         for start in range(0, len(distinct), IDS_PER_READ):
             batch = distinct[start : start + IDS_PER_READ]
             response = self._store.get_online_features(
@@ -183,26 +174,15 @@ class OnlineReader:
             features = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
             vectors, times = features[view.vector].values, features[view.vector].event_timestamps
             hashes = vectors if view.cv_hash is None else features[view.cv_hash].values
-            for entity_id, vector, cv_hash, known_at in zip(batch, vectors, hashes, times, strict=True):
-                by_id[entity_id] = _ProtoRow(vector, cv_hash, known_at.seconds * 1_000_000 + known_at.nanos // 1000)
+            by_id |= dict(zip(batch, zip(vectors, hashes, times, strict=True), strict=True))
         return _checked(view, _from_protos(view, [by_id[name] for name in ids]))
-
-
-class _ProtoRow(NamedTuple):
-    """One row in Feast's protobuf values."""
-
-    vector: Any
-    cv_hash: Any  # the vector again where the view has no CV hash
-    known_at: int  # microseconds since 1970
 
 
 def _storable(ids: Sequence[str]) -> np.ndarray | None:
     """Indices of the ids that are valid Unicode, which a store can hold; None if all are."""
-    try:
-        "".join(ids).encode()
-    except UnicodeEncodeError:
-        return np.array([i for i, name in enumerate(ids) if name.isascii() or _is_encodable(name)], np.int64)
-    return None
+    if _is_encodable("".join(ids)):
+        return None
+    return np.array([i for i, name in enumerate(ids) if _is_encodable(name)], np.int64)
 
 
 def _is_encodable(name: str) -> bool:
@@ -214,7 +194,7 @@ def _is_encodable(name: str) -> bool:
 
 
 def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None) -> StoreAnswer:
-    return StoreAnswer([ViewRows.empty(len(ids), view.dimension) for view in views], problem)
+    return [ViewRows.empty(len(ids), view.dimension) for view in views], problem
 
 
 def _strings(column: FeatureColumn) -> list[str | None]:
@@ -249,22 +229,22 @@ def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
     return rows._replace(vectors=usable_vectors, has_vector=rows.has_vector & ~unusable)
 
 
-def _from_protos(view: VectorView, proto_rows: Sequence[_ProtoRow]) -> ViewRows:
+def _from_protos(view: VectorView, proto_rows: Sequence[tuple[Any, Any, Any]]) -> ViewRows:
+    """Read rows of Feast's protobufs: the vector, the CV hash (the vector again where there is none), and the time."""
     rows = ViewRows.empty(len(proto_rows), view.dimension)
-    oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else None
-    for i, row in enumerate(proto_rows):
-        if row.vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
+    oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else -math.inf
+    for i, (vector, cv_hash, known_at) in enumerate(proto_rows):
+        if vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
             continue
-        rows.known_at[i] = row.known_at
-        if oldest is not None and row.known_at < oldest:  # Feast's own stores do not check the time to live
+        rows.known_at[i] = known_at.seconds * 1_000_000 + known_at.nanos // 1000
+        if rows.known_at[i] < oldest:  # Feast's own stores do not check the time to live
             rows.is_expired[i] = True
             continue
-        vector = row.vector.float_list_val.val
-        if len(vector) != view.dimension:
-            _log.warning("a vector of %d dimensions in the online view %r is ignored", len(vector), view.view.name)
+        values = vector.float_list_val.val
+        if len(values) != view.dimension:
+            _log.warning("a vector of %d dimensions in the online view %r is ignored", len(values), view.view.name)
             continue
-        rows.vectors[i] = vector
-        rows.has_vector[i] = True
-        if view.cv_hash is not None and row.cv_hash.WhichOneof("val") == "string_val":
-            rows.cv_hashes[i] = row.cv_hash.string_val
+        rows.vectors[i], rows.has_vector[i] = values, True
+        if view.cv_hash is not None and cv_hash.WhichOneof("val") == "string_val":
+            rows.cv_hashes[i] = cv_hash.string_val
     return rows

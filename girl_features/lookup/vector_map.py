@@ -15,6 +15,7 @@ from girl_features.errors import CheckpointError, ShapeError
 from girl_features.vectors.regression import ridge_path
 from girl_features.vectors.similarity import mean_cosine, unit_rows
 
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of the weights, in squared lengths of all inputs together
 _SHAPES = {  # d_in, h and d_out stand for what they are in one map
     "skip": ("d_in", "d_out"),
     "bias": ("d_out",),
@@ -63,11 +64,11 @@ class VectorMap(NamedTuple):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were trained."""
+        """Number of trained weights."""
         return int(sum(array.size for array in self[:-1]))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """(n, d_in) -> (n, d_out) float32, every row of the same length.
+        """Map (n, d_in) vectors to (n, d_out) float32 vectors, all of the same length.
 
         Raises:
             ShapeError: vectors of another dimension.
@@ -94,26 +95,14 @@ class Ridge(NamedTuple):
     cosine: float  # to the held-out targets, mean
 
 
-def fit_ridge(
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    held_out: tuple[np.ndarray, np.ndarray],
-    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
-) -> Ridge:
-    """The linear map of least squares with the penalty, of those given, that suits the held-out rows best.
+def fit_ridge(inputs: np.ndarray, targets: np.ndarray, held_out: tuple[np.ndarray, np.ndarray]) -> Ridge:
+    """Fit a linear map from (n, d_in) inputs to (n, d_out) targets by ridge regression.
 
-    Args:
-        inputs: (n, d_in) float32.
-        targets: (n, d_out) float32.
-        held_out: inputs and targets of other rows, by which the penalty is chosen.
-        penalties: of the weights, in squared lengths of all inputs together.
+    `held_out` are inputs and targets of other rows. The penalty with the highest mean cosine on them is taken.
     """
     length = float(np.linalg.norm(targets, axis=1).mean())
-    best: Ridge | None = None
-    for penalty, regression in zip(penalties, ridge_path(inputs, targets, penalties), strict=True):
+    candidates = []
+    for penalty, regression in zip(_PENALTIES, ridge_path(inputs, targets, _PENALTIES), strict=True):
         candidate = VectorMap.linear(regression.weights, regression.intercept, length)
-        cosine = mean_cosine(candidate(held_out[0]), held_out[1])
-        if best is None or cosine > best.cosine:
-            best = Ridge(candidate, penalty, cosine)
-    assert best is not None, "penalties are given"
-    return best
+        candidates.append(Ridge(candidate, penalty, mean_cosine(candidate(held_out[0]), held_out[1])))
+    return max(candidates, key=lambda ridge: ridge.cosine)

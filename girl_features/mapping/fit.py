@@ -1,23 +1,41 @@
-"""Fit a map between the vectors of two contracts, on CVs that have a generated JD under both."""
+"""The map between two contracts: fit it on CVs with a generated JD under both, and write mapped rows to the store.
+
+Mapped rows are rows of one contract for CVs that only the other contract has, with mapped vectors.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import EmptyWindowError
 from girl_features.lookup.vector_map import VectorMap, fit_ridge
-from girl_features.schema import CV_HASH, ENGINE, GENERATED_JD_VECTOR, JOB_SEEKER_ID, UPDATED_AT
+from girl_features.schema import (
+    CONTRACT,
+    CREATED_TIMESTAMP,
+    CV_HASH,
+    ENGINE,
+    EVENT_TIMESTAMP,
+    GENERATED_JD_VECTOR,
+    GENERATED_SCHEMA,
+    JOB_SEEKER_ID,
+    RUN,
+    UPDATED_AT,
+)
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, vectors_of
 from girl_features.vectors.similarity import mean_cosine
 
 MIN_SEEKERS = 50
-HELD_OUT = 5  # one seeker in this many is held out to measure the map
+HELD_OUT = 5  # one seeker in this many, chosen by a hash of the id, is held out to measure the map
+ROWS_PER_PART = 10_000
+_KEYS = f"{JOB_SEEKER_ID}, {UPDATED_AT}, {CV_HASH}, {CREATED_TIMESTAMP}"
 
 
 class SharedCVs(NamedTuple):
@@ -76,7 +94,8 @@ def read_shared_cvs(store: PartsStore, source: FeatureContract, target: FeatureC
 
 def fit_map(shared: SharedCVs) -> FittedMap:
     """Fit a ridge regression and a rotation, and return the one with the higher cosine on held-out seekers."""
-    is_held_out = _is_held_out(shared.seeker_ids)
+    digests = [hashlib.sha256(name.encode()).digest() for name in shared.seeker_ids.tolist()]
+    is_held_out = np.array([digest[0] % HELD_OUT == 0 for digest in digests], bool)
     train, test = shared.take(~is_held_out), shared.take(is_held_out)
     test_pair = (test.source_vectors, test.target_vectors)
     ridge = fit_ridge(train.source_vectors, train.target_vectors, test_pair)
@@ -99,6 +118,58 @@ def fit_rotation(inputs: np.ndarray, targets: np.ndarray) -> VectorMap:
     return VectorMap.linear(skip, mean - centre @ skip, float(np.linalg.norm(targets, axis=1).mean()))
 
 
-def _is_held_out(seeker_ids: np.ndarray) -> np.ndarray:
-    """(n,) bool: one seeker in HELD_OUT, chosen by a hash of the id."""
-    return np.array([hashlib.sha256(name.encode()).digest()[0] % HELD_OUT == 0 for name in seeker_ids.tolist()], bool)
+def write_mapped(
+    store: PartsStore, source: FeatureContract, target: FeatureContract, mapping: VectorMap, now: datetime
+) -> int:
+    """Write rows of `target` for the CVs that only `source` has, and return their number. Hold the store's lock.
+
+    The event time of a mapped row is the time of its CV, but not before both generators were trained, because the map
+    has learned from both. Offline joins need a row from the time of the CV itself, so they use mapped rows only for
+    CVs that are newer than both generators; look-ups use all of them.
+
+    If several CVs of a seeker get the same event time, only the newest gets a row. None gets one if `target` already
+    has a row of a newer CV at that time.
+    """
+    source_rows, target_rows = (store.scan(GENERATED_JDS, contract.fingerprint) for contract in (source, target))
+    if source_rows is None:
+        return 0
+    trained_until = max(source.trained_until, target.trained_until)
+    event_time = f"greatest(s.{UPDATED_AT}, TIMESTAMPTZ '{trained_until.isoformat()}')"
+    replaced = {
+        EVENT_TIMESTAMP: event_time,
+        CREATED_TIMESTAMP: f"TIMESTAMPTZ '{now.isoformat()}'",
+        CONTRACT: f"'{target.fingerprint}'",
+        RUN: f"'map-{now:%Y%m%dT%H%M%S%f}'",
+        ENGINE: f"'map:{source.fingerprint}'",
+    }
+    columns = ", ".join(f"{replaced.get(name, f's.{name}')} AS {name}" for name in GENERATED_SCHEMA.names)
+    n_rows = 0
+    with connected() as connection:
+        connection.execute(f"CREATE TEMP TABLE missing AS {_missing_keys(source_rows, target_rows, event_time)}")
+        rows = connection.execute(f"SELECT {columns} FROM {source_rows} AS s JOIN missing USING ({_KEYS})")
+        for batch in rows.to_arrow_reader(ROWS_PER_PART):
+            if batch.num_rows:
+                table = _mapped(pa.Table.from_batches([batch]), mapping, source.encoder.dimension)
+                store.write_part(GENERATED_JDS, target.fingerprint, table)
+                n_rows += table.num_rows
+    return n_rows
+
+
+def _missing_keys(source_rows: str, target_rows: str | None, event_time: str) -> str:
+    """SELECT of the keys of the source rows to map. It reads no texts and no vectors, to save memory."""
+    is_missing = ""
+    if target_rows:
+        is_missing = f"""
+        WHERE NOT EXISTS (SELECT 1 FROM {target_rows} AS t WHERE t.{JOB_SEEKER_ID} = s.{JOB_SEEKER_ID}
+            AND (t.{UPDATED_AT} = s.{UPDATED_AT} AND t.{CV_HASH} = s.{CV_HASH}
+                OR t.{UPDATED_AT} > s.{UPDATED_AT} AND t.{EVENT_TIMESTAMP} <= {event_time}))"""
+    return f"""SELECT {_KEYS} FROM {source_rows} AS s {is_missing}
+        QUALIFY row_number() OVER (PARTITION BY {JOB_SEEKER_ID}, {event_time}
+            ORDER BY {UPDATED_AT} DESC, {CREATED_TIMESTAMP} DESC) = 1"""
+
+
+def _mapped(table: pa.Table, mapping: VectorMap, dimension: int) -> pa.Table:
+    """The table with mapped generated vectors."""
+    vectors = mapping(vectors_of(table[GENERATED_JD_VECTOR], dimension))
+    column = pa.array(list(vectors), GENERATED_SCHEMA.field(GENERATED_JD_VECTOR).type)
+    return table.set_column(table.column_names.index(GENERATED_JD_VECTOR), GENERATED_JD_VECTOR, column)
