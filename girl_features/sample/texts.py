@@ -10,8 +10,6 @@ from girl_features.sample.market import CITIES, REMOTE, Jobs, Versions
 from girl_features.sample.words import Skill, sample_words, specialisms
 
 N_DRAWS = 24  # random numbers one text may use
-_SKILLS_PER_SPECIALISM = 3
-_SKILLS_PER_TRADE = 6
 
 
 def cv_texts(versions: Versions, styles: np.ndarray) -> list[str]:
@@ -114,10 +112,10 @@ def _skills_with_draws(specialism: int, mask: int, draws: Iterator[int]) -> list
 
 def _skill_of_another_trade(specialism: int, draws: Iterator[int]) -> Skill:
     """Draw a skill of another trade. It distracts the reader and has no effect on the fit."""
-    n_skills = len(specialisms()) * _SKILLS_PER_SPECIALISM
-    after_trade = (specialism // 2 + 1) * _SKILLS_PER_TRADE
-    number = (after_trade + next(draws) % (n_skills - _SKILLS_PER_TRADE)) % n_skills
-    return specialisms()[number // _SKILLS_PER_SPECIALISM].skills[number % _SKILLS_PER_SPECIALISM]
+    skills = [skill for row in specialisms() for skill in row.skills]
+    n_of_trade = len(skills) // len(sample_words().trades)
+    after_trade = (specialism // 2 + 1) * n_of_trade
+    return skills[(after_trade + next(draws) % (len(skills) - n_of_trade)) % len(skills)]
 
 
 def _joined(parts: list[str]) -> str:
