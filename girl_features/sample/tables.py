@@ -4,7 +4,7 @@ No row is data about a real person. Seekers, jobs and decisions come from a rand
 together from the phrases of `words.yaml`. Results on this market show that the machinery works, and how much it can
 gain where the assumptions below hold. They say nothing about real people.
 
-The planted effects:
+The planted effects (`market.py` has their strength):
 
 - **Trades and transfer.** There are twelve trades of two specialisms with three skills each. Skill k of a specialism
   counts as skill k of the specialism it `carries_to`: army supply -> warehouse stock, school lessons -> training
@@ -17,10 +17,8 @@ The planted effects:
   trade costs one rung.
 - **Place.** There are six towns. A fifth of the jobs are remote. A quarter of the seekers would move, and say so.
 - **Decisions.** `true_fit` combines specialism, skills, rung and place into a fit in [0, 1]. A match is one draw with
-  probability logistic(SHARPNESS * (fit - THRESHOLD)). There is no other noise: `oracle.parquet` holds the exact
-  probability. A decision is about one of the 120 newest postings: a promising one (30 %), a near miss (10 % the
-  seeker's specialism, 20 % the specialism carried to, with any rung and place), or any (40 %). No pair is decided
-  twice.
+  `match_probability`. There is no other noise: `oracle.parquet` holds the exact probability. A decision is about one
+  of the 120 newest postings: a promising one (30 %), a near miss (30 %), or any (40 %). No pair is decided twice.
 - **Time.** The span is the three years before `end`. Seekers have one to five CV versions; years pass, skills are
   gained and towns change between them (one version in seven is an unchanged copy). A decision follows the newest CV
   strictly before it. A match changes nothing in later CVs of the seeker. A quarter of the seekers first appear in the
