@@ -20,8 +20,6 @@ GeneratedJDs = Mapping[tuple[object, ...], Sequence[str]]  # (job_seeker_id, upd
 
 
 class _QueryTexts(NamedTuple):
-    """A query before its texts are encoded."""
-
     job_seeker_id: str
     at: datetime
     cv: str
@@ -46,7 +44,7 @@ def window_queries(
         generated: JDs of each CV version.
         encoder: encodes CVs and generated JDs.
         limit: largest number of queries, drawn at random; None keeps all.
-        taken_by_first_match: see `open_at`.
+        taken_by_first_match: False if a job stays open after a match.
 
     Returns:
         The queries, and the number of matches left out because their jobs were no longer open.
@@ -83,7 +81,7 @@ def seeker_queries(
     Raises:
         DataError: no such seeker, or no generated JD for the newest CV.
     """
-    queries: list[Query] = []
+    query_texts = []
     now = datetime.now(UTC)
     for seeker in dict.fromkeys(seekers):
         newest = tables.connection.execute(
@@ -96,8 +94,8 @@ def seeker_queries(
         jds = generated.get((seeker, updated_at.astimezone(UTC), cv_hash))
         if not jds:
             raise DataError(f"the newest CV of {seeker!r} has no generated JD; run `girl materialize`")
-        queries += _encoded([_QueryTexts(seeker, now, cv, jds, ())], encoder)
-    return queries
+        query_texts.append(_QueryTexts(seeker, now, cv, jds, ()))
+    return _encoded(query_texts, encoder)
 
 
 def _encoded(query_texts: Sequence[_QueryTexts], encoder: TextEncoder) -> list[Query]:

@@ -22,13 +22,11 @@ from girl_features.lab.experiment.data import generated_by_version, load_data
 from girl_features.lab.judge.chat import Chat, KeptReplies, LocalChat
 from girl_features.lab.judge.endpoint import Endpoint
 from girl_features.lab.judge.question import JDPair
-from girl_features.lab.judge.verdicts import JudgeReport, judge_pairs
-from girl_features.progress import Progress
+from girl_features.lab.judge.verdicts import N_BOOTSTRAP, JudgeReport
 from girl_features.store.parts import PartsStore
 from girl_features.vectors.similarity import cosine
 
 N_CVS = 200  # as in the paper
-N_BOOTSTRAP = 1000
 
 
 class Measure(NamedTuple):
@@ -113,19 +111,9 @@ def sides_of(
 
 
 def choose_chat(model: str | None, folder: Path) -> KeptReplies | None:
-    """Return the local `model`, or else the endpoint of the environment; None if there is neither.
-
-    Replies are kept in `folder`.
-    """
+    """Return the local `model` or the environment's endpoint, replies kept in `folder`; None if there is neither."""
     chat: Chat | None = LocalChat(model) if model is not None else Endpoint.from_environment()
     return None if chat is None else KeptReplies(chat, folder)
-
-
-def run_judge(chat: Chat, sides: Sides, probe: int = 0) -> JudgeReport:
-    """Return the judge's report on both generators; raises the errors of `judge_pairs`."""
-    probe = min(probe, len(sides.pairs))
-    with Progress("judge", len(sides.pairs) + probe, "pairs") as progress:
-        return judge_pairs(chat, sides.pairs, probe=probe, progress=progress.advance)
 
 
 def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
@@ -140,9 +128,7 @@ def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
         "cosine to the CV": [cosine(jd_vectors, cv_vectors) for jd_vectors in vectors],
     }
     if len(cvs) > 1:
-        columns["cosine to the CV, less that to other CVs"] = [
-            _margin(jd_vectors, cv_vectors) for jd_vectors in vectors
-        ]
+        columns["cosine to the CV, less that to other CVs"] = [_margin(jds, cv_vectors) for jds in vectors]
     reward = None
     if trained_reward_models(config.rewards_dir):
         folder, _ = find_reward_model(config)
@@ -158,8 +144,8 @@ def _measure(name: str, left: np.ndarray, right: np.ndarray) -> Measure:
     """Compare (n,) values of the left and right JDs; the interval comes from resampled CVs."""
     n = len(left)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP)
-    low, high = percentile_interval(draws @ (left - right) / n)
-    return Measure(name, float(left.mean()), float(right.mean()), float((left - right).mean()), low, high)
+    interval = percentile_interval(draws @ (left - right) / n)
+    return Measure(name, float(left.mean()), float(right.mean()), float((left - right).mean()), *interval)
 
 
 def _distinct_share(text: str) -> float:
@@ -177,25 +163,22 @@ def _margin(jd_vectors: np.ndarray, cv_vectors: np.ndarray) -> np.ndarray:
 
 def judge_lines(report: JudgeReport, sides: Sides) -> list[str]:
     """Format the judge's report as lines of text."""
-    lines = [f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of unseen seekers"]
-    for row in report.criteria:
-        lines.append(
+    shift = "not measured (use --probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
+    return [
+        f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of unseen seekers",
+        *(
             f"{row.criterion}: win {row.win:.2f}, tie {row.tie:.2f}, lose {row.lose:.2f}; advantage "
             f"{row.advantage:+.2f}, 95 % interval {row.advantage_low:+.2f}, {row.advantage_high:+.2f}; "
             f"winner changed with the order {row.flip_rate:.2f}"
-        )
-    lines.append(
+            for row in report.criteria
+        ),
         f"first place preferred {_share(report.first_place_rate)} (.50 is unbiased); longer JD wins "
         f"{_share(report.longer_wins_rate)}, correlation with length {_share(report.length_correlation)}; mean words "
-        f"{report.mean_words[0]:.0f} and {report.mean_words[1]:.0f}"
-    )
-    shift = "not measured (use --probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
-    lines.append(
+        f"{report.mean_words[0]:.0f} and {report.mean_words[1]:.0f}",
         f"{report.n_invalid} of {2 * report.n} answers were not the JSON asked for and count as ties; JDs that contain "
         f"instructions to the judge: {report.n_with_orders[0]} and {report.n_with_orders[1]}; advantage gained by "
-        f"instructions in the left JDs: {shift}"
-    )
-    return lines
+        f"instructions in the left JDs: {shift}",
+    ]
 
 
 def measures_lines(report: MeasuresReport, sides: Sides) -> list[str]:
