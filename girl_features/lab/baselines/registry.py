@@ -10,10 +10,10 @@ from girl_features.ranker import TextRanker
 
 
 def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable) -> TextRanker:
-    """Return an untrained baseline.
+    """Return an untrained baseline, one of `experiment.config.BASELINES`.
 
     Args:
-        name: one of `experiment.config.BASELINES`.
+        name: name of the baseline.
         seed: seed of its weights; `bigrec` has no weights.
         language_model: folder of the tuned generator, the base of FT-LLM.
         table: that model's vectors of every generated and real JD, for BIGRec.

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from girl_features.errors import GirlError, require
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
+from girl_features.generator.prompts import plain_text_ids
+from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.lab.baselines.early_stopping import batches_by_length, train_with_early_stopping
+from girl_features.lab.baselines.language_model_vectors import last_states
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
@@ -45,8 +48,6 @@ class YesNoRanker:
 
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
         """Tune a fresh copy of the model; ShapeError as in every TextRanker."""
-        from girl_features.generator.transformers_engine import load_causal_lm
-
         check_text_parts(texts, labels, valid_texts, valid_labels)
         self._model, self._tokenizer = load_causal_lm(self.folder)
         self._answers = [self._ids(word)[-1] for word in (YES, NO)]
@@ -68,8 +69,6 @@ class YesNoRanker:
             return self._calibration.probabilities(self._logits(self._rows(texts)))
 
     def _ids(self, text: str) -> list[int]:
-        from girl_features.generator.prompts import plain_text_ids
-
         return plain_text_ids(self._tokenizer, text)
 
     def _rows(self, texts: PairTexts) -> list[list[int]]:
@@ -108,16 +107,12 @@ class YesNoRanker:
         self._model.eval()
         logits = np.zeros(len(rows))
         with torch.no_grad():
-            for batch in batches(np.argsort([len(row) for row in rows], kind="stable"), 64):
+            for batch in batches_by_length(rows, 64):
                 logits[batch] = self._forward([rows[i] for i in batch]).numpy()
         return logits
 
     def _forward(self, rows: list[list[int]]) -> Any:
         """Return (b,) logit(yes) - logit(no) at the last token of each row."""
-        width, lengths = max(map(len, rows)), torch.tensor([len(row) for row in rows])
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        mask = (torch.arange(width) < lengths[:, None]).long()
-        states = self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        last = states[torch.arange(len(rows)), lengths - 1]  # (b, h)
+        last = last_states(self._model, rows)  # (b, h)
         answers = self._model.get_output_embeddings()(last)[:, self._answers].float()  # (b, 2)
         return answers[:, 0] - answers[:, 1]
