@@ -104,7 +104,7 @@ def _experiment_steps() -> ExperimentSteps:
         train=_train,
         tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
-        language_model_encoder=require(f"{baselines}.language_model_vectors", "rank").LanguageModelEncoder,
+        language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
         fit_logistic=fit_logistic,
     )
 

@@ -119,10 +119,8 @@ def run_demo(
     with open_tables(config) as tables:
         windows = cut_windows(tables, config.windows)
         folders = {stage: train(tables, windows, config) for stage, train in stages.items()}
-    training = {
-        stage: read_record(trained, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
-        for stage, trained in folders.items()
-    }
+    record_names = {"sft": RECORD_NAME, "reward": REWARD_RECORD_NAME, "ppo": RECORD_NAME}
+    training = {stage: read_record(trained, record_names[stage]).metrics for stage, trained in folders.items()}
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
         materialize(config.model_copy(update={"generator": generator}))

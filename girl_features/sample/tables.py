@@ -7,10 +7,9 @@ gain where the assumptions below hold. They say nothing about real people.
 The planted effects (`market.py` has their strength):
 
 - **Trades and transfer.** There are twelve trades of two specialisms with three skills each. Skill k of a specialism
-  counts as skill k of the specialism it `carries_to`: army supply -> warehouse stock, school lessons -> training
-  design, nursing records -> clinical coding, kitchen line -> food line, ... (16 of the 24 carry to another
-  specialism, 8 to themselves). Recruiters prefer the specialism carried to over the seeker's present one, although
-  the words of the CV are about the present one.
+  counts as skill k of the specialism it `carries_to`, such as army supply -> warehouse stock or nursing records ->
+  clinical coding. 16 of the 24 carry to another specialism, 8 to themselves. Recruiters prefer the specialism carried
+  to over the present one, although the words of the CV are about the present one.
 - **Two languages.** Each skill, title and rung has two phrasings on CVs and two in JDs, without a common content word.
   Town names are the same on both sides.
 - **Career ladder.** Junior, experienced, senior and lead are reached after 0, 3, 6 and 10 years of work. A change of
@@ -20,9 +19,9 @@ The planted effects (`market.py` has their strength):
   `match_probability`. There is no other noise: `oracle.parquet` holds the exact probability. A decision is about one
   of the 120 newest postings: a promising one (30 %), a near miss (30 %), or any (40 %). No pair is decided twice.
 - **Time.** The span is the three years before `end`. Seekers have one to five CV versions; years pass, skills are
-  gained and towns change between them (one version in seven is an unchanged copy). A decision follows the newest CV
-  strictly before it. A match changes nothing in later CVs of the seeker. A quarter of the seekers first appear in the
-  last tenth of the span. Activity is skewed: many seekers have one or two decisions, a few have up to thirty.
+  gained and towns change between them. A decision follows the newest CV strictly before it, and a match changes
+  nothing in later CVs. A quarter of the seekers first appear in the last tenth of the span. Many seekers have one or
+  two decisions, a few have up to thirty.
 - **Noise in the texts.** Layouts vary, and both sides contain filler. Three CVs in ten and a quarter of the JDs name a
   skill of another trade that has no effect.
 

@@ -13,12 +13,9 @@ N_DRAWS = 24  # random numbers one text may use
 
 
 def cv_texts(versions: Versions, styles: np.ndarray) -> list[str]:
-    """Write the CV of each of v versions.
+    """Write the CV of each of v versions; `styles` is (m, N_DRAWS) non-negative integers, one row per seeker.
 
-    Args:
-        versions: states of the seekers that the CVs describe.
-        styles: (m, N_DRAWS) non-negative integers, one row per seeker of the block. A row decides on layout and
-            wording of all CVs of its seeker, so a new version differs only where the seeker's state changed.
+    A row decides on the wording of all CVs of its seeker, so a new version differs only where the state changed.
     """
     states = (column.tolist() for column in (versions.seeker, versions.years, *versions.people))
     style_rows = styles.tolist()
@@ -49,7 +46,7 @@ def _cv(draws: Iterator[int], years: int, specialism: int, rung: int, city: int,
     return layout.format(
         title=_pick(specialisms()[specialism].cv_titles, draws),
         town=CITIES[city],
-        time=_duration(years),
+        time={0: "under a year", 1: "one year"}.get(years, f"{years} years"),
         place=_pick(trade.cv_workplaces, draws),
         standing=_pick(phrases.cv_rungs[rung], draws),
         listed=_joined(skill_phrases),
@@ -84,12 +81,6 @@ def _jd(draws: Iterator[int], specialism: int, rung: int, city: int, skills: int
         offer=_pick_several(phrases.jd_offer, 3, draws),
         site=_pick(phrases.jd_sites[is_remote], draws).format(town),
     )
-
-
-def _duration(years: int) -> str:
-    if years == 0:
-        return "under a year"
-    return "one year" if years == 1 else f"{years} years"
 
 
 def _pick(options: tuple[str, ...], draws: Iterator[int]) -> str:

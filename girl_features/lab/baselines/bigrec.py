@@ -38,7 +38,7 @@ class BIGRecRanker:
 
     @property
     def gamma(self) -> float:
-        """Weight of popularity that the valid part chose; 0 means that popularity has no effect."""
+        """Exponent of popularity that the valid part chose; 0 means that popularity has no effect."""
         return self._require_fitted().gamma
 
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:

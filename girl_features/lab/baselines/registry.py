@@ -28,7 +28,7 @@ def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable
 
         return NeuralTextRanker(name, seed)
     if name == "ft-llm":
-        from girl_features.lab.baselines.yes_no_ranker import YesNoRanker
+        from girl_features.lab.baselines.language_model import YesNoRanker
 
         return YesNoRanker(language_model, seed)
     from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker

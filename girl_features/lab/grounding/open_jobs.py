@@ -114,7 +114,7 @@ def ground(
     Args:
         jobs: all m jobs.
         jd_vectors: (m, d) vectors of their JDs.
-        queries: seekers and times.
+        queries: q seekers and times.
         scorers: method -> scorer of the shortlist; None keeps the order by distance.
         size: length of the shortlist.
         by: returns the vector of the query that distances are measured from.
@@ -122,7 +122,7 @@ def ground(
         progress: called with 1 after each query.
 
     Returns:
-        Method -> one ranking per query.
+        Method -> q rankings.
     """
     if len(jd_vectors) != len(jobs.job_ids):
         raise ShapeError(f"{len(jobs.job_ids)} jobs came with {len(jd_vectors)} vectors")

@@ -38,13 +38,7 @@ def window_queries(
 ) -> tuple[list[Query], int]:
     """Make one query for each seeker and time with a match on an open job, where the CV has a generated JD.
 
-    Args:
-        decisions: decisions of the window, each with the CV in force.
-        jobs: all jobs.
-        generated: JDs of each CV version.
-        encoder: encodes CVs and generated JDs.
-        limit: largest number of queries, drawn at random; None keeps all.
-        taken_by_first_match: False if a job stays open after a match.
+    At most `limit` queries are kept, drawn at random. `decisions` hold the CV in force.
 
     Returns:
         The queries, and the number of matches left out because their jobs were no longer open.

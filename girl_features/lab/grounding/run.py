@@ -104,14 +104,9 @@ def measure_run(
 def ground_seekers(
     config: GirlConfig, make_ranker: MakeRanker, seekers: Sequence[str], k: int, method: str
 ) -> list[GroundedJob]:
-    """Return the k best jobs open now for each of `seekers`, by their newest CV.
+    """Return the k best jobs open now for each of `seekers`, by their newest CV and one `method`.
 
-    Args:
-        config: configuration whose generator in use has been materialized.
-        make_ranker: makes the matcher.
-        seekers: job seeker ids.
-        k: jobs per seeker.
-        method: distance, matcher or reward.
+    The method is distance, matcher (which `make_ranker` makes) or reward.
 
     Raises:
         DataError: no such seeker, or no generated JD for the newest CV.

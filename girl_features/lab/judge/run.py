@@ -41,7 +41,7 @@ class Measure(NamedTuple):
 
 
 class MeasuresReport(NamedTuple):
-    """Reference-free measures of two generators. None of them is a judgement."""
+    """Reference-free measures of two generators on n CVs. None of them is a judgement."""
 
     n: int
     measures: list[Measure]
@@ -58,13 +58,9 @@ class Sides(NamedTuple):
 
 
 def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
-    """Read the first JDs of both generators for CVs of the test window whose seekers no generator has seen.
+    """Read the first JDs of both generators for at most n CVs of the test window whose seekers no generator has seen.
 
-    Args:
-        config: configuration under which both generators have been materialized.
-        left: row name as in `girl evaluate`, such as girl.
-        right: row name of the other generator, such as girl-sft.
-        n: largest number of CVs, drawn at random.
+    The CVs are drawn at random. `left` and `right` are row names as in `girl evaluate`, such as girl and girl-sft.
 
     Raises:
         ConfigError: the store has no such generator, or `left` equals `right`.
@@ -97,10 +93,8 @@ def sides_of(
     left_jds, right_jds = (generated_by_version(store, contract) for _, contract in (left, right))
     seen_seekers = set(data.history.job_seeker_ids.tolist())
     pairs: dict[str, JDPair] = {}  # one pair per seeker
-    for seeker, updated_at, cv_hash, cv in (
-        data.decisions["test"].select("job_seeker_id", "updated_at", "cv_hash", "cv").iter_rows()
-    ):
-        key = (seeker, updated_at, cv_hash)
+    for *version, cv in data.decisions["test"].select("job_seeker_id", "updated_at", "cv_hash", "cv").iter_rows():
+        key, seeker = tuple(version), version[0]
         if seeker not in seen_seekers and seeker not in pairs and left_jds.get(key) and right_jds.get(key):
             pairs[seeker] = JDPair(cv, left_jds[key][0], right_jds[key][0])
     if not pairs:
