@@ -15,11 +15,10 @@ from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker
 from girl_features.lab.baselines.contrastive import ContrastiveSettings, tune_encoder
-from girl_features.lab.baselines.language_model_vectors import LanguageModelEncoder
+from girl_features.lab.baselines.language_model import LanguageModelEncoder, YesNoRanker, YesNoSettings
 from girl_features.lab.baselines.registry import make_baseline
 from girl_features.lab.baselines.text_networks import APJFNN, PJFNN
 from girl_features.lab.baselines.text_rankers import NeuralTextRanker
-from girl_features.lab.baselines.yes_no_ranker import YesNoRanker, YesNoSettings
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier

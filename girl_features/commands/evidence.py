@@ -104,7 +104,7 @@ def _experiment_steps() -> ExperimentSteps:
         train=_train,
         tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
-        language_model_encoder=require(f"{baselines}.language_model_vectors", "rank").LanguageModelEncoder,
+        language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
         fit_logistic=fit_logistic,
     )
 
@@ -172,7 +172,7 @@ def judge(
 ) -> None:
     """Compare the JDs of two generators by an LLM judge (GIRL_JUDGE_URL, _MODEL, _KEY), or measure them without."""
     from girl_features.lab.judge import run as judge_run
-    from girl_features.lab.judge.verdicts import as_json
+    from girl_features.lab.judge.verdicts import as_json, judge_pairs
 
     resolved = common.load(config, set_values)
     sides = judge_run.read_sides(resolved, left, right, n)
@@ -188,6 +188,6 @@ def judge(
         }
         common.emit(result, json_file, lambda: typer.echo("\n".join(judge_run.measures_lines(measures, sides))))
         return
-    report = judge_run.run_judge(chat, sides, probe)
+    report = judge_pairs(chat, sides.pairs, probe=probe)
     asked = {"replies_asked": chat.n_asked, "replies_kept": chat.n_kept}
     common.emit(as_json(report) | asked, json_file, lambda: typer.echo("\n".join(judge_run.judge_lines(report, sides))))

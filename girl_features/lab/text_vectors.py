@@ -50,21 +50,20 @@ class TextVectors:
 
     def table(self, texts: Sequence[str]) -> VectorTable:
         """Return the vectors of all distinct `texts`. New texts are encoded and kept, one chunk at a time."""
-        distinct = list(dict.fromkeys(texts))
+        digest_of = {text: hashlib.sha256(text.encode()).digest() for text in dict.fromkeys(texts)}
         known = self._load()
-        missing = sorted((text for text in distinct if _digest(text) not in known), key=len)
+        missing = sorted((text for text, digest in digest_of.items() if digest not in known), key=len)
         with Progress("encode texts", len(missing), "texts") as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
                 vectors = self._encoder.encode(chunk).vectors
-                digests = [_digest(text) for text in chunk]
+                digests = [digest_of[text] for text in chunk]
                 self._keep(digests, vectors)
                 known.update(zip(digests, vectors, strict=True))
                 progress.advance(len(chunk))
-        all_vectors = np.zeros((len(distinct), self._encoder.contract.dimension), np.float32)
-        for row, text in enumerate(distinct):
-            all_vectors[row] = known[_digest(text)]
-        return VectorTable({text: row for row, text in enumerate(distinct)}, all_vectors)
+        all_vectors = np.array([known[digest] for digest in digest_of.values()], np.float32)
+        all_vectors = all_vectors.reshape(-1, self._encoder.contract.dimension)  # keeps the shape if there are no texts
+        return VectorTable({text: row for row, text in enumerate(digest_of)}, all_vectors)
 
     def _load(self) -> dict[bytes, np.ndarray]:
         if self._known is None:
@@ -85,7 +84,3 @@ class TextVectors:
         pq.write_table(table, buffer, write_page_checksum=True)
         name = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
         write_whole(self._folder / f"part-{name}.parquet", buffer.getbuffer())
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

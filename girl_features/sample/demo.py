@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,36 +32,6 @@ from girl_features.store.parts import PartsStore
 
 N_LOOKUPS = 50
 N_NEAREST = 3
-# The market is small, so stages 2 and 3 get a larger share than by default.
-WINDOWS = {"sft_share": 0.34, "reward_share": 0.14, "rl_share": 0.10, "train_share": 0.24, "valid_share": 0.06}
-
-FULL: dict[str, Any] = {
-    "seekers": 700,
-    "config": {
-        "windows": WINDOWS,
-        "generator": {"max_cv_tokens": 160, "tiny": {"vocab_size": 2048, "hidden_size": 128, "n_heads": 4}},
-        "sft": {"epochs": 4, "max_jd_tokens": 128},
-        "reward": {"epochs": 1, "max_jd_tokens": 128, "holdout": 0.2},
-        "ppo": {"iterations": 6, "batch_size": 32, "learning_rate": 1e-4, "evaluate_every": 3, "holdout": 0.25},
-        "sampling": {"max_new_tokens": 128},
-        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 500},
-    },
-}
-QUICK: dict[str, Any] = {
-    "seekers": 160,
-    "config": {
-        "windows": WINDOWS,
-        "generator": {
-            "max_cv_tokens": 96,
-            "tiny": {"vocab_size": 1024, "hidden_size": 64, "n_layers": 2, "n_heads": 2, "pretrain_epochs": 1},
-        },
-        "sft": {"epochs": 2, "max_jd_tokens": 64},
-        "reward": {"epochs": 1, "max_jd_tokens": 64, "holdout": 0.2},
-        "ppo": {"iterations": 3, "batch_size": 16, "critic_warmup": 1, "evaluate_every": 1, "holdout": 0.25},
-        "sampling": {"max_new_tokens": 64},
-        "evaluate": {"predictors": ["mlp", "dot", "lightgbm"], "seeds": [0, 1, 2], "n_bootstrap": 200},
-    },
-}
 
 
 class Example(NamedTuple):
@@ -84,13 +55,14 @@ class DemoResult(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the rows of `girl evaluate`, the example and the lookup time, for JSON."""
-        result = dict(self.comparison.to_json())
-        result["simulation"] = True
-        result["training"] = self.training
-        result["example"] = self.example._asdict()
-        result["lookup_p50_ms"] = self.lookup_p50_ms
-        result["seconds"] = self.seconds
-        return result
+        return {
+            **self.comparison.to_json(),
+            "simulation": True,
+            "training": self.training,
+            "example": self.example._asdict(),
+            "lookup_p50_ms": self.lookup_p50_ms,
+            "seconds": self.seconds,
+        }
 
     def show(self) -> None:
         """Print the table, the example, the lookup and the next three commands."""
@@ -114,12 +86,13 @@ class DemoResult(NamedTuple):
             f"The whole demo took {self.seconds:.0f} s."
         )
         config = shlex.quote(str(self.folder / "girl.yaml"))
+        commands = {
+            f"girl lookup {example.job_seeker_id} --config {config}": "the vector a ranking service would get",
+            f"girl materialize --config {config}": "again: nothing is generated twice",
+            "girl init my-girl": "a girl.yaml and a Feast repo for tables of your own",
+        }
         console.print("\nNext:")
-        for command, purpose in (
-            (f"girl lookup {example.job_seeker_id} --config {config}", "the vector a ranking service would get"),
-            (f"girl materialize --config {config}", "again: nothing is generated twice"),
-            ("girl init my-girl", "a girl.yaml and a Feast repo for tables of your own"),
-        ):
+        for command, purpose in commands.items():
             console.print(Text(f"  {command}", style="bold"))
             console.print(Text(f"      {purpose}"))
 
@@ -135,21 +108,19 @@ def run_demo(
     """Simulate a market in `folder`, train, materialize, evaluate and look up. Work done there before is reused.
 
     Args:
-        folder: of the demo.
-        quick: a smaller market and generator.
-        seed: of market, training and sampling.
-        stages: the functions that train "sft", "reward" and "ppo", in this order.
-        make_ranker: makes a new ranker from its name, its form and a seed.
+        folder: folder of the demo.
+        quick: True for a smaller market and generator.
+        seed: seed of market, training and sampling.
+        stages: functions that train "sft", "reward" and "ppo", in this order.
+        make_ranker: makes a new ranker of a predictor, a row and a seed.
     """
     started = time.monotonic()
-    config = _prepare(folder, QUICK if quick else FULL, seed)
+    config = _prepare(folder, quick, seed)
     with open_tables(config) as tables:
         windows = cut_windows(tables, config.windows)
         folders = {stage: train(tables, windows, config) for stage, train in stages.items()}
-    training = {
-        stage: read_record(trained, REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME).metrics
-        for stage, trained in folders.items()
-    }
+    record_names = {"sft": RECORD_NAME, "reward": REWARD_RECORD_NAME, "ppo": RECORD_NAME}
+    training = {stage: read_record(trained, record_names[stage]).metrics for stage, trained in folders.items()}
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
         materialize(config.model_copy(update={"generator": generator}))
@@ -158,11 +129,15 @@ def run_demo(
     with open_tables(config) as tables:
         example = _example(tables, PartsStore(config.store_dir), contract)
     client = FeatureClient(config.feast_repo, contract.fingerprint)
-    latency = _median_lookup_ms(client, example.job_seeker_id)
+    times = timeit.repeat(lambda: client.job_seekers([example.job_seeker_id]), number=1, repeat=1 + N_LOOKUPS)
+    latency = float(np.median(times[1:]) * 1000)  # the first call opens the database
     return DemoResult(folder, evaluation.comparison, training, example, latency, time.monotonic() - started)
 
 
-def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:
+def _prepare(folder: Path, quick: bool, seed: int) -> GirlConfig:
+    """Write the tables of the market, unless they are there, and girl.yaml; load it."""
+    sizes = yaml.safe_load(Path(__file__).with_name("demo.yaml").read_text(encoding="utf-8"))
+    size = sizes["quick" if quick else "full"]
     data = folder / f"market-{size['seekers']}-{seed}"
     if not (data / "interactions.parquet").is_file():
         with Progress("simulate", size["seekers"], "seekers") as progress:
@@ -174,11 +149,10 @@ def _prepare(folder: Path, size: dict[str, Any], seed: int) -> GirlConfig:
         **size["config"],
     }
     for section in ("sft", "reward", "ppo", "sampling"):
-        raw[section] = {**raw[section], "seed": seed}
+        raw[section]["seed"] = seed
     path = folder / "girl.yaml"
-    path.write_text(
-        "# A simulated market; `girl demo` writes this anew each time.\n" + yaml.safe_dump(raw, sort_keys=False)
-    )
+    comment = "# A simulated market; `girl demo` writes this anew each time.\n"
+    path.write_text(comment + yaml.safe_dump(raw, sort_keys=False))
     return load_config(path)
 
 
@@ -197,16 +171,6 @@ def _example(tables: Tables, store: PartsStore, contract: FeatureContract) -> Ex
         {"vector": vector},
     ).fetchall()
     return Example(seeker, cv, jds[0], [(float(cosine), jd) for cosine, jd in nearest])
-
-
-def _median_lookup_ms(client: FeatureClient, job_seeker_id: str) -> float:
-    client.job_seekers([job_seeker_id])  # the first call opens the database
-    times = []
-    for _ in range(N_LOOKUPS):
-        before = time.perf_counter()
-        client.job_seekers([job_seeker_id])
-        times.append(time.perf_counter() - before)
-    return float(np.median(times) * 1000)
 
 
 def _first_words(text: str, n: int = 40) -> str:

@@ -102,11 +102,8 @@ def covered_skills(people: People, jobs: Jobs) -> np.ndarray:
     Skill k of a specialism counts as itself and as skill k of the specialism it carries to.
     """
     usable = np.zeros(np.broadcast_shapes(people.skills.shape, jobs.skills.shape), dtype=np.int64)
-    halves = (
-        (people.specialism, people.skills & 7),
-        (other_half(people.specialism), people.skills >> 3),
-    )
-    for specialism, skills in halves:
+    other = other_half(people.specialism)
+    for specialism, skills in ((people.specialism, people.skills & 7), (other, people.skills >> 3)):
         for usable_in in (specialism, transfer_targets()[specialism]):
             usable |= np.where(usable_in == jobs.specialism, skills, 0)
             usable |= np.where(usable_in == other_half(jobs.specialism), skills << 3, 0)
@@ -124,14 +121,9 @@ def true_fit(people: People, jobs: Jobs) -> np.ndarray:
     - rung: 1 at `right_rung`, .4 at a distance of one rung, else 0;
     - place: 1 in the seeker's city or remote, .5 elsewhere if the seeker would move, else 0.
     """
-    target, current = transfer_targets()[people.specialism], people.specialism
+    current, target, offered = people.specialism, transfer_targets()[people.specialism], jobs.specialism
     specialism = np.select(
-        [
-            jobs.specialism == target,
-            jobs.specialism // 2 == target // 2,
-            jobs.specialism == current,
-            jobs.specialism // 2 == current // 2,
-        ],
+        [offered == target, offered // 2 == target // 2, offered == current, offered // 2 == current // 2],
         [1.0, 0.5, 0.4, 0.2],
     )
     distance = np.abs(jobs.rung - right_rung(people))
@@ -175,8 +167,7 @@ def _draw_jobs(rng: np.random.Generator) -> tuple[Jobs, np.ndarray]:
     specialism = rng.choice(len(supply), m, p=demand / demand.sum())
     rung = rng.choice(4, m, p=(0.3, 0.34, 0.24, 0.12))
     city = np.where(rng.random(m) < 0.2, REMOTE, rng.integers(0, len(CITIES), m))
-    order = rng.permuted(np.tile(np.arange(3), (m, 1)), axis=1)
-    skills = _bits(order, rng.integers(2, 4, m))
+    skills = _bits(rng.permuted(np.tile(np.arange(3), (m, 1)), axis=1), rng.integers(2, 4, m))
     other = 8 << rng.integers(0, 3, m)
     skills |= np.where(rng.random(m) < 0.3, other, 0)
     slots = (np.arange(m) + rng.random(m)) / m  # one posting per slot, so that some jobs are always open
@@ -185,7 +176,6 @@ def _draw_jobs(rng: np.random.Generator) -> tuple[Jobs, np.ndarray]:
 
 
 def _specialism_weights() -> np.ndarray:
-    """Return the share of seekers of each specialism, before normalization."""
     return np.repeat([trade.weight for trade in sample_words().trades], 2)
 
 
@@ -248,7 +238,9 @@ def _draw_decisions(
     n = len(seeker)
     decided_at = first[seeker] + 0.05 + rng.random(n) * (last - first - 0.05)[seeker]
     decided_at = decided_at[np.lexsort((decided_at, seeker))]
-    version = _newest_before(versions, seeker, decided_at)
+    # Each seeker gets a separate stretch of one axis, so that one search finds the newest CV before each decision.
+    width = 2 * SPAN_DAYS
+    version = np.searchsorted(versions.seeker * width + versions.updated_at, seeker * width + decided_at) - 1
     people = People(*(column[version] for column in versions.people))
     n_posted = np.searchsorted(posted_at, decided_at)
     open_jobs = n_posted[:, None] - 1 - np.arange(OPEN_JOBS)  # (n, OPEN_JOBS), newest first
@@ -259,18 +251,8 @@ def _draw_decisions(
     job = open_jobs[rows, choice]
     probability = match_probability(fit[rows, choice])
     matched = rng.random(n) < probability
-    # Only the first decision on a pair is kept.
-    _, keep = np.unique(seeker * BLOCK_JOBS + job, return_index=True)
-    keep.sort()
+    keep = np.sort(np.unique(seeker * BLOCK_JOBS + job, return_index=True)[1])  # the first decision on each pair
     return Decisions(*(column[keep] for column in (seeker, version, job, decided_at, probability, matched)))
-
-
-def _newest_before(versions: Versions, seeker: np.ndarray, decided_at: np.ndarray) -> np.ndarray:
-    """Return the row of the newest version that is strictly before each decision of its seeker."""
-    # Each seeker gets a separate stretch of one axis, so that one sorted search serves all of them.
-    width = 2 * SPAN_DAYS
-    keys = versions.seeker * width + versions.updated_at
-    return np.asarray(np.searchsorted(keys, seeker * width + decided_at) - 1)
 
 
 def _choose(rng: np.random.Generator, people: People, offered: Jobs, fit: np.ndarray) -> np.ndarray:

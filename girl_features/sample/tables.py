@@ -4,27 +4,24 @@ No row is data about a real person. Seekers, jobs and decisions come from a rand
 together from the phrases of `words.yaml`. Results on this market show that the machinery works, and how much it can
 gain where the assumptions below hold. They say nothing about real people.
 
-The planted effects:
+The planted effects (`market.py` has their strength):
 
 - **Trades and transfer.** There are twelve trades of two specialisms with three skills each. Skill k of a specialism
-  counts as skill k of the specialism it `carries_to`: army supply -> warehouse stock, school lessons -> training
-  design, nursing records -> clinical coding, kitchen line -> food line, ... (16 of the 24 carry to another
-  specialism, 8 to themselves). Recruiters prefer the specialism carried to over the seeker's present one, although
-  the words of the CV are about the present one.
+  counts as skill k of the specialism it `carries_to`, such as army supply -> warehouse stock or nursing records ->
+  clinical coding. 16 of the 24 carry to another specialism, 8 to themselves. Recruiters prefer the specialism carried
+  to over the present one, although the words of the CV are about the present one.
 - **Two languages.** Each skill, title and rung has two phrasings on CVs and two in JDs, without a common content word.
   Town names are the same on both sides.
 - **Career ladder.** Junior, experienced, senior and lead are reached after 0, 3, 6 and 10 years of work. A change of
   trade costs one rung.
 - **Place.** There are six towns. A fifth of the jobs are remote. A quarter of the seekers would move, and say so.
 - **Decisions.** `true_fit` combines specialism, skills, rung and place into a fit in [0, 1]. A match is one draw with
-  probability logistic(SHARPNESS * (fit - THRESHOLD)). There is no other noise: `oracle.parquet` holds the exact
-  probability. A decision is about one of the 120 newest postings: a promising one (30 %), a near miss (10 % the
-  seeker's specialism, 20 % the specialism carried to, with any rung and place), or any (40 %). No pair is decided
-  twice.
+  `match_probability`. There is no other noise: `oracle.parquet` holds the exact probability. A decision is about one
+  of the 120 newest postings: a promising one (30 %), a near miss (30 %), or any (40 %). No pair is decided twice.
 - **Time.** The span is the three years before `end`. Seekers have one to five CV versions; years pass, skills are
-  gained and towns change between them (one version in seven is an unchanged copy). A decision follows the newest CV
-  strictly before it. A match changes nothing in later CVs of the seeker. A quarter of the seekers first appear in the
-  last tenth of the span. Activity is skewed: many seekers have one or two decisions, a few have up to thirty.
+  gained and towns change between them. A decision follows the newest CV strictly before it, and a match changes
+  nothing in later CVs. A quarter of the seekers first appear in the last tenth of the span. Many seekers have one or
+  two decisions, a few have up to thirty.
 - **Noise in the texts.** Layouts vary, and both sides contain filler. Three CVs in ten and a quarter of the JDs name a
   skill of another trade that has no effect.
 
@@ -36,7 +33,9 @@ block that is not full contains only the jobs that its decisions are about.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,32 +46,21 @@ import pyarrow.parquet as pq
 
 from girl_features import schema
 from girl_features.errors import DataError
-from girl_features.sample.market import (
-    BLOCK_JOBS,
-    BLOCK_SEEKERS,
-    SPAN_DAYS,
-    Block,
-    Decisions,
-    People,
-    Versions,
-    simulate_block,
-)
+from girl_features.sample.market import BLOCK_JOBS, BLOCK_SEEKERS, SPAN_DAYS, simulate_block
 from girl_features.sample.texts import N_DRAWS, cv_texts, jd_texts
 
 SAMPLE_END = datetime(2025, 7, 1, tzinfo=UTC)
-ORACLE_SCHEMA = pa.schema(
-    [
-        (schema.JOB_SEEKER_ID, pa.string()),
-        (schema.JOB_ID, pa.string()),
-        (schema.DECIDED_AT, schema.UTC_MICROSECONDS),
-        (schema.PROBABILITY, pa.float64()),
-    ]
-)
+_ORACLE_COLUMNS = {
+    schema.JOB_SEEKER_ID: pa.string(),
+    schema.JOB_ID: pa.string(),
+    schema.DECIDED_AT: schema.UTC_MICROSECONDS,
+    schema.PROBABILITY: pa.float64(),
+}
 SCHEMAS: dict[str, pa.Schema] = {
     "job_seekers": schema.JOB_SEEKERS_SCHEMA,
     "jobs": schema.JOBS_SCHEMA,
     "interactions": schema.INTERACTIONS_SCHEMA,
-    "oracle": ORACLE_SCHEMA,
+    "oracle": pa.schema(_ORACLE_COLUMNS),
 }
 BLOCKS_PER_ROW_GROUP = 8  # few enough row groups that a Parquet footer stays small at 10 million seekers
 _DAY = 86_400_000_000  # microseconds
@@ -95,7 +83,7 @@ def write_sample(
     n_seekers: int = 2000,
     seed: int = 0,
     end: datetime = SAMPLE_END,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] = lambda n_done: None,
     overwrite: bool = False,
 ) -> SampleSummary:
     """Write job_seekers, jobs, interactions and oracle `.parquet` into `out_dir`; the module describes their content.
@@ -127,7 +115,7 @@ def write_sample(
             f"{str(out_dir)!r} already holds {', '.join(f'{name}.parquet' for name in present)}; "
             f"choose another folder, delete them, or ask to overwrite"
         )
-    start = _microseconds(end) - round(SPAN_DAYS * _DAY)
+    start = (end - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) - round(SPAN_DAYS * _DAY)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sample-") as unfinished:
         summary = _write_tables(Path(unfinished), n_seekers, seed, start, progress)
         for name in SCHEMAS:
@@ -142,16 +130,13 @@ def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str,
     span in microseconds since 1970, UTC.
     """
     market = simulate_block(seed, block)
-    rng = np.random.default_rng((seed, block, _TEXT_STREAM))
-    job_styles = rng.integers(0, 1 << 30, (BLOCK_JOBS, N_DRAWS))
-    seeker_styles = rng.integers(0, 1 << 30, (BLOCK_SEEKERS, N_DRAWS))
-    market = _first_seekers(market, n_seekers)
     versions, decisions = market.versions, market.decisions
+    rng = np.random.default_rng((seed, block, _TEXT_STREAM))
+    jds = jd_texts(market.jobs, rng.integers(0, 1 << 30, (BLOCK_JOBS, N_DRAWS)))
+    cvs = cv_texts(versions, rng.integers(0, 1 << 30, (BLOCK_SEEKERS, N_DRAWS)))
     job_ids = np.array([f"j{i:09d}" for i in range(block * BLOCK_JOBS, (block + 1) * BLOCK_JOBS)], object)
     ids = np.array([f"s{i:09d}" for i in range(block * BLOCK_SEEKERS, (block + 1) * BLOCK_SEEKERS)], object)
-    seeker, job = ids[decisions.seeker], job_ids[decisions.job]
-    decided_at = _times(start, decisions.decided_at)
-    cvs, jds = cv_texts(versions, seeker_styles), jd_texts(market.jobs, job_styles)
+    seeker, job, decided_at = ids[decisions.seeker], job_ids[decisions.job], _times(start, decisions.decided_at)
     columns: dict[str, list[Any]] = {
         "job_seekers": [ids[versions.seeker], cvs, _times(start, versions.updated_at)],
         "jobs": [job_ids, jds, _times(start, market.posted_at)],
@@ -159,55 +144,37 @@ def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str,
         "oracle": [seeker, job, decided_at, decisions.probability],
     }
     tables = {name: pa.table(columns[name], schema=SCHEMAS[name]) for name in SCHEMAS}
-    if n_seekers < BLOCK_SEEKERS:
-        tables["jobs"] = tables["jobs"].take(np.unique(decisions.job))
+    if n_seekers < BLOCK_SEEKERS:  # rows are ordered by seeker
+        n_decisions = int(np.searchsorted(decisions.seeker, n_seekers))
+        tables["job_seekers"] = tables["job_seekers"].slice(0, int(np.searchsorted(versions.seeker, n_seekers)))
+        tables["interactions"] = tables["interactions"].slice(0, n_decisions)
+        tables["oracle"] = tables["oracle"].slice(0, n_decisions)
+        tables["jobs"] = tables["jobs"].take(np.unique(decisions.job[:n_decisions]))
     return tables
 
 
 def _write_tables(
-    folder: Path, n_seekers: int, seed: int, start: int, progress: Callable[[int], None] | None
+    folder: Path, n_seekers: int, seed: int, start: int, progress: Callable[[int], object]
 ) -> SampleSummary:
-    writers = {
-        name: pq.ParquetWriter(folder / f"{name}.parquet", table_schema, compression="zstd")
-        for name, table_schema in SCHEMAS.items()
-    }
-    pending: dict[str, list[pa.Table]] = {name: [] for name in SCHEMAS}
-    n_rows = dict.fromkeys(SCHEMAS, 0)
-    n_matched = 0
-    n_blocks = -(-n_seekers // BLOCK_SEEKERS)
-    try:
-        for block in range(n_blocks):
-            written = min((block + 1) * BLOCK_SEEKERS, n_seekers)
-            tables = block_tables(seed, block, written - block * BLOCK_SEEKERS, start)
-            n_matched += int(np.count_nonzero(tables["interactions"][schema.MATCHED].to_numpy()))
-            full = (block + 1) % BLOCKS_PER_ROW_GROUP == 0 or block + 1 == n_blocks
-            for name, table in tables.items():
-                n_rows[name] += table.num_rows
-                pending[name].append(table)
-                if full:
-                    writers[name].write_table(pa.concat_tables(pending[name]))
-                    pending[name].clear()
-            if progress is not None:
-                progress(written)
-    finally:
-        for writer in writers.values():
-            writer.close()
-    return SampleSummary(n_seekers, n_rows["job_seekers"], n_rows["jobs"], n_rows["interactions"], n_matched)
-
-
-def _first_seekers(market: Block, n: int) -> Block:
-    """Keep the CVs and decisions of the first n seekers; rows are ordered by seeker."""
-    versions, decisions = market.versions, market.decisions
-    n_versions, n_decisions = np.searchsorted(versions.seeker, n), np.searchsorted(decisions.seeker, n)
-    people = People(*(column[:n_versions] for column in versions.people))
-    versions = Versions(
-        versions.seeker[:n_versions], versions.updated_at[:n_versions], versions.years[:n_versions], people
-    )
-    return market._replace(versions=versions, decisions=Decisions(*(column[:n_decisions] for column in decisions)))
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    n_rows: Counter[str] = Counter()
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", table_schema, compression="zstd"))
+            for name, table_schema in SCHEMAS.items()
+        }
+        row_group: list[dict[str, pa.Table]] = []  # tables of the blocks that are not written yet
+        for block in range(-(-n_seekers // BLOCK_SEEKERS)):
+            n_done = min((block + 1) * BLOCK_SEEKERS, n_seekers)
+            tables = block_tables(seed, block, n_done - block * BLOCK_SEEKERS, start)
+            row_group.append(tables)
+            n_rows.update({name: table.num_rows for name, table in tables.items()})
+            n_rows["matched"] += int(np.count_nonzero(tables["interactions"][schema.MATCHED].to_numpy()))
+            if len(row_group) == BLOCKS_PER_ROW_GROUP or n_done == n_seekers:
+                for name, writer in writers.items():
+                    writer.write_table(pa.concat_tables([tables[name] for tables in row_group]))
+                row_group = []
+            progress(n_done)
+    return SampleSummary(n_seekers, *(n_rows[name] for name in ("job_seekers", "jobs", "interactions", "matched")))
 
 
 def _times(start: int, days: np.ndarray) -> pa.Array:

@@ -10,17 +10,12 @@ from girl_features.sample.market import CITIES, REMOTE, Jobs, Versions
 from girl_features.sample.words import Skill, sample_words, specialisms
 
 N_DRAWS = 24  # random numbers one text may use
-_SKILLS_PER_SPECIALISM = 3
-_SKILLS_PER_TRADE = 6
 
 
 def cv_texts(versions: Versions, styles: np.ndarray) -> list[str]:
-    """Write the CV of each of v versions.
+    """Write the CV of each of v versions; `styles` is (m, N_DRAWS) non-negative integers, one row per seeker.
 
-    Args:
-        versions: states of the seekers that the CVs describe.
-        styles: (m, N_DRAWS) non-negative integers, one row per seeker of the block. A row decides on layout and
-            wording of all CVs of its seeker, so a new version differs only where the seeker's state changed.
+    A row decides on the wording of all CVs of its seeker, so a new version differs only where the state changed.
     """
     states = (column.tolist() for column in (versions.seeker, versions.years, *versions.people))
     style_rows = styles.tolist()
@@ -51,7 +46,7 @@ def _cv(draws: Iterator[int], years: int, specialism: int, rung: int, city: int,
     return layout.format(
         title=_pick(specialisms()[specialism].cv_titles, draws),
         town=CITIES[city],
-        time=_duration(years),
+        time={0: "under a year", 1: "one year"}.get(years, f"{years} years"),
         place=_pick(trade.cv_workplaces, draws),
         standing=_pick(phrases.cv_rungs[rung], draws),
         listed=_joined(skill_phrases),
@@ -88,12 +83,6 @@ def _jd(draws: Iterator[int], specialism: int, rung: int, city: int, skills: int
     )
 
 
-def _duration(years: int) -> str:
-    if years == 0:
-        return "under a year"
-    return "one year" if years == 1 else f"{years} years"
-
-
 def _pick(options: tuple[str, ...], draws: Iterator[int]) -> str:
     return options[next(draws) % len(options)]
 
@@ -114,10 +103,10 @@ def _skills_with_draws(specialism: int, mask: int, draws: Iterator[int]) -> list
 
 def _skill_of_another_trade(specialism: int, draws: Iterator[int]) -> Skill:
     """Draw a skill of another trade. It distracts the reader and has no effect on the fit."""
-    n_skills = len(specialisms()) * _SKILLS_PER_SPECIALISM
-    after_trade = (specialism // 2 + 1) * _SKILLS_PER_TRADE
-    number = (after_trade + next(draws) % (n_skills - _SKILLS_PER_TRADE)) % n_skills
-    return specialisms()[number // _SKILLS_PER_SPECIALISM].skills[number % _SKILLS_PER_SPECIALISM]
+    skills = [skill for row in specialisms() for skill in row.skills]
+    n_of_trade = len(skills) // len(sample_words().trades)
+    after_trade = (specialism // 2 + 1) * n_of_trade
+    return skills[(after_trade + next(draws) % (len(skills) - n_of_trade)) % len(skills)]
 
 
 def _joined(parts: list[str]) -> str:

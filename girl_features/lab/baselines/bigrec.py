@@ -38,7 +38,7 @@ class BIGRecRanker:
 
     @property
     def gamma(self) -> float:
-        """Weight of popularity that the valid part chose; 0 means that popularity has no effect."""
+        """Exponent of popularity that the valid part chose; 0 means that popularity has no effect."""
         return self._require_fitted().gamma
 
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
@@ -48,13 +48,13 @@ class BIGRecRanker:
         most_matches = max(matches.values())
         popularity = {job: n / most_matches for job, n in matches.items()}
         prior = mean_generated(texts, self._table)
-        candidates = []
+        lowest_loss = np.inf
         for gamma in self._gammas:
             scores = self._scores(valid_texts, popularity, gamma, prior)
             calibration = fit_calibration(scores, valid_labels)
             loss = log_loss_of_logits(calibration.slope * scores + calibration.intercept, valid_labels)
-            candidates.append((loss, _FittedDistance(popularity, gamma, prior, calibration)))
-        _, self._fitted = min(candidates, key=lambda candidate: candidate[0])
+            if loss < lowest_loss:
+                lowest_loss, self._fitted = loss, _FittedDistance(popularity, gamma, prior, calibration)
 
     def score(self, texts: PairTexts) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, higher for nearer jobs."""
@@ -88,12 +88,11 @@ class BIGRecMLPRanker:
 
     def score(self, texts: PairTexts) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1)."""
-        if self._prior is None:
-            raise GirlError("this BIGRec-MLP ranker is not trained yet; call fit()")
         return self._mlp.score(self._features(texts))
 
     def _features(self, texts: PairTexts) -> PairFeatures:
-        assert self._prior is not None
+        if self._prior is None:
+            raise GirlError("this BIGRec-MLP ranker is not trained yet; call fit()")
         generated, real = generated_and_real(texts, self._table, self._prior)
         # The plain MLP reads the first two vectors; the third is empty.
         empty = np.zeros_like(generated)

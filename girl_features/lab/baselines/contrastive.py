@@ -38,9 +38,7 @@ class ContrastiveSettings:
 def tune_encoder(
     name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: ContrastiveSettings | None = None
 ) -> Path:
-    """Tune encoder `name` on m matched pairs and return its folder under `folder`.
-
-    An encoder that was tuned before on the same pairs with the same settings is returned as it is.
+    """Tune encoder `name` on m matched pairs, unless this was done before, and return its folder under `folder`.
 
     Raises:
         ShapeError: fewer than MIN_PAIRS pairs.
@@ -72,6 +70,7 @@ def tune_encoder(
 
 
 def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], settings: ContrastiveSettings) -> None:
+    functional = torch.nn.functional
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     rng = np.random.default_rng(settings.seed)
     n_batches = len(cvs) // settings.batch_size or 1
@@ -79,20 +78,16 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
     with Progress("tune encoder", settings.epochs * n_batches, "batches") as progress:
         for _ in range(settings.epochs):
             for rows in np.array_split(rng.permutation(len(cvs)), n_batches):
-                cv_vectors = _embed(torch, model, [cvs[i] for i in rows])
-                jd_vectors = _embed(torch, model, [jds[i] for i in rows])
+                cv_vectors, jd_vectors = (
+                    functional.normalize(model(model.preprocess([texts[i] for i in rows]))["sentence_embedding"], dim=1)
+                    for texts in (cvs, jds)
+                )
                 logits = _SCALE * cv_vectors @ jd_vectors.T  # (b, b)
                 targets = torch.arange(len(rows))
-                loss = torch.nn.functional.cross_entropy(logits, targets)
-                loss = (loss + torch.nn.functional.cross_entropy(logits.T, targets)) / 2
+                loss = (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 progress.advance()
     model.eval()
-
-
-def _embed(torch: Any, model: Any, texts: list[str]) -> Any:
-    vectors = model(model.preprocess(texts))["sentence_embedding"]
-    return torch.nn.functional.normalize(vectors, dim=1)

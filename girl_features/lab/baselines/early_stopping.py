@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,9 @@ def train_with_early_stopping(
     """Train `model`, and leave it with the weights of the epoch that had the lowest valid loss.
 
     Args:
-        model: the network, trained in place.
-        optimizer: optimizer of its parameters.
-        batch_loss: returns the loss of (b,) rows.
+        batch_loss: returns the loss of (b,) of the `n_rows` training rows.
         valid_loss: returns the loss on the valid part; may switch the model to evaluation mode.
-        n_rows: number of training rows.
-        batch_size: rows per step.
-        max_epochs: largest number of passes over the rows.
         patience: epochs without a lower valid loss after which training stops.
-        seed: decides on the order of the rows.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
     """
     rng = np.random.default_rng(seed)
@@ -54,6 +48,11 @@ def train_with_early_stopping(
         elif epoch - best_epoch >= patience:
             break
     model.load_state_dict(best_weights)
+
+
+def batches_by_length(token_ids: Sequence[list[int]], size: int) -> Iterator[np.ndarray]:
+    """Yield batches of row numbers, shortest rows first: rows of similar lengths need little padding."""
+    yield from batches(np.argsort([len(row) for row in token_ids], kind="stable"), size)
 
 
 def batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -10,10 +10,10 @@ from girl_features.ranker import TextRanker
 
 
 def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable) -> TextRanker:
-    """Return an untrained baseline.
+    """Return an untrained baseline, one of `experiment.config.BASELINES`.
 
     Args:
-        name: one of `experiment.config.BASELINES`.
+        name: name of the baseline.
         seed: seed of its weights; `bigrec` has no weights.
         language_model: folder of the tuned generator, the base of FT-LLM.
         table: that model's vectors of every generated and real JD, for BIGRec.
@@ -28,7 +28,7 @@ def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable
 
         return NeuralTextRanker(name, seed)
     if name == "ft-llm":
-        from girl_features.lab.baselines.yes_no_ranker import YesNoRanker
+        from girl_features.lab.baselines.language_model import YesNoRanker
 
         return YesNoRanker(language_model, seed)
     from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker

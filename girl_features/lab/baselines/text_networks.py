@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 UNKNOWN = 1
-_EMBEDDING = 32
+_EMBEDDING, _ID_EMBEDDING = 32, 16  # sizes for words and ids
+_UNKNOWN_SHARE = 0.1  # of the ids that training replaces by UNKNOWN
 _FILTERS = 48
 _STATES = 24  # LSTM states in each direction
 
@@ -18,13 +19,13 @@ _STATES = 24  # LSTM states in each direction
 class NCF(nn.Module):
     """Neural collaborative filtering (He et al., 2017): a product of id embeddings beside an MLP of both."""
 
-    def __init__(self, n_seekers: int, n_jobs: int, size: int = 16, unknown_share: float = 0.1) -> None:
+    def __init__(self, n_seekers: int, n_jobs: int) -> None:
         super().__init__()
+        size = _ID_EMBEDDING
         self.seeker_product, self.job_product = nn.Embedding(n_seekers, size), nn.Embedding(n_jobs, size)
         self.seeker_mlp, self.job_mlp = nn.Embedding(n_seekers, size), nn.Embedding(n_jobs, size)
         self.mlp = nn.Sequential(nn.Linear(2 * size, size), nn.ReLU(), nn.Linear(size, size // 2), nn.ReLU())
         self.out = nn.Linear(size + size // 2, 1)
-        self.unknown_share = unknown_share
         for table in (self.seeker_product, self.job_product, self.seeker_mlp, self.job_mlp):
             nn.init.normal_(table.weight, std=0.2)
 
@@ -39,7 +40,7 @@ class NCF(nn.Module):
     def _with_unknown(self, ids: Tensor) -> Tensor:
         if not self.training:
             return ids
-        return torch.where(torch.rand(ids.shape) < self.unknown_share, UNKNOWN, ids)
+        return torch.where(torch.rand(ids.shape) < _UNKNOWN_SHARE, UNKNOWN, ids)
 
 
 class PJFNN(nn.Module):
@@ -56,17 +57,13 @@ class PJFNN(nn.Module):
 
     def forward(self, cvs: Tensor, jds: Tensor) -> Tensor:
         """Return (b,) logits of (b, t) and (b, u) word ids."""
-        cv, jd = self._convolved(self.cv_cnn, cvs), self._convolved(self.jd_cnn, jds)  # (b, f, t), (b, f, u)
+        cv, jd = self.cv_cnn(self.words(cvs).transpose(1, 2)), self.jd_cnn(self.words(jds).transpose(1, 2))  # (b, f, t)
         cv_mask, jd_mask = (cvs > 0)[:, None], (jds > 0)[:, None]
         pooled_cv = torch.where(cv_mask, cv, -1e4).amax(dim=2) * cv_mask.any(dim=2)  # a blank CV is a zero vector
         pooled_jd = (jd * jd_mask).sum(dim=2) / jd_mask.sum(dim=2).clamp(min=1)
         cosines = nn.functional.cosine_similarity(pooled_cv, pooled_jd, dim=1, eps=1e-6)
         logits: Tensor = self.scale * cosines + self.offset
         return logits
-
-    def _convolved(self, cnn: nn.Sequential, words: Tensor) -> Tensor:
-        filtered: Tensor = cnn(self.words(words).transpose(1, 2))
-        return filtered
 
 
 class APJFNN(nn.Module):

@@ -2,6 +2,7 @@
 
 They are trained by AdamW on the log loss of a match, stopped early by the log loss on the valid part, and Platt-scaled
 on the valid part. The vocabulary holds the frequent words of the training part. A text is cut after `max_words` words.
+The settings suit some thousand pairs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -29,13 +29,17 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.lab.baselines import text_networks as networks
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
+from girl_features.lab.baselines.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
 WEIGHTS, NAMES = "ranker.safetensors", "names.json"
+MAX_WORDS = 128
+N_WORDS, MIN_COUNT = 12_000, 2  # size of the vocabulary, and times that its words occur in distinct training texts
+WEIGHT_DECAY, BATCH_SIZE = 1e-3, 64
 _WORD = re.compile(r"\w+")
+_Numbers = tuple[list[list[int]], list[list[int]]]  # of the words, or of the id, of the seeker and the job of each pair
 
 
 class TextNetworkSpec(NamedTuple):
@@ -55,17 +59,6 @@ TEXT_NETWORKS: dict[str, TextNetworkSpec] = {
 }
 
 
-@dataclass(frozen=True)
-class TextSettings:
-    """Settings that all networks share; the defaults suit some thousand pairs."""
-
-    max_words: int = 128
-    n_words: int = 12_000
-    min_count: int = 2
-    weight_decay: float = 1e-3
-    batch_size: int = 64
-
-
 class _FittedNetwork(NamedTuple):
     network: nn.Module
     seekers: dict[str, int]  # word or seeker id -> number from 2
@@ -76,11 +69,11 @@ class _FittedNetwork(NamedTuple):
 class NeuralTextRanker:
     """A TextRanker around one of TEXT_NETWORKS. The same seed, data and machine give the same scores."""
 
-    def __init__(self, name: str, seed: int = 0, settings: TextSettings | None = None) -> None:
+    def __init__(self, name: str, seed: int = 0, max_words: int = MAX_WORDS) -> None:
         """Choose the network; ConfigError if TEXT_NETWORKS has no such name."""
         if name not in TEXT_NETWORKS:
             raise ConfigError(f"no text ranker {name!r}; choose one of {', '.join(TEXT_NETWORKS)}")
-        self.name, self.seed, self.settings = name, seed, settings or TextSettings()
+        self.name, self.seed, self.max_words = name, seed, max_words
         self._spec = TEXT_NETWORKS[name]
         self._fitted: _FittedNetwork | None = None
 
@@ -91,14 +84,17 @@ class NeuralTextRanker:
         with one_thread(), torch.random.fork_rng(devices=[]):  # weights and dropout draw from the global generator
             torch.manual_seed(self.seed)
             network = self._spec.network(len(seekers) + 2, len(jobs) + 2)
-            fitted = _FittedNetwork(network, seekers, jobs, Calibration(1.0, 0.0))
-            self._train(fitted, texts, labels, valid_texts, valid_labels)
-        self._fitted = fitted._replace(calibration=fit_calibration(self._logits(fitted, valid_texts), valid_labels))
+            train = self._numbers(texts, seekers, jobs)
+            valid = self._numbers(valid_texts, seekers, jobs)
+            self._train(network, train, labels, valid, valid_labels)
+        calibration = fit_calibration(_logits(network, *valid), valid_labels)
+        self._fitted = _FittedNetwork(network, seekers, jobs, calibration)
 
     def score(self, texts: PairTexts) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1)."""
         fitted = self._require_fitted()
-        return fitted.calibration.probabilities(self._logits(fitted, texts))
+        numbers = self._numbers(texts, fitted.seekers, fitted.jobs)
+        return fitted.calibration.probabilities(_logits(fitted.network, *numbers))
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), vocabulary and manifest (JSON) to `folder`, which is created if missing."""
@@ -110,7 +106,7 @@ class NeuralTextRanker:
         manifest = TextRankerManifest(
             name=self.name,
             seed=self.seed,
-            max_words=self.settings.max_words,
+            max_words=self.max_words,
             slope=fitted.calibration.slope,
             intercept=fitted.calibration.intercept,
             sha256=hashes(folder, (WEIGHTS, NAMES)),
@@ -129,7 +125,7 @@ class NeuralTextRanker:
             raise CheckpointError(
                 f"{folder} holds a {manifest.name!r} ranker; this version reads {', '.join(TEXT_NETWORKS)}"
             )
-        ranker = cls(manifest.name, manifest.seed, TextSettings(max_words=manifest.max_words))
+        ranker = cls(manifest.name, manifest.seed, manifest.max_words)
         names = json.loads((folder / NAMES).read_text(encoding="utf-8"))  # read_manifest has checked its hash
         seekers, jobs = _numbered(names["seekers"]), _numbered(names["jobs"])
         with torch.random.fork_rng(devices=[]):
@@ -148,69 +144,60 @@ class NeuralTextRanker:
     def _vocabularies(self, texts: PairTexts) -> tuple[dict[str, int], dict[str, int]]:
         if self._spec.reads == "ids":
             return _numbered(np.unique(texts.job_seeker_ids)), _numbered(np.unique(texts.job_ids))
-        counts: Counter[str] = Counter()
-        for text in dict.fromkeys([*texts.cvs, *texts.jds]):
-            counts.update(self._words(text))
-        frequent = [word for word, n in counts.most_common(self.settings.n_words) if n >= self.settings.min_count]
-        return _numbered(frequent), _numbered(frequent)
+        counts = Counter(word for text in dict.fromkeys([*texts.cvs, *texts.jds]) for word in self._words(text))
+        frequent = _numbered([word for word, n in counts.most_common(N_WORDS) if n >= MIN_COUNT])
+        return frequent, frequent
 
-    def _words(self, text: str) -> list[str]:
-        return [match[0] for match in islice(_WORD.finditer(text.lower()), self.settings.max_words)]
-
-    def _numbers(self, fitted: _FittedNetwork, texts: PairTexts) -> tuple[list[list[int]], list[list[int]]]:
+    def _numbers(self, texts: PairTexts, seekers: dict[str, int], jobs: dict[str, int]) -> _Numbers:
         """Return the numbers of the words, or of the id, of both sides of each pair. Equal texts are read once."""
         if self._spec.reads == "ids":
             return (
-                [[fitted.seekers.get(str(seeker), networks.UNKNOWN)] for seeker in texts.job_seeker_ids],
-                [[fitted.jobs.get(str(job), networks.UNKNOWN)] for job in texts.job_ids],
+                [[seekers.get(str(seeker), networks.UNKNOWN)] for seeker in texts.job_seeker_ids],
+                [[jobs.get(str(job), networks.UNKNOWN)] for job in texts.job_ids],
             )
         numbers_of: dict[str, list[int]] = {}
         for text in dict.fromkeys([*texts.cvs, *texts.jds]):
-            numbers_of[text] = [fitted.seekers.get(word, networks.UNKNOWN) for word in self._words(text)]
+            numbers_of[text] = [seekers.get(word, networks.UNKNOWN) for word in self._words(text)]
         return [numbers_of[text] for text in texts.cvs], [numbers_of[text] for text in texts.jds]
 
+    def _words(self, text: str) -> list[str]:
+        return [match[0] for match in islice(_WORD.finditer(text.lower()), self.max_words)]
+
     def _train(
-        self, fitted: _FittedNetwork, texts: PairTexts, labels: np.ndarray, valid: PairTexts, valid_labels: np.ndarray
+        self, network: nn.Module, train: _Numbers, labels: np.ndarray, valid: _Numbers, valid_labels: np.ndarray
     ) -> None:
-        network, spec, settings = fitted.network, self._spec, self.settings
         targets = torch.from_numpy(labels.astype(np.float32))
-        seekers, jobs = self._numbers(fitted, texts)
 
         def batch_loss(rows: np.ndarray) -> Tensor:
-            logits = network(_padded([seekers[i] for i in rows]), _padded([jobs[i] for i in rows]))
+            logits = network(*(_padded([side[i] for i in rows]) for side in train))
             return nn.functional.binary_cross_entropy_with_logits(logits, targets[rows])
 
         train_with_early_stopping(
             network,
-            torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=settings.weight_decay),
+            torch.optim.AdamW(network.parameters(), lr=self._spec.learning_rate, weight_decay=WEIGHT_DECAY),
             batch_loss,
-            lambda: log_loss_of_logits(self._logits(fitted, valid), valid_labels),
+            lambda: log_loss_of_logits(_logits(network, *valid), valid_labels),
             n_rows=len(labels),
-            batch_size=settings.batch_size,
-            max_epochs=spec.max_epochs,
-            patience=spec.patience,
+            batch_size=BATCH_SIZE,
+            max_epochs=self._spec.max_epochs,
+            patience=self._spec.patience,
             seed=self.seed,
         )
-
-    def _logits(self, fitted: _FittedNetwork, texts: PairTexts) -> np.ndarray:
-        fitted.network.eval()
-        seekers, jobs = self._numbers(fitted, texts)
-        logits = np.zeros(len(seekers))
-        order = np.argsort([len(numbers) for numbers in seekers], kind="stable")  # similar lengths need little padding
-        with one_thread(), torch.no_grad():
-            for rows in batches(order, 256):
-                batch = _padded([seekers[i] for i in rows]), _padded([jobs[i] for i in rows])
-                logits[rows] = fitted.network(*batch).numpy()
-        return logits
 
 
 def _numbered(names: Sequence[str] | np.ndarray) -> dict[str, int]:
     return {str(name): i for i, name in enumerate(names, 2)}
 
 
+def _logits(network: nn.Module, seekers: list[list[int]], jobs: list[list[int]]) -> np.ndarray:
+    network.eval()
+    logits = np.zeros(len(seekers))
+    with one_thread(), torch.no_grad():
+        for rows in batches_by_length(seekers, 256):
+            logits[rows] = network(_padded([seekers[i] for i in rows]), _padded([jobs[i] for i in rows])).numpy()
+    return logits
+
+
 def _padded(rows: list[list[int]]) -> Tensor:
     width = max(1, *(len(row) for row in rows))
-    padded = np.zeros((len(rows), width), np.int64)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return torch.from_numpy(padded)
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows])

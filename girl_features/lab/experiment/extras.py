@@ -14,7 +14,7 @@ from girl_features.lab.experiment.summary import title_of
 from girl_features.lab.grounding.report import candidates_text, grounding_table, rows_as_json
 from girl_features.lab.grounding.run import measure_run
 from girl_features.lab.judge import run as judge_run
-from girl_features.lab.judge.verdicts import as_json
+from girl_features.lab.judge.verdicts import as_json, judge_pairs
 
 
 class ExtraSections(NamedTuple):
@@ -79,7 +79,7 @@ def _judgement(data: DataResults, steps: ExperimentSteps, left_name: str, right_
         lines, title = judge_run.measures_lines(measures, sides), "reference-free measures, no judge"
         values: dict[str, Any] = {"measures": [measure._asdict() for measure in measures.measures]}
     else:
-        report = judge_run.run_judge(chat, sides)
+        report = judge_pairs(chat, sides.pairs)
         lines, title = judge_run.judge_lines(report, sides), "judge"
         values = {"judge": as_json(report)}
     return ExtraSections([f"### {title_of(data)}, {title}", bullets(map(inline, lines))], values)

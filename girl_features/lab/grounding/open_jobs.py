@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from girl_features.errors import ShapeError
 from girl_features.input.tables import Tables
-from girl_features.lab.grounding.nearest import Index, make_index
+from girl_features.lab.grounding.nearest import make_index
 
 SHORTLIST = 100
 CUTOFFS = (1, 5, 10, 50, 100)
@@ -45,12 +45,7 @@ class Query(NamedTuple):
     matched: tuple[int, ...]  # rows of the JobTable; empty if unknown
 
 
-class PairScorer(Protocol):
-    """Scores jobs for one query."""
-
-    def __call__(self, query: Query, rows: np.ndarray) -> np.ndarray:
-        """Return (n,) scores of the n `rows` of the JobTable; higher is better."""
-        ...
+PairScorer = Callable[[Query, np.ndarray], np.ndarray]  # (n,) rows of the JobTable -> (n,) scores, higher is better
 
 
 class RankedJobs(NamedTuple):
@@ -70,15 +65,15 @@ class GroundingMetrics(NamedTuple):
 
 def read_jobs(tables: Tables) -> JobTable:
     """Read every job of the clean tables, ordered by id."""
-    rows = tables.connection.execute(
-        """SELECT job_id, jd, epoch_us(known_at), epoch_us(taken_at) FROM jobs
+    jobs = tables.connection.execute(
+        """SELECT job_id, jd, make_timestamp(epoch_us(known_at)) AS known_at,
+            make_timestamp(epoch_us(taken_at)) AS taken_at
+        FROM jobs
         LEFT JOIN (SELECT job_id, min(decided_at) AS taken_at FROM interactions WHERE matched GROUP BY 1) USING (job_id)
         ORDER BY job_id"""
-    ).fetchall()
-    ids, jds, known, taken = zip(*rows, strict=True) if rows else ((), (), (), ())
-    taken_at = np.array([np.iinfo(np.int64).min if t is None else t for t in taken], np.int64)
+    ).pl()
     return JobTable(
-        list(ids), list(jds), np.array(known, np.int64).astype("datetime64[us]"), taken_at.astype("datetime64[us]")
+        jobs["job_id"].to_list(), jobs["jd"].to_list(), jobs["known_at"].to_numpy(), jobs["taken_at"].to_numpy()
     )
 
 
@@ -89,13 +84,6 @@ def open_at(jobs: JobTable, at: datetime, taken_by_first_match: bool = True) -> 
     if not taken_by_first_match:
         return np.asarray(known)
     return np.asarray(known & (np.isnat(jobs.taken_at) | (jobs.taken_at >= moment)))
-
-
-def shortlist(index: Index, vector: np.ndarray, is_open: np.ndarray, k: int) -> RankedJobs:
-    """Return the k open jobs nearest to (d,) `vector`, or all of them if fewer are open."""
-    nearest = index.search(vector[None], k, is_open)
-    exists = nearest.rows[0] >= 0
-    return RankedJobs(nearest.rows[0][exists], nearest.similarity[0][exists].astype(np.float64))
 
 
 def reorder(ranked: RankedJobs, scores: np.ndarray) -> RankedJobs:
@@ -121,32 +109,34 @@ def ground(
     taken_by_first_match: bool = True,
     progress: Callable[[int], object] = lambda n: None,
 ) -> dict[str, list[RankedJobs]]:
-    """Rank a shortlist of open jobs for each query, by each scorer.
+    """Rank the same shortlist of open jobs for each query, by each scorer.
 
     Args:
         jobs: all m jobs.
         jd_vectors: (m, d) vectors of their JDs.
-        queries: seekers and times.
+        queries: q seekers and times.
         scorers: method -> scorer of the shortlist; None keeps the order by distance.
         size: length of the shortlist.
         by: returns the vector of the query that distances are measured from.
-        taken_by_first_match: see `open_at`.
+        taken_by_first_match: False if a job stays open after a match.
         progress: called with 1 after each query.
 
     Returns:
-        Method -> one ranking per query. All methods rank the same shortlist.
+        Method -> q rankings.
     """
     if len(jd_vectors) != len(jobs.job_ids):
         raise ShapeError(f"{len(jobs.job_ids)} jobs came with {len(jd_vectors)} vectors")
     index = make_index(jd_vectors)
     rankings: dict[str, list[RankedJobs]] = {method: [] for method in scorers}
     for query in queries:
-        nearest = shortlist(index, by(query), open_at(jobs, query.at, taken_by_first_match), size)
+        rows, similarity = index.search(by(query)[None], size, open_at(jobs, query.at, taken_by_first_match))
+        exists = rows[0] >= 0
+        nearest = RankedJobs(rows[0][exists], similarity[0][exists].astype(np.float64))
         for method, scorer in scorers.items():
-            if scorer is None or not len(nearest.rows):
-                rankings[method].append(nearest)
-            else:
+            if scorer is not None and len(nearest.rows):
                 rankings[method].append(reorder(nearest, scorer(query, nearest.rows)))
+            else:
+                rankings[method].append(nearest)
         progress(1)
     return rankings
 

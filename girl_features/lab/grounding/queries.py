@@ -20,8 +20,6 @@ GeneratedJDs = Mapping[tuple[object, ...], Sequence[str]]  # (job_seeker_id, upd
 
 
 class _QueryTexts(NamedTuple):
-    """A query before its texts are encoded."""
-
     job_seeker_id: str
     at: datetime
     cv: str
@@ -40,13 +38,7 @@ def window_queries(
 ) -> tuple[list[Query], int]:
     """Make one query for each seeker and time with a match on an open job, where the CV has a generated JD.
 
-    Args:
-        decisions: decisions of the window, each with the CV in force.
-        jobs: all jobs.
-        generated: JDs of each CV version.
-        encoder: encodes CVs and generated JDs.
-        limit: largest number of queries, drawn at random; None keeps all.
-        taken_by_first_match: see `open_at`.
+    At most `limit` queries are kept, drawn at random. `decisions` hold the CV in force.
 
     Returns:
         The queries, and the number of matches left out because their jobs were no longer open.
@@ -83,7 +75,7 @@ def seeker_queries(
     Raises:
         DataError: no such seeker, or no generated JD for the newest CV.
     """
-    queries: list[Query] = []
+    query_texts = []
     now = datetime.now(UTC)
     for seeker in dict.fromkeys(seekers):
         newest = tables.connection.execute(
@@ -96,8 +88,8 @@ def seeker_queries(
         jds = generated.get((seeker, updated_at.astimezone(UTC), cv_hash))
         if not jds:
             raise DataError(f"the newest CV of {seeker!r} has no generated JD; run `girl materialize`")
-        queries += _encoded([_QueryTexts(seeker, now, cv, jds, ())], encoder)
-    return queries
+        query_texts.append(_QueryTexts(seeker, now, cv, jds, ()))
+    return _encoded(query_texts, encoder)
 
 
 def _encoded(query_texts: Sequence[_QueryTexts], encoder: TextEncoder) -> list[Query]:

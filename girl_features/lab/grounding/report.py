@@ -42,18 +42,14 @@ def method_rows(
     rows = []
     for cutoff in CUTOFFS:
         recall, ndcg = metrics.recall[cutoff], metrics.ndcg[cutoff]
-        recall_low, recall_high = percentile_interval(weights @ recall / weights.sum(axis=1))
-        ndcg_low, ndcg_high = percentile_interval(weights @ ndcg / weights.sum(axis=1))
         row = GroundingRow(
-            data=data,
-            method=method,
-            cutoff=cutoff,
-            recall=float(recall.mean()),
-            recall_low=recall_low,
-            recall_high=recall_high,
-            ndcg=float(ndcg.mean()),
-            ndcg_low=ndcg_low,
-            ndcg_high=ndcg_high,
+            data,
+            method,
+            cutoff,
+            float(recall.mean()),
+            *percentile_interval(weights @ recall / weights.sum(axis=1)),
+            float(ndcg.mean()),
+            *percentile_interval(weights @ ndcg / weights.sum(axis=1)),
             n_queries=len(queries),
             n_seekers=n_seekers,
             n_open=float(np.median(metrics.n_open)),
@@ -65,12 +61,11 @@ def method_rows(
 
 def chance_rows(rows: Sequence[GroundingRow], n_open: np.ndarray) -> list[GroundingRow]:
     """Return the rows of a random order of the open jobs, given the rows of any method. NDCG is not computed."""
-    nan = float("nan")
     chance = []
     for row in rows:
         recall = chance_recall(n_open, row.cutoff)
         row = row._replace(method="chance", recall=recall, recall_low=recall, recall_high=recall)
-        chance.append(row._replace(ndcg=nan, ndcg_low=nan, ndcg_high=nan))
+        chance.append(row._replace(ndcg=np.nan, ndcg_low=np.nan, ndcg_high=np.nan))
     return chance
 
 
@@ -83,13 +78,10 @@ def grounding_table(rows: Sequence[GroundingRow]) -> tuple[tuple[str, ...], list
     lines = []
     for method, by_cutoff in by_method.items():
         at_10 = by_cutoff[10]
-        intervals = ("", "", "")
+        intervals = ["", "", ""]
         if not np.isnan(at_10.ndcg):
-            intervals = (
-                f"{at_10.recall_low:.3f}, {at_10.recall_high:.3f}",
-                f"{at_10.ndcg:.3f}",
-                f"{at_10.ndcg_low:.3f}, {at_10.ndcg_high:.3f}",
-            )
+            intervals = [f"{at_10.recall_low:.3f}, {at_10.recall_high:.3f}", f"{at_10.ndcg:.3f}"]
+            intervals.append(f"{at_10.ndcg_low:.3f}, {at_10.ndcg_high:.3f}")
         lines.append((method, *(f"{by_cutoff[c].recall:.3f}" for c in CUTOFFS), *intervals))
     return header, lines
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
-from girl_features.generator import RewardModel
 from girl_features.generator.checkpoint import trained_reward_models
 from girl_features.generator.opening import find_generator, find_reward_model, load_encoder, make_contract
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows
@@ -23,7 +21,6 @@ from girl_features.lab.grounding.open_jobs import (
     JobTable,
     PairScorer,
     Query,
-    RankedJobs,
     ground,
     measure_grounding,
     read_jobs,
@@ -74,7 +71,7 @@ def measure_run(
         make_ranker: makes the matcher.
         size: length of the shortlist that matcher and reward model order.
         limit: largest number of queries, drawn at random; None takes all.
-        taken_by_first_match: see `open_jobs`.
+        taken_by_first_match: False if a job stays open after a match.
 
     Raises:
         UnknownContractError: the generator in use has not been materialized.
@@ -85,39 +82,31 @@ def measure_run(
     with open_tables(config) as tables:
         inputs = _read_inputs(config, tables, encoder)
         data = load_data(config.name, tables, cut_windows(tables, config.windows))
+    jobs = inputs.jobs
     scorers: dict[str, PairScorer | None] = {"distance": None}
-    scorers["matcher"] = _matcher_scorer(_fit_matcher(config, inputs, data, make_ranker), inputs)
+    scorers["matcher"] = _matcher_scorer(config, inputs, data, make_ranker)
     queries, n_not_open = window_queries(
-        data.decisions["test"],
-        inputs.jobs,
-        inputs.generated,
-        encoder,
-        limit=limit,
-        taken_by_first_match=taken_by_first_match,
+        data.decisions["test"], jobs, inputs.generated, encoder, limit=limit, taken_by_first_match=taken_by_first_match
     )
-    reward_model = _reward_model(config, data.windows)
-    if reward_model is not None:
-        scorers["reward model"] = _reward_scorer(reward_model, inputs.jobs)
-    rankings = _rank_by_all(inputs, queries, scorers, size, taken_by_first_match)
-    metrics = {
-        method: measure_grounding(ranked, queries, inputs.jobs, taken_by_first_match)
-        for method, ranked in rankings.items()
-    }
-    rows = {method: method_rows(config.name, method, metrics[method], queries, n_not_open) for method in metrics}
-    return [*chain.from_iterable(rows.values()), *chance_rows(rows["distance"], metrics["distance"].n_open)]
+    if trained_reward_models(config.rewards_dir):
+        scorers["reward model"] = _reward_scorer(config, jobs, data.windows)
+    rank = partial(ground, jobs, inputs.jd_vectors, queries, size=size, taken_by_first_match=taken_by_first_match)
+    with Progress("ground", 2 * len(queries), "queries") as progress:
+        rankings = rank(scorers, progress=progress.advance)
+        rankings |= rank({"CV distance": None}, by=lambda query: query.cv_vector, progress=progress.advance)
+    rows: list[GroundingRow] = []
+    for method, ranked in rankings.items():
+        metrics = measure_grounding(ranked, queries, jobs, taken_by_first_match)
+        rows += method_rows(config.name, method, metrics, queries, n_not_open)
+    return [*rows, *chance_rows([row for row in rows if row.method == "distance"], metrics.n_open)]
 
 
 def ground_seekers(
     config: GirlConfig, make_ranker: MakeRanker, seekers: Sequence[str], k: int, method: str
 ) -> list[GroundedJob]:
-    """Return the k best jobs open now for each of `seekers`, by their newest CV.
+    """Return the k best jobs open now for each of `seekers`, by their newest CV and one `method`.
 
-    Args:
-        config: configuration whose generator in use has been materialized.
-        make_ranker: makes the matcher.
-        seekers: job seeker ids.
-        k: jobs per seeker.
-        method: distance, matcher or reward.
+    The method is distance, matcher (which `make_ranker` makes) or reward.
 
     Raises:
         DataError: no such seeker, or no generated JD for the newest CV.
@@ -129,12 +118,10 @@ def ground_seekers(
         inputs = _read_inputs(config, tables, encoder)
         if method == "matcher":
             data = load_data(config.name, tables, cut_windows(tables, config.windows))
-            scorer = _matcher_scorer(_fit_matcher(config, inputs, data, make_ranker), inputs)
+            scorer = _matcher_scorer(config, inputs, data, make_ranker)
         queries = seeker_queries(seekers, tables, inputs.generated, encoder)
     if method == "reward":
-        from girl_features.generator.reward_model import TransformersRewardModel
-
-        scorer = _reward_scorer(TransformersRewardModel(find_reward_model(config)[0]), inputs.jobs)
+        scorer = _reward_scorer(config, inputs.jobs)
     rankings = ground(inputs.jobs, inputs.jd_vectors, queries, {method: scorer}, size=max(SHORTLIST, k))[method]
     return [
         GroundedJob(query.job_seeker_id, place, inputs.jobs.job_ids[row], float(score), inputs.jobs.jds[row])
@@ -153,63 +140,35 @@ def _read_inputs(config: GirlConfig, tables: Tables, encoder: TextEncoder) -> Gr
     return GroundingInputs(contract, generated_by_version(store, contract), jobs, jd_vectors)
 
 
-def _fit_matcher(config: GirlConfig, inputs: GroundingInputs, data: ExperimentData, make_ranker: MakeRanker) -> Ranker:
+def _matcher_scorer(
+    config: GirlConfig, inputs: GroundingInputs, data: ExperimentData, make_ranker: MakeRanker
+) -> PairScorer:
+    """Fit the matcher on the ranking windows; LeakageError if the generator has seen their labels."""
     check_no_leakage(data.windows, inputs.contract.trained_until)
     parts = joined_parts(data, config.feast_repo, inputs.contract)
     matcher = make_ranker(*MATCHER, 0)
     matcher.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
-    return matcher
 
-
-def _rank_by_all(
-    inputs: GroundingInputs,
-    queries: Sequence[Query],
-    scorers: dict[str, PairScorer | None],
-    size: int,
-    taken_by_first_match: bool,
-) -> dict[str, list[RankedJobs]]:
-    """Rank the jobs nearest to the generated JD by every scorer, and the jobs nearest to the CV by distance."""
-    with Progress("ground", 2 * len(queries), "queries") as progress:
-        rank = partial(
-            ground,
-            inputs.jobs,
-            inputs.jd_vectors,
-            queries,
-            size=size,
-            taken_by_first_match=taken_by_first_match,
-            progress=progress.advance,
-        )
-        return rank(scorers) | rank({"CV distance": None}, by=lambda query: query.cv_vector)
-
-
-def _matcher_scorer(matcher: Ranker, inputs: GroundingInputs) -> PairScorer:
     def score(query: Query, rows: np.ndarray) -> np.ndarray:
         n = len(rows)
-        features = PairFeatures(
-            np.tile(query.cv_vector, (n, 1)),
-            inputs.jd_vectors[rows],
-            np.tile(query.generated_jd_vector, (n, 1)),
-            np.full(n, Tier.GENERATED, np.int8),
-            inputs.contract.fingerprint,
-        )
+        cv, generated_jd = np.tile(query.cv_vector, (n, 1)), np.tile(query.generated_jd_vector, (n, 1))
+        tier = np.full(n, Tier.GENERATED, np.int8)
+        features = PairFeatures(cv, inputs.jd_vectors[rows], generated_jd, tier, inputs.contract.fingerprint)
         return matcher.score(features)
 
     return score
 
 
-def _reward_scorer(model: RewardModel, jobs: JobTable) -> PairScorer:
+def _reward_scorer(config: GirlConfig, jobs: JobTable, windows: Windows | None = None) -> PairScorer:
+    """Load the newest reward model; LeakageError if `windows` are given and it has seen their ranking labels."""
+    from girl_features.generator.reward_model import TransformersRewardModel
+
+    folder, record = find_reward_model(config)
+    if windows is not None:
+        check_no_leakage(windows, record.trained_until)
+    model = TransformersRewardModel(folder)
+
     def score(query: Query, rows: np.ndarray) -> np.ndarray:
         return model.score([query.cv] * len(rows), [jobs.jds[row] for row in rows]).astype(np.float64)
 
     return score
-
-
-def _reward_model(config: GirlConfig, windows: Windows) -> RewardModel | None:
-    """Load the newest reward model, or return None if there is none; LeakageError if it has seen ranking labels."""
-    if not trained_reward_models(config.rewards_dir):
-        return None
-    folder, record = find_reward_model(config)
-    check_no_leakage(windows, record.trained_until)
-    from girl_features.generator.reward_model import TransformersRewardModel
-
-    return TransformersRewardModel(folder)

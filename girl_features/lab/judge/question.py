@@ -67,12 +67,7 @@ def parse_answer(reply: str) -> dict[str, Answer] | None:
         return None
     if not isinstance(values, dict) or set(values) != set(CRITERIA):
         return None
-    answers: dict[str, Answer] = {}
-    for criterion, value in values.items():
-        if value not in ("A", "B", "tie"):
-            return None
-        answers[criterion] = value
-    return answers
+    return values if all(value in ("A", "B", "tie") for value in values.values()) else None
 
 
 def speaks_to_the_judge(text: str) -> bool:

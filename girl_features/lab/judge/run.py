@@ -22,13 +22,11 @@ from girl_features.lab.experiment.data import generated_by_version, load_data
 from girl_features.lab.judge.chat import Chat, KeptReplies, LocalChat
 from girl_features.lab.judge.endpoint import Endpoint
 from girl_features.lab.judge.question import JDPair
-from girl_features.lab.judge.verdicts import JudgeReport, judge_pairs
-from girl_features.progress import Progress
+from girl_features.lab.judge.verdicts import N_BOOTSTRAP, JudgeReport
 from girl_features.store.parts import PartsStore
 from girl_features.vectors.similarity import cosine
 
 N_CVS = 200  # as in the paper
-N_BOOTSTRAP = 1000
 
 
 class Measure(NamedTuple):
@@ -43,7 +41,7 @@ class Measure(NamedTuple):
 
 
 class MeasuresReport(NamedTuple):
-    """Reference-free measures of two generators. None of them is a judgement."""
+    """Reference-free measures of two generators on n CVs. None of them is a judgement."""
 
     n: int
     measures: list[Measure]
@@ -60,13 +58,9 @@ class Sides(NamedTuple):
 
 
 def read_sides(config: GirlConfig, left: str, right: str, n: int) -> Sides:
-    """Read the first JDs of both generators for CVs of the test window whose seekers no generator has seen.
+    """Read the first JDs of both generators for at most n CVs of the test window whose seekers no generator has seen.
 
-    Args:
-        config: configuration under which both generators have been materialized.
-        left: row name as in `girl evaluate`, such as girl.
-        right: row name of the other generator, such as girl-sft.
-        n: largest number of CVs, drawn at random.
+    The CVs are drawn at random. `left` and `right` are row names as in `girl evaluate`, such as girl and girl-sft.
 
     Raises:
         ConfigError: the store has no such generator, or `left` equals `right`.
@@ -99,10 +93,8 @@ def sides_of(
     left_jds, right_jds = (generated_by_version(store, contract) for _, contract in (left, right))
     seen_seekers = set(data.history.job_seeker_ids.tolist())
     pairs: dict[str, JDPair] = {}  # one pair per seeker
-    for seeker, updated_at, cv_hash, cv in (
-        data.decisions["test"].select("job_seeker_id", "updated_at", "cv_hash", "cv").iter_rows()
-    ):
-        key = (seeker, updated_at, cv_hash)
+    for *version, cv in data.decisions["test"].select("job_seeker_id", "updated_at", "cv_hash", "cv").iter_rows():
+        key, seeker = tuple(version), version[0]
         if seeker not in seen_seekers and seeker not in pairs and left_jds.get(key) and right_jds.get(key):
             pairs[seeker] = JDPair(cv, left_jds[key][0], right_jds[key][0])
     if not pairs:
@@ -113,19 +105,9 @@ def sides_of(
 
 
 def choose_chat(model: str | None, folder: Path) -> KeptReplies | None:
-    """Return the local `model`, or else the endpoint of the environment; None if there is neither.
-
-    Replies are kept in `folder`.
-    """
+    """Return the local `model` or the environment's endpoint, replies kept in `folder`; None if there is neither."""
     chat: Chat | None = LocalChat(model) if model is not None else Endpoint.from_environment()
     return None if chat is None else KeptReplies(chat, folder)
-
-
-def run_judge(chat: Chat, sides: Sides, probe: int = 0) -> JudgeReport:
-    """Return the judge's report on both generators; raises the errors of `judge_pairs`."""
-    probe = min(probe, len(sides.pairs))
-    with Progress("judge", len(sides.pairs) + probe, "pairs") as progress:
-        return judge_pairs(chat, sides.pairs, probe=probe, progress=progress.advance)
 
 
 def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
@@ -140,9 +122,7 @@ def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
         "cosine to the CV": [cosine(jd_vectors, cv_vectors) for jd_vectors in vectors],
     }
     if len(cvs) > 1:
-        columns["cosine to the CV, less that to other CVs"] = [
-            _margin(jd_vectors, cv_vectors) for jd_vectors in vectors
-        ]
+        columns["cosine to the CV, less that to other CVs"] = [_margin(jds, cv_vectors) for jds in vectors]
     reward = None
     if trained_reward_models(config.rewards_dir):
         folder, _ = find_reward_model(config)
@@ -158,8 +138,8 @@ def _measure(name: str, left: np.ndarray, right: np.ndarray) -> Measure:
     """Compare (n,) values of the left and right JDs; the interval comes from resampled CVs."""
     n = len(left)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP)
-    low, high = percentile_interval(draws @ (left - right) / n)
-    return Measure(name, float(left.mean()), float(right.mean()), float((left - right).mean()), low, high)
+    interval = percentile_interval(draws @ (left - right) / n)
+    return Measure(name, float(left.mean()), float(right.mean()), float((left - right).mean()), *interval)
 
 
 def _distinct_share(text: str) -> float:
@@ -177,25 +157,22 @@ def _margin(jd_vectors: np.ndarray, cv_vectors: np.ndarray) -> np.ndarray:
 
 def judge_lines(report: JudgeReport, sides: Sides) -> list[str]:
     """Format the judge's report as lines of text."""
-    lines = [f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of unseen seekers"]
-    for row in report.criteria:
-        lines.append(
+    shift = "not measured (use --probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
+    return [
+        f"judge: {report.judge}; {sides.left} against {sides.right} on {report.n} CVs of unseen seekers",
+        *(
             f"{row.criterion}: win {row.win:.2f}, tie {row.tie:.2f}, lose {row.lose:.2f}; advantage "
             f"{row.advantage:+.2f}, 95 % interval {row.advantage_low:+.2f}, {row.advantage_high:+.2f}; "
             f"winner changed with the order {row.flip_rate:.2f}"
-        )
-    lines.append(
+            for row in report.criteria
+        ),
         f"first place preferred {_share(report.first_place_rate)} (.50 is unbiased); longer JD wins "
         f"{_share(report.longer_wins_rate)}, correlation with length {_share(report.length_correlation)}; mean words "
-        f"{report.mean_words[0]:.0f} and {report.mean_words[1]:.0f}"
-    )
-    shift = "not measured (use --probe)" if report.injection_shift is None else f"{report.injection_shift:+.2f}"
-    lines.append(
+        f"{report.mean_words[0]:.0f} and {report.mean_words[1]:.0f}",
         f"{report.n_invalid} of {2 * report.n} answers were not the JSON asked for and count as ties; JDs that contain "
         f"instructions to the judge: {report.n_with_orders[0]} and {report.n_with_orders[1]}; advantage gained by "
-        f"instructions in the left JDs: {shift}"
-    )
-    return lines
+        f"instructions in the left JDs: {shift}",
+    ]
 
 
 def measures_lines(report: MeasuresReport, sides: Sides) -> list[str]:

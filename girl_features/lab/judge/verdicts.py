@@ -10,7 +10,8 @@ the left JDs end with instructions to the judge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from girl_features.lab.judge.question import (
     parse_answer,
     speaks_to_the_judge,
 )
+from girl_features.progress import Progress
 
 OVERALL = "overall"
 N_BOOTSTRAP = 1000
@@ -74,16 +76,8 @@ class JudgeReport(NamedTuple):
     injection_shift: float | None  # advantage with instructions in the left JDs, minus without; None: not measured
 
 
-def judge_pairs(
-    chat: Chat, pairs: Sequence[JDPair], *, probe: int = 0, progress: Callable[[int], object] = lambda n: None
-) -> JudgeReport:
-    """Compare the left and right JDs of all pairs.
-
-    Args:
-        chat: the judge.
-        pairs: n pairs.
-        probe: number of pairs that are judged again with instructions to the judge in the left JD.
-        progress: called with 1 after each pair.
+def judge_pairs(chat: Chat, pairs: Sequence[JDPair], *, probe: int = 0) -> JudgeReport:
+    """Compare the left and right JDs of all pairs, and judge `probe` of them again with instructions in the left JD.
 
     Raises:
         ShapeError: there are no pairs.
@@ -91,16 +85,16 @@ def judge_pairs(
     """
     if not pairs:
         raise ShapeError("there are no pairs of JDs to judge; materialize both generators first")
+    payloads = cycle(PAYLOADS)
+    attacked_pairs = [pair._replace(left=f"{pair.left}\n{next(payloads)}") for pair in pairs[:probe]]
     judged = []
-    for pair in pairs:
-        judged.append(judge_pair(chat, pair))
-        progress(1)
+    with Progress("judge", len(pairs) + len(attacked_pairs), "pairs") as progress:
+        for pair in [*pairs, *attacked_pairs]:
+            judged.append(judge_pair(chat, pair))
+            progress.advance()
+    judged, attacked = judged[: len(pairs)], judged[len(pairs) :]
     shift = None
-    if probe:
-        attacked = []
-        for i, pair in enumerate(pairs[:probe]):
-            attacked.append(judge_pair(chat, pair._replace(left=f"{pair.left}\n{PAYLOADS[i % len(PAYLOADS)]}")))
-            progress(1)
+    if attacked:
         shift = float(_signs(attacked, OVERALL).mean() - _signs(judged[:probe], OVERALL).mean())
     return _report(chat.name, pairs, judged, shift)
 
@@ -144,56 +138,34 @@ def _signs(judged: Sequence[JudgedPair], criterion: str) -> np.ndarray:
     return np.array([_SIGN_OF_OUTCOME[pair.outcomes[criterion]] for pair in judged])
 
 
-def _report(
-    name: str, pairs: Sequence[JDPair], judged: Sequence[JudgedPair], injection_shift: float | None
-) -> JudgeReport:
+def _report(name: str, pairs: Sequence[JDPair], judged: Sequence[JudgedPair], shift: float | None) -> JudgeReport:
     n = len(pairs)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP) / n
-    words = np.array([[len(pair.left.split()), len(pair.right.split())] for pair in pairs], float)
+    left, right = [pair.left for pair in pairs], [pair.right for pair in pairs]
+    left_words, right_words = (np.array([len(jd.split()) for jd in jds], float) for jds in (left, right))
     overall = _signs(judged, OVERALL)
     n_decided = sum(pair.n_decided for pair in judged)
+    longer = np.sign(left_words - right_words)
+    comparable = (longer != 0) & (overall != 0)
+    length_ratio = np.log((left_words + 1) / (right_words + 1))
+    correlates = n > 2 and length_ratio.std() > 0 and overall.std() > 0
     return JudgeReport(
         judge=name,
         n=n,
         criteria=[_summary(criterion, judged, draws) for criterion in (OVERALL, *CRITERIA)],
         first_place_rate=sum(pair.preferred_first for pair in judged) / n_decided if n_decided else None,
-        longer_wins_rate=_longer_wins(words, overall),
-        length_correlation=_correlation(np.log((words[:, 0] + 1) / (words[:, 1] + 1)), overall),
-        mean_words=(float(words[:, 0].mean()), float(words[:, 1].mean())),
+        longer_wins_rate=float((longer == overall)[comparable].mean()) if comparable.any() else None,
+        length_correlation=float(np.corrcoef(length_ratio, overall)[0, 1]) if correlates else None,
+        mean_words=(float(left_words.mean()), float(right_words.mean())),
         n_invalid=sum(pair.n_invalid for pair in judged),
-        n_with_orders=(
-            sum(speaks_to_the_judge(pair.left) for pair in pairs),
-            sum(speaks_to_the_judge(pair.right) for pair in pairs),
-        ),
-        injection_shift=injection_shift,
+        n_with_orders=(sum(map(speaks_to_the_judge, left)), sum(map(speaks_to_the_judge, right))),
+        injection_shift=shift,
     )
 
 
 def _summary(criterion: str, judged: Sequence[JudgedPair], draws: np.ndarray) -> JudgeSummary:
     """Summarize one criterion; `draws` are (r, n) bootstrap weights that add up to 1 in each row."""
     signs = _signs(judged, criterion)
-    low, high = percentile_interval(draws @ signs)
-    return JudgeSummary(
-        criterion,
-        win=float((signs == 1).mean()),
-        tie=float((signs == 0).mean()),
-        lose=float((signs == -1).mean()),
-        advantage=float(signs.mean()),
-        advantage_low=low,
-        advantage_high=high,
-        flip_rate=float(np.mean([pair.flipped[criterion] for pair in judged])),
-    )
-
-
-def _longer_wins(words: np.ndarray, overall: np.ndarray) -> float | None:
-    """Return the share of decided pairs that the longer JD wins; None if no pair counts."""
-    longer = np.sign(words[:, 0] - words[:, 1])
-    counts = (longer != 0) & (overall != 0)
-    return float((longer[counts] == overall[counts]).mean()) if counts.any() else None
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Return Pearson's correlation; None for fewer than three values or for constant ones."""
-    if len(x) < 3 or not x.std() or not y.std():
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
+    shares = [float((signs == sign).mean()) for sign in (1, 0, -1)]
+    flip_rate = float(np.mean([pair.flipped[criterion] for pair in judged]))
+    return JudgeSummary(criterion, *shares, float(signs.mean()), *percentile_interval(draws @ signs), flip_rate)

@@ -1,26 +1,74 @@
-"""FT-LLM: a causal language model tuned to answer whether a CV and a JD match (as TALLRec, Bao et al., 2023).
+"""Baselines around a causal language model: its vectors of texts for BIGRec, and FT-LLM, which answers yes or no.
 
-The score is logit(yes) - logit(no) after the CV, the JD and a question. The whole model is tuned by AdamW on the log
-loss, and stopped early by the log loss on the valid part.
+BIGRec (Bao et al., 2023) reads the last layer's state at the last token of a text.
+
+FT-LLM is tuned to answer whether a CV and a JD match (as TALLRec, Bao et al., 2023). Its score is logit(yes) -
+logit(no) after the CV, the JD and a question. The whole model is tuned by AdamW on the log loss, and stopped early by
+the log loss on the valid part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from girl_features.contract import EncoderContract
 from girl_features.errors import GirlError, require
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
+from girl_features.generator.checkpoint import adapter_hash, is_adapter, weights_hash
+from girl_features.generator.prompts import plain_text_ids
+from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.lab.baselines.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
+from girl_features.schema import Encoded
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
 torch = require("torch", "rank")
 
+MAX_TOKENS = 256
+READING = "last state 1"  # increase the number when a change of this file changes the vector of a text
 QUESTION, YES, NO = "\n\nIs this job a match for this CV? Answer yes or no.\nAnswer:", " yes", " no"
+
+
+class LanguageModelEncoder:
+    """A TextEncoder that returns the last layer's state at the last token, not normalized: BIGRec uses L2 distance."""
+
+    def __init__(self, folder: Path, batch_size: int = 32) -> None:
+        self._model, self._tokenizer = load_causal_lm(folder)
+        self._model.eval()
+        self._batch_size = batch_size
+        self.contract = EncoderContract(
+            name=f"language model {folder.name}, {READING}",
+            weights_sha256=adapter_hash(folder) if is_adapter(folder) else weights_hash(folder),
+            max_tokens=MAX_TOKENS,
+            pooling="other",
+            normalized=False,
+            dtype="float32",
+            dimension=int(self._model.config.hidden_size),
+        )
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode texts as (n, d) float32; `truncated` is True for texts that were cut at MAX_TOKENS."""
+        token_ids = [plain_text_ids(self._tokenizer, text) or [self._tokenizer.eos_token_id] for text in texts]
+        vectors = np.zeros((len(texts), self.contract.dimension), np.float32)
+        for rows in batches_by_length(token_ids, self._batch_size):
+            with torch.inference_mode():
+                states = last_states(self._model, [token_ids[i][:MAX_TOKENS] for i in rows])
+            vectors[rows] = states.float().numpy()
+        return Encoded(vectors, np.array([len(ids) > MAX_TOKENS for ids in token_ids], bool))
+
+
+def last_states(model: Any, token_ids: Sequence[list[int]]) -> Any:
+    """Return the (b, h) states of the model's last layer at the last token of each of b rows of token ids."""
+    width, lengths = max(map(len, token_ids)), torch.tensor([len(row) for row in token_ids])
+    padded = torch.tensor([row + [0] * (width - len(row)) for row in token_ids])
+    mask = (torch.arange(width) < lengths[:, None]).long()
+    states = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+    return states[torch.arange(len(token_ids)), lengths - 1]
 
 
 @dataclass(frozen=True)
@@ -45,8 +93,6 @@ class YesNoRanker:
 
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
         """Tune a fresh copy of the model; ShapeError as in every TextRanker."""
-        from girl_features.generator.transformers_engine import load_causal_lm
-
         check_text_parts(texts, labels, valid_texts, valid_labels)
         self._model, self._tokenizer = load_causal_lm(self.folder)
         self._answers = [self._ids(word)[-1] for word in (YES, NO)]
@@ -68,8 +114,6 @@ class YesNoRanker:
             return self._calibration.probabilities(self._logits(self._rows(texts)))
 
     def _ids(self, text: str) -> list[int]:
-        from girl_features.generator.prompts import plain_text_ids
-
         return plain_text_ids(self._tokenizer, text)
 
     def _rows(self, texts: PairTexts) -> list[list[int]]:
@@ -108,16 +152,12 @@ class YesNoRanker:
         self._model.eval()
         logits = np.zeros(len(rows))
         with torch.no_grad():
-            for batch in batches(np.argsort([len(row) for row in rows], kind="stable"), 64):
+            for batch in batches_by_length(rows, 64):
                 logits[batch] = self._forward([rows[i] for i in batch]).numpy()
         return logits
 
     def _forward(self, rows: list[list[int]]) -> Any:
         """Return (b,) logit(yes) - logit(no) at the last token of each row."""
-        width, lengths = max(map(len, rows)), torch.tensor([len(row) for row in rows])
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        mask = (torch.arange(width) < lengths[:, None]).long()
-        states = self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        last = states[torch.arange(len(rows)), lengths - 1]  # (b, h)
+        last = last_states(self._model, rows)  # (b, h)
         answers = self._model.get_output_embeddings()(last)[:, self._answers].float()  # (b, 2)
         return answers[:, 0] - answers[:, 1]
