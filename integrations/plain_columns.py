@@ -100,8 +100,7 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
         InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
         ShapeError: arrays do not line up.
     """
-    check_features(features, "enhanced")
-    check_scored(features, reduction.contract, reduction.pca.components.shape[1])
+    check_scored(features, "enhanced", reduction.contract, reduction.pca.components.shape[1])
     has_generated = features.has_generated_jd
     components = reduction.pca.project(features.generated_jd).astype(np.float64)
     frame = pl.DataFrame(

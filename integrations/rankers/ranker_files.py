@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.integrations.rankers.pair_inputs import RankerRow
-from girl_features.ranker import Ranker
+from girl_features.ranker import PairFeatures, Ranker
+from girl_features.vectors.regression import Calibration
 
 MANIFEST = "manifest.json"
 
@@ -38,6 +39,10 @@ class RankerManifest(_VectorManifest):
     seed: int
     slope: float
     intercept: float
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return (n,) calibrated probabilities of (n,) raw scores."""
+        return Calibration(self.slope, self.intercept).probabilities(scores)
 
 
 class FallbackManifest(_VectorManifest):
@@ -74,6 +79,22 @@ class SavedRanker(Ranker, Protocol):
     def save(self, folder: Path) -> None:
         """Write the ranker, its contract and its calibration to `folder`."""
         ...
+
+
+def new_manifest(
+    predictor: str, row: RankerRow, seed: int, features: PairFeatures, calibration: Calibration
+) -> RankerManifest:
+    """Return the manifest of a ranker trained on `features`, without the hashes, which are added when it is saved."""
+    return RankerManifest(
+        predictor=predictor,
+        row=row,
+        seed=seed,
+        contract=features.contract,
+        dimension=features.cv.shape[1],
+        slope=calibration.slope,
+        intercept=calibration.intercept,
+        sha256={},
+    )
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers.early_stopping import batches, train_with_early_stopping
 from girl_features.integrations.rankers.ranker_files import (
     TextRankerManifest,
     hashes,
@@ -29,7 +30,6 @@ from girl_features.integrations.rankers.ranker_files import (
     write_manifest,
 )
 from girl_features.lab.baselines import text_networks as networks
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits

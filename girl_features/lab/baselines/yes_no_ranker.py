@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from girl_features.errors import GirlError, require
-from girl_features.lab.baselines.early_stopping import batches, train_with_early_stopping
+from girl_features.integrations.rankers.early_stopping import batches, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
