@@ -7,29 +7,21 @@ the service to a private address, behind your own gateway.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from girl_features.errors import GirlError
 from girl_features.integrations.online_ranking import RankedJobs, Ranking
-from girl_features.integrations.service.limits import (
-    ARRIVED,
-    Admission,
-    BusyError,
-    Limits,
-    RequestGuard,
-    busy_response,
-)
-from girl_features.integrations.service.metrics import CONTENT_TYPE, Metrics, tier_name
+from girl_features.integrations.service.limits import ARRIVED, Admission, BusyError, Limits, RequestGuard, busy_response
+from girl_features.integrations.service.metrics import Metrics, tier_name
 from girl_features.integrations.service.models import (
     FeaturesAnswer,
     FeaturesRequest,
@@ -136,7 +128,7 @@ def _add_health(app: FastAPI, ranking: Ranking, metrics: Metrics) -> None:
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def prometheus() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -165,7 +157,7 @@ def _safe_key(key: str | int) -> str:
 
 def _rank_answer(job_ids: list[str], ranked: RankedJobs) -> RankAnswer:
     jobs = [
-        ScoredJob(job_id=job_ids[i], score=_finite(ranked.scores[i]), has_jd=bool(ranked.has_jd[i]))
+        ScoredJob(job_id=job_ids[i], score=float(ranked.scores[i]), has_jd=bool(ranked.has_jd[i]))
         for i in ranked.order.tolist()
     ]
     return RankAnswer(**_tier_fields(ranked.seeker, 0), contract=ranked.seeker.contract, jobs=jobs)
@@ -183,19 +175,14 @@ def _features_answer(job_seeker_ids: list[str], seekers: SeekerVectors) -> Featu
 def _tier_fields(seekers: SeekerVectors, row: int) -> dict[str, Any]:
     return {
         "tier": tier_name(int(seekers.tiers[row])),
-        "age_seconds": _finite(seekers.age[row]),
+        "age_seconds": float(seekers.age[row]),
         "is_stale": bool(seekers.is_stale[row]),
         "has_cv": bool(seekers.has_cv[row]),
     }
 
 
-def _finite(value: np.floating) -> float | None:
-    """Return the value, or None (JSON has no NaN) if it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
 def _json(answer: BaseModel) -> Response:
-    """Return JSON with HTML's special characters escaped, so that an id cannot act as HTML in a page."""
+    """Return JSON, NaN as null, with HTML's special characters escaped, so that an id cannot act as HTML in a page."""
     text = answer.model_dump_json()
     for character, escaped in _UNSAFE.items():
         text = text.replace(character, escaped)
