@@ -109,15 +109,14 @@ class ChunkWorker:
 
     def _finish(self, kind: str, rows: list[Any]) -> FinishedChunk:
         """Finish a chunk. Its CV and JD texts, which a commit does not need, are left out of the result."""
-        if kind == GENERATE:
-            finished = encode_jds(self._models.encoder, draw_jds(self._models, rows))
-            drawn = finished.drawn._replace(versions=[version._replace(cv="") for version in rows])
-            return finished._replace(drawn=drawn)
+        encoder = self._models.encoder
+        if kind == ENCODE_JOBS:
+            return encode_jobs(encoder, rows)._replace(jobs=[job._replace(jd="") for job in rows])
+        versions = [version._replace(cv="") for version in rows]
         if kind == ENCODE_CVS:
-            return encode_cvs(self._models.encoder, rows)._replace(
-                versions=[version._replace(cv="") for version in rows]
-            )
-        return encode_jobs(self._models.encoder, rows)._replace(jobs=[job._replace(jd="") for job in rows])
+            return encode_cvs(encoder, rows)._replace(versions=versions)
+        finished = encode_jds(encoder, draw_jds(self._models, rows))
+        return finished._replace(drawn=finished.drawn._replace(versions=versions))
 
 
 def _finished_chunks(config: GirlConfig, source: ModelSource, batch: Batch) -> ChunkIterator:

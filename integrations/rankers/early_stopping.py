@@ -26,18 +26,9 @@ def train_with_early_stopping(
 ) -> None:
     """Train `model`, and leave it with the weights of the epoch that had the lowest valid loss.
 
-    Args:
-        model: the network, trained in place.
-        optimizer: optimizer of its parameters.
-        batch_loss: returns the loss of (b,) rows.
-        valid_loss: returns the loss on the valid part; may switch the model to evaluation mode.
-        n_rows: number of training rows.
-        batch_size: rows per step.
-        max_epochs: largest number of passes over the rows.
-        patience: epochs without a lower valid loss after which training stops.
-        seed: decides on the order of the rows.
-        max_grad_norm: gradients are clipped to this norm; None for no clipping.
-        first_loss: valid loss before the first step; weights of an epoch that is not below it are not kept.
+    `batch_loss` returns the loss of (b,) row numbers, whose order `seed` decides. `valid_loss` returns the loss on the
+    valid part, and may switch the model to evaluation mode. Training stops after `patience` epochs without a lower one.
+    With `first_loss`, the valid loss before the first step, the first weights are kept if no epoch has a lower loss.
     """
     rng = np.random.default_rng(seed)
     best_loss, best_epoch, best_weights = first_loss, 0, copy.deepcopy(model.state_dict())

@@ -15,6 +15,7 @@ import lightgbm
 import numpy as np
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers.pair_inputs import (
     COSINE_BLOCKS,
     ColumnScaler,
@@ -26,15 +27,6 @@ from girl_features.integrations.rankers.pair_inputs import (
     parts,
     scaled_columns,
     visible,
-)
-from girl_features.integrations.rankers.ranker_files import (
-    RankerManifest,
-    hashes,
-    new_manifest,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
 )
 from girl_features.ranker import PairFeatures
 from girl_features.vectors.projection import PCA, fit_pca
@@ -100,7 +92,7 @@ class _MatrixMaker(NamedTuple):
         shapes: dict[str, tuple[int, ...]] = {"pca.mean": (dimension,), "pca.components": (k, dimension)}
         shapes |= ColumnScaler.shapes("whole", columns_width(blocks.whole, dimension))
         shapes |= ColumnScaler.shapes("reduced", columns_width(blocks.reduced, k))
-        arrays = read_arrays(path, shapes)
+        arrays = files.read_arrays(path, shapes)
         pca = PCA(arrays["pca.mean"], arrays["pca.components"])
         return cls(blocks, pca, ColumnScaler.from_arrays(arrays, "whole"), ColumnScaler.from_arrays(arrays, "reduced"))
 
@@ -118,7 +110,7 @@ class _MatrixMaker(NamedTuple):
 class _FittedTrees(NamedTuple):
     columns: _MatrixMaker
     trees: Any  # lightgbm.Booster
-    manifest: RankerManifest
+    manifest: files.RankerManifest
 
 
 class LightGBMRanker:
@@ -155,7 +147,7 @@ class LightGBMRanker:
         trees = lightgbm.Booster(model_str=trees.model_to_string(num_iteration=trees.best_iteration))
         raw_scores = np.asarray(trees.predict(valid_matrix, raw_score=True, num_threads=self.num_threads))
         calibration = fit_calibration(raw_scores, valid_labels)
-        manifest = new_manifest(self.predictor, self.row, self.seed, features, calibration)
+        manifest = files.new_manifest(self.predictor, self.row, self.seed, features, calibration)
         self._fitted = _FittedTrees(columns, trees, manifest)
 
     def score(self, features: PairFeatures) -> np.ndarray:
@@ -177,8 +169,10 @@ class LightGBMRanker:
         fitted = self._require_fitted()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TREES).write_text(fitted.trees.model_to_string(), encoding="utf-8")
-        write_arrays(folder / ARRAYS, fitted.columns.arrays())
-        write_manifest(folder, fitted.manifest.model_copy(update={"sha256": hashes(folder, (TREES, ARRAYS))}))
+        files.write_arrays(folder / ARRAYS, fitted.columns.arrays())
+        files.write_manifest(
+            folder, fitted.manifest.model_copy(update={"sha256": files.hashes(folder, (TREES, ARRAYS))})
+        )
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> LightGBMRanker:
@@ -187,7 +181,7 @@ class LightGBMRanker:
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
         """
-        manifest = read_manifest(folder, RankerManifest, (TREES, ARRAYS))
+        manifest = files.read_manifest(folder, files.RankerManifest, (TREES, ARRAYS))
         if (manifest.predictor, manifest.row) not in TREE_COLUMNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a LightGBM one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed, num_threads)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
-from girl_features.ranker import PairFeatures, check_labels
+from girl_features.ranker import PairFeatures, check_part
 from girl_features.schema import Tier
 from girl_features.vectors.similarity import cosine
 
@@ -108,12 +108,7 @@ def check_training_parts(
         ContractMismatchError: the parts are of different contracts.
     """
     for name, part, part_labels in (("training", features, labels), ("valid", valid, valid_labels)):
-        if part.n_pairs == 0:
-            raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
-        try:
-            check_labels(part, part_labels)
-        except ShapeError as error:
-            raise ShapeError(f"{name} part: {error}") from error
+        check_part(name, part, part_labels)
         check_features(part, row)
     check_scored(valid, row, features.contract, features.cv.shape[1])
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers import two_tower_networks as networks
 from girl_features.integrations.rankers.early_stopping import train_with_early_stopping
 from girl_features.integrations.rankers.pair_inputs import (
@@ -32,15 +33,6 @@ from girl_features.integrations.rankers.pair_inputs import (
     parts,
     scaled_columns,
     visible,
-)
-from girl_features.integrations.rankers.ranker_files import (
-    RankerManifest,
-    hashes,
-    new_manifest,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
 )
 from girl_features.ranker import PairFeatures
 from girl_features.torch_threads import one_thread
@@ -140,14 +132,9 @@ class _ScaledNetwork(NamedTuple):
         shapes = {f"network.{name}": tuple(value.shape) for name, value in network.state_dict().items()}
         for part, blocks in zip(_PARTS, design.parts, strict=True):
             shapes |= ColumnScaler.shapes(part, columns_width(blocks, dimension))
-        arrays = read_arrays(path, shapes)
+        arrays = files.read_arrays(path, shapes)
         network.load_state_dict({name: torch.from_numpy(arrays[f"network.{name}"]) for name in network.state_dict()})
         return cls(design, network, tuple(ColumnScaler.from_arrays(arrays, part) for part in _PARTS))
-
-
-class _FittedNetwork(NamedTuple):
-    scaled: _ScaledNetwork
-    manifest: RankerManifest
 
 
 class TwoTowerRanker:
@@ -161,7 +148,7 @@ class TwoTowerRanker:
         self.predictor, self.row, self.seed = predictor, row, seed
         self.settings = settings or TrainingSettings()
         self._design = DESIGNS[predictor, row]
-        self._fitted: _FittedNetwork | None = None
+        self._fitted: tuple[_ScaledNetwork, files.RankerManifest] | None = None
 
     def fit(
         self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
@@ -183,24 +170,25 @@ class TwoTowerRanker:
             if list(network.parameters()):
                 self._train(scaled, features, labels, valid, valid_labels)
         calibration = fit_calibration(scaled.logits(valid), valid_labels)
-        self._fitted = _FittedNetwork(scaled, new_manifest(self.predictor, self.row, self.seed, features, calibration))
+        self._fitted = scaled, files.new_manifest(self.predictor, self.row, self.seed, features, calibration)
 
     def score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1). Errors as `check_scored`."""
-        return self._require_fitted().manifest.probabilities(self.raw_score(features))
+        _, manifest = self._require_fitted()
+        return manifest.probabilities(self.raw_score(features))
 
     def raw_score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 scores before calibration: logits, or c . j for `dot-plain` base. Errors as `score`."""
-        fitted = self._require_fitted()
-        check_scored(features, self.row, fitted.manifest.contract, fitted.manifest.dimension)
-        return fitted.scaled.logits(visible(features, self.row))
+        network, manifest = self._require_fitted()
+        check_scored(features, self.row, manifest.contract, manifest.dimension)
+        return network.logits(visible(features, self.row))
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and manifest (JSON) to `folder`; make the folder."""
-        fitted = self._require_fitted()
+        network, manifest = self._require_fitted()
         folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / WEIGHTS, fitted.scaled.arrays())
-        write_manifest(folder, fitted.manifest.model_copy(update={"sha256": hashes(folder, (WEIGHTS,))}))
+        files.write_arrays(folder / WEIGHTS, network.arrays())
+        files.write_manifest(folder, manifest.model_copy(update={"sha256": files.hashes(folder, (WEIGHTS,))}))
 
     @classmethod
     def load(cls, folder: Path) -> TwoTowerRanker:
@@ -209,16 +197,16 @@ class TwoTowerRanker:
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
         """
-        manifest = read_manifest(folder, RankerManifest, (WEIGHTS,))
+        manifest = files.read_manifest(folder, files.RankerManifest, (WEIGHTS,))
         if (manifest.predictor, manifest.row) not in DESIGNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a two-tower one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed)
-        path, dropout = folder / WEIGHTS, ranker.settings.dropout
-        scaled = _ScaledNetwork.read(path, ranker._design, manifest.dimension, dropout)
-        ranker._fitted = _FittedNetwork(scaled, manifest)
+        dropout = ranker.settings.dropout
+        network = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, manifest.dimension, dropout)
+        ranker._fitted = network, manifest
         return ranker
 
-    def _require_fitted(self) -> _FittedNetwork:
+    def _require_fitted(self) -> tuple[_ScaledNetwork, files.RankerManifest]:
         if self._fitted is None:
             raise GirlError(f"this {self.predictor} {self.row} ranker is not trained yet; call fit() or load()")
         return self._fitted
