@@ -44,8 +44,8 @@ def join_table(
 ) -> JoinSummary:
     """Write the rows of the Parquet file `pairs`, in their order and with the `girl_*` columns, to `out`.
 
-    `pairs` has job_seeker_id, job_id and decided_at; other columns are kept. The folder `reduction` holds the projection
-    of the generated-JD vectors. `fit` fits it on these rows, which should be done once, with the training rows.
+    `pairs` has job_seeker_id, job_id and decided_at; other columns are kept. The folder `reduction` holds the
+    projection of the generated-JD vectors. `fit` fits it on these rows: do this once, with the training rows.
     `as_served` uses only vectors that were already written at decision time.
 
     Raises:

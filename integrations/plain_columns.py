@@ -38,12 +38,9 @@ class PlainReduction(NamedTuple):
         files.write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
         n_components, dimension = self.pca.components.shape
         manifest = files.ReductionManifest(
-            contract=self.contract,
-            dimension=dimension,
-            n_components=n_components,
-            sha256=files.hashes(folder, (ARRAYS,)),
+            contract=self.contract, dimension=dimension, n_components=n_components, sha256={}
         )
-        files.write_manifest(folder, manifest)
+        files.write_manifest(folder, manifest, (ARRAYS,))
 
     @classmethod
     def load(cls, folder: Path) -> PlainReduction:

@@ -69,12 +69,9 @@ class FallbackRanker:
         self.base.save(folder / "base")
         enhanced = files.parse_manifest(folder / "enhanced", files.RankerManifest)
         manifest = files.FallbackManifest(
-            predictor=enhanced.predictor,
-            contract=enhanced.contract,
-            dimension=enhanced.dimension,
-            sha256=files.hashes(folder, _FILES),
+            predictor=enhanced.predictor, contract=enhanced.contract, dimension=enhanced.dimension, sha256={}
         )
-        files.write_manifest(folder, manifest)
+        files.write_manifest(folder, manifest, _FILES)
 
     @classmethod
     def load(cls, folder: Path, load_half: Callable[[Path], files.SavedRanker]) -> FallbackRanker:

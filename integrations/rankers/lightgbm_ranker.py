@@ -170,9 +170,7 @@ class LightGBMRanker:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TREES).write_text(fitted.trees.model_to_string(), encoding="utf-8")
         files.write_arrays(folder / ARRAYS, fitted.columns.arrays())
-        files.write_manifest(
-            folder, fitted.manifest.model_copy(update={"sha256": files.hashes(folder, (TREES, ARRAYS))})
-        )
+        files.write_manifest(folder, fitted.manifest, (TREES, ARRAYS))
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> LightGBMRanker:

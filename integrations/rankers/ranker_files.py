@@ -21,7 +21,7 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
-    sha256: dict[str, str]  # of each other file, by name
+    sha256: dict[str, str]  # of each other file, by name; filled in when the manifest is written
 
 
 class _VectorManifest(_Manifest):
@@ -84,7 +84,7 @@ class SavedRanker(Ranker, Protocol):
 def new_manifest(
     predictor: str, row: RankerRow, seed: int, features: PairFeatures, calibration: Calibration
 ) -> RankerManifest:
-    """Return the manifest of a ranker trained on `features`, without the hashes, which are added when it is saved."""
+    """Return the manifest of a ranker trained on `features`."""
     return RankerManifest(
         predictor=predictor,
         row=row,
@@ -97,16 +97,12 @@ def new_manifest(
     )
 
 
-def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the SHA-256 of each named file of `folder`."""
-    return {name: sha256_of_files([folder / name]) for name in names}
-
-
-def write_manifest(folder: Path, manifest: AnyManifest) -> None:
-    """Write the manifest in one step, after all other files.
+def write_manifest(folder: Path, manifest: AnyManifest, names: tuple[str, ...]) -> None:
+    """Write the manifest with the hashes of the files `names`, in one step, after these files.
 
     If a save is interrupted, the folder has no manifest or an older one whose hashes differ, and `load` refuses it.
     """
+    manifest = manifest.model_copy(update={"sha256": {name: sha256_of_files([folder / name]) for name in names}})
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / MANIFEST)

@@ -10,6 +10,7 @@ the paper neither trains nor calibrates: without calibration its log loss could 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -125,10 +126,10 @@ class _ScaledNetwork(NamedTuple):
         return arrays
 
     @classmethod
-    def read(cls, path: Path, design: NetworkDesign, dimension: int, dropout: float) -> _ScaledNetwork:
-        """Read what `arrays` returned. The weights of the new network are replaced."""
+    def read(cls, path: Path, design: NetworkDesign, dimension: int) -> _ScaledNetwork:
+        """Read what `arrays` returned. A network that is read only scores, so it needs no dropout."""
         with torch.random.fork_rng(devices=[]):
-            network = design.build(dimension, dropout)
+            network = design.build(dimension, dropout=0.0)
         shapes = {f"network.{name}": tuple(value.shape) for name, value in network.state_dict().items()}
         for part, blocks in zip(_PARTS, design.parts, strict=True):
             shapes |= ColumnScaler.shapes(part, columns_width(blocks, dimension))
@@ -168,7 +169,7 @@ class TwoTowerRanker:
             if self._design.linear:
                 _start_linear_part(network, scaled_columns(features, self._design.linear, scalers[2]), labels)
             if list(network.parameters()):
-                self._train(scaled, features, labels, valid, valid_labels)
+                self._train(scaled, features, labels, lambda: log_loss_of_logits(scaled.logits(valid), valid_labels))
         calibration = fit_calibration(scaled.logits(valid), valid_labels)
         self._fitted = scaled, files.new_manifest(self.predictor, self.row, self.seed, features, calibration)
 
@@ -188,7 +189,7 @@ class TwoTowerRanker:
         network, manifest = self._require_fitted()
         folder.mkdir(parents=True, exist_ok=True)
         files.write_arrays(folder / WEIGHTS, network.arrays())
-        files.write_manifest(folder, manifest.model_copy(update={"sha256": files.hashes(folder, (WEIGHTS,))}))
+        files.write_manifest(folder, manifest, (WEIGHTS,))
 
     @classmethod
     def load(cls, folder: Path) -> TwoTowerRanker:
@@ -201,9 +202,7 @@ class TwoTowerRanker:
         if (manifest.predictor, manifest.row) not in DESIGNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a two-tower one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed)
-        dropout = ranker.settings.dropout
-        network = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, manifest.dimension, dropout)
-        ranker._fitted = network, manifest
+        ranker._fitted = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, manifest.dimension), manifest
         return ranker
 
     def _require_fitted(self) -> tuple[_ScaledNetwork, files.RankerManifest]:
@@ -212,21 +211,13 @@ class TwoTowerRanker:
         return self._fitted
 
     def _train(
-        self,
-        scaled: _ScaledNetwork,
-        features: PairFeatures,
-        labels: np.ndarray,
-        valid: PairFeatures,
-        valid_labels: np.ndarray,
+        self, scaled: _ScaledNetwork, features: PairFeatures, labels: np.ndarray, valid_loss: Callable[[], float]
     ) -> None:
         network, settings = scaled.network, self.settings
         learning_rate, targets = self._design.learning_rate, torch.from_numpy(labels.astype(np.float32))
 
         def batch_loss(rows: np.ndarray) -> Tensor:
             return nn.functional.binary_cross_entropy_with_logits(scaled(features.take(rows)), targets[rows])
-
-        def valid_loss() -> float:
-            return log_loss_of_logits(scaled.logits(valid), valid_labels)
 
         train_with_early_stopping(
             network,

@@ -23,7 +23,6 @@ from girl_features.errors import CheckpointError, ConfigError, GirlError
 from girl_features.integrations.rankers.early_stopping import batches, train_with_early_stopping
 from girl_features.integrations.rankers.ranker_files import (
     TextRankerManifest,
-    hashes,
     read_arrays,
     read_manifest,
     write_arrays,
@@ -113,9 +112,9 @@ class NeuralTextRanker:
             max_words=self.settings.max_words,
             slope=fitted.calibration.slope,
             intercept=fitted.calibration.intercept,
-            sha256=hashes(folder, (WEIGHTS, NAMES)),
+            sha256={},
         )
-        write_manifest(folder, manifest)
+        write_manifest(folder, manifest, (WEIGHTS, NAMES))
 
     @classmethod
     def load(cls, folder: Path) -> NeuralTextRanker:
