@@ -23,7 +23,7 @@ from girl_features.input.tables import open_tables
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker
-from girl_features.schema import JOB_SEEKER_ID
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.store.parts import PartsStore
 from girl_features.tiers import stand_ins_of
 
@@ -58,7 +58,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
     rows = {
-        row: RankingParts(*(LabelledPairs.of(join_pairs(config.feast_repo, contract, part), part) for part in split))
+        row: RankingParts(*(_labelled(config.feast_repo, contract, decisions) for decisions in split))
         for row, (contract, _) in generators.items()
     }
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
@@ -145,6 +145,11 @@ def _record_notes(record: GeneratorRecord) -> list[str]:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
     trained_on = f"{record.n_pairs} {'CVs' if record.stage == 'ppo' else 'pairs'}"
     return [f"Generator, stage {record.stage}: {trained_on}; {figures}.", *record.notes] if figures else []
+
+
+def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
+    keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
+    return LabelledPairs.of(join_pairs(feast_repo, contract, keys), decisions)
 
 
 def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:

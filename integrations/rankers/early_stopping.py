@@ -26,9 +26,12 @@ def train_with_early_stopping(
 ) -> None:
     """Train `model`, and leave it with the weights of the epoch that had the lowest valid loss.
 
-    `batch_loss` returns the loss of (b,) row numbers, whose order `seed` decides. `valid_loss` returns the loss on the
-    valid part, and may switch the model to evaluation mode. Training stops after `patience` epochs without a lower one.
-    With `first_loss`, the valid loss before the first step, the first weights are kept if no epoch has a lower loss.
+    Args:
+        batch_loss: returns the loss of (b,) of the `n_rows` training rows.
+        valid_loss: returns the loss on the valid part; may switch the model to evaluation mode.
+        patience: epochs without a lower valid loss after which training stops.
+        max_grad_norm: gradients are clipped to this norm; None for no clipping.
+        first_loss: valid loss before the first step. The first weights are kept if no epoch has a lower loss.
     """
     rng = np.random.default_rng(seed)
     best_loss, best_epoch, best_weights = first_loss, 0, copy.deepcopy(model.state_dict())
