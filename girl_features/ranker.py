@@ -95,23 +95,28 @@ class TextRanker(Protocol):
         ...
 
 
-def check_labels(features: PairFeatures, labels: np.ndarray) -> None:
+def check_labels(pairs: PairFeatures | PairTexts, labels: np.ndarray) -> None:
     """Raise ShapeError unless `labels` is (n,) for the n pairs and holds both classes."""
-    if labels.shape != (features.n_pairs,):
-        raise ShapeError(f"labels have shape {labels.shape}, but there are {features.n_pairs} pairs")
+    if labels.shape != (pairs.n_pairs,):
+        raise ShapeError(f"labels have shape {labels.shape}, but there are {pairs.n_pairs} pairs")
     if labels.min() == labels.max():
-        raise ShapeError(f"all {features.n_pairs} labels are {bool(labels[0])}; a ranker needs both classes")
+        raise ShapeError(f"all {pairs.n_pairs} labels are {bool(labels[0])}; a ranker needs both classes")
+
+
+def check_part(name: str, pairs: PairFeatures | PairTexts, labels: np.ndarray) -> None:
+    """Raise ShapeError unless the part `name` has pairs, one label per pair, and labels of both classes."""
+    if pairs.n_pairs == 0:
+        raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
+    try:
+        check_labels(pairs, labels)
+    except ShapeError as error:
+        raise ShapeError(f"{name} part: {error}") from error
 
 
 def check_text_parts(texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
     """Raise ShapeError unless both parts have pairs, one label per pair, and labels of both classes."""
     for name, part, part_labels in (("training", texts, labels), ("valid", valid_texts, valid_labels)):
-        if part.n_pairs == 0:
-            raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
-        lengths = {len(column) for column in part} | {len(part_labels)}
+        lengths = {len(column) for column in part}
         if len(lengths) > 1:
-            raise ShapeError(f"{name} part: columns and labels have {sorted(lengths)} rows; wanted one each per pair")
-        if part_labels.all() or not part_labels.any():
-            raise ShapeError(
-                f"{name} part: all {len(part_labels)} labels are {bool(part_labels[0])}; a ranker needs both classes"
-            )
+            raise ShapeError(f"{name} part: columns have {sorted(lengths)} rows; wanted one each per pair")
+        check_part(name, part, part_labels)

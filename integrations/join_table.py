@@ -42,16 +42,11 @@ def join_table(
     fit: bool = False,
     as_served: bool = False,
 ) -> JoinSummary:
-    """Write the rows of `pairs`, in their order and with the `girl_*` columns, to `out`.
+    """Write the rows of the Parquet file `pairs`, in their order and with the `girl_*` columns, to `out`.
 
-    Args:
-        pairs: Parquet file with job_seeker_id, job_id and decided_at; other columns are kept.
-        out: Parquet file to write.
-        repo: the Feast repo.
-        contract: of the features.
-        reduction: folder of the projection of the generated-JD vectors.
-        fit: fit the projection on these rows and save it to `reduction`. Do this once, with the training rows.
-        as_served: use only vectors that were already written at decision time.
+    `pairs` has job_seeker_id, job_id and decided_at; other columns are kept. The folder `reduction` holds the
+    projection of the generated-JD vectors. `fit` fits it on these rows: do this once, with the training rows.
+    `as_served` uses only vectors that were already written at decision time.
 
     Raises:
         DataError: `pairs` cannot be read, lacks a key column, or already has a `girl_*` column.

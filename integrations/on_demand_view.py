@@ -102,41 +102,29 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
 def answer(inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trained_until: str) -> dict[str, list[Any]]:
     """Return `girl_vector` and `girl_tier` (a number, 0 is best) of n seekers.
 
-    Args:
-        inputs: columns of n values: the features that Feast looked up, and the CVs of the request.
-        contract: whole fingerprint.
-        bundle: folder of the bundle.
-        trained_until: ISO time at which the generator's training data ends.
+    `inputs` has columns of n values: the features that Feast looked up, and the CVs of the request. `trained_until` is
+    the ISO time at which the generator's training data ends.
     """
     generated, generated_at, hashes, cv_vectors, cv_at = (inputs[name] for name in _LOOKED_UP)
     texts = [clean_cv(text) if isinstance(text, str) else "" for text in inputs[CV]]
     training_end = datetime.fromisoformat(trained_until)
-    vectors: list[Any] = list(generated)
-    tiers: list[Tier] = []
-    missing: list[int] = []
-    for i, vector in enumerate(generated):
-        if vector is None:
-            tiers.append(Tier.PRIOR)
-            missing.append(i)
-        elif _is_stale(texts[i], hashes[i], generated_at[i], cv_at[i], training_end):
-            tiers.append(Tier.STALE)
-        else:
-            tiers.append(Tier.GENERATED)
+    is_stale = [_is_stale(*row, training_end) for row in zip(texts, hashes, generated_at, cv_at, strict=True)]
+    vectors, tiers = list(generated), [int(Tier.STALE if stale else Tier.GENERATED) for stale in is_stale]
+    missing = [i for i, vector in enumerate(generated) if vector is None]
     if missing:
-        lower_vectors, lower_tiers = _lower_tiers(
-            _cold_start(contract, Path(bundle)), [texts[i] for i in missing], [cv_vectors[i] for i in missing]
-        )
-        for i, vector, tier in zip(missing, lower_vectors.tolist(), lower_tiers.tolist(), strict=True):
-            vectors[i], tiers[i] = vector, Tier(tier)
-    return {GIRL_VECTOR: vectors, GIRL_TIER: [int(tier) for tier in tiers]}
+        cold = _cold_start(contract, Path(bundle))
+        lower = _lower_tiers(cold, [texts[i] for i in missing], [cv_vectors[i] for i in missing])
+        for i, vector, tier in zip(missing, *lower, strict=True):
+            vectors[i], tiers[i] = vector.tolist(), int(tier)
+    return {GIRL_VECTOR: vectors, GIRL_TIER: tiers}
 
 
 def _lower_tiers(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return (n, d) vectors and (n,) tiers from CV texts (or empty) and stored CV vectors (or None)."""
     until = time.monotonic() + ENCODING_SECONDS
     cv_vectors: list[Any] = list(stored)
-    with_text = [i for i, text in enumerate(texts) if text]
-    if cold.encoder is not None and with_text:
+    if cold.encoder is not None:
+        with_text = [i for i, text in enumerate(texts) if text]
         given_texts = [texts[i] for i in with_text]
         encoded = cold.encoder.vectors(given_texts, [text_hash(text) for text in given_texts], until)
         for i, vector in zip(with_text, encoded, strict=True):
@@ -152,10 +140,7 @@ def _lower_tiers(cold: ColdStart, texts: list[str], stored: list[Any]) -> tuple[
 
 
 def _is_stale(text: str, stored_hash: str | None, generated_at: object, cv_at: object, training_end: datetime) -> bool:
-    """Return True if the CV has changed since its JD was generated.
-
-    The request's text decides if there is one, else the time of the store's newest CV.
-    """
+    """True if the CV has changed since: by the request's text if there is one, else by the time of the newest CV."""
     if text and stored_hash:
         return text_hash(text) != stored_hash
     if not isinstance(generated_at, datetime) or not isinstance(cv_at, datetime):

@@ -51,13 +51,9 @@ def online_columns(
 ) -> pl.DataFrame:
     """Return the columns that `girl join` adds to a training table, for one seeker and n jobs, one row per job.
 
-    Args:
-        client: looks up the vectors.
-        reduction: projection that was fitted on the training table.
-        job_seeker_id: known or not.
-        job_ids: known or not; the columns of an unknown job are null, as in the training table.
-        cv: the seeker's present CV, if the caller has it.
-        deadline_ms: for both lookups together; the client's default if left out.
+    `reduction` was fitted on the training table, and `cv` is the seeker's present CV, if the caller has it. The columns
+    of an unknown job are null, as in the training table. `deadline_ms`, in milliseconds, is for both lookups together;
+    it is the client's default if left out.
 
     Raises:
         ContractMismatchError: the projection is of another contract than the client.

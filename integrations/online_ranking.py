@@ -54,13 +54,10 @@ class Ranking:
         return cls(client, load_ranker(folder), saved.contract, saved.predictor)
 
     def rank(self, job_seeker_id: str | None, cv: str | None, job_ids: Sequence[str], until: float) -> RankedJobs:
-        """Order jobs by their scores; jobs with equal scores keep the order of the request.
+        """Order n jobs by their scores; jobs with equal scores keep the order of the request. Ids may be unknown.
 
-        Args:
-            job_seeker_id: known or not; None for a visitor who only has a CV.
-            cv: the present CV, if the caller has it.
-            job_ids: n ids, known or not.
-            until: deadline, as `time.monotonic()`. The lookups leave a share of the time for the ranker.
+        A visitor who only has a CV has no `job_seeker_id`. `until` is the deadline, as `time.monotonic()`; the lookups
+        leave a share of the time for the ranker.
         """
         lookup_seconds = max(0.0, until - time.monotonic()) * (1 - SCORING_SHARE)
         lookups_end = time.monotonic() + lookup_seconds

@@ -9,15 +9,8 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers.pair_inputs import check_features, check_scored
-from girl_features.integrations.rankers.ranker_files import (
-    ReductionManifest,
-    hashes,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
-)
 from girl_features.ranker import PairFeatures
 from girl_features.schema import (
     GIRL_COS_CV_GENERATED_JD,
@@ -42,15 +35,12 @@ class PlainReduction(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write the arrays (safetensors) and manifest (JSON) to `folder`; make the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
+        files.write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
         n_components, dimension = self.pca.components.shape
-        manifest = ReductionManifest(
-            contract=self.contract,
-            dimension=dimension,
-            n_components=n_components,
-            sha256=hashes(folder, (ARRAYS,)),
+        manifest = files.ReductionManifest(
+            contract=self.contract, dimension=dimension, n_components=n_components, sha256={}
         )
-        write_manifest(folder, manifest)
+        files.write_manifest(folder, manifest, (ARRAYS,))
 
     @classmethod
     def load(cls, folder: Path) -> PlainReduction:
@@ -59,18 +49,16 @@ class PlainReduction(NamedTuple):
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
         """
-        manifest = read_manifest(folder, ReductionManifest, (ARRAYS,))
+        manifest = files.read_manifest(folder, files.ReductionManifest, (ARRAYS,))
         shapes = {"mean": (manifest.dimension,), "components": (manifest.n_components, manifest.dimension)}
-        arrays = read_arrays(folder / ARRAYS, shapes)
+        arrays = files.read_arrays(folder / ARRAYS, shapes)
         return cls(PCA(arrays["mean"], arrays["components"]), manifest.contract)
 
 
 def fit_reduction(features: PairFeatures, n_components: int) -> PlainReduction:
-    """Fit principal components of the generated-JD vectors. Fit on the training part only, or the test part leaks.
+    """Fit principal components, at most as many as dimensions, of the generated-JD vectors that `features` have.
 
-    Args:
-        features: n pairs; those without a generated JD are left out.
-        n_components: number of columns; at most the dimension of the vectors.
+    Fit on the training part only, or the test part leaks.
 
     Raises:
         ConfigError: `n_components` is not positive.
@@ -100,24 +88,24 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
         InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
         ShapeError: arrays do not line up.
     """
-    check_features(features, "enhanced")
-    check_scored(features, reduction.contract, reduction.pca.components.shape[1])
+    check_scored(features, "enhanced", reduction.contract, reduction.pca.components.shape[1])
     has_generated = features.has_generated_jd
     components = reduction.pca.project(features.generated_jd).astype(np.float64)
-    frame = pl.DataFrame(
-        {
-            GIRL_COS_CV_JD: cosine(features.cv, features.jd),
-            GIRL_COS_GENERATED_JD_JD: _known(cosine(features.generated_jd, features.jd), has_generated),
-            GIRL_COS_CV_GENERATED_JD: _known(cosine(features.cv, features.generated_jd), has_generated),
-        }
-    )
-    return frame.with_columns(
-        *(
-            _known(column, has_generated).alias(f"girl_generated_jd_pca_{i:02d}")
-            for i, column in enumerate(components.T)
-        ),
-        pl.Series(GIRL_HAS_GENERATED_JD, has_generated, pl.Boolean),
-        pl.Series(GIRL_TIER, features.tier, pl.Int8),
+    of_generated = {
+        GIRL_COS_GENERATED_JD_JD: cosine(features.generated_jd, features.jd),
+        GIRL_COS_CV_GENERATED_JD: cosine(features.cv, features.generated_jd),
+        **{f"girl_generated_jd_pca_{i:02d}": column for i, column in enumerate(components.T)},
+    }
+    return pl.DataFrame(
+        [
+            pl.Series(GIRL_COS_CV_JD, cosine(features.cv, features.jd), pl.Float64),
+            *(
+                pl.Series(name, np.where(has_generated, values, np.nan), pl.Float64).fill_nan(None)
+                for name, values in of_generated.items()
+            ),
+            pl.Series(GIRL_HAS_GENERATED_JD, has_generated, pl.Boolean),
+            pl.Series(GIRL_TIER, features.tier, pl.Int8),
+        ]
     )
 
 
@@ -125,7 +113,3 @@ def place_columns(table: pl.DataFrame, columns: pl.DataFrame, rows: np.ndarray) 
     """Return `table` with `columns` beside it at the given row numbers, and null in all other rows."""
     numbered = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
     return table.with_row_index(GIRL_ROW).join(numbered, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)
-
-
-def _known(values: np.ndarray, known: np.ndarray) -> pl.Series:
-    return pl.Series(np.where(known, values, np.nan), dtype=pl.Float64).fill_nan(None)

@@ -103,16 +103,7 @@ def _local_options(settings: RayConfig, stack: ExitStack) -> dict[str, Any]:
 
 
 def n_workers(settings: RayConfig, resources: dict[str, float], *, can_grow: bool) -> int:
-    """Return `ray.workers`, or as many workers as there is room for.
-
-    Args:
-        settings: `ray` of the config.
-        resources: of the cluster, as Ray names them.
-        can_grow: the cluster may get more resources later.
-
-    Raises:
-        ClusterError: there is no room.
-    """
+    """Return `ray.workers`, or as many workers as `resources` have room for. Raise ClusterError if there is no room."""
     n_cpus, n_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     room = int(n_cpus // settings.cpus_per_worker)
     if settings.gpus_per_worker:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from girl_features.batch.chunk import FinishedChunk, draw_jds, encode_cvs, encode_jds, encode_jobs
-from girl_features.batch.plan import JobVersion
 from girl_features.batch.run import Batch, ChunkIterator, MaterializeReport, run_batch
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
@@ -33,24 +32,11 @@ from girl_features.integrations.ray_cluster import (
     import_ray,
     on_this_node,
 )
-from girl_features.schema import UTC_MICROSECONDS, CVVersion
 from girl_features.store.failpoints import failpoint
 
 GENERATE, ENCODE_CVS, ENCODE_JOBS = "generate", "encode_cvs", "encode_jobs"
 QUEUED = 2  # chunks that an actor holds: the one it works on, and the next
 PROBLEM_TIMEOUT_S = 10
-
-_CHUNK = pa.schema(  # one row a chunk; its lists are the fields of CVVersion, or the first four for JobVersion
-    [
-        ("number", pa.int64()),
-        ("kind", pa.string()),
-        ("ids", pa.list_(pa.string())),
-        ("texts", pa.list_(pa.string())),
-        ("times", pa.list_(UTC_MICROSECONDS)),
-        ("hashes", pa.list_(pa.string())),
-        ("n_failures", pa.list_(pa.int64())),
-    ]
-)
 
 
 class ModelSource(NamedTuple):
@@ -70,12 +56,7 @@ def run_on_ray(
 ) -> MaterializeReport:
     """Bring the store up to date and publish it, with the work done by Ray workers.
 
-    Args:
-        config: as for the local job, with `ray`.
-        should_stop: asked several times a second. True ends the run once the chunks at work are committed.
-        retry_failed: try CVs again that no earlier run found a good JD for.
-        new_run: give up unfinished runs of other contracts, which are refused otherwise.
-        source: of contract and models.
+    Arguments as those of `run_batch`. `should_stop` is asked several times a second.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -108,13 +89,13 @@ class ChunkWorker:
 
     def __call__(self, chunk: pa.Table) -> dict[str, list[Any]]:
         """Return one row: the number of the chunk, and the finished chunk, or nothing after a stop."""
-        number, kind = chunk["number"][0].as_py(), chunk["kind"][0].as_py()
+        number = chunk["number"][0].as_py()
+        kind, rows = pickle.loads(chunk["kind_and_rows"][0].as_py())
         with self._reporting_problems():
             n_tries = self._ray.get(self._gate.enter.remote(number))
             if n_tries > MAX_TRIES:
                 raise ClusterError(f"{MAX_TRIES} workers died over one chunk; perhaps memory ran out")
-            # pickle is what Ray itself uses between its own processes
-            finished = pickle.dumps(self._finish(kind, _rows_of_chunk(chunk))) if n_tries else b""
+            finished = pickle.dumps(self._finish(kind, rows)) if n_tries else b""
         return {"number": [number], "finished": [finished]}
 
     @contextmanager
@@ -128,15 +109,14 @@ class ChunkWorker:
 
     def _finish(self, kind: str, rows: list[Any]) -> FinishedChunk:
         """Finish a chunk. Its CV and JD texts, which a commit does not need, are left out of the result."""
-        if kind == GENERATE:
-            finished = encode_jds(self._models.encoder, draw_jds(self._models, rows))
-            drawn = finished.drawn._replace(versions=[version._replace(cv="") for version in rows])
-            return finished._replace(drawn=drawn)
+        encoder = self._models.encoder
+        if kind == ENCODE_JOBS:
+            return encode_jobs(encoder, rows)._replace(jobs=[job._replace(jd="") for job in rows])
+        versions = [version._replace(cv="") for version in rows]
         if kind == ENCODE_CVS:
-            encoded_cvs = encode_cvs(self._models.encoder, rows)
-            return encoded_cvs._replace(versions=[version._replace(cv="") for version in rows])
-        encoded_jobs = encode_jobs(self._models.encoder, rows)
-        return encoded_jobs._replace(jobs=[job._replace(jd="") for job in rows])
+            return encode_cvs(encoder, rows)._replace(versions=versions)
+        finished = encode_jds(encoder, draw_jds(self._models, rows))
+        return finished._replace(drawn=finished.drawn._replace(versions=versions))
 
 
 def _finished_chunks(config: GirlConfig, source: ModelSource, batch: Batch) -> ChunkIterator:
@@ -197,25 +177,15 @@ def _results(config: GirlConfig, source: ModelSource, batch: Batch, gate: Any, n
 
 
 def _planned_chunks(batch: Batch) -> Iterator[pa.Table]:
-    """Yield every planned chunk. Those to generate for go first, as they take longest."""
+    """Yield every planned chunk as a table of one row. Those to generate for go first, as they take longest.
+
+    Rows are pickled, as Ray itself does between its processes.
+    """
     kinds = ((GENERATE, batch.generation_chunks()), (ENCODE_CVS, batch.cv_chunks()), (ENCODE_JOBS, batch.job_chunks()))
     numbers = itertools.count()
     for kind, chunks in kinds:
         for rows in chunks:
-            yield _chunk_table(next(numbers), kind, rows)
-
-
-def _chunk_table(number: int, kind: str, rows: Sequence[CVVersion] | Sequence[JobVersion]) -> pa.Table:
-    fields = [list(field) for field in zip(*rows, strict=True)]
-    if kind == ENCODE_JOBS:
-        fields.append([0] * len(rows))
-    return pa.table([[value] for value in (number, kind, *fields)], schema=_CHUNK)
-
-
-def _rows_of_chunk(chunk: pa.Table) -> list[Any]:
-    (row,) = chunk.to_pylist()
-    fields = zip(*(row[name] for name in _CHUNK.names[2:]), strict=True)
-    return [JobVersion(*values[:-1]) if row["kind"] == ENCODE_JOBS else CVVersion(*values) for values in fields]
+            yield pa.table({"number": [next(numbers)], "kind_and_rows": [pickle.dumps((kind, rows))]})
 
 
 def _settled(config: GirlConfig, contract: FeatureContract) -> GirlConfig:

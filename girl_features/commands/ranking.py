@@ -57,9 +57,7 @@ def serve(
     deadline: Annotated[float, typer.Option(min=1, help="Milliseconds for a whole request.")] = 250.0,
 ) -> None:
     """Rank jobs over HTTP: /rank, /features, /health, /metrics. Ctrl-C or SIGTERM ends it after open requests."""
-    from girl_features.integrations.ranking_service import create_app
-    from girl_features.integrations.service.limits import Limits
-    from girl_features.integrations.service.server import run_server
+    from girl_features.integrations.ranking_service import Limits, create_app, run_server
 
     resolved = common.load(config, set_values)
     ranking, queue = _open(resolved, ranker)

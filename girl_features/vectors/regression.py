@@ -51,15 +51,10 @@ def log_loss_of_logits(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_logistic(columns: np.ndarray, labels: np.ndarray, ridge: float = 1.0) -> np.ndarray:
-    """Fit a logistic regression by Newton's method, halving a step that would raise the loss.
+    """Return the (p + 1,) weights, intercept last, of a logistic regression of (n,) labels on (n, p) columns.
 
-    Args:
-        columns: (n, p).
-        labels: (n,) bool, or probabilities in [0, 1].
-        ridge: penalty of the squared weights; the intercept has none.
-
-    Returns:
-        (p + 1,) weights, the intercept last.
+    The labels are bool, or probabilities in [0, 1]. `ridge` is the penalty of the squared weights; the intercept has
+    none. Newton's method, with a step halved where it would raise the loss.
     """
     design = np.column_stack([columns, np.ones(len(columns))]).astype(np.float64)
     shrink = np.append(np.full(columns.shape[1], ridge), 1e-9)
@@ -96,14 +91,10 @@ class Calibration(NamedTuple):
 
 
 def platt_scale(scores: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit the logistic curve from scores to labels by maximum likelihood.
+    """Fit the logistic curve from (n,) finite scores to (n,) labels by maximum likelihood.
 
-    The slope is always positive, so that the order of the scores stays. Where the labels contradict the scores, the
-    curve is almost flat at the match rate.
-
-    Args:
-        scores: (n,) finite.
-        labels: (n,) bool, or probabilities in [0, 1]; not all 0 and not all 1.
+    The labels are bool, or probabilities in [0, 1]; not all 0 and not all 1. The slope is always positive, so that the
+    order of the scores stays. Where the labels contradict the scores, the curve is almost flat at the match rate.
     """
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     standardised = (scores - centre) / spread
@@ -116,14 +107,10 @@ def platt_scale(scores: np.ndarray, labels: np.ndarray) -> Calibration:
 
 
 def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit `platt_scale` to Platt's (1999) smoothed targets.
+    """Fit `platt_scale` to Platt's (1999) smoothed targets. The (n,) bool labels have both classes.
 
     The targets are (n_matched + 1) / (n_matched + 2) and 1 / (n_mismatched + 2). With them, a few labels or scores
     that separate the classes do not push probabilities to 0 and 1.
-
-    Args:
-        scores: (n,) finite.
-        labels: (n,) bool, of both classes.
     """
     n_matched = int(labels.sum())
     matched_target, mismatched_target = (n_matched + 1) / (n_matched + 2), 1 / (len(labels) - n_matched + 2)

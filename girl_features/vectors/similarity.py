@@ -59,23 +59,14 @@ class Neighbours(NamedTuple):
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Neighbours:
-    """Return the k nearest vectors of each query. Of equal cosines the first row comes first.
+    """Return the k nearest of the (n, d) unit `vectors` for each of the (q, d) unit `queries`.
 
-    Args:
-        queries: (q, d) unit vectors.
-        vectors: (n, d) unit vectors.
-        k: number of neighbours.
-        allowed: (n,) bool, the vectors that may be returned; all if left out.
+    Of equal cosines the first row comes first. Only vectors where the (n,) bool `allowed` is True may be returned.
     """
     result = Neighbours.none(len(queries), k)
-    if allowed is None:
-        candidates, candidate_vectors = np.arange(len(vectors)), vectors
-    else:
-        candidates = np.flatnonzero(allowed)
-        candidate_vectors = vectors[candidates]
+    candidates = np.arange(len(vectors)) if allowed is None else np.flatnonzero(allowed)
+    candidate_vectors = vectors if allowed is None else vectors[candidates]
     n = min(k, len(candidates))
-    if n == 0:
-        return result
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         block = slice(start, start + _QUERIES_AT_ONCE)
         cosines = queries[block] @ candidate_vectors.T
@@ -88,11 +79,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, allowed: np.ndarra
 def mean_of_nearest(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
     """Return the (q, e) float32 means of the values of the k keys nearest to each query.
 
-    Args:
-        queries: (q, d) vectors of any length.
-        keys: (m, d) unit vectors.
-        values: (m, e), one row per key.
-        k: number of neighbours; all m if k is larger.
+    Queries are (q, d) of any length, keys (m, d) unit vectors, values (m, e). All m keys are taken if k is larger.
     """
     k = min(k, len(keys))
     means = np.empty((len(queries), values.shape[1]), np.float32)

@@ -15,29 +15,22 @@ from pathlib import Path
 import numpy as np
 
 from girl_features.errors import CheckpointError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers.pair_inputs import check_features, check_training_parts
-from girl_features.integrations.rankers.ranker_files import (
-    MANIFEST,
-    FallbackManifest,
-    RankerManifest,
-    SavedRanker,
-    hashes,
-    parse_manifest,
-    read_manifest,
-    write_manifest,
-)
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import TierDropout, drop_tiers
 
 _HALVES = ("enhanced", "base")  # folders of the two rankers
-_FILES = tuple(f"{half}/{MANIFEST}" for half in _HALVES)
+_FILES = tuple(f"{half}/{files.MANIFEST}" for half in _HALVES)
 
 
 class FallbackRanker:
     """A Ranker of two: `enhanced` for pairs with a generated JD, `base` for the others (Tier.PRIOR)."""
 
-    def __init__(self, enhanced: SavedRanker, base: SavedRanker, dropout: TierDropout | None = None) -> None:
+    def __init__(
+        self, enhanced: files.SavedRanker, base: files.SavedRanker, dropout: TierDropout | None = None
+    ) -> None:
         self.enhanced, self.base, self._dropout = enhanced, base, dropout
 
     def fit(
@@ -74,25 +67,22 @@ class FallbackRanker:
         """Write both rankers to folders of `folder`, and a manifest that ties them together."""
         self.enhanced.save(folder / "enhanced")
         self.base.save(folder / "base")
-        enhanced = parse_manifest(folder / "enhanced", RankerManifest)
-        manifest = FallbackManifest(
-            predictor=enhanced.predictor,
-            contract=enhanced.contract,
-            dimension=enhanced.dimension,
-            sha256=hashes(folder, _FILES),
+        enhanced = files.parse_manifest(folder / "enhanced", files.RankerManifest)
+        manifest = files.FallbackManifest(
+            predictor=enhanced.predictor, contract=enhanced.contract, dimension=enhanced.dimension, sha256={}
         )
-        write_manifest(folder, manifest)
+        files.write_manifest(folder, manifest, _FILES)
 
     @classmethod
-    def load(cls, folder: Path, load_half: Callable[[Path], SavedRanker]) -> FallbackRanker:
+    def load(cls, folder: Path, load_half: Callable[[Path], files.SavedRanker]) -> FallbackRanker:
         """Load the ranker that `save` wrote to `folder`, each of the two by `load_half`.
 
         Raises:
             CheckpointError: absent, incomplete, altered, of another format, or two rankers that do not belong together.
         """
-        manifest = read_manifest(folder, FallbackManifest, _FILES)
+        manifest = files.read_manifest(folder, files.FallbackManifest, _FILES)
         for row in _HALVES:
-            half = parse_manifest(folder / row, RankerManifest)
+            half = files.parse_manifest(folder / row, files.RankerManifest)
             if (half.predictor, half.row, half.contract) != (manifest.predictor, row, manifest.contract):
                 raise CheckpointError(
                     f"{folder / row} holds {half.predictor!r} {half.row!r} of contract {half.contract!r}, "

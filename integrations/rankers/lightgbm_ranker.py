@@ -15,30 +15,22 @@ import lightgbm
 import numpy as np
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers.pair_inputs import (
     COSINE_BLOCKS,
-    ROWS_AT_ONCE,
     ColumnScaler,
     RankerRow,
-    check_features,
     check_scored,
     check_training_parts,
     columns_width,
     fit_scaler,
+    parts,
     scaled_columns,
     visible,
 )
-from girl_features.integrations.rankers.ranker_files import (
-    RankerManifest,
-    hashes,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
-)
 from girl_features.ranker import PairFeatures
 from girl_features.vectors.projection import PCA, fit_pca
-from girl_features.vectors.regression import Calibration, fit_calibration
+from girl_features.vectors.regression import fit_calibration
 
 TREES = "ranker.lightgbm.txt"
 ARRAYS = "columns.safetensors"
@@ -94,22 +86,17 @@ class _MatrixMaker(NamedTuple):
         return cls(blocks, pca, fit_scaler(features, blocks.whole), reduced)
 
     @classmethod
-    def blank(cls, blocks: TreeColumns, dimension: int) -> _MatrixMaker:
-        """Return one of the right shapes, to be filled."""
-        k = _n_components(blocks, dimension)
-        pca = PCA(np.zeros(dimension, np.float32), np.zeros((k, dimension), np.float32))
-        whole = ColumnScaler.blank(columns_width(blocks.whole, dimension))
-        return cls(blocks, pca, whole, ColumnScaler.blank(columns_width(blocks.reduced, k)))
-
-    @classmethod
     def read(cls, path: Path, blocks: TreeColumns, dimension: int) -> _MatrixMaker:
-        shapes = {name: array.shape for name, array in cls.blank(blocks, dimension).arrays().items()}
-        arrays = read_arrays(path, shapes)
+        """Read what `arrays` returned."""
+        k = _n_components(blocks, dimension)
+        shapes: dict[str, tuple[int, ...]] = {"pca.mean": (dimension,), "pca.components": (k, dimension)}
+        shapes |= ColumnScaler.shapes("whole", columns_width(blocks.whole, dimension))
+        shapes |= ColumnScaler.shapes("reduced", columns_width(blocks.reduced, k))
+        arrays = files.read_arrays(path, shapes)
         pca = PCA(arrays["pca.mean"], arrays["pca.components"])
         return cls(blocks, pca, ColumnScaler.from_arrays(arrays, "whole"), ColumnScaler.from_arrays(arrays, "reduced"))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return everything fitted, by its name in the file."""
         pca = {"pca.mean": self.pca.mean, "pca.components": self.pca.components}
         return pca | self.whole.arrays("whole") | self.reduced.arrays("reduced")
 
@@ -123,9 +110,7 @@ class _MatrixMaker(NamedTuple):
 class _FittedTrees(NamedTuple):
     columns: _MatrixMaker
     trees: Any  # lightgbm.Booster
-    calibration: Calibration
-    contract: str
-    dimension: int
+    manifest: files.RankerManifest
 
 
 class LightGBMRanker:
@@ -162,25 +147,20 @@ class LightGBMRanker:
         trees = lightgbm.Booster(model_str=trees.model_to_string(num_iteration=trees.best_iteration))
         raw_scores = np.asarray(trees.predict(valid_matrix, raw_score=True, num_threads=self.num_threads))
         calibration = fit_calibration(raw_scores, valid_labels)
-        self._fitted = _FittedTrees(columns, trees, calibration, features.contract, features.cv.shape[1])
+        manifest = files.new_manifest(self.predictor, self.row, self.seed, features, calibration)
+        self._fitted = _FittedTrees(columns, trees, manifest)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """Return (n,) float64 probabilities of a match, in (0, 1).
-
-        Errors as `check_features` and `check_scored`.
-        """
-        return self._require_fitted().calibration.probabilities(self.raw_score(features))
+        """Return (n,) float64 probabilities of a match, in (0, 1). Errors as `check_scored`."""
+        return self._require_fitted().manifest.probabilities(self.raw_score(features))
 
     def raw_score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 sums of the leaves, before calibration. Errors as `score`."""
         fitted = self._require_fitted()
-        check_features(features, self.row)
-        check_scored(features, fitted.contract, fitted.dimension)
-        features = visible(features, self.row)
+        check_scored(features, self.row, fitted.manifest.contract, fitted.manifest.dimension)
         scores = [np.zeros(0)]
-        for start in range(0, features.n_pairs, ROWS_AT_ONCE):
-            rows = np.arange(start, min(start + ROWS_AT_ONCE, features.n_pairs))
-            matrix = fitted.columns.matrix(features.take(rows))
+        for part in parts(visible(features, self.row)):
+            matrix = fitted.columns.matrix(part)
             scores.append(fitted.trees.predict(matrix, raw_score=True, num_threads=self.num_threads))
         return np.concatenate(scores)
 
@@ -189,18 +169,8 @@ class LightGBMRanker:
         fitted = self._require_fitted()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TREES).write_text(fitted.trees.model_to_string(), encoding="utf-8")
-        write_arrays(folder / ARRAYS, fitted.columns.arrays())
-        manifest = RankerManifest(
-            predictor=self.predictor,
-            row=self.row,
-            seed=self.seed,
-            contract=fitted.contract,
-            dimension=fitted.dimension,
-            slope=fitted.calibration.slope,
-            intercept=fitted.calibration.intercept,
-            sha256=hashes(folder, (TREES, ARRAYS)),
-        )
-        write_manifest(folder, manifest)
+        files.write_arrays(folder / ARRAYS, fitted.columns.arrays())
+        files.write_manifest(folder, fitted.manifest, (TREES, ARRAYS))
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1) -> LightGBMRanker:
@@ -209,7 +179,7 @@ class LightGBMRanker:
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
         """
-        manifest = read_manifest(folder, RankerManifest, (TREES, ARRAYS))
+        manifest = files.read_manifest(folder, files.RankerManifest, (TREES, ARRAYS))
         if (manifest.predictor, manifest.row) not in TREE_COLUMNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a LightGBM one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed, num_threads)
@@ -218,8 +188,7 @@ class LightGBMRanker:
             trees = lightgbm.Booster(model_str=(folder / TREES).read_text(encoding="utf-8"))
         except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{folder / TREES} is not a LightGBM text model: {error}") from error
-        calibration = Calibration(manifest.slope, manifest.intercept)
-        ranker._fitted = _FittedTrees(columns, trees, calibration, manifest.contract, manifest.dimension)
+        ranker._fitted = _FittedTrees(columns, trees, manifest)
         return ranker
 
     def _require_fitted(self) -> _FittedTrees:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from girl_features.errors import ContractMismatchError, InvalidVectorError, ShapeError
-from girl_features.ranker import PairFeatures, check_labels
+from girl_features.ranker import PairFeatures, check_part
 from girl_features.schema import Tier
 from girl_features.vectors.similarity import cosine
 
@@ -51,10 +51,10 @@ class ColumnScaler(NamedTuple):
     mean: np.ndarray  # (p,) float32
     inverse_std: np.ndarray  # (p,) float32, 0 for a column that is constant in the training part
 
-    @classmethod
-    def blank(cls, n_columns: int) -> ColumnScaler:
-        """Return a scaler of the right shape, to be filled."""
-        return cls(np.zeros(n_columns, np.float32), np.zeros(n_columns, np.float32))
+    @staticmethod
+    def shapes(name: str, n_columns: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of `arrays`."""
+        return {f"{name}.mean": (n_columns,), f"{name}.inverse_std": (n_columns,)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], name: str) -> ColumnScaler:
@@ -108,26 +108,23 @@ def check_training_parts(
         ContractMismatchError: the parts are of different contracts.
     """
     for name, part, part_labels in (("training", features, labels), ("valid", valid, valid_labels)):
-        if part.n_pairs == 0:
-            raise ShapeError(f"the {name} part has no pairs; widen its window (`windows:` in girl.yaml)")
-        try:
-            check_labels(part, part_labels)
-        except ShapeError as error:
-            raise ShapeError(f"{name} part: {error}") from error
+        check_part(name, part, part_labels)
         check_features(part, row)
-    check_scored(valid, features.contract, features.cv.shape[1])
+    check_scored(valid, row, features.contract, features.cv.shape[1])
 
 
-def check_scored(features: PairFeatures, contract: str, dimension: int) -> None:
-    """Check that `features` have the contract and dimension that a ranker was trained on.
+def check_scored(features: PairFeatures, row: RankerRow, contract: str, dimension: int) -> None:
+    """Check the arrays that `row` reads, and that they have the contract and dimension that a ranker was trained on.
 
     A base ranker needs the same contract too. Its scores would not change with another generator, but a fingerprint
     does not show which part of a contract differs, and with another encoder the scores would be meaningless.
 
     Raises:
+        ShapeError: the arrays do not line up.
+        InvalidVectorError: as `check_features`, or another dimension.
         ContractMismatchError: another contract.
-        InvalidVectorError: another dimension.
     """
+    check_features(features, row)
     if features.contract != contract:
         raise ContractMismatchError(features.contract, contract)
     if features.cv.shape[1] != dimension:
@@ -142,8 +139,8 @@ def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
 
     Columns that need a generated JD have no meaning in rows without one.
     """
-    parts = [_BLOCKS[name].values(features) for name in blocks]
-    return np.concatenate([np.zeros((features.n_pairs, 0)), *parts], axis=1).astype(np.float32)
+    arrays = [_BLOCKS[name].values(features) for name in blocks]
+    return np.concatenate([np.zeros((features.n_pairs, 0)), *arrays], axis=1).astype(np.float32)
 
 
 def columns_width(blocks: tuple[str, ...], dimension: int) -> int:
@@ -155,7 +152,7 @@ def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
     """Fit mean and standard deviation of each column; columns that need a generated JD use the pairs that have one."""
     needs_generated = _needs_generated_jd(blocks, features.cv.shape[1])
     total, squares, n = (np.zeros(len(needs_generated)) for _ in range(3))
-    for part in _parts(features):
+    for part in parts(features):
         values = columns(part, blocks).astype(np.float64)
         known = ~needs_generated | part.has_generated_jd[:, None]  # (n, p)
         total += np.where(known, values, 0).sum(axis=0)
@@ -183,7 +180,8 @@ def _needs_generated_jd(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
     return np.repeat(np.array([block.needs_generated_jd for block in chosen], bool), widths)
 
 
-def _parts(features: PairFeatures) -> Iterator[PairFeatures]:
+def parts(features: PairFeatures) -> Iterator[PairFeatures]:
+    """Cut n pairs into parts of at most ROWS_AT_ONCE."""
     for start in range(0, features.n_pairs, ROWS_AT_ONCE):
         yield features.take(np.arange(start, min(start + ROWS_AT_ONCE, features.n_pairs)))
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.integrations.rankers.pair_inputs import RankerRow
-from girl_features.ranker import Ranker
+from girl_features.ranker import PairFeatures, Ranker
+from girl_features.vectors.regression import Calibration
 
 MANIFEST = "manifest.json"
 
@@ -20,7 +21,7 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
-    sha256: dict[str, str]  # of each other file, by name
+    sha256: dict[str, str]  # of each other file, by name; filled in when the manifest is written
 
 
 class _VectorManifest(_Manifest):
@@ -38,6 +39,10 @@ class RankerManifest(_VectorManifest):
     seed: int
     slope: float
     intercept: float
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return (n,) calibrated probabilities of (n,) raw scores."""
+        return Calibration(self.slope, self.intercept).probabilities(scores)
 
 
 class FallbackManifest(_VectorManifest):
@@ -76,16 +81,28 @@ class SavedRanker(Ranker, Protocol):
         ...
 
 
-def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the SHA-256 of each named file of `folder`."""
-    return {name: sha256_of_files([folder / name]) for name in names}
+def new_manifest(
+    predictor: str, row: RankerRow, seed: int, features: PairFeatures, calibration: Calibration
+) -> RankerManifest:
+    """Return the manifest of a ranker trained on `features`."""
+    return RankerManifest(
+        predictor=predictor,
+        row=row,
+        seed=seed,
+        contract=features.contract,
+        dimension=features.cv.shape[1],
+        slope=calibration.slope,
+        intercept=calibration.intercept,
+        sha256={},
+    )
 
 
-def write_manifest(folder: Path, manifest: AnyManifest) -> None:
-    """Write the manifest in one step, after all other files.
+def write_manifest(folder: Path, manifest: AnyManifest, names: tuple[str, ...]) -> None:
+    """Write the manifest with the hashes of the files `names`, in one step, after these files.
 
     If a save is interrupted, the folder has no manifest or an older one whose hashes differ, and `load` refuses it.
     """
+    manifest = manifest.model_copy(update={"sha256": {name: sha256_of_files([folder / name]) for name in names}})
     partial = folder / f".{MANIFEST}.partial"
     partial.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     partial.replace(folder / MANIFEST)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from girl_features.errors import CheckpointError, ConfigError, require
 from girl_features.integrations.rankers.fallback import FallbackRanker
@@ -47,7 +47,6 @@ RANKERS: dict[str, Callable[[], _RankerClass]] = {
     "lightgbm-plain": _lightgbm,
 }
 
-
 WITH_FALLBACK = ("mlp", "dot", "lightgbm")  # the paper's plain forms only use the mean of j' where it is absent
 
 
@@ -56,14 +55,8 @@ def make_ranker(
 ) -> SavedRanker:
     """Make an untrained ranker: `base` never reads the generated JD, `enhanced` does.
 
-    An enhanced ranker of WITH_FALLBACK has a base twin for pairs without a generated JD.
-
-    Args:
-        predictor: one of RANKERS.
-        row: the vectors it may read.
-        seed: of training.
-        tier_dropout: share of the training pairs that an enhanced ranker with a twin sees at a lower tier.
-        stand_ins: vectors of the lower tiers; without them there is no tier dropout.
+    An enhanced ranker of WITH_FALLBACK has a base twin for pairs without a generated JD. It sees the share
+    `tier_dropout` of the training pairs at a lower tier, if `stand_ins` gives the vectors of the lower tiers.
 
     Raises:
         ConfigError: no such predictor or row.
@@ -73,10 +66,10 @@ def make_ranker(
         raise ConfigError(f"no predictor {predictor!r}; known are: {', '.join(RANKERS)}")
     ranker_class = RANKERS[predictor]()
     ranker = ranker_class(predictor, row, seed)
-    if row == "enhanced" and predictor in WITH_FALLBACK:
-        dropout = TierDropout(tier_dropout, stand_ins, seed) if stand_ins is not None else None
-        return FallbackRanker(ranker, ranker_class(predictor, "base", seed), dropout)
-    return ranker
+    if row == "base" or predictor not in WITH_FALLBACK:
+        return ranker
+    dropout = TierDropout(tier_dropout, stand_ins, seed) if stand_ins is not None else None
+    return FallbackRanker(ranker, ranker_class(predictor, "base", seed), dropout)
 
 
 def load_ranker(folder: Path) -> SavedRanker:
@@ -91,29 +84,18 @@ def load_ranker(folder: Path) -> SavedRanker:
     return _load_single(folder)
 
 
-class RankerSummary(NamedTuple):
-    """Predictor and contract of a saved ranker."""
-
-    predictor: str
-    contract: str  # fingerprint of the vectors it was trained on
-
-
-def peek_ranker(folder: Path) -> RankerSummary:
-    """Read predictor and contract of the ranker saved to `folder`, without its weights.
+def peek_ranker(folder: Path) -> FallbackManifest | RankerManifest:
+    """Read the manifest of the ranker saved to `folder`, without its weights.
 
     Raises:
         CheckpointError: absent, or of another format.
     """
-    manifest: FallbackManifest | RankerManifest
     if (folder / "enhanced").is_dir():
-        manifest = parse_manifest(folder, FallbackManifest)
-    else:
-        manifest = parse_manifest(folder, RankerManifest)
-    return RankerSummary(manifest.predictor, manifest.contract)
+        return parse_manifest(folder, FallbackManifest)
+    return parse_manifest(folder, RankerManifest)
 
 
 def _load_single(folder: Path) -> SavedRanker:
-    """Load a ranker that is not a FallbackRanker."""
     predictor = parse_manifest(folder, RankerManifest).predictor
     if predictor not in RANKERS:
         raise CheckpointError(f"{folder} holds a {predictor!r} ranker; this version knows: {', '.join(RANKERS)}")

@@ -6,27 +6,18 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import polars as pl
-
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
+from girl_features.evaluation.compare import LabelledPairs
 from girl_features.evaluation.metrics import auc, log_loss
 from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.integrations.rankers.ranker_files import SavedRanker
 from girl_features.integrations.rankers.registry import make_ranker, peek_ranker
 from girl_features.pairs import join_pairs
-from girl_features.ranker import PairFeatures, Ranker
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED, Tier
+from girl_features.ranker import Ranker
+from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, stand_ins_of
-
-
-class LabelledFeatures(NamedTuple):
-    """Features and labels of n pairs."""
-
-    features: PairFeatures
-    labels: np.ndarray  # (n,) bool
 
 
 class TierResult(NamedTuple):
@@ -58,11 +49,17 @@ def train_ranker(
 
     Raises:
         CheckpointError: `folder` exists and does not hold a ranker.
-        LeakageError, EmptyWindowError, MissingVectorsError: as `ranking_parts`.
+        LeakageError: the generator was trained on decisions of the ranking windows.
+        EmptyWindowError: a window has no decisions, or decisions of one class only.
+        MissingVectorsError: a CV or JD is not in the store.
     """
     if folder.exists():
         peek_ranker(folder)  # refuses to replace anything but a ranker
-    train, valid, test = ranking_parts(config, contract)
+    with open_tables(config) as tables:
+        split = ranking_split(tables, cut_windows(tables, config.windows))
+    train, valid, test = (
+        LabelledPairs.of(join_pairs(config.feast_repo, contract, decisions), decisions) for decisions in split
+    )
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
     ranker.fit(train.features, train.labels, valid.features, valid.labels)
@@ -79,23 +76,7 @@ def train_ranker(
     )
 
 
-def ranking_parts(
-    config: GirlConfig, contract: FeatureContract
-) -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
-    """Return the train, valid and test windows, joined with the vectors of `contract`.
-
-    Raises:
-        LeakageError: the generator was trained on decisions of the ranking windows.
-        EmptyWindowError: a window has no decisions, or decisions of one class only.
-        MissingVectorsError: a CV or JD is not in the store.
-    """
-    with open_tables(config) as tables:
-        split = ranking_split(tables, cut_windows(tables, config.windows))
-    train, valid, test = (_labelled(config.feast_repo, contract, decisions) for decisions in split)
-    return train, valid, test
-
-
-def results_by_tier(ranker: Ranker, test: LabelledFeatures, stand_ins: StandIns) -> list[TierResult]:
+def results_by_tier(ranker: Ranker, test: LabelledPairs, stand_ins: StandIns) -> list[TierResult]:
     """Measure AUC and log loss on the pairs as joined, and with the vectors of each lower tier in their place."""
     lower = stand_ins(test.features)
     features_at = {"as_joined": test.features}
@@ -105,11 +86,6 @@ def results_by_tier(ranker: Ranker, test: LabelledFeatures, stand_ins: StandIns)
         scores = ranker.score(features)
         results.append(TierResult(name, auc(test.labels, scores), log_loss(test.labels, scores), len(scores)))
     return results
-
-
-def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledFeatures:
-    keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return LabelledFeatures(join_pairs(feast_repo, contract, keys), decisions[MATCHED].to_numpy())
 
 
 def _save(ranker: SavedRanker, folder: Path) -> None:

@@ -10,8 +10,7 @@ the paper neither trains nor calibrates: without calibration its log loss could 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -21,31 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers import ranker_files as files
 from girl_features.integrations.rankers import two_tower_networks as networks
+from girl_features.integrations.rankers.early_stopping import train_with_early_stopping
 from girl_features.integrations.rankers.pair_inputs import (
     COSINE_BLOCKS,
-    ROWS_AT_ONCE,
     ColumnScaler,
     RankerRow,
-    check_features,
     check_scored,
     check_training_parts,
     columns_width,
     fit_scaler,
+    parts,
     scaled_columns,
     visible,
 )
-from girl_features.integrations.rankers.ranker_files import (
-    RankerManifest,
-    hashes,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
-)
 from girl_features.ranker import PairFeatures
 from girl_features.torch_threads import one_thread
-from girl_features.vectors.regression import Calibration, fit_calibration, fit_logistic, log_loss_of_logits
+from girl_features.vectors.regression import fit_calibration, fit_logistic, log_loss_of_logits
 
 WEIGHTS = "ranker.safetensors"
 _PARTS = ("mlp", "jd_tower", "linear")  # names of NetworkDesign.parts in the file
@@ -71,12 +63,6 @@ class NetworkDesign(NamedTuple):
         mlp, jd_tower, linear = (columns_width(blocks, dimension) for blocks in self.parts)
         network: nn.Module = self.network(networks.Widths(dimension, mlp, jd_tower, linear, self.hidden), dropout)
         return network
-
-    def inputs(self, scalers: tuple[ColumnScaler, ...], features: PairFeatures) -> networks.NetworkInputs:
-        """Return the network's inputs for the pairs of `features`."""
-        scaled = [scaled_columns(features, blocks, scaler) for blocks, scaler in zip(self.parts, scalers, strict=True)]
-        arrays = [features.cv.astype(np.float32), features.jd.astype(np.float32), *scaled]
-        return networks.NetworkInputs(*(torch.from_numpy(array) for array in arrays))
 
 
 _PRODUCTS = ("cv_times_jd", "generated_jd_times_jd")
@@ -112,34 +98,44 @@ class TrainingSettings:
     patience: int = 6  # epochs without a lower valid log loss
 
 
-class _FittedNetwork(NamedTuple):
-    network: nn.Module
-    scalers: tuple[ColumnScaler, ...]  # of NetworkDesign.parts
-    calibration: Calibration
-    contract: str
-    dimension: int
+class _ScaledNetwork(NamedTuple):
+    """A network of a design, and the scalers of its columns."""
 
-    @classmethod
-    def blank(cls, design: NetworkDesign, manifest: RankerManifest, dropout: float) -> _FittedNetwork:
-        """Return the saved ranker's shapes and calibration, with fresh weights to be replaced."""
-        scalers = tuple(ColumnScaler.blank(columns_width(blocks, manifest.dimension)) for blocks in design.parts)
-        with torch.random.fork_rng(devices=[]):
-            network = design.build(manifest.dimension, dropout)
-        calibration = Calibration(manifest.slope, manifest.intercept)
-        return cls(network, scalers, calibration, manifest.contract, manifest.dimension)
+    design: NetworkDesign
+    network: nn.Module
+    scalers: tuple[ColumnScaler, ...]  # of design.parts
+
+    def __call__(self, features: PairFeatures) -> Tensor:
+        blocks_and_scalers = zip(self.design.parts, self.scalers, strict=True)
+        scaled = [scaled_columns(features, blocks, scaler) for blocks, scaler in blocks_and_scalers]
+        arrays = [features.cv.astype(np.float32), features.jd.astype(np.float32), *scaled]
+        logits: Tensor = self.network(networks.NetworkInputs(*(torch.from_numpy(array) for array in arrays)))
+        return logits
+
+    def logits(self, features: PairFeatures) -> np.ndarray:
+        """Return the (n,) float64 output without dropout."""
+        self.network.eval()
+        with one_thread(), torch.no_grad():
+            logits = [self(part).numpy().astype(np.float64) for part in parts(features)]
+        return np.concatenate([np.zeros(0), *logits])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return everything learned except the calibration, by its name in the file."""
         arrays = {f"network.{name}": value.numpy() for name, value in self.network.state_dict().items()}
         for part, scaler in zip(_PARTS, self.scalers, strict=True):
             arrays |= scaler.arrays(part)
         return arrays
 
-    def filled(self, arrays: dict[str, np.ndarray]) -> _FittedNetwork:
-        """Return the same ranker with the weights and scalers of `arrays`."""
-        state = {name: torch.from_numpy(arrays[f"network.{name}"]) for name in self.network.state_dict()}
-        self.network.load_state_dict(state)
-        return self._replace(scalers=tuple(ColumnScaler.from_arrays(arrays, part) for part in _PARTS))
+    @classmethod
+    def read(cls, path: Path, design: NetworkDesign, dimension: int) -> _ScaledNetwork:
+        """Read what `arrays` returned. A network that is read only scores, so it needs no dropout."""
+        with torch.random.fork_rng(devices=[]):
+            network = design.build(dimension, dropout=0.0)
+        shapes = {f"network.{name}": tuple(value.shape) for name, value in network.state_dict().items()}
+        for part, blocks in zip(_PARTS, design.parts, strict=True):
+            shapes |= ColumnScaler.shapes(part, columns_width(blocks, dimension))
+        arrays = files.read_arrays(path, shapes)
+        network.load_state_dict({name: torch.from_numpy(arrays[f"network.{name}"]) for name in network.state_dict()})
+        return cls(design, network, tuple(ColumnScaler.from_arrays(arrays, part) for part in _PARTS))
 
 
 class TwoTowerRanker:
@@ -153,7 +149,7 @@ class TwoTowerRanker:
         self.predictor, self.row, self.seed = predictor, row, seed
         self.settings = settings or TrainingSettings()
         self._design = DESIGNS[predictor, row]
-        self._fitted: _FittedNetwork | None = None
+        self._fitted: tuple[_ScaledNetwork, files.RankerManifest] | None = None
 
     def fit(
         self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
@@ -163,51 +159,37 @@ class TwoTowerRanker:
         Errors as `check_training_parts`.
         """
         check_training_parts(features, labels, valid_features, valid_labels, self.row)
-        features, valid_features = visible(features, self.row), visible(valid_features, self.row)
-        design, dimension = self._design, features.cv.shape[1]
-        scalers = tuple(fit_scaler(features, blocks) for blocks in design.parts)
+        features, valid = visible(features, self.row), visible(valid_features, self.row)
+        scalers = tuple(fit_scaler(features, blocks) for blocks in self._design.parts)
         # weights and dropout draw from torch's global generator
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = design.build(dimension, self.settings.dropout)
-            fitted = _FittedNetwork(network, scalers, Calibration(1.0, 0.0), features.contract, dimension)
-            if design.linear:
-                _start_linear_part(network, scaled_columns(features, design.linear, scalers[2]), labels)
+            network = self._design.build(features.cv.shape[1], self.settings.dropout)
+            scaled = _ScaledNetwork(self._design, network, scalers)
+            if self._design.linear:
+                _start_linear_part(network, scaled_columns(features, self._design.linear, scalers[2]), labels)
             if list(network.parameters()):
-                self._train(fitted, features, labels, valid_features, valid_labels)
-        calibration = fit_calibration(self._logits(fitted, valid_features), valid_labels)
-        self._fitted = fitted._replace(calibration=calibration)
+                self._train(scaled, features, labels, lambda: log_loss_of_logits(scaled.logits(valid), valid_labels))
+        calibration = fit_calibration(scaled.logits(valid), valid_labels)
+        self._fitted = scaled, files.new_manifest(self.predictor, self.row, self.seed, features, calibration)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """Return (n,) float64 probabilities of a match, in (0, 1).
-
-        Errors as `check_features` and `check_scored`.
-        """
-        return self._require_fitted().calibration.probabilities(self.raw_score(features))
+        """Return (n,) float64 probabilities of a match, in (0, 1). Errors as `check_scored`."""
+        _, manifest = self._require_fitted()
+        return manifest.probabilities(self.raw_score(features))
 
     def raw_score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 scores before calibration: logits, or c . j for `dot-plain` base. Errors as `score`."""
-        fitted = self._require_fitted()
-        check_features(features, self.row)
-        check_scored(features, fitted.contract, fitted.dimension)
-        return self._logits(fitted, visible(features, self.row))
+        network, manifest = self._require_fitted()
+        check_scored(features, self.row, manifest.contract, manifest.dimension)
+        return network.logits(visible(features, self.row))
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and manifest (JSON) to `folder`; make the folder."""
-        fitted = self._require_fitted()
+        network, manifest = self._require_fitted()
         folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / WEIGHTS, fitted.arrays())
-        manifest = RankerManifest(
-            predictor=self.predictor,
-            row=self.row,
-            seed=self.seed,
-            contract=fitted.contract,
-            dimension=fitted.dimension,
-            slope=fitted.calibration.slope,
-            intercept=fitted.calibration.intercept,
-            sha256=hashes(folder, (WEIGHTS,)),
-        )
-        write_manifest(folder, manifest)
+        files.write_arrays(folder / WEIGHTS, network.arrays())
+        files.write_manifest(folder, manifest, (WEIGHTS,))
 
     @classmethod
     def load(cls, folder: Path) -> TwoTowerRanker:
@@ -216,64 +198,39 @@ class TwoTowerRanker:
         Raises:
             CheckpointError: absent, incomplete, altered, or not of this format.
         """
-        manifest = read_manifest(folder, RankerManifest, (WEIGHTS,))
+        manifest = files.read_manifest(folder, files.RankerManifest, (WEIGHTS,))
         if (manifest.predictor, manifest.row) not in DESIGNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a two-tower one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed)
-        blank = _FittedNetwork.blank(ranker._design, manifest, ranker.settings.dropout)
-        arrays = read_arrays(folder / WEIGHTS, {name: array.shape for name, array in blank.arrays().items()})
-        ranker._fitted = blank.filled(arrays)
+        ranker._fitted = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, manifest.dimension), manifest
         return ranker
 
-    def _require_fitted(self) -> _FittedNetwork:
+    def _require_fitted(self) -> tuple[_ScaledNetwork, files.RankerManifest]:
         if self._fitted is None:
             raise GirlError(f"this {self.predictor} {self.row} ranker is not trained yet; call fit() or load()")
         return self._fitted
 
     def _train(
-        self,
-        fitted: _FittedNetwork,
-        features: PairFeatures,
-        labels: np.ndarray,
-        valid: PairFeatures,
-        valid_labels: np.ndarray,
+        self, scaled: _ScaledNetwork, features: PairFeatures, labels: np.ndarray, valid_loss: Callable[[], float]
     ) -> None:
-        """Train the network, and give it the weights of the epoch with the lowest valid log loss."""
-        network, settings = fitted.network, self.settings
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=self._design.learning_rate, weight_decay=settings.weight_decay
+        network, settings = scaled.network, self.settings
+        learning_rate, targets = self._design.learning_rate, torch.from_numpy(labels.astype(np.float32))
+
+        def batch_loss(rows: np.ndarray) -> Tensor:
+            return nn.functional.binary_cross_entropy_with_logits(scaled(features.take(rows)), targets[rows])
+
+        train_with_early_stopping(
+            network,
+            torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=settings.weight_decay),
+            batch_loss,
+            valid_loss,
+            n_rows=len(labels),
+            batch_size=settings.batch_size,
+            max_epochs=settings.max_epochs,
+            patience=settings.patience,
+            seed=self.seed,
+            first_loss=valid_loss(),
         )
-        rng, targets = np.random.default_rng(self.seed), torch.from_numpy(labels.astype(np.float32))
-        best_loss, best_epoch = log_loss_of_logits(self._logits(fitted, valid), valid_labels), 0
-        best_weights = copy.deepcopy(network.state_dict())
-        for epoch in range(1, settings.max_epochs + 1):
-            network.train()
-            for rows in _batches(rng.permutation(len(labels)), settings.batch_size):
-                logits = network(self._design.inputs(fitted.scalers, features.take(rows)))
-                loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[rows])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            valid_loss = log_loss_of_logits(self._logits(fitted, valid), valid_labels)
-            if valid_loss < best_loss:
-                best_loss, best_epoch, best_weights = valid_loss, epoch, copy.deepcopy(network.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-        network.load_state_dict(best_weights)
-
-    def _logits(self, fitted: _FittedNetwork, features: PairFeatures) -> np.ndarray:
-        fitted.network.eval()
-        logits = [np.zeros(0)]
-        with one_thread(), torch.no_grad():
-            for rows in _batches(np.arange(features.n_pairs), ROWS_AT_ONCE):
-                batch: Tensor = fitted.network(self._design.inputs(fitted.scalers, features.take(rows)))
-                logits.append(batch.numpy().astype(np.float64))
-        return np.concatenate(logits)
-
-
-def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def _start_linear_part(network: nn.Module, columns: np.ndarray, labels: np.ndarray) -> None:

@@ -37,7 +37,9 @@ class PlainMLP(nn.Module):
 
     def __init__(self, widths: Widths, dropout: float) -> None:
         super().__init__()
-        self.mlp = _mlp(widths.mlp, widths.hidden, dropout)
+        half = max(1, widths.hidden // 2)
+        layers = [*_entry(widths.mlp, widths.hidden, dropout), nn.Linear(widths.hidden, half), nn.ReLU()]
+        self.mlp = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(half, 1))
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return (b,) logits."""
@@ -45,17 +47,17 @@ class PlainMLP(nn.Module):
         return logits
 
 
-class InteractionMLP(nn.Module):
+class InteractionMLP(PlainMLP):
     """linear(cosines) + MLP([c; j; c*j; cosines ...])."""
 
     def __init__(self, widths: Widths, dropout: float) -> None:
-        super().__init__()
-        self.mlp = _start_at_zero(_mlp(widths.mlp, widths.hidden, dropout))
+        super().__init__(widths, dropout)
+        _start_at_zero(self.mlp)
         self.linear = nn.Linear(widths.linear, 1)
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return (b,) logits."""
-        logits: Tensor = self.linear(inputs.linear).squeeze(1) + self.mlp(inputs.mlp).squeeze(1)
+        logits: Tensor = self.linear(inputs.linear).squeeze(1) + super().forward(inputs)
         return logits
 
 
@@ -104,13 +106,6 @@ class ResidualDot(nn.Module):
         learned = (moved_cv * moved_jd - cv * jd).sum(dim=1)
         logits: Tensor = self.linear(inputs.linear).squeeze(1) + self.log_scale.exp() * learned
         return logits
-
-
-def _mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    half = max(1, hidden // 2)
-    return nn.Sequential(
-        *_entry(width, hidden, dropout), nn.Linear(hidden, half), nn.ReLU(), nn.Dropout(dropout), nn.Linear(half, 1)
-    )
 
 
 def _tower(width: int, hidden: int, out: int, dropout: float) -> nn.Sequential:

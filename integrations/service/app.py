@@ -7,48 +7,31 @@ the service to a private address, behind your own gateway.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from girl_features.errors import GirlError
 from girl_features.integrations.online_ranking import RankedJobs, Ranking
-from girl_features.integrations.service.limits import (
-    ARRIVED,
-    Admission,
-    BusyError,
-    Limits,
-    RequestGuard,
-    busy_response,
-)
-from girl_features.integrations.service.metrics import CONTENT_TYPE, Metrics, tier_name
-from girl_features.integrations.service.models import (
-    FeaturesAnswer,
-    FeaturesRequest,
-    Health,
-    Problem,
-    RankAnswer,
-    RankRequest,
-    ScoredJob,
-    SeekerFeatures,
-)
+from girl_features.integrations.service import models
+from girl_features.integrations.service.limits import ARRIVED, Admission, BusyError, Limits, RequestGuard, busy_response
+from girl_features.integrations.service.metrics import Metrics, tier_name
 from girl_features.lookup import SeekerVectors
 
 LOOKUP_SHARE = 0.8  # share of the remaining time for the lookup; the rest is for writing the /features answer
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    408: {"model": Problem, "description": "the body arrived too slowly"},
-    413: {"model": Problem, "description": "the body is too large"},
-    422: {"model": Problem, "description": "the body is not a valid request"},
-    429: {"model": Problem, "description": "busy; `Retry-After` says when to try again"},
+    408: {"model": models.Problem, "description": "the body arrived too slowly"},
+    413: {"model": models.Problem, "description": "the body is too large"},
+    422: {"model": models.Problem, "description": "the body is not a valid request"},
+    429: {"model": models.Problem, "description": "busy; `Retry-After` says when to try again"},
 }
 _log = logging.getLogger(__name__)
 
@@ -58,10 +41,7 @@ def create_app(
 ) -> FastAPI:
     """Make the service as an ASGI app; it closes the ranking's client when it ends.
 
-    Args:
-        ranking: ranker and client.
-        limits: load that one process accepts.
-        queue_length: number of CVs that wait for generation, for /metrics; NaN if unknown.
+    For /metrics, `queue_length` returns the number of CVs that wait for generation, or NaN if it is unknown.
     """
     limits = limits or Limits()
     admission = Admission(limits)
@@ -94,8 +74,8 @@ def create_app(
 
 
 def _add_answers(app: FastAPI, ranking: Ranking, admission: Admission, metrics: Metrics) -> None:
-    @app.post("/rank", response_model=RankAnswer, summary="Put jobs in order for one seeker")
-    async def rank(body: RankRequest, request: Request) -> Response:
+    @app.post("/rank", response_model=models.RankAnswer, summary="Put jobs in order for one seeker")
+    async def rank(body: models.RankRequest, request: Request) -> Response:
         arrived = request.scope[ARRIVED]
         ranked = await admission.run(
             lambda until: ranking.rank(body.job_seeker_id, body.cv, body.job_ids, until), arrived
@@ -103,23 +83,23 @@ def _add_answers(app: FastAPI, ranking: Ranking, admission: Admission, metrics: 
         metrics.answered("/rank", ranked.seeker.tiers, time.monotonic() - arrived)
         return _json(_rank_answer(body.job_ids, ranked))
 
-    @app.post("/features", response_model=FeaturesAnswer, summary="Vectors of seekers, each with its tier")
-    async def features(body: FeaturesRequest, request: Request) -> Response:
+    @app.post("/features", response_model=models.FeaturesAnswer, summary="Vectors of seekers, each with its tier")
+    async def features(body: models.FeaturesRequest, request: Request) -> Response:
         arrived = request.scope[ARRIVED]
         seekers = await admission.run(lambda until: _look_up(ranking, body, until), arrived)
         metrics.answered("/features", seekers.tiers, time.monotonic() - arrived)
         return _json(_features_answer(body.job_seeker_ids, seekers))
 
 
-def _look_up(ranking: Ranking, body: FeaturesRequest, until: float) -> SeekerVectors:
+def _look_up(ranking: Ranking, body: models.FeaturesRequest, until: float) -> SeekerVectors:
     remaining_ms = max(0.0, until - time.monotonic()) * 1000
     return ranking.client.job_seekers(body.job_seeker_ids, body.cvs, remaining_ms * LOOKUP_SHARE)
 
 
 def _add_health(app: FastAPI, ranking: Ranking, metrics: Metrics) -> None:
-    def health() -> Health:
+    def health() -> models.Health:
         state = ranking.client.store_state
-        return Health(
+        return models.Health(
             status="ok" if state == "closed" else "degraded",
             contract=ranking.client.contract,
             predictor=ranking.predictor,
@@ -127,16 +107,16 @@ def _add_health(app: FastAPI, ranking: Ranking, metrics: Metrics) -> None:
         )
 
     @app.get("/health/live", summary="The process answers")
-    async def live() -> Health:
+    async def live() -> models.Health:
         return health()
 
     @app.get("/health/ready", summary="Ranker and store are open; degraded still answers")
-    async def ready() -> Health:
+    async def ready() -> models.Health:
         return health()
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def prometheus() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -163,39 +143,34 @@ def _safe_key(key: str | int) -> str:
     return text if is_field_name or text.isdigit() else "?"
 
 
-def _rank_answer(job_ids: list[str], ranked: RankedJobs) -> RankAnswer:
+def _rank_answer(job_ids: list[str], ranked: RankedJobs) -> models.RankAnswer:
     jobs = [
-        ScoredJob(job_id=job_ids[i], score=_finite(ranked.scores[i]), has_jd=bool(ranked.has_jd[i]))
+        models.ScoredJob(job_id=job_ids[i], score=float(ranked.scores[i]), has_jd=bool(ranked.has_jd[i]))
         for i in ranked.order.tolist()
     ]
-    return RankAnswer(**_tier_fields(ranked.seeker, 0), contract=ranked.seeker.contract, jobs=jobs)
+    return models.RankAnswer(**_tier_fields(ranked.seeker, 0), contract=ranked.seeker.contract, jobs=jobs)
 
 
-def _features_answer(job_seeker_ids: list[str], seekers: SeekerVectors) -> FeaturesAnswer:
+def _features_answer(job_seeker_ids: list[str], seekers: SeekerVectors) -> models.FeaturesAnswer:
     vectors = seekers.vectors.tolist()
     rows = [
-        SeekerFeatures(**_tier_fields(seekers, i), job_seeker_id=job_seeker_id, generated_jd_vector=vectors[i])
+        models.SeekerFeatures(**_tier_fields(seekers, i), job_seeker_id=job_seeker_id, generated_jd_vector=vectors[i])
         for i, job_seeker_id in enumerate(job_seeker_ids)
     ]
-    return FeaturesAnswer(contract=seekers.contract, job_seekers=rows)
+    return models.FeaturesAnswer(contract=seekers.contract, job_seekers=rows)
 
 
 def _tier_fields(seekers: SeekerVectors, row: int) -> dict[str, Any]:
     return {
         "tier": tier_name(int(seekers.tiers[row])),
-        "age_seconds": _finite(seekers.age[row]),
+        "age_seconds": float(seekers.age[row]),
         "is_stale": bool(seekers.is_stale[row]),
         "has_cv": bool(seekers.has_cv[row]),
     }
 
 
-def _finite(value: np.floating) -> float | None:
-    """Return the value, or None (JSON has no NaN) if it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
 def _json(answer: BaseModel) -> Response:
-    """Return JSON with HTML's special characters escaped, so that an id cannot act as HTML in a page."""
+    """Return JSON, NaN as null, with HTML's special characters escaped, so that an id cannot act as HTML in a page."""
     text = answer.model_dump_json()
     for character, escaped in _UNSAFE.items():
         text = text.replace(character, escaped)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.responses import JSONResponse, Response
@@ -49,11 +50,7 @@ class Admission:
         return self._free.locked() and self.n_waiting >= self._limits.n_waiting
 
     async def run(self, call: Callable[[float], T], arrived: float) -> T:
-        """Run `call` in a thread and return its result.
-
-        Args:
-            call: takes its deadline, as `time.monotonic()`.
-            arrived: `time.monotonic()` at which the deadline starts to count.
+        """Run `call` in a thread, with its deadline, and return its result. Both times are of `time.monotonic()`.
 
         Raises:
             BusyError: too many calls wait already, or the deadline has passed. A call that has begun runs to its end,
@@ -88,24 +85,20 @@ async def _before(until: float, awaited: Awaitable[T]) -> T:
         raise BusyError from error
 
 
+@dataclass
 class RequestGuard:
     """ASGI middleware around all others: limits bodies, refuses at low cost when full, and counts responses."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        max_bytes: int,
-        is_full: Callable[[], bool],
-        responded: Callable[[str, int], object],
-        seconds: float = BODY_SECONDS,
-    ) -> None:
-        self._app, self._max_bytes, self._seconds = app, max_bytes, seconds
-        self._is_full, self._responded = is_full, responded
+    app: ASGIApp
+    max_bytes: int
+    is_full: Callable[[], bool]
+    responded: Callable[[str, int], object]  # called with path and status
+    seconds: float = BODY_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its whole body and its time of arrival, or answer 408, 413 or 429."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
 
         is_counted = False
@@ -114,14 +107,14 @@ class RequestGuard:
             nonlocal is_counted
             if message["type"] == "http.response.start":
                 is_counted = True
-                self._responded(_route(scope), message["status"])
+                self.responded(_route(scope), message["status"])
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         try:
-            body = await asyncio.wait_for(self._read(receive), self._seconds)
+            body = await asyncio.wait_for(self._read(receive), self.seconds)
         except TimeoutError:
-            refusal = _refusal(408, f"the request's body did not arrive within {self._seconds:g} s")
+            refusal = _refusal(408, f"the request's body did not arrive within {self.seconds:g} s")
             await refusal(scope, receive, counting_send)
             return
         if body is None:
@@ -136,21 +129,21 @@ class RequestGuard:
 
         scope[ARRIVED] = time.monotonic()
         try:
-            await self._app(scope, receive_again, counting_send)
+            await self.app(scope, receive_again, counting_send)
         except Exception:
             if not is_counted:
-                self._responded(_route(scope), 500)  # the server sends this response outside all middleware
+                self.responded(_route(scope), 500)  # the server sends this response outside all middleware
             raise
 
     def _refusal_of(self, scope: Scope, body: bytes) -> Response | None:
-        if len(body) > self._max_bytes:
-            return _refusal(413, f"the request's body is larger than {self._max_bytes} bytes")
-        return busy_response() if scope["method"] == "POST" and self._is_full() else None
+        if len(body) > self.max_bytes:
+            return _refusal(413, f"the request's body is larger than {self.max_bytes} bytes")
+        return busy_response() if scope["method"] == "POST" and self.is_full() else None
 
     async def _read(self, receive: Receive) -> bytes | None:
         """Read the body, or slightly more than `max_bytes` of it if it is too large; None after a disconnect."""
         body = bytearray()
-        while len(body) <= self._max_bytes:
+        while len(body) <= self.max_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from girl_features.schema import Tier
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)  # seconds
 
 
@@ -30,21 +21,17 @@ class Metrics:
     """The metrics of one app, in a registry of its own."""
 
     def __init__(self, contract: str, predictor: str) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
+        self._registry = registry = CollectorRegistry()
+        description = "Answered requests by the lowest tier in them"
         self._seconds = Histogram(
-            "girl_request_seconds",
-            "Answered requests by the lowest tier in them",
-            ["path", "tier"],
-            buckets=BUCKETS,
-            registry=registry,
+            "girl_request_seconds", description, ["path", "tier"], buckets=BUCKETS, registry=registry
         )
         self._answers = Counter("girl_answers", "Job seekers answered", ["tier"], registry=registry)
         self._responses = Counter("girl_responses", "Responses by HTTP status", ["path", "status"], registry=registry)
         for tier in Tier:  # makes every series start at 0, so that rates count the first answer
             self._answers.labels(tier_name(tier))
-        info = Info("girl_service", "What is being served", registry=registry)
-        info.info({"contract": contract, "predictor": predictor})
+        served = {"contract": contract, "predictor": predictor}
+        Info("girl_service", "What is being served", registry=registry).info(served)
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is read when Prometheus asks."""

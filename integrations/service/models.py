@@ -16,9 +16,11 @@ CVText = Annotated[str, Field(max_length=MAX_CV_LENGTH)]
 TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
 
 _NURSE = "Nurse, eight years on a ward for children. Night shifts, training of students, German and English."
-_RANK_EXAMPLE: dict[str, Any] = {"job_seeker_id": "seeker-1", "cv": _NURSE, "job_ids": ["job-7", "job-12"]}
-_FEATURES_EXAMPLE: dict[str, Any] = {"job_seeker_ids": ["seeker-1", "never-seen"], "cvs": [None, _NURSE]}
 _TIER: dict[str, Any] = {"tier": "generated", "age_seconds": 86400.0, "is_stale": False, "has_cv": True}
+
+
+def _with_example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class _StrictModel(BaseModel):
@@ -28,7 +30,7 @@ class _StrictModel(BaseModel):
 class RankRequest(_StrictModel):
     """Jobs to put in order for one seeker."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_RANK_EXAMPLE]})
+    model_config = _with_example(job_seeker_id="seeker-1", cv=_NURSE, job_ids=["job-7", "job-12"])
 
     job_seeker_id: Id | None = Field(None, description="known or not; leave it out for a visitor who only has a CV")
     cv: CVText | None = Field(None, description="the present CV, if the caller has it")
@@ -44,7 +46,7 @@ class RankRequest(_StrictModel):
 class FeaturesRequest(_StrictModel):
     """Seekers whose vectors are wanted."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_FEATURES_EXAMPLE]})
+    model_config = _with_example(job_seeker_ids=["seeker-1", "never-seen"], cvs=[None, _NURSE])
 
     job_seeker_ids: list[Id] = Field(min_length=1, max_length=MAX_SEEKERS)
     cvs: list[CVText | None] | None = Field(None, max_length=MAX_SEEKERS, description="a CV or null for each id")
@@ -76,19 +78,13 @@ class ScoredJob(BaseModel):
 class RankAnswer(TierFields):
     """The jobs, best first; jobs without a score come last, in the order of the request."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    **_TIER,
-                    "contract": "0123456789ab",
-                    "jobs": [
-                        {"job_id": "job-12", "score": 0.81, "has_jd": True},
-                        {"job_id": "job-7", "score": 0.34, "has_jd": True},
-                    ],
-                }
-            ]
-        }
+    model_config = _with_example(
+        **_TIER,
+        contract="0123456789ab",
+        jobs=[
+            {"job_id": "job-12", "score": 0.81, "has_jd": True},
+            {"job_id": "job-7", "score": 0.34, "has_jd": True},
+        ],
     )
 
     contract: str = Field(description="fingerprint of the vectors, which is the one the ranker was trained on")
@@ -105,15 +101,9 @@ class SeekerFeatures(TierFields):
 class FeaturesAnswer(BaseModel):
     """A row for every id, in the order of the request."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "contract": "0123456789ab",
-                    "job_seekers": [{**_TIER, "job_seeker_id": "seeker-1", "generated_jd_vector": [0.1, -0.2]}],
-                }
-            ]
-        }
+    model_config = _with_example(
+        contract="0123456789ab",
+        job_seekers=[{**_TIER, "job_seeker_id": "seeker-1", "generated_jd_vector": [0.1, -0.2]}],
     )
 
     contract: str

@@ -21,7 +21,7 @@ from girl_features.errors import GirlError, require
 from girl_features.generator.checkpoint import adapter_hash, is_adapter, weights_hash
 from girl_features.generator.prompts import plain_text_ids
 from girl_features.generator.transformers_engine import load_causal_lm
-from girl_features.lab.baselines.early_stopping import batches_by_length, train_with_early_stopping
+from girl_features.integrations.rankers.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.schema import Encoded
 from girl_features.torch_threads import one_thread

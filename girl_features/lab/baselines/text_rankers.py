@@ -20,16 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.integrations.rankers.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.integrations.rankers.ranker_files import (
     TextRankerManifest,
-    hashes,
     read_arrays,
     read_manifest,
     write_arrays,
     write_manifest,
 )
 from girl_features.lab.baselines import text_networks as networks
-from girl_features.lab.baselines.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
@@ -109,9 +108,9 @@ class NeuralTextRanker:
             max_words=self.max_words,
             slope=fitted.calibration.slope,
             intercept=fitted.calibration.intercept,
-            sha256=hashes(folder, (WEIGHTS, NAMES)),
+            sha256={},
         )
-        write_manifest(folder, manifest)
+        write_manifest(folder, manifest, (WEIGHTS, NAMES))
 
     @classmethod
     def load(cls, folder: Path) -> NeuralTextRanker:

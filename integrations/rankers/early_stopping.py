@@ -1,4 +1,4 @@
-"""Training loop of the text rankers: batches in random order, stopped when the valid loss no longer falls."""
+"""Training loop of the networks: batches in random order, stopped when the valid loss no longer falls."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def train_with_early_stopping(
     patience: int,
     seed: int,
     max_grad_norm: float | None = None,
+    first_loss: float = np.inf,
 ) -> None:
     """Train `model`, and leave it with the weights of the epoch that had the lowest valid loss.
 
@@ -30,9 +31,10 @@ def train_with_early_stopping(
         valid_loss: returns the loss on the valid part; may switch the model to evaluation mode.
         patience: epochs without a lower valid loss after which training stops.
         max_grad_norm: gradients are clipped to this norm; None for no clipping.
+        first_loss: valid loss before the first step. The first weights are kept if no epoch has a lower loss.
     """
     rng = np.random.default_rng(seed)
-    best_loss, best_epoch, best_weights = np.inf, 0, copy.deepcopy(model.state_dict())
+    best_loss, best_epoch, best_weights = first_loss, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, max_epochs + 1):
         model.train()
         for rows in batches(rng.permutation(n_rows), batch_size):
