@@ -166,6 +166,7 @@ def _report(name: str, pairs: Sequence[JDPair], judged: Sequence[JudgedPair], sh
 def _summary(criterion: str, judged: Sequence[JudgedPair], draws: np.ndarray) -> JudgeSummary:
     """Summarize one criterion; `draws` are (r, n) bootstrap weights that add up to 1 in each row."""
     signs = _signs(judged, criterion)
-    shares = [float((signs == sign).mean()) for sign in (1, 0, -1)]
+    win, tie, lose = (float((signs == sign).mean()) for sign in (1, 0, -1))
+    low, high = percentile_interval(draws @ signs)
     flip_rate = float(np.mean([pair.flipped[criterion] for pair in judged]))
-    return JudgeSummary(criterion, *shares, float(signs.mean()), *percentile_interval(draws @ signs), flip_rate)
+    return JudgeSummary(criterion, win, tie, lose, float(signs.mean()), low, high, flip_rate)
