@@ -20,11 +20,7 @@ from feast.batch_feature_view import BatchFeatureView
 from feast.data_source import DataSource
 from feast.entity import Entity
 from feast.feature_view import FeatureView
-from feast.infra.common.materialization_job import (
-    MaterializationJob,
-    MaterializationJobStatus,
-    MaterializationTask,
-)
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel

@@ -45,12 +45,7 @@ class PartsRetrievalJob(RetrievalJob):
                 return reader.read_all()
 
         return cls(
-            run,
-            on_demand_feature_views=[],
-            full_feature_names=False,
-            metadata=None,
-            repo_path=repo_path,
-            stream=stream,
+            run, on_demand_feature_views=[], full_feature_names=False, metadata=None, repo_path=repo_path, stream=stream
         )
 
     @contextmanager

@@ -182,10 +182,7 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
 
     @staticmethod
     def offline_write_batch(
-        config: RepoConfig,
-        feature_view: FeatureView,
-        table: pa.Table,
-        progress: Callable[[int], Any] | None,
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
         """Append `table` as one new part, without reading older parts. Any number of writers may append at once.
 

@@ -76,11 +76,7 @@ class PackedOnlineStore(OnlineStore):
     # writing
 
     def online_write_batch(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        data: list[FeastRow],
-        progress: Callable[[int], Any] | None,
+        self, config: RepoConfig, table: FeatureView, data: list[FeastRow], progress: Callable[[int], Any] | None
     ) -> None:
         """Write rows in Feast's form; a row may have only some of the features.
 

@@ -32,10 +32,7 @@ VIEWS: dict[str, ViewSpec] = {
     CV_VECTORS: ViewSpec(schema.CV_VECTORS_SCHEMA, schema.JOB_SEEKER_ID, schema.CV_VECTOR, schema.CV_KNOWN_AT),
     JD_VECTORS: ViewSpec(schema.JD_VECTORS_SCHEMA, schema.JOB_ID, schema.JD_VECTOR, schema.JD_KNOWN_AT),
     GENERATED_JDS: ViewSpec(
-        schema.GENERATED_SCHEMA,
-        schema.JOB_SEEKER_ID,
-        schema.GENERATED_JD_VECTOR,
-        schema.GENERATED_JD_KNOWN_AT,
+        schema.GENERATED_SCHEMA, schema.JOB_SEEKER_ID, schema.GENERATED_JD_VECTOR, schema.GENERATED_JD_KNOWN_AT
     ),
     FAILURES: ViewSpec(schema.FAILURES_SCHEMA, schema.JOB_SEEKER_ID, None, None),
 }
