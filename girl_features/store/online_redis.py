@@ -11,9 +11,7 @@ supported, because one call of the script writes many keys.
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -68,10 +66,6 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
 class PackedRedisOnlineStore(PackedOnlineStore):
     """Rows under `girl1:<project>_<view>:<entity key>`; any number of processes may read and write."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._local = threading.local()
-
     def read_packed(
         self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
     ) -> list[list[bytes | None]]:
@@ -124,22 +118,19 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             self.drop_view(config, view)
 
     def _reader(self, config: RepoConfig) -> RedisReader:
-        """Return this thread's connection for reading; a new one after a fork or for another server."""
-        server = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "reader_server", None) != server:
-            self._local.reader = RedisReader(*parse_connection_string(config.online_store.connection_string))
-            self._local.reader_server = server
-        reader: RedisReader = self._local.reader
-        return reader
+        """Return this thread's connection for reading."""
+        server = config.online_store.connection_string
+        return self._connections.get("reader", server, lambda: RedisReader(*parse_connection_string(server)))
 
     def _client(self, config: RepoConfig) -> Any:
-        """Return this thread's client for other commands; a new one after a fork or for another server."""
-        server = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "client_server", None) != server:
-            host, port, parameters = parse_connection_string(config.online_store.connection_string)
-            self._local.client = require("redis", "redis").Redis(host=host, port=port, **parameters)
-            self._local.client_server = server
-        return self._local.client
+        """Return this thread's client for other commands."""
+        server = config.online_store.connection_string
+
+        def connect() -> Any:
+            host, port, parameters = parse_connection_string(server)
+            return require("redis", "redis").Redis(host=host, port=port, **parameters)
+
+        return self._connections.get("client", server, connect)
 
 
 def parse_connection_string(connection_string: str) -> tuple[str, int, dict[str, Any]]:

@@ -131,6 +131,8 @@ class _ViewComparison:
         """Return the verdict; `since` is the time from which an unpublished part is not a fault."""
         from feast.utils import _convert_arrow_to_proto
 
+        from girl_features.store.online.packed_store import serialized_keys
+
         store, view, online = self._store, self._view, self._online
         verdict = ViewVerdict(view.name)
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
@@ -141,7 +143,7 @@ class _ViewComparison:
             verdict.n_checked += len(keys)
             with online_errors(store):
                 if self._is_packed:
-                    offline_keys.update(online.key_bytes(store.config, keys))
+                    offline_keys.update(serialized_keys(store.config, keys))
                     online_rows = online.read_rows(store.config, view, keys)  # expired rows too
                 else:
                     online_rows = online.online_read(store.config, view, keys)

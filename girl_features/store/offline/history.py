@@ -30,13 +30,12 @@ _PLACE = "file_index, file_row_number"
 class ViewSource(NamedTuple):
     """One feature view to join. Column names are those of the files."""
 
-    files: list[Path]
+    location: Path
     join_keys: dict[str, str]  # column in the files -> column of the entity rows
     timestamp: str
     created: str | None
     features: dict[str, str]  # column in the files -> name in the result
     ttl: timedelta | None
-    tombstones: Tombstones
 
 
 def join_view(
@@ -44,6 +43,7 @@ def join_view(
     entities: pa.Table,
     event_timestamp: str,
     view: ViewSource,
+    files: list[Path],
     *,
     created_cutoff: bool,
 ) -> dict[str, pa.ChunkedArray]:
@@ -53,12 +53,7 @@ def join_view(
     several, the newest event wins, then the newest created time (a row without one comes last), then the row that was
     written last.
 
-    Args:
-        connection: the DuckDB to join in.
-        entities: n entity rows.
-        event_timestamp: column of `entities` with their times.
-        view: the view to join.
-        created_cutoff: use only feature rows that were created at or before the time of the entity row.
+    With `created_cutoff`, it may use only feature rows that were created at or before its own time.
     """
     entity_keys = list(view.join_keys.values())
     narrow = entities.select([*dict.fromkeys([*entity_keys, event_timestamp])])
@@ -71,12 +66,12 @@ def join_view(
         )
     finally:
         connection.unregister("entity_rows")
-    _select_features(connection, view)
+    _select_features(connection, view, files)
     _pick(connection, view, created_cutoff)
-    vector_names, other_names = _split_columns(view)
-    columns = _gather_vectors(connection, view, vector_names, len(entities))
+    vector_names, other_names = _split_columns(view, files[0])
+    columns = _gather_vectors(connection, files, vector_names, len(entities))
     other_names += [name for name in vector_names if name not in columns]
-    columns |= _gather_in_order(connection, view, other_names)
+    columns |= _gather_in_order(connection, files, other_names)
     return {result_name: columns[name] for name, result_name in view.features.items()}
 
 
@@ -85,7 +80,7 @@ def _numbered(names: list[str], prefix: str) -> str:
     return ", ".join(f"{quote_identifier(name)} AS {prefix}{i}" for i, name in enumerate(names))
 
 
-def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource) -> None:
+def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, files: list[Path]) -> None:
     """Fill the table `feature` with keys k0, k1, ..., times and place of the feature rows of the wanted entities.
 
     `place` packs file_index and file_row_number into one number.
@@ -100,8 +95,8 @@ def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource) ->
         f"CREATE OR REPLACE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
         f"CAST({timestamp} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
-        f"FROM {parquet_relation(view.files, file_row_number=True)} WHERE {is_wanted or 'true'} "
-        f"AND {view.tombstones.condition(keys)} AND {timestamp} IS NOT NULL"
+        f"FROM {parquet_relation(files, file_row_number=True)} WHERE {is_wanted or 'true'} "
+        f"AND {Tombstones.of(view.location).condition(keys)} AND {timestamp} IS NOT NULL"
     )
 
 
@@ -144,9 +139,9 @@ def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutof
     connection.execute("DROP TABLE feature")
 
 
-def _split_columns(view: ViewSource) -> tuple[list[str], list[str]]:
+def _split_columns(view: ViewSource, file: Path) -> tuple[list[str], list[str]]:
     """Return the columns that are lists of float32, and the others."""
-    schema = pq.read_schema(view.files[0])
+    schema = pq.read_schema(file)
     vector_names, other_names = [], []
     for name in view.features:
         column_type = schema.field(name).type if name in schema.names else pa.null()
@@ -159,7 +154,7 @@ def _split_columns(view: ViewSource) -> tuple[list[str], list[str]]:
 
 
 def _gather_vectors(
-    connection: duckdb.DuckDBPyConnection, view: ViewSource, names: list[str], n: int
+    connection: duckdb.DuckDBPyConnection, files: list[Path], names: list[str], n: int
 ) -> dict[str, pa.ChunkedArray]:
     """Return those columns whose vectors all have one dimension, each as one array of n rows.
 
@@ -170,7 +165,7 @@ def _gather_vectors(
     columns = {name: VectorColumn(n) for name in names}
     query = "SELECT row, file_index, file_row_number FROM pick ORDER BY file_index, file_row_number"
     picked = connection.execute(query).fetchnumpy()
-    for i, path in enumerate(view.files):
+    for i, path in enumerate(files):
         start, stop = np.searchsorted(picked["file_index"], [i, i + 1])
         rows, places = picked["row"][start:stop], picked["file_row_number"][start:stop]
         for first, batch in _batches_with(path, names, places):
@@ -198,13 +193,13 @@ def _batches_with(path: Path, names: list[str], places: np.ndarray) -> Iterator[
 
 
 def _gather_in_order(
-    connection: duckdb.DuckDBPyConnection, view: ViewSource, names: list[str]
+    connection: duckdb.DuckDBPyConnection, files: list[Path], names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
     """Return columns of any type, put into order by DuckDB, which can sort on disk."""
     if not names:
         return {}
     columns = ", ".join(f"part.{quote_identifier(name)}" for name in names)
-    rows = parquet_relation(view.files, file_row_number=True)
+    rows = parquet_relation(files, file_row_number=True)
     query = (
         f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
         f"USING ({_PLACE})) AS part ON entity.row = part.row ORDER BY entity.row"

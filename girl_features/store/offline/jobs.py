@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,31 +22,17 @@ class PartsRetrievalJob(RetrievalJob):
     def __init__(
         self,
         run: Callable[[], pa.Table],
-        *,
-        on_demand_feature_views: list[OnDemandFeatureView],
-        full_feature_names: bool,
-        metadata: RetrievalMetadata | None,
         repo_path: str,
-        stream: Stream | None = None,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        full_feature_names: bool = False,
+        metadata: RetrievalMetadata | None = None,
+        *,
+        stream: Stream | None = None,  # reads the same rows, at most so many at a time
     ) -> None:
-        self._run = run
-        self._stream = stream
-        self._on_demand_feature_views = on_demand_feature_views
+        self._run, self._stream, self._repo_path = run, stream, repo_path
+        self._on_demand_feature_views = list(on_demand_feature_views)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
-        self._repo_path = repo_path
-
-    @classmethod
-    def of_stream(cls, stream: Stream, *, repo_path: str) -> PartsRetrievalJob:
-        """Make a job that can be read a batch at a time."""
-
-        def run() -> pa.Table:
-            with stream(16_384) as reader:
-                return reader.read_all()
-
-        return cls(
-            run, on_demand_feature_views=[], full_feature_names=False, metadata=None, repo_path=repo_path, stream=stream
-        )
 
     @contextmanager
     def batches(self, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -31,9 +31,9 @@ from girl_features.errors import DataError, StoreError
 from girl_features.sql import MEMORY_LIMIT, connected
 from girl_features.store.feast_sources import SourceColumns, as_utc, created_column, file_column
 from girl_features.store.offline.appending import append_rows
-from girl_features.store.offline.history import ViewSource, join_view
+from girl_features.store.offline.history import BATCH_ROWS, ViewSource, join_view
 from girl_features.store.offline.jobs import PartsRetrievalJob
-from girl_features.store.offline.latest import RowSelection, read_rows, rows_between, rows_changed
+from girl_features.store.parts.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
 
@@ -85,32 +85,23 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
                 filter_by_created_timestamp,
             )
         entities, event_timestamp = _entity_rows(entity_df)
-        views = [_HistoryView.of(config, view, feature_refs, full_feature_names) for view in feature_views]
+        views = [_view_source(config, view, feature_refs, full_feature_names) for view in feature_views]
 
         def run() -> pa.Table:
             result = entities
             for view in views:
-                with view.source() as source, _connected(config) as connection:
+                with _files_at(view.location) as files, _connected(config) as connection:
                     columns = join_view(
-                        connection, entities, event_timestamp, source, created_cutoff=filter_by_created_timestamp
+                        connection, entities, event_timestamp, view, files, created_cutoff=filter_by_created_timestamp
                     )
                 for name, column in columns.items():
                     result = result.append_column(name, column)
             return result
 
         times = entities[event_timestamp]
-        return PartsRetrievalJob(
-            run,
-            on_demand_feature_views=odfvs,
-            full_feature_names=full_feature_names,
-            metadata=RetrievalMetadata(
-                features=feature_refs,
-                keys=[name for name in entities.column_names if name != event_timestamp],
-                min_event_timestamp=_extreme_time(times, "min"),
-                max_event_timestamp=_extreme_time(times, "max"),
-            ),
-            repo_path=str(config.repo_path),
-        )
+        keys = [name for name in entities.column_names if name != event_timestamp]
+        metadata = RetrievalMetadata(feature_refs, keys, _extreme_time(times, "min"), _extreme_time(times, "max"))
+        return PartsRetrievalJob(run, str(config.repo_path), odfvs, full_feature_names, metadata)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -124,19 +115,12 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """Return a job for the newest row of each key with an event time from `start_date` to `end_date`, inclusive."""
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         location = parquet_location(config, data_source)
         if location is None:
             return DuckDBOfflineStore.pull_latest_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
+                config, data_source, *columns, start_date, end_date
             )
-        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=True))
 
     @staticmethod
@@ -151,19 +135,10 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Return a job for every row with an event time from `start_date` to `end_date`, inclusive."""
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         location = parquet_location(config, data_source)
         if location is None:
-            return DuckDBOfflineStore.pull_all_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )
-        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+            return DuckDBOfflineStore.pull_all_from_table_or_query(config, data_source, *columns, start_date, end_date)
         return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=False))
 
     @staticmethod
@@ -199,46 +174,21 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             progress(table.num_rows)
 
 
-class _HistoryView(NamedTuple):
-    """One feature view of a history request. Column names are those of the files."""
-
-    location: Path
-    join_keys: dict[str, str]  # column in the files -> column of the entity rows
-    timestamp: str
-    created: str | None
-    features: dict[str, str]  # column in the files -> name in the result
-    ttl: Any
-
-    @classmethod
-    def of(cls, config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> _HistoryView:
-        source, location = view.batch_source, parquet_location(config, view.batch_source)
-        assert source is not None and location is not None, "get_historical_features has checked it"
-        view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
-        names = [ref.split(":")[1] for ref in refs if ref.startswith(f"{view_name}:")]
-        prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
-        keys = view.projection.join_key_map or {field.name: field.name for field in view.entity_columns}
-        return cls(
-            location=location,
-            join_keys={file_column(source, key): column for key, column in keys.items()},
-            timestamp=file_column(source, source.timestamp_field),
-            created=created_column(source),
-            features={file_column(source, name): f"{prefix}{name}" for name in names},
-            ttl=view.ttl or None,
-        )
-
-    @contextmanager
-    def source(self) -> Iterator[ViewSource]:
-        """Return the view with its present files, which are not removed during the block."""
-        with _files_at(self.location) as files:
-            yield ViewSource(
-                files,
-                self.join_keys,
-                self.timestamp,
-                self.created,
-                self.features,
-                self.ttl,
-                Tombstones.of(self.location),
-            )
+def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> ViewSource:
+    source, location = view.batch_source, parquet_location(config, view.batch_source)
+    assert source is not None and location is not None, "get_historical_features has checked it"
+    view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+    names = [ref.split(":")[1] for ref in refs if ref.startswith(f"{view_name}:")]
+    prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    keys = view.projection.join_key_map or {field.name: field.name for field in view.entity_columns}
+    return ViewSource(
+        location=location,
+        join_keys={file_column(source, key): column for key, column in keys.items()},
+        timestamp=file_column(source, source.timestamp_field),
+        created=created_column(source),
+        features={file_column(source, name): f"{prefix}{name}" for name in names},
+        ttl=view.ttl or None,
+    )
 
 
 def parquet_location(config: RepoConfig, source: DataSource | None) -> Path | None:
@@ -310,4 +260,8 @@ def _selection_job(config: RepoConfig, location: Path, selection: RowSelection) 
         with _files_at(location) as files, _connected(config) as connection:
             yield read_rows(connection, files, selection, Tombstones.of(location), batch_rows)
 
-    return PartsRetrievalJob.of_stream(stream, repo_path=str(config.repo_path))
+    def run() -> pa.Table:
+        with stream(BATCH_ROWS) as reader:
+            return reader.read_all()
+
+    return PartsRetrievalJob(run, str(config.repo_path), stream=stream)

@@ -7,7 +7,8 @@
     9 bytes each: u32 < CRC of the feature's name, u8 kind, u32 < length
     the values, one after the other
 
-Most rows of one view differ in their times and values only; such rows are read as one array.
+Most rows of one view differ in their times and values only; such rows are read as one array. The key of a row is that
+of Feast's own online stores, made without a protobuf for each id.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from feast.feature_view import FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key, serialize_entity_key_prefix
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import FloatList
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.protos.feast.types.Value_pb2 import ValueType as ProtoType
+from feast.type_map import python_values_to_proto_values
+from feast.value_type import ValueType
 
 from girl_features.errors import StoreError
 
@@ -28,6 +36,7 @@ FORMAT = 1
 NULL, VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL, SECONDS, STRING, PROTO = range(10)
 TIMES_END = 17  # bytes of the format and the two times
 _ENTRY = struct.Struct("<IBI")
+_KIND_AND_LENGTH = struct.Struct("<II")  # of an id in a key
 _HEAD_END = TIMES_END + 2
 _OFFSET = 1 << 63
 _SIGN = np.int64(-(1 << 63))
@@ -139,12 +148,8 @@ def pack_rows(event: np.ndarray, created: np.ndarray | None, columns: dict[str, 
 
 def values_in_row(row: bytes) -> dict[int, PackedValue]:
     """Return the values of one row by the code of their feature's name."""
-    position = _HEAD_END + _ENTRY.size * _n_values(row)
-    values = {}
-    for code, kind, length in _ENTRY.iter_unpack(row[_HEAD_END:position]):
-        values[code] = PackedValue(kind, row[position : position + length])
-        position += length
-    return values
+    layout = _layout(_head(row))
+    return {code: PackedValue(kind, row[start:stop]) for code, (kind, start, stop) in layout.items()}
 
 
 def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:
@@ -235,3 +240,42 @@ def _values(kind: int, data: np.ndarray) -> np.ndarray:
     dtype = np.dtype("<f4") if kind == VECTOR else _SCALARS[kind][1]
     values = np.ascontiguousarray(data).view(dtype)
     return values if kind == VECTOR else values[:, 0]
+
+
+def single_keys(join_key: str, values: Sequence[Any], value_type: ValueType, key_version: int) -> list[bytes] | None:
+    """Return the keys of entities with one string or int64 id each; None if a value has another type."""
+    prefix = _join_key_prefix(join_key, key_version)
+    types = {*map(type, values)}
+    if value_type == ValueType.STRING and types <= {str}:
+        encoded = [value.encode() for value in values]
+        kind = int(ProtoType.STRING)
+        heads = {length: prefix + _KIND_AND_LENGTH.pack(kind, length) for length in {*map(len, encoded)}}
+        return [heads[len(data)] + data for data in encoded]
+    if value_type == ValueType.INT64 and types <= {int}:
+        head = prefix + _KIND_AND_LENGTH.pack(int(ProtoType.INT64), 8)
+        return [head + value.to_bytes(8, "little", signed=True) for value in values]
+    return None
+
+
+def id_keys(view: FeatureView, table: pa.Table, key_version: int) -> list[bytes]:
+    """Return the keys of the entities in an Arrow table, whose columns include the view's join keys."""
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    values = {name: table[name].to_pylist() for name in view.join_keys}
+    if len(view.join_keys) == 1:
+        [name] = view.join_keys
+        keys = single_keys(name, values[name], types[name], key_version)
+        if keys is not None:
+            return keys
+    protos = [python_values_to_proto_values(values[name], types[name]) for name in view.join_keys]
+    return [
+        serialize_entity_key(
+            EntityKeyProto(join_keys=view.join_keys, entity_values=entity_values),
+            entity_key_serialization_version=key_version,
+        )
+        for entity_values in zip(*protos, strict=True)
+    ]
+
+
+@lru_cache(1_000)
+def _join_key_prefix(join_key: str, key_version: int) -> bytes:
+    return bytes(serialize_entity_key_prefix([join_key], entity_key_serialization_version=key_version))

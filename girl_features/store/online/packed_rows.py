@@ -19,11 +19,10 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, Uni
 from girl_features.errors import InvalidVectorError
 from girl_features.store.feast_sources import as_utc
 from girl_features.store.online import packed
-from girl_features.store.online.keys import id_keys
-from girl_features.store.online.packed import PackedValue, check_codes, pack, pack_rows, pack_value
+from girl_features.store.online.packed import PackedValue, check_codes, id_keys, pack, pack_rows, pack_value
 from girl_features.store.parts.rows import N_IDS_NAMED, check_vectors, vectors_of
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = PackedValue(packed.NULL, b"")
 
 FeastRow = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
@@ -101,14 +100,7 @@ def from_feast(
 def from_arrow(
     view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None, key_version: int
 ) -> list[PackedRow]:
-    """Turn an Arrow batch under the view's own column names into packed rows.
-
-    Args:
-        view: the view of the rows.
-        batch: its join keys, features and times as columns.
-        timestamp: column of the event times.
-        created: column of the created times, if there is one.
-        key_version: of Feast's entity keys.
+    """Turn an Arrow batch under the view's own column names, two of which name the times, into packed rows.
 
     Raises:
         InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
@@ -131,7 +123,7 @@ def from_arrow(
 
 def microseconds(time: datetime) -> int:
     """Return microseconds since 1970; a time without a zone is UTC, as in Feast."""
-    since = as_utc(time) - _EPOCH
+    since = as_utc(time) - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 

@@ -14,7 +14,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from girl_features.store.online.keys import single_keys
+from girl_features.store.online.packed import single_keys
 from girl_features.store.online.response import IdColumn
 
 MAX_PLANS = 100
@@ -32,13 +32,6 @@ class RequestedView(NamedTuple):
     names: list[str]  # of the features in the response
 
 
-class RequestedIds(NamedTuple):
-    """The ids of one request."""
-
-    columns: list[IdColumn]
-    key_bytes: dict[str, list[bytes]]  # by join key
-
-
 class RequestPlan(NamedTuple):
     """Everything that a request asks for, except its ids."""
 
@@ -49,25 +42,21 @@ class RequestPlan(NamedTuple):
     feature_types: dict[str, ValueType]
     key_version: int
 
-    def ids_in(self, entity_rows: EntityRows) -> RequestedIds | None:
+    def ids_in(self, entity_rows: EntityRows) -> list[IdColumn] | None:
         """Return the ids in `entity_rows`; None if Feast has to convert them, or to report what is wrong with them."""
         values_by_key = _by_join_key(entity_rows)
         if values_by_key.keys() != self.id_types.keys():
             return None
         columns: list[IdColumn] = []
-        key_bytes: dict[str, list[bytes]] = {}
-        n_ids = None
         for name, value_type in self.id_types.items():
             values = values_by_key[name]
-            keys = None
-            if isinstance(values, (list, tuple)):
-                keys = single_keys(name, values, value_type, self.key_version)
-            if keys is None or n_ids not in (None, len(keys)):
+            if not isinstance(values, (list, tuple)):
                 return None
-            n_ids = len(keys)
-            key_bytes[name] = keys
-            columns.append(IdColumn(name, values, value_type))
-        return RequestedIds(columns, key_bytes)
+            keys = single_keys(name, values, value_type, self.key_version)
+            if keys is None or len(keys) != len(columns[0].keys if columns else keys):
+                return None
+            columns.append(IdColumn(name, values, value_type, keys))
+        return columns
 
 
 class RequestPlanCache:

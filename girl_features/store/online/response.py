@@ -43,7 +43,8 @@ class FeatureColumn(NamedTuple):
         """Return the feature `name` of rows of which some are expired."""
         groups = rows.groups[name]
         if expired is not None and expired.any():
-            groups = [_without_expired(group, expired) for group in groups]
+            kept = [~expired[group.rows] for group in groups]
+            groups = [ValueGroup(g.rows[keep], g.kind, g.values[keep]) for g, keep in zip(groups, kept, strict=True)]
         return cls(rows.n, groups, rows.event_times, rows.is_found, expired)
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +110,9 @@ class IdColumn(NamedTuple):
     """The ids of a request under one join key."""
 
     name: str
-    values: Sequence[Any]
+    values: Sequence[Any]  # strings or ints
     value_type: ValueType
+    keys: list[bytes]  # under which the store has the rows
 
 
 class PackedResponse(OnlineResponse):
@@ -119,9 +121,7 @@ class PackedResponse(OnlineResponse):
     def __init__(
         self, ids: list[IdColumn], columns: dict[str, FeatureColumn], feature_types: dict[str, ValueType]
     ) -> None:
-        self._ids = ids
-        self._columns = columns
-        self._feature_types = feature_types
+        self._ids, self._columns, self._feature_types = ids, columns, feature_types
         self._proto: GetOnlineFeaturesResponse | None = None
 
     def vectors(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +161,7 @@ class PackedResponse(OnlineResponse):
         """Return lists of Python values by name, the ids first."""
         result: dict[str, Any] = {}
         for id_column in self._ids:
-            result[id_column.name] = _python_ids(id_column)
+            result[id_column.name] = list(id_column.values)
             if include_event_timestamps:
                 result[id_column.name + TIMESTAMP_POSTFIX] = [0] * len(id_column.values)
         for name, column in self._columns.items():
@@ -169,11 +169,6 @@ class PackedResponse(OnlineResponse):
             if include_event_timestamps:
                 result[name + TIMESTAMP_POSTFIX] = (column.event_times // 1_000_000).tolist()
         return result
-
-
-def _without_expired(group: ValueGroup, expired: np.ndarray) -> ValueGroup:
-    keep = ~expired[group.rows]
-    return ValueGroup(group.rows[keep], group.kind, group.values[keep])
 
 
 def _python_values(group: ValueGroup) -> list[Any]:
@@ -187,14 +182,8 @@ def _timestamps(event_times: np.ndarray) -> list[Timestamp]:
     return [Timestamp(seconds=s, nanos=m * 1000) for s, m in zip(seconds.tolist(), micros.tolist(), strict=True)]
 
 
-def _python_ids(ids: IdColumn) -> list[Any]:
-    return [feast_value_type_to_python_type(v) if isinstance(v, ValueProto) else v for v in ids.values]
-
-
 def _id_vector(ids: IdColumn) -> GetOnlineFeaturesResponse.FeatureVector:
-    values = list(ids.values)
-    if not values or not isinstance(values[0], ValueProto):
-        values = list(python_values_to_proto_values(values, ids.value_type))
+    values = python_values_to_proto_values(list(ids.values), ids.value_type)
     return GetOnlineFeaturesResponse.FeatureVector(
         values=values, statuses=[PRESENT] * len(values), event_timestamps=[Timestamp()] * len(values)
     )
