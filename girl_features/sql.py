@@ -19,11 +19,8 @@ MEMORY_LIMIT = "1GB"  # of one connection; beyond this DuckDB spills to the temp
 def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> Iterator[DuckDBPyConnection]:
     """Open a private in-memory DuckDB in UTC that spills to disk beyond `memory_limit`.
 
-    It never downloads an extension, and it does not keep the order of rows where a query has no ORDER BY.
-
-    Args:
-        memory_limit: as DuckDB writes sizes, such as `1GB`.
-        threads: of DuckDB; None for one a core.
+    It never downloads an extension, and it does not keep the order of rows where a query has no ORDER BY. It has one
+    thread a core unless `threads` says otherwise.
     """
     import duckdb  # here, so that importing this module stays fast
 
@@ -58,11 +55,7 @@ def file_list(files: Sequence[Path | str]) -> str:
 
 
 def parquet_relation(files: Sequence[Path | str], **options: bool | str) -> str:
-    """Return the rows of Parquet `files` as SQL for a FROM clause.
-
-    Args:
-        options: of DuckDB's read_parquet, such as `file_row_number=True`.
-    """
+    """Return the rows of Parquet `files` as SQL for a FROM clause, with `options` of DuckDB's read_parquet."""
     arguments = [file_list(files)]
     for name, value in options.items():
         arguments.append(f"{name} = {quote_literal(value) if isinstance(value, str) else str(value).lower()}")

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,22 +35,16 @@ class DoctorFinding(NamedTuple):
 
 
 def examine(repo: Path | None, store: PartsStore, *, mend_all: bool = False) -> list[DoctorFinding]:
-    """List the faults of the store's folder and of the Feast repo.
+    """List the faults of the store's folder and of the Feast repo, if there is one.
 
-    Args:
-        repo: the Feast repo; None to examine the store's folder alone.
-        store: the store to examine.
-        mend_all: repair each fault for which a safe repair is known.
+    With `mend_all`, each fault is repaired for which a safe repair is known.
 
     Raises:
         StoreLockedError: `mend_all`, and another run is writing to the store.
         StoreError: feature_store.yaml is missing or wrong.
     """
-    if mend_all:
-        with store.lock():
-            findings = list(_examine_store(store, True))
-    else:
-        findings = list(_examine_store(store, False))
+    with store.lock() if mend_all else nullcontext():
+        findings = list(_examine_store(store, mend_all))
     if repo is not None:
         findings += _examine_repo(repo, mend_all)
     return findings
@@ -97,8 +92,7 @@ def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
 def _unreadable_ledgers(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted((store.root / "published").glob("*.json")):
         try:
-            views = json.loads(path.read_text(encoding="utf-8"))["views"]
-            is_readable = isinstance(views, dict)
+            is_readable = isinstance(json.loads(path.read_text(encoding="utf-8"))["views"], dict)
         except (OSError, ValueError, KeyError, TypeError):
             is_readable = False
         if not is_readable:
@@ -173,8 +167,6 @@ def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Call
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -72,11 +72,8 @@ def fsync_folder(folder: Path) -> None:
 def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` alone for the block. The kernel releases it when the process dies.
 
-    The file names its holder while the lock is held. A name that remains is that of a process that died.
-
-    Args:
-        path: the lock file.
-        wait_s: seconds to wait for another holder. After `WARN_AFTER_S` a warning names that holder.
+    The file names its holder while the lock is held. A name that remains is that of a process that died. Another holder
+    is waited for up to `wait_s` seconds, and after `WARN_AFTER_S` a warning names it.
 
     Raises:
         StoreLockedError: another process, or another block of this process, holds it; says which and since when.
@@ -90,14 +87,8 @@ def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     with file:
         _take_exclusive(file, path, wait_s)
         file.truncate(0)
-        json.dump(
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            file,
-        )
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         file.flush()
         try:
             yield

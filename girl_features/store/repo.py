@@ -88,7 +88,7 @@ def apply_repo(repo: Path) -> None:
     from feast.repo_operations import apply_total, get_repo_files
 
     printed = io.StringIO()
-    modules = {_module_name(path, repo) for path in get_repo_files(repo)}
+    modules = {".".join(path.relative_to(repo).with_suffix("").parts) for path in get_repo_files(repo)}
     with _as_feast_runs(repo, modules), redirect_stdout(printed), redirect_stderr(printed):
         try:
             apply_total(config, repo, skip_source_validation=True)
@@ -127,10 +127,6 @@ def registry_problem(path: Path) -> str | None:
         if len(data) < len(whole) and whole.startswith(data):  # truncated between two objects, so it still parses
             return f"the registry is cut: the first {len(data):,} of {len(whole):,} bytes of its backup"
     return None
-
-
-def _module_name(path: Path, repo: Path) -> str:
-    return ".".join(path.relative_to(repo).with_suffix("").parts)
 
 
 @contextmanager

@@ -96,11 +96,8 @@ class VerifyReport:
 def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = None, seed: int = 0) -> VerifyReport:
     """Compare the newest offline row of each entity with the online store of the Feast repo, view by view.
 
-    Args:
-        repo: the Feast repo.
-        store: the store whose publishers wait during the comparison; if left out, no publisher waits.
-        sample: number of entities to compare in each view; every one if left out.
-        seed: of the random sample.
+    Publishers of `store` wait during the comparison; if it is left out, none waits. `sample` is the number of entities
+    to compare in each view; all of them if it is left out.
 
     Raises:
         StoreError: no Feast repo, or a store that cannot be read.

@@ -39,7 +39,7 @@ from girl_features.store.parts.rows import (
     stored_schema,
     validated_rows,
 )
-from girl_features.store.parts.tombstones import Tombstones, is_erased, lift_tombstone
+from girl_features.store.parts.tombstones import Tombstones, lift_tombstone, tombstone_path
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _GLOB_CHARACTERS = frozenset("*?[]{}")
@@ -78,7 +78,7 @@ class PartsStore:
 
     def is_erased(self, job_seeker_id: str) -> bool:
         """True if this job seeker was erased. Looks at the disk once."""
-        return is_erased(self.root, JOB_SEEKER_ID, job_seeker_id)
+        return tombstone_path(self.root, JOB_SEEKER_ID, job_seeker_id).exists()
 
     def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path | None:
         """Write `table` as one new part.
@@ -120,16 +120,14 @@ class PartsStore:
         relation, not_erased = parquet_relation(paths), self.erased.condition([VIEWS[view].key])
         return relation if not_erased == "true" else f"(SELECT * FROM {relation} WHERE {not_erased})"
 
-    def compact(self, view: str, fingerprint: str) -> int:
-        """Merge small parts while others read, and return by how many the number of files went down.
-
-        The caller holds `lock()`.
-        """
-        return compact(self.view_dir(view, fingerprint)) if self.part_paths(view, fingerprint) else 0
-
     def compact_all(self) -> int:
-        """Call `compact` for every view of every contract, including removed contracts."""
-        return sum(self.compact(folder.parent.name, folder.name) for folder in self.view_dirs(list(VIEWS)))
+        """Merge small parts under every contract while others read. The caller holds `lock()`.
+
+        Returns:
+            By how many the number of files went down.
+        """
+        folders = self.view_dirs(list(VIEWS))
+        return sum(compact(folder) for folder in folders if self.part_paths(folder.parent.name, folder.name))
 
     def erase(self, job_seeker_id: str) -> int:
         """Remove every row of the job seeker under every contract, and prevent later writes of such rows.
@@ -170,10 +168,8 @@ class PartsStore:
             empty = self.view_dir(view, fingerprint) / "schema.parquet"
             if not empty.exists():
                 write_whole(empty, parquet_bytes(stored_schema(VIEWS[view]).empty_table()))
-        envelope = {
-            "saved_at": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "contract": contract.model_dump(mode="json"),
-        }
+        saved_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        envelope = {"saved_at": saved_at, "contract": contract.model_dump(mode="json")}
         write_whole(path, json.dumps(envelope, indent=2).encode())
 
     def remove_contract(self, fingerprint: str) -> None:
@@ -215,10 +211,10 @@ class PartsStore:
         Raises:
             UnknownContractError: the store has no contract.
         """
-        contracts = self.contracts()
+        contracts = list(self.contracts().values())
         if not contracts:
             raise UnknownContractError("the newest", [], str(self.root))
-        return contracts[next(reversed(contracts))]
+        return contracts[-1]
 
     def _contract_path(self, fingerprint: str) -> Path:
         return self.root / "contracts" / f"{fingerprint}.json"
@@ -251,8 +247,7 @@ class PartsStore:
 
 def contract_parts(contract: FeatureContract) -> list[tuple[str, str]]:
     """Return view and fingerprint of each folder with rows of one contract, failures last."""
-    encoder = contract.encoder.fingerprint
-    whole = contract.fingerprint
+    encoder, whole = contract.encoder.fingerprint, contract.fingerprint
     return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), (FAILURES, whole)]
 
 

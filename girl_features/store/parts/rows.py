@@ -48,11 +48,8 @@ def stored_schema(spec: ViewSpec) -> pa.Schema:
 def validated_rows(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -> pa.Table:
     """Check `table` and return it in the stored schema.
 
-    Args:
-        table: the view's columns in any order. Strings and lists may have 64-bit offsets, as polars writes them.
-        spec: the view that the rows go to.
-        fingerprint: of the contract that every row must name.
-        dimension: floats that a vector must have.
+    Its columns may have any order. Strings and lists may have 64-bit offsets, as polars writes them. Every row must
+    name the contract `fingerprint`, and every vector must have `dimension` floats.
 
     Raises:
         StoreError: wrong columns, types, nulls or contract, or two rows of which no join could tell the newer.
@@ -79,16 +76,10 @@ def vectors_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
 
 
 def check_vectors(column: pa.ChunkedArray, dimension: int, ids: pa.ChunkedArray, name: str) -> None:
-    """Check that each of n vectors has `dimension` finite floats that are not all zero.
-
-    Args:
-        column: n lists of floats.
-        dimension: wanted floats for each vector.
-        ids: n ids, for the message.
-        name: of the column, for the message.
+    """Check that each of the n vectors of the column `name` has `dimension` finite floats that are not all zero.
 
     Raises:
-        InvalidVectorError: some vectors are not so; names their ids.
+        InvalidVectorError: some vectors are not so; names those of the n `ids`.
     """
     array = column.combine_chunks()
     lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
