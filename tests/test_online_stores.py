@@ -33,9 +33,8 @@ from girl_features.store.online import packed
 from girl_features.store.online.packed import pack, pack_value, single_keys
 from girl_features.store.online.packed_rows import from_arrow, from_feast
 from girl_features.store.online.packed_store import PackedOnlineStore
-from girl_features.store.online.redis_wire import RedisReader
 from girl_features.store.online.response import PackedResponse
-from girl_features.store.online_redis import parse_connection_string
+from girl_features.store.online_redis import RedisReader, parse_connection_string
 from tests.feast_repos import (
     DAY,
     FEATURES,

@@ -46,11 +46,9 @@ class ArrowComputeEngineConfig(FeastConfigBaseModel):
 class ArrowMaterializationJob(MaterializationJob):
     """Outcome of materializing one view. The job has ended, in success or error, before it is returned."""
 
-    def __init__(self, name: str, n_rows: int, error: BaseException | None) -> None:
+    def __init__(self, name: str, error: BaseException | None = None) -> None:
         super().__init__()
-        self._name = name
-        self.n_rows = n_rows
-        self._error = error
+        self._name, self._error = name, error
 
     def status(self) -> MaterializationJobStatus:
         """Return SUCCEEDED only if every row of the window is in the online store."""
@@ -94,16 +92,16 @@ class ArrowComputeEngine(ComputeEngine):
     ) -> ArrowMaterializationJob:
         view = task.feature_view
         name = f"{view.name}-{task.start_time}-{task.end_time}"
-        n_rows = 0
         try:
             _check_has_stored_rows(view)
             with closing(self._batches(view, task)) as batches:
                 for batch in batches:
-                    n_rows += self._write(view, batch)
+                    if batch.num_rows:
+                        self._write(view, batch)
                     failpoint("engine.batch_written")
         except Exception as error:  # Feast raises the error of the job
-            return ArrowMaterializationJob(name, n_rows, error)
-        return ArrowMaterializationJob(name, n_rows, None)
+            return ArrowMaterializationJob(name, error)
+        return ArrowMaterializationJob(name)
 
     def _batches(self, view: FeatureView, task: MaterializationTask) -> Generator[pa.RecordBatch, None, None]:
         """Read the rows of the window under the view's own column names."""
@@ -122,19 +120,17 @@ class ArrowComputeEngine(ComputeEngine):
             for batch in batches:
                 yield _with_event_time(batch, source, now) if task.disable_event_timestamp else batch
 
-    def _write(self, view: FeatureView, batch: pa.RecordBatch) -> int:
-        if not batch.num_rows:
-            return 0
+    def _write(self, view: FeatureView, batch: pa.RecordBatch) -> None:
         source = view.batch_source
         assert source is not None, "_check_has_stored_rows has checked it"
         store: Any = self.online_store
         if isinstance(store, PackedOnlineStore):
             timestamp, created = source.timestamp_field, source.created_timestamp_column or None
-            return store.write_arrow(self.repo_config, view, batch, timestamp, created)
+            store.write_arrow(self.repo_config, view, batch, timestamp, created)
+            return
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         rows = _convert_arrow_to_proto(batch, view, types)
         store.online_write_batch(self.repo_config, view, rows, lambda n: None)
-        return int(batch.num_rows)
 
 
 def _check_has_stored_rows(view: Any) -> None:

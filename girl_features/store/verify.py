@@ -32,6 +32,7 @@ BATCH_ROWS = 2_000
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _N_EXAMPLES = 5
 GRACE_S = 60.0  # a running worker publishes a part within this time after it wrote it
+Values = dict[str, Any]  # Feast's protobuf values by feature
 NOT_ONLINE = "nothing to compare: `feast.online` is false, so nothing is published"
 
 
@@ -153,18 +154,12 @@ class _ViewComparison:
         self._count(verdict, _on_their_way(view, ledger, since) if self._faults and ledger is not None else set())
         return verdict
 
-    def _fault(
-        self,
-        offline_time: datetime,
-        offline_values: dict[str, Any],
-        online_time: datetime | None,
-        online_values: dict[str, Any],
-    ) -> str | None:
+    def _fault(self, offline_at: datetime, offline: Values, online_at: datetime | None, online: Values) -> str | None:
         """Return the name of the count that the row belongs to; None if offline and online agree."""
-        wanted, present = _without_nulls(offline_values), _without_nulls(online_values)
-        if online_time is None or (wanted and not present):
+        wanted, present = _without_nulls(offline), _without_nulls(online)
+        if online_at is None or (wanted and not present):
             return "n_missing"
-        if abs(online_time - offline_time) >= self._time_resolution:
+        if abs(online_at - offline_at) >= self._time_resolution:
             return "n_stale"
         return "n_different" if present != wanted else None
 
@@ -194,7 +189,7 @@ def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
     return ids
 
 
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(values: Values) -> Values:
     return {name: value for name, value in values.items() if value.WhichOneof("val") is not None}
 
 

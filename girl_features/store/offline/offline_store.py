@@ -9,7 +9,7 @@ store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.feature_view import FeatureView
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
@@ -32,7 +33,6 @@ from girl_features.sql import MEMORY_LIMIT, connected
 from girl_features.store.feast_sources import SourceColumns, as_utc, created_column, file_column
 from girl_features.store.offline.appending import append_rows
 from girl_features.store.offline.history import BATCH_ROWS, ViewSource, join_view
-from girl_features.store.offline.jobs import PartsRetrievalJob
 from girl_features.store.parts.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
@@ -172,6 +172,62 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         append_rows(location, feature_view, table)
         if progress is not None:
             progress(table.num_rows)
+
+
+class PartsRetrievalJob(RetrievalJob):
+    """Rows that are read each time they are asked for."""
+
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        repo_path: str,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        full_feature_names: bool = False,
+        metadata: RetrievalMetadata | None = None,
+        *,
+        stream: Callable[[int], AbstractContextManager[pa.RecordBatchReader]] | None = None,
+    ) -> None:
+        self._run, self._stream, self._repo_path = run, stream, repo_path
+        self._on_demand_feature_views = list(on_demand_feature_views)
+        self._full_feature_names = full_feature_names
+        self._metadata = metadata
+
+    @contextmanager
+    def batches(self, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Read the rows without on-demand features, at most `batch_rows` in memory at a time if the job can stream."""
+        if self._stream is None:
+            yield iter(self._run().to_batches(max_chunksize=batch_rows))
+            return
+        with self._stream(batch_rows) as reader:
+            yield iter(reader)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._run()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._run().to_pandas()
+
+    @property
+    def full_feature_names(self) -> bool:
+        """True if features are named `view__feature`."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The views that Feast computes on the result."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Features, keys and times of a history request; None for other jobs."""
+        return self._metadata
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:
+        """Write the rows as a saved dataset, as Feast's own store does."""
+        import ibis  # type: ignore[import-untyped]
+
+        table = ibis.memtable(self.to_arrow())
+        _write_data_source(table, storage.to_data_source(), self._repo_path, "overwrite", allow_overwrite)
 
 
 def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> ViewSource:

@@ -112,18 +112,14 @@ class PackedOnlineStore(OnlineStore):
 
     def write_arrow(
         self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
-    ) -> int:
+    ) -> None:
         """Write an Arrow batch that has the view's join keys and features as columns.
-
-        Returns:
-            The number of rows.
 
         Raises:
             InvalidVectorError: a vector is NaN, infinite, all zero or of the wrong dimension; nothing was written.
         """
         rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
         self._write_in_batches(config, view, rows, None)
-        return len(rows)
 
     async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
         """Run `online_write_batch` in another thread."""
@@ -258,16 +254,17 @@ class PackedOnlineStore(OnlineStore):
             entities, rows_of_entities, n = utils._get_unique_entities(
                 view, join_key_values, entity_name_to_join_key_map
             )
-            keys = serialized_keys(config, utils._get_entity_key_protos(entities))
+            keys = [b""] * n  # of each row; rows of one entity have one key
+            entity_keys = serialized_keys(config, utils._get_entity_key_protos(entities))
+            for key, positions in zip(entity_keys, rows_of_entities, strict=True):
+                for i in positions:
+                    keys[i] = key
             rows, expired = self._rows(config, view, keys, features)
-            entity_of_row = np.zeros(n, np.int64)
-            for i, entity_rows in enumerate(rows_of_entities):
-                entity_of_row[list(entity_rows)] = i
             prefix = view.projection.name_to_use()
             names = [f"{prefix}__{name}" if full_feature_names else name for name in features]
             online_features_response.metadata.feature_names.val.extend(names)
             for name in features:
-                column = FeatureColumn.of(rows, name, expired).at(entity_of_row, n)
+                column = FeatureColumn.of(rows, name, expired)
                 online_features_response.results.append(column.feature_vector())
             if include_feature_view_version_metadata:
                 metadata = online_features_response.metadata.feature_view_metadata.add()

@@ -89,16 +89,6 @@ class FeatureColumn(NamedTuple):
             statuses[group.rows] = PRESENT
         return [int(status) for status in statuses]
 
-    def at(self, places: np.ndarray, n: int) -> FeatureColumn:
-        """Return a column of n rows in which row i is row `places[i]` of this column."""
-        groups = []
-        for group in self.groups:
-            rows = np.flatnonzero(np.isin(places, group.rows))
-            positions = np.searchsorted(group.rows, places[rows])
-            groups.append(ValueGroup(rows, group.kind, group.values[positions]))
-        expired = None if self.expired is None else self.expired[places]
-        return FeatureColumn(n, groups, self.event_times[places], self.is_found[places], expired)
-
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
         """Return the column in Feast's protobuf."""
         return GetOnlineFeaturesResponse.FeatureVector(
