@@ -20,11 +20,10 @@ from girl_features.errors import DataError, StoreError, StoreLockedError, Unknow
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient
 from girl_features.schema import Tier
-from girl_features.store.names import ViewNames
 from girl_features.store.online.ledger import Ledger
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import apply_repo, open_repo
+from girl_features.store.repo import ViewNames, apply_repo, open_repo
 from tests.fakes import feature_contract
 from tests.feast_repos import OUR_REDIS, OUR_SQLITE
 from tests.served_market import served_market

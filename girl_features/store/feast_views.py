@@ -31,8 +31,8 @@ from girl_features.schema import (
     JOB_SEEKER_ID,
     N_GENERATED,
 )
-from girl_features.store.names import ViewNames, service_name
 from girl_features.store.parts import PartsStore, rows
+from girl_features.store.repo import ViewNames, service_name
 
 FOREVER = timedelta(0)  # no time to live: a CV is valid until its seeker writes a new one
 

@@ -1,4 +1,4 @@
-"""Open a Feast repo, and run `feast apply` on one within this process."""
+"""Open a Feast repo, run `feast apply` on one, and name its objects. Importing this module does not import Feast."""
 
 from __future__ import annotations
 
@@ -9,19 +9,44 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
+from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError, UnknownContractError
 from girl_features.store.files import write_whole
-from girl_features.store.names import service_name
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
     from feast.repo_config import RepoConfig
 
 BACKUP_SUFFIX = ".backup"
+
+
+class ViewNames(NamedTuple):
+    """Names of the four Feast views of one contract."""
+
+    cv: str
+    jd: str
+    generated: str
+    texts: str
+
+    @classmethod
+    def of(cls, contract: FeatureContract) -> ViewNames:
+        """Return the names for `contract`. Contracts with the same encoder share the first two."""
+        encoder, whole = contract.encoder.fingerprint, contract.fingerprint
+        return cls(
+            cv=f"cv_vectors_{encoder}",
+            jd=f"jd_vectors_{encoder}",
+            generated=f"generated_jd_vectors_{whole}",
+            texts=f"generated_jds_{whole}",
+        )
+
+
+def service_name(fingerprint: str) -> str:
+    """Return the name of the FeatureService of one contract."""
+    return f"girl_{fingerprint}"
 
 
 def open_repo(repo: Path) -> FeatureStore:

@@ -77,6 +77,7 @@ class UnpackedRows(NamedTuple):
     event_times: np.ndarray  # (n,) int64, microseconds since 1970; 0 for a key without a row
     is_found: np.ndarray  # (n,) bool: the key has a row
     groups: dict[str, list[ValueGroup]]  # by feature
+    expired: np.ndarray | None = None  # (n,) bool: the row is past the view's time to live; None if no row can be
 
 
 def name_code(name: str) -> int:

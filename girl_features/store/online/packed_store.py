@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
 from feast import utils
 from feast.entity import Entity
@@ -146,11 +145,8 @@ class PackedOnlineStore(OnlineStore):
         wanted: Sequence[tuple[FeatureView, Sequence[str]]],
         ids: Sequence[str],
         deadline_ms: float,
-    ) -> list[tuple[UnpackedRows, np.ndarray | None]]:
+    ) -> list[UnpackedRows]:
         """Read the rows of n string `ids` in several views; `wanted` are views with the names of features to read.
-
-        Returns:
-            For each view its rows, and (n,) bool: True for an expired row. None if the view has no time to live.
 
         Raises:
             DeadlineError: the backend did not answer within `deadline_ms` milliseconds for all views together.
@@ -173,14 +169,13 @@ class PackedOnlineStore(OnlineStore):
     ) -> FeastRead:
         """Return event time and features of each entity; (None, None) for one that is unknown or expired."""
         names = requested_features or [feature.name for feature in table.features]
-        rows, expired = self._rows(config, table, serialized_keys(config, entity_keys), names)
-        return _feast_rows(rows, expired, names)
+        return _feast_rows(self._rows(config, table, serialized_keys(config, entity_keys), names), names)
 
     def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
         """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
         rows = unpack_rows(self.stored_rows(config, view, serialized_keys(config, entity_keys)), names)
-        return _feast_rows(rows, None, names)
+        return _feast_rows(rows, names)
 
     async def online_read_async(self, *arguments: Any, **named: Any) -> FeastRead:
         """Run `online_read` in another thread."""
@@ -219,9 +214,9 @@ class PackedOnlineStore(OnlineStore):
         packed_views = self.read_packed(config, wanted, config.online_store.read_deadline_ms)
         columns: dict[str, FeatureColumn] = {}
         for requested, packed_rows in zip(plan.views, packed_views, strict=True):
-            rows, expired = _unpacked(requested.view, packed_rows, requested.features)
+            rows = _unpacked(requested.view, packed_rows, requested.features)
             for feature, name in zip(requested.features, requested.names, strict=True):
-                columns[name] = FeatureColumn.of(rows, feature, expired)
+                columns[name] = FeatureColumn.of(rows, feature)
         return PackedResponse(ids, columns, plan.feature_types)
 
     async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
@@ -232,9 +227,7 @@ class PackedOnlineStore(OnlineStore):
         """Read packed rows in the order of `keys`, None for a miss, without the deadline of a request."""
         return self.read_packed(config, [(view_id(config, view), keys)], SLOW_READ_MS)[0]
 
-    def _rows(
-        self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]
-    ) -> tuple[UnpackedRows, np.ndarray | None]:
+    def _rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> UnpackedRows:
         deadline_ms = config.online_store.read_deadline_ms
         [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], deadline_ms)
         return _unpacked(view, packed_rows, names)
@@ -259,13 +252,12 @@ class PackedOnlineStore(OnlineStore):
             for key, positions in zip(entity_keys, rows_of_entities, strict=True):
                 for i in positions:
                     keys[i] = key
-            rows, expired = self._rows(config, view, keys, features)
+            rows = self._rows(config, view, keys, features)
             prefix = view.projection.name_to_use()
             names = [f"{prefix}__{name}" if full_feature_names else name for name in features]
             online_features_response.metadata.feature_names.val.extend(names)
             for name in features:
-                column = FeatureColumn.of(rows, name, expired)
-                online_features_response.results.append(column.feature_vector())
+                online_features_response.results.append(FeatureColumn.of(rows, name).feature_vector())
             if include_feature_view_version_metadata:
                 metadata = online_features_response.metadata.feature_view_metadata.add()
                 metadata.name = view.projection.name_alias or view.projection.name
@@ -296,9 +288,9 @@ class PackedOnlineStore(OnlineStore):
         """Remove every row of a view."""
 
 
-def _feast_rows(rows: UnpackedRows, expired: np.ndarray | None, names: Sequence[str]) -> FeastRead:
-    columns = {name: FeatureColumn.of(rows, name, expired).values() for name in names}
-    is_present = rows.is_found if expired is None else rows.is_found & ~expired
+def _feast_rows(rows: UnpackedRows, names: Sequence[str]) -> FeastRead:
+    columns = {name: FeatureColumn.of(rows, name).values() for name in names}
+    is_present = rows.is_found if rows.expired is None else rows.is_found & ~rows.expired
     result: FeastRead = []
     for i, (microseconds, present) in enumerate(zip(rows.event_times.tolist(), is_present.tolist(), strict=True)):
         if present:
@@ -315,12 +307,9 @@ def serialized_keys(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -
     return [bytes(serialize_entity_key(key, entity_key_serialization_version=version)) for key in entity_keys]
 
 
-def _unpacked(
-    view: FeatureView, packed_rows: Sequence[bytes | None], names: Sequence[str]
-) -> tuple[UnpackedRows, np.ndarray | None]:
-    """Return n rows, and (n,) bool: True for a row older than the view's time to live. None for a view without one."""
+def _unpacked(view: FeatureView, packed_rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:
     rows = unpack_rows(packed_rows, names)
     if not view.ttl:
-        return rows, None
+        return rows
     oldest = int((time.time() - view.ttl.total_seconds()) * 1_000_000)
-    return rows, rows.is_found & (rows.event_times < oldest)
+    return rows._replace(expired=rows.is_found & (rows.event_times < oldest))

@@ -22,13 +22,12 @@ from girl_features.errors import StoreError
 from girl_features.schema import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from girl_features.sql import connected, parquet_relation
 from girl_features.store.feast_sources import SourceColumns
-from girl_features.store.names import ViewNames
 from girl_features.store.online.ledger import Ledger
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.latest import RowSelection, read_rows
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS, VIEWS
 from girl_features.store.parts.tombstones import Tombstones
-from girl_features.store.repo import contract_service, open_repo
+from girl_features.store.repo import ViewNames, contract_service, open_repo
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -155,7 +154,7 @@ def online_errors(store: FeatureStore) -> Iterator[None]:
         ) from error
     except _network_errors() as error:
         raise StoreError(
-            f"Feast's online store of project {store.project!r} does not answer: {error}; check that the server "
+            f"Feast's online store of project {store.project!r} does not answer: {error}; see that the server "
             f"in `online_store:` of feature_store.yaml is running, then run the same command again: rows that are in "
             f"the parts are not generated again"
         ) from error

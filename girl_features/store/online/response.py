@@ -30,22 +30,19 @@ NULL_VALUE, EXPIRED = FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE
 
 
 class FeatureColumn(NamedTuple):
-    """One feature of n rows, as it was read. Expired rows have no values."""
+    """One feature of n rows. Expired rows have no values."""
 
-    n: int
+    rows: UnpackedRows
     groups: list[ValueGroup]
-    event_times: np.ndarray  # (n,) int64 microseconds since 1970; 0 for a key without a row
-    is_found: np.ndarray  # (n,) bool: the key has a row
-    expired: np.ndarray | None  # (n,) bool: the row is past the time to live; None if no row can be
 
     @classmethod
-    def of(cls, rows: UnpackedRows, name: str, expired: np.ndarray | None) -> FeatureColumn:
-        """Return the feature `name` of rows of which some are expired."""
+    def of(cls, rows: UnpackedRows, name: str) -> FeatureColumn:
+        """Return the feature `name` of the rows."""
         groups = rows.groups[name]
-        if expired is not None and expired.any():
-            kept = [~expired[group.rows] for group in groups]
+        if rows.expired is not None and rows.expired.any():
+            kept = [~rows.expired[group.rows] for group in groups]
             groups = [ValueGroup(g.rows[keep], g.kind, g.values[keep]) for g, keep in zip(groups, kept, strict=True)]
-        return cls(rows.n, groups, rows.event_times, rows.is_found, expired)
+        return cls(rows, groups)
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, d) float32 vectors, zeros where there is none, and (n,) bool: True where there is one.
@@ -53,13 +50,13 @@ class FeatureColumn(NamedTuple):
         Raises:
             ValueError: the feature is not a vector, or has vectors of several dimensions.
         """
-        if len(self.groups) == 1 and self.groups[0].kind == VECTOR and len(self.groups[0].rows) == self.n:
-            return self.groups[0].values, self.is_found
+        if len(self.groups) == 1 and self.groups[0].kind == VECTOR and len(self.groups[0].rows) == self.rows.n:
+            return self.groups[0].values, self.rows.is_found
         dimensions = {group.values.shape[1] if group.kind == VECTOR else -1 for group in self.groups if len(group.rows)}
         if len(dimensions) > 1 or -1 in dimensions:
             raise ValueError(f"not vectors of one dimension: {sorted(dimensions)}, where -1 is another type")
-        vectors = np.zeros((self.n, dimensions.pop() if dimensions else 0), np.float32)
-        present = np.zeros(self.n, bool)
+        vectors = np.zeros((self.rows.n, dimensions.pop() if dimensions else 0), np.float32)
+        present = np.zeros(self.rows.n, bool)
         for group in self.groups:
             vectors[group.rows] = group.values
             present[group.rows] = True
@@ -67,7 +64,7 @@ class FeatureColumn(NamedTuple):
 
     def values(self) -> list[ValueProto]:
         """Return Feast's protobuf values, empty for a miss."""
-        values = [ValueProto()] * self.n
+        values = [ValueProto()] * self.rows.n
         for group in self.groups:
             for row, value in zip(group.rows.tolist(), group.values, strict=True):
                 values[row] = to_value(group.kind, value)
@@ -75,7 +72,7 @@ class FeatureColumn(NamedTuple):
 
     def python(self) -> list[Any]:
         """Return plain Python values as Feast does, None for a miss."""
-        values: list[Any] = [None] * self.n
+        values: list[Any] = [None] * self.rows.n
         for group in self.groups:
             for row, value in zip(group.rows.tolist(), _python_values(group), strict=True):
                 values[row] = value
@@ -83,8 +80,8 @@ class FeatureColumn(NamedTuple):
 
     def statuses(self) -> list[Any]:
         """Return PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
-        without_value = NULL_VALUE if self.expired is None else np.where(self.expired, EXPIRED, NULL_VALUE)
-        statuses = np.where(self.is_found, without_value, NOT_FOUND)
+        without_value = NULL_VALUE if self.rows.expired is None else np.where(self.rows.expired, EXPIRED, NULL_VALUE)
+        statuses = np.where(self.rows.is_found, without_value, NOT_FOUND)
         for group in self.groups:
             statuses[group.rows] = PRESENT
         return [int(status) for status in statuses]
@@ -92,7 +89,7 @@ class FeatureColumn(NamedTuple):
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
         """Return the column in Feast's protobuf."""
         return GetOnlineFeaturesResponse.FeatureVector(
-            values=self.values(), statuses=self.statuses(), event_timestamps=_timestamps(self.event_times)
+            values=self.values(), statuses=self.statuses(), event_timestamps=_timestamps(self.rows.event_times)
         )
 
 
@@ -126,8 +123,8 @@ class PackedResponse(OnlineResponse):
     def event_times(self, feature: str) -> np.ndarray:
         """Return (n,) datetime64[us] event times in UTC of the rows with a feature; NaT for a key without a row."""
         column = self._columns[feature]
-        times = column.event_times.astype("datetime64[us]")
-        times[~column.is_found] = np.datetime64("NaT")
+        times = column.rows.event_times.astype("datetime64[us]")
+        times[~column.rows.is_found] = np.datetime64("NaT")
         return times
 
     def statuses(self, feature: str) -> list[int]:
@@ -157,7 +154,7 @@ class PackedResponse(OnlineResponse):
         for name, column in self._columns.items():
             result[name] = column.python()
             if include_event_timestamps:
-                result[name + TIMESTAMP_POSTFIX] = (column.event_times // 1_000_000).tolist()
+                result[name + TIMESTAMP_POSTFIX] = (column.rows.event_times // 1_000_000).tolist()
         return result
 
 
