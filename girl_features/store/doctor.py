@@ -55,7 +55,9 @@ def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
         remedy = "mount it, or run `girl materialize`"
         yield DoctorFinding(str(store.root), "the store's folder is missing", remedy, False)
         return
-    yield from _stale_temporaries(store, mending)
+    for path in sorted(store.root.rglob(f"{TEMPORARY_PREFIX}*")):
+        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
+            yield _repaired(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
     for folder in sorted(store.view_dirs(list(VIEWS))):
         yield from _examine_parts(folder, mending)
     try:
@@ -67,12 +69,6 @@ def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted(store.root.rglob("*.lock")):
         if path != store_lock or not mending:
             yield from _dead_lock(path, mending)
-
-
-def _stale_temporaries(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
-    for path in sorted(store.root.rglob(f"{TEMPORARY_PREFIX}*")):
-        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
-            yield _repaired(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
 
 
 def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
@@ -158,7 +154,6 @@ def _sqlite_fault(path: Path) -> str | None:
 
 
 def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Callable[[], object]) -> DoctorFinding:
-    """Call `repair` if `mending`, and return the finding."""
     if mending:
         repair()
     return DoctorFinding(str(path), problem, remedy, mending)

@@ -20,8 +20,9 @@ from feast.batch_feature_view import BatchFeatureView
 from feast.data_source import DataSource
 from feast.entity import Entity
 from feast.feature_view import FeatureView
-from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.stream_feature_view import StreamFeatureView
@@ -43,34 +44,6 @@ class ArrowComputeEngineConfig(FeastConfigBaseModel):
     type: StrictStr = "girl_features.store.engine.ArrowComputeEngine"
 
 
-class ArrowMaterializationJob(MaterializationJob):
-    """Outcome of materializing one view. The job has ended, in success or error, before it is returned."""
-
-    def __init__(self, name: str, error: BaseException | None = None) -> None:
-        super().__init__()
-        self._name, self._error = name, error
-
-    def status(self) -> MaterializationJobStatus:
-        """Return SUCCEEDED only if every row of the window is in the online store."""
-        return MaterializationJobStatus.ERROR if self._error else MaterializationJobStatus.SUCCEEDED
-
-    def error(self) -> BaseException | None:
-        """Return the error of a failed job; Feast raises it."""
-        return self._error
-
-    def should_be_retried(self) -> bool:
-        """Return False, because Feast would try again at once, without a pause."""
-        return False
-
-    def job_id(self) -> str:
-        """Return the view and the window."""
-        return self._name
-
-    def url(self) -> str | None:
-        """Return None: the job has no page."""
-        return None
-
-
 class ArrowComputeEngine(ComputeEngine):
     """Materializes views with stored rows; refuses views that compute their rows."""
 
@@ -89,7 +62,7 @@ class ArrowComputeEngine(ComputeEngine):
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
-    ) -> ArrowMaterializationJob:
+    ) -> LocalMaterializationJob:
         view = task.feature_view
         name = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
@@ -100,8 +73,8 @@ class ArrowComputeEngine(ComputeEngine):
                         self._write(view, batch)
                     failpoint("engine.batch_written")
         except Exception as error:  # Feast raises the error of the job
-            return ArrowMaterializationJob(name, error)
-        return ArrowMaterializationJob(name)
+            return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
+        return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
 
     def _batches(self, view: FeatureView, task: MaterializationTask) -> Generator[pa.RecordBatch, None, None]:
         """Read the rows of the window under the view's own column names."""
@@ -110,10 +83,9 @@ class ArrowComputeEngine(ComputeEngine):
         columns = SourceColumns.of(view, source)
         start, end = as_utc(task.start_time), as_utc(task.end_time)
         store: Any = self.offline_store
-        job = None
         if isinstance(store, PartsDuckDBOfflineStore):
             job = store.changed_rows(self.repo_config, source, columns, start, end)
-        if job is None:
+        else:
             job = store.pull_latest_from_table_or_query(self.repo_config, source, *columns, start, end)
         now = datetime.now(UTC)
         with closing(view_batches(job, source, BATCH_ROWS)) as batches:

@@ -54,11 +54,8 @@ def view_batches(job: Any, source: DataSource, batch_rows: int) -> Generator[pa.
 
     Close the generator when reading stops early: it keeps the files in use.
     """
-    if hasattr(job, "batches"):  # one of our own jobs, which can stream
-        opened_batches = job.batches(batch_rows)
-    else:
-        opened_batches = nullcontext(job.to_arrow().to_batches(max_chunksize=batch_rows))
-    with opened_batches as batches:
+    stream = getattr(job, "stream", None)  # only our own jobs have it
+    with stream(batch_rows) if stream else nullcontext(job.to_arrow().to_batches(max_chunksize=batch_rows)) as batches:
         for batch in batches:
             yield batch.rename_columns([source.field_mapping.get(name, name) for name in batch.schema.names])
 

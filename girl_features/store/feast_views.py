@@ -71,7 +71,11 @@ def girl_feature_views(
         job = Entity(name="job", join_keys=[JOB_ID], value_type=ValueType.STRING)
         objects["job"] = job
     for entity in (job_seeker, job):
-        _check_entity(entity)
+        if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
+            raise ConfigError(
+                f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
+                f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
+            )
     if store_dir is None:
         return objects
     store = PartsStore(Path(store_dir))
@@ -88,12 +92,18 @@ def _add_contract(
 ) -> None:
     names = ViewNames.of(contract)
     encoder = contract.encoder
+    encoder_tags = {"encoder": encoder.name, "encoder_contract": encoder.fingerprint}
     if names.cv not in objects:  # two contracts may share an encoder
-        tags = _encoder_tags(encoder)
         for view, name, entity in ((rows.CV_VECTORS, names.cv, job_seeker), (rows.JD_VECTORS, names.jd, job)):
-            source = _parts_source(store, view, encoder.fingerprint, entity, tags)
-            objects[name] = _feature_view(name, source, entity, _vector_fields(view, encoder), tags)
-    tags = _contract_tags(contract)
+            source = _parts_source(store, view, encoder.fingerprint, entity, encoder_tags)
+            objects[name] = _feature_view(name, source, entity, _vector_fields(view, encoder), encoder_tags)
+    tags = {
+        **encoder_tags,
+        "contract": contract.fingerprint,
+        "generator": contract.generator,
+        "prompt_version": contract.prompt_version,
+        "trained_until": contract.trained_until.isoformat(),
+    }
     source = _parts_source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
     vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
     if contract.pipeline_version > 1:  # rows of version 1 do not have it
@@ -144,25 +154,3 @@ def _vector_fields(view: str, encoder: EncoderContract) -> list[Field]:
         vector_search_metric="cosine",
     )
     return [vector, Field(name=spec.known_at, dtype=UnixTimestamp)]
-
-
-def _encoder_tags(encoder: EncoderContract) -> dict[str, str]:
-    return {"encoder": encoder.name, "encoder_contract": encoder.fingerprint}
-
-
-def _contract_tags(contract: FeatureContract) -> dict[str, str]:
-    return {
-        **_encoder_tags(contract.encoder),
-        "contract": contract.fingerprint,
-        "generator": contract.generator,
-        "prompt_version": contract.prompt_version,
-        "trained_until": contract.trained_until.isoformat(),
-    }
-
-
-def _check_entity(entity: Entity) -> None:
-    if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
-        raise ConfigError(
-            f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
-            f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
-        )

@@ -121,12 +121,10 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             self.drop_view(config, view)
 
     def _reader(self, config: RepoConfig) -> RedisReader:
-        """Return this thread's connection for reading."""
         server = config.online_store.connection_string
         return self._connections.get("reader", server, lambda: RedisReader(*parse_connection_string(server)))
 
     def _client(self, config: RepoConfig) -> Any:
-        """Return this thread's client for other commands."""
         server = config.online_store.connection_string
 
         def connect() -> Any:
@@ -225,11 +223,7 @@ class RedisReader:
 
 
 def _seconds_until(deadline: float) -> float:
-    """Return the seconds until `deadline` on the monotonic clock.
-
-    Raises:
-        TimeoutError: it has passed.
-    """
+    """Return the seconds until `deadline` on the monotonic clock; raise TimeoutError if it has passed."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError

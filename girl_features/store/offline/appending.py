@@ -40,7 +40,6 @@ def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
 
 
 def _first_schema(parts: list[Path]) -> pa.Schema | None:
-    """Return the schema of the first part with a readable footer."""
     for path in parts:
         with suppress(OSError, pa.ArrowException):
             return pq.read_schema(path)
@@ -56,7 +55,6 @@ def _append_to_file(path: Path, table: pa.Table) -> None:
 
 
 def _in_source_schema(table: pa.Table, wanted: pa.Schema, location: Path) -> pa.Table:
-    """Return `table` with the columns, order and types of the source."""
     if sorted(table.column_names) != sorted(wanted.names):
         raise StoreError(
             f"rows for {location} have the columns {table.column_names}, but the source has {wanted.names}; "

@@ -57,14 +57,11 @@ def join_view(
     entity_keys = list(view.join_keys.values())
     narrow = entities.select([*dict.fromkeys([*entity_keys, event_timestamp])])
     connection.register("entity_rows", narrow)
-    try:
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
-            f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_numbered(entity_keys, 'e')} "
-            f"FROM entity_rows"
-        )
-    finally:
-        connection.unregister("entity_rows")
+    connection.execute(
+        f"CREATE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
+        f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_numbered(entity_keys, 'e')} "
+        f"FROM entity_rows"
+    )
     _select_features(connection, view, files)
     _pick(connection, view, created_cutoff)
     vector_names, other_names = _split_columns(view, files[0])
@@ -91,7 +88,7 @@ def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, fi
     is_wanted = " AND ".join(f"{quote_identifier(key)} IN (SELECT e{i} FROM entity)" for i, key in enumerate(keys))
     timestamp = quote_identifier(view.timestamp)
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
+        f"CREATE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
         f"CAST({timestamp} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
         f"FROM {parquet_relation(files, file_row_number=True)} WHERE {is_wanted or 'true'} "
@@ -132,14 +129,13 @@ def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutof
             f"WHERE {' AND '.join(usable)}"
         )
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE pick AS SELECT row, place >> 40 AS file_index, "
+        f"CREATE TEMP TABLE pick AS SELECT row, place >> 40 AS file_index, "
         f"place & ((1::BIGINT << 40) - 1) AS file_row_number FROM ({query})"
     )
     connection.execute("DROP TABLE feature")
 
 
 def _split_columns(view: ViewSource, file: Path) -> tuple[list[str], list[str]]:
-    """Return the columns that are lists of float32, and the others."""
     schema = pq.read_schema(file)
     vector_names, other_names = [], []
     for name in view.features:
@@ -203,8 +199,7 @@ def _gather_in_order(
         f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
         f"USING (file_index, file_row_number)) AS part ON entity.row = part.row ORDER BY entity.row"
     )
-    reader = connection.execute(query).to_arrow_reader(BATCH_ROWS)
-    table = pa.Table.from_batches(list(reader), schema=reader.schema)
+    table = connection.execute(query).to_arrow_reader(BATCH_ROWS).read_all()
     return dict(zip(names, table.columns, strict=True))
 
 

@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 from feast.data_format import DeltaFormat, ParquetFormat
+from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
@@ -36,12 +40,6 @@ from girl_features.store.offline.history import BATCH_ROWS, ViewSource, join_vie
 from girl_features.store.parts.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-    from feast.data_source import DataSource
-    from feast.infra.registry.base_registry import BaseRegistry
-    from feast.repo_config import RepoConfig
 
 
 class PartsDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -144,15 +142,15 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
     @staticmethod
     def changed_rows(
         config: RepoConfig, data_source: DataSource, columns: SourceColumns, start: datetime, end: datetime
-    ) -> PartsRetrievalJob | None:
+    ) -> RetrievalJob:
         """Return a job for the newest row up to `end` of each key with a row that is new since `start`.
 
         A row is new by its event time or by its created time. So, unlike `pull_latest_from_table_or_query`, this
-        includes rows that arrived late. None for a source that Feast's own store must read.
+        includes rows that arrived late; but not of a source that Feast's own store must read.
         """
         location = parquet_location(config, data_source)
         if location is None:
-            return None
+            return DuckDBOfflineStore.pull_latest_from_table_or_query(config, data_source, *columns, start, end)
         return _selection_job(config, location, rows_changed(columns, start, end))
 
     @staticmethod
@@ -175,7 +173,7 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
 
 
 class PartsRetrievalJob(RetrievalJob):
-    """Rows that are read each time they are asked for."""
+    """Rows that are read each time they are asked for; `stream` reads them so many at a time, if the job can do so."""
 
     def __init__(
         self,
@@ -187,19 +185,10 @@ class PartsRetrievalJob(RetrievalJob):
         *,
         stream: Callable[[int], AbstractContextManager[pa.RecordBatchReader]] | None = None,
     ) -> None:
-        self._run, self._stream, self._repo_path = run, stream, repo_path
+        self._run, self.stream, self._repo_path = run, stream, repo_path
         self._on_demand_feature_views = list(on_demand_feature_views)
         self._full_feature_names = full_feature_names
         self._metadata = metadata
-
-    @contextmanager
-    def batches(self, batch_rows: int) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Read the rows without on-demand features, at most `batch_rows` in memory at a time if the job can stream."""
-        if self._stream is None:
-            yield iter(self._run().to_batches(max_chunksize=batch_rows))
-            return
-        with self._stream(batch_rows) as reader:
-            yield iter(reader)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return self._run()
@@ -298,14 +287,12 @@ def _entity_rows(entity_df: pd.DataFrame | str) -> tuple[pa.Table, str]:
 
 
 def _extreme_time(times: pa.ChunkedArray, which: str) -> datetime | None:
-    """Return the "min" or "max" of `times` in UTC; None if there is none."""
     value = pc.min_max(times)[which].cast(pa.timestamp("us", times.type.tz), safe=False).as_py()
     assert value is None or isinstance(value, datetime)
     return None if value is None else as_utc(value)
 
 
 def _connected(config: RepoConfig) -> AbstractContextManager[DuckDBPyConnection]:
-    """Open DuckDB with the limits of the `offline_store:` settings."""
     settings = config.offline_store
     return connected(getattr(settings, "memory_limit", MEMORY_LIMIT), getattr(settings, "threads", None))
 

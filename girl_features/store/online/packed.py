@@ -183,11 +183,7 @@ def to_value(kind: int, value: Any) -> ValueProto:
 
 
 def _rows_by_layout(rows: Sequence[bytes | None]) -> Iterator[tuple[np.ndarray, np.ndarray, _Layout]]:
-    """Group rows whose values are at the same bytes.
-
-    Yields:
-        The positions of the m rows of a group, their bytes as (m, width) uint8, and their layout.
-    """
+    """Yield groups of m rows whose values are at the same bytes: positions, (m, width) uint8 bytes, and layout."""
     positions = np.arange(len(rows))
     if None in rows:
         positions = np.array([i for i, row in enumerate(rows) if row is not None])

@@ -27,6 +27,7 @@ _NULL = PackedValue(packed.NULL, b"")
 
 FeastRow = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 
+FixedColumn = tuple[int, np.ndarray]  # kind and (n, width) uint8 bytes of n values
 # Feast type -> (Arrow type a column may have, kind in the bytes, type of the bytes)
 _FIXED: dict[Any, tuple[Any, int, str]] = {
     Int64: (pa.types.is_int64, packed.INT64, "<i8"),
@@ -111,7 +112,7 @@ def from_arrow(
     event = _microsecond_column(table[timestamp]).to_numpy()
     created_column = _microsecond_column(table[created]) if created is not None else None
     created_list = [None] * table.num_rows if created_column is None else created_column.to_pylist()
-    columns = {feature.name: _fixed_width(feature, table[feature.name], table, view) for feature in view.features}
+    columns = {feature.name: _fixed_width(feature, table, view) for feature in view.features}
     fixed = {name: column for name, column in columns.items() if column is not None}
     has_created = created_column is None or not created_column.null_count  # in every row or in none
     if table.num_rows and has_created and len(fixed) == len(columns):
@@ -128,11 +129,7 @@ def microseconds(time: datetime) -> int:
 
 
 def _pack_one_by_one(
-    view: FeatureView,
-    table: pa.Table,
-    fixed: dict[str, tuple[int, np.ndarray]],
-    event: np.ndarray,
-    created: list[int | None],
+    view: FeatureView, table: pa.Table, fixed: dict[str, FixedColumn], event: np.ndarray, created: list[int | None]
 ) -> list[bytes]:
     """Pack rows whose values differ in width; `fixed` are the columns that `_fixed_width` could turn into bytes."""
     columns: dict[str, list[PackedValue]] = {}
@@ -152,14 +149,9 @@ def _pack_one_by_one(
     ]
 
 
-def _fixed_width(
-    feature: Any, column: pa.ChunkedArray, table: pa.Table, view: FeatureView
-) -> tuple[int, np.ndarray] | None:
-    """Return kind and (n, width) uint8 bytes of a column whose values all have one width; None for any other.
-
-    Raises:
-        InvalidVectorError: the feature is a vector, and some vectors are not valid.
-    """
+def _fixed_width(feature: Any, table: pa.Table, view: FeatureView) -> FixedColumn | None:
+    """Return a column whose values all have one width; None for any other. Checks vectors."""
+    column = table[feature.name]
     if _is_vector(feature):
         ids = table[view.join_keys[0]]
         check_vectors(column.drop_null(), feature.vector_length, ids.filter(column.is_valid()), feature.name)
@@ -179,7 +171,7 @@ def _fixed_width(
     return None
 
 
-def _vector_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
+def _vector_bytes(column: pa.ChunkedArray) -> FixedColumn | None:
     array = column.combine_chunks()
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         return None
@@ -190,7 +182,7 @@ def _vector_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
     return packed.VECTOR, np.ascontiguousarray(vectors, "<f4").view(np.uint8)
 
 
-def _string_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
+def _string_bytes(column: pa.ChunkedArray) -> FixedColumn | None:
     data = column.combine_chunks().cast(pa.binary())
     width = len(data[0].as_py())
     if not width or pc.min(pc.binary_length(data)).as_py() != width or pc.max(pc.binary_length(data)).as_py() != width:

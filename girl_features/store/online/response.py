@@ -88,8 +88,10 @@ class FeatureColumn(NamedTuple):
 
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
         """Return the column in Feast's protobuf."""
+        times = [divmod(microseconds, 1_000_000) for microseconds in self.rows.event_times.tolist()]
+        timestamps = [Timestamp(seconds=seconds, nanos=rest * 1000) for seconds, rest in times]
         return GetOnlineFeaturesResponse.FeatureVector(
-            values=self.values(), statuses=self.statuses(), event_timestamps=_timestamps(self.rows.event_times)
+            values=self.values(), statuses=self.statuses(), event_timestamps=timestamps
         )
 
 
@@ -162,11 +164,6 @@ def _python_values(group: ValueGroup) -> list[Any]:
     if group.kind in (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL):
         return list(group.values.tolist())
     return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]
-
-
-def _timestamps(event_times: np.ndarray) -> list[Timestamp]:
-    seconds, micros = np.divmod(event_times, 1_000_000)
-    return [Timestamp(seconds=s, nanos=m * 1000) for s, m in zip(seconds.tolist(), micros.tolist(), strict=True)]
 
 
 def _id_vector(ids: IdColumn) -> GetOnlineFeaturesResponse.FeatureVector:
