@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -145,9 +145,8 @@ def _mend_registry(repo: Path, registry: Path, backup: Path | None) -> None:
 
 def _sqlite_fault(path: Path) -> str | None:
     try:
-        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5) as connection:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        connection.close()
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if answer == "ok" else str(answer)

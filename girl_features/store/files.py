@@ -49,14 +49,12 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         failpoint("file.renamed")
         fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path} ({len(data):,} bytes wanted): {error.strerror or error}; "
             f"free disk space or repair the disk, then run the same command again: it resumes"
         ) from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def fsync_folder(folder: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -161,18 +160,17 @@ def _as_feast_runs(repo: Path, modules: set[str]) -> Iterator[None]:
     Every repo has a module `girl_definitions`, and a repo's module may change between two calls. So the modules are
     removed from `sys.modules` before and after.
     """
-    folder, path, no_bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
+    path, no_bytecode = list(sys.path), sys.dont_write_bytecode
     names = modules | {name.partition(".")[0] for name in modules}
     hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     try:
-        os.chdir(repo)
         sys.path.insert(0, str(repo))
         importlib.invalidate_caches()
-        yield
+        with chdir(repo):
+            yield
     finally:
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
         sys.path[:] = path
         sys.dont_write_bytecode = no_bytecode
-        os.chdir(folder)

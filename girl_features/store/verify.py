@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
-from girl_features.store.online.ledger import Ledger
-from girl_features.store.online.publishing import online_errors
+from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import LOCK, reading
 from girl_features.store.repo import open_repo

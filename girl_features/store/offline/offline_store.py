@@ -72,16 +72,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         odfvs = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         locations = [parquet_location(config, view.batch_source) for view in feature_views]
         if None in locations or any(odfv.mode == "substrait" for odfv in odfvs):
-            return DuckDBOfflineStore.get_historical_features(
-                config,
-                feature_views,
-                feature_refs,
-                entity_df,
-                registry,
-                project,
-                full_feature_names,
-                filter_by_created_timestamp,
-            )
+            request = (config, feature_views, feature_refs, entity_df, registry, project, full_feature_names)
+            return DuckDBOfflineStore.get_historical_features(*request, filter_by_created_timestamp)
         entities, event_timestamp = _entity_rows(entity_df)
         views = [_view_source(config, view, feature_refs, full_feature_names) for view in feature_views]
 

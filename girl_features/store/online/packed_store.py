@@ -200,15 +200,8 @@ class PackedOnlineStore(OnlineStore):
             plan = self._plans.plan_for(config, registry, project, features, full_feature_names)
         ids = plan.ids_in(entity_rows) if plan is not None else None
         if plan is None or ids is None:
-            return super().get_online_features(
-                config,
-                features,
-                entity_rows,
-                registry,
-                project,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+            request = (config, features, entity_rows, registry, project, full_feature_names)
+            return super().get_online_features(*request, include_feature_view_version_metadata)
         keys = {column.name: column.keys for column in ids}
         wanted = [(requested.stored_view, keys[requested.join_key]) for requested in plan.views]
         packed_views = self.read_packed(config, wanted, config.online_store.read_deadline_ms)
@@ -228,8 +221,7 @@ class PackedOnlineStore(OnlineStore):
         return self.read_packed(config, [(view_id(config, view), keys)], SLOW_READ_MS)[0]
 
     def _rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> UnpackedRows:
-        deadline_ms = config.online_store.read_deadline_ms
-        [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], deadline_ms)
+        [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], config.online_store.read_deadline_ms)
         return _unpacked(view, packed_rows, names)
 
     def _read_features_per_fv(

@@ -3,7 +3,7 @@
     <root>/contracts/<fingerprint>.json
     <root>/<view>/<fingerprint>/part-<UTC time>-<random>-<checksum>.parquet
     <root>/<view>/<fingerprint>/schema.parquet    no rows: lets Feast read a view before its first part
-    <root>/published/<target>.json                parts that an online store already has (store/online/ledger.py)
+    <root>/published/<target>.json                parts that an online store already has (store/online/publishing.py)
     <root>/.lock                                  held by the one run that writes
 
 The fingerprint of `cv_vectors` and `jd_vectors` is that of the encoder. The fingerprint of `generated_jds` and
