@@ -66,20 +66,20 @@ class ArrowComputeEngine(ComputeEngine):
         view = task.feature_view
         name = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
-            _check_has_stored_rows(view)
-            with closing(self._batches(view, task)) as batches:
+            source = _stored_source(view)
+            with closing(self._batches(view, source, task)) as batches:
                 for batch in batches:
                     if batch.num_rows:
-                        self._write(view, batch)
+                        self._write(view, source, batch)
                     failpoint("engine.batch_written")
         except Exception as error:  # Feast raises the error of the job
             return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
         return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
 
-    def _batches(self, view: FeatureView, task: MaterializationTask) -> Generator[pa.RecordBatch, None, None]:
+    def _batches(
+        self, view: FeatureView, source: DataSource, task: MaterializationTask
+    ) -> Generator[pa.RecordBatch, None, None]:
         """Read the rows of the window under the view's own column names."""
-        source = view.batch_source
-        assert source is not None, "_check_has_stored_rows has checked it"
         columns = SourceColumns.of(view, source)
         start, end = as_utc(task.start_time), as_utc(task.end_time)
         store: Any = self.offline_store
@@ -92,9 +92,7 @@ class ArrowComputeEngine(ComputeEngine):
             for batch in batches:
                 yield _with_event_time(batch, source, now) if task.disable_event_timestamp else batch
 
-    def _write(self, view: FeatureView, batch: pa.RecordBatch) -> None:
-        source = view.batch_source
-        assert source is not None, "_check_has_stored_rows has checked it"
+    def _write(self, view: FeatureView, source: DataSource, batch: pa.RecordBatch) -> None:
         store: Any = self.online_store
         if isinstance(store, PackedOnlineStore):
             timestamp, created = source.timestamp_field, source.created_timestamp_column or None
@@ -105,13 +103,16 @@ class ArrowComputeEngine(ComputeEngine):
         store.online_write_batch(self.repo_config, view, rows, lambda n: None)
 
 
-def _check_has_stored_rows(view: Any) -> None:
+def _stored_source(view: Any) -> DataSource:
+    """Return the source of the view's rows; raise StoreError for a view that computes them."""
+    source: DataSource | None = getattr(view, "batch_source", None)
     computes = isinstance(view, (BatchFeatureView, StreamFeatureView)) and getattr(view, "feature_transformation", None)
-    if computes or getattr(view, "batch_source", None) is None:
+    if computes or source is None:
         raise StoreError(
             f"{view.name!r} computes its rows, which this engine does not do; compute them outside Feast and let a "
             f"plain FeatureView read them, or remove `batch_engine:` from feature_store.yaml"
         )
+    return source
 
 
 def _with_event_time(batch: pa.RecordBatch, source: DataSource, time: datetime) -> pa.RecordBatch:

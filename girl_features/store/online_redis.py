@@ -160,20 +160,18 @@ class RedisReader:
         deadline = time.monotonic() + deadline_ms / 1000
         try:
             values = self._send_reconnecting(("MGET", *keys), deadline)
-        except TimeoutError as error:
+        except BaseException as error:
             self.close()
-            raise DeadlineError(
-                f"Redis at {self._host}:{self._port} did not answer for {len(keys)} keys within {deadline_ms:g} ms; "
-                f"answer without these features, or raise `read_deadline_ms` under `online_store:`"
-            ) from error
-        except OSError as error:
-            self.close()
-            raise StoreError(
-                f"Redis at {self._host}:{self._port} does not answer: {error.strerror or error}; "
-                f"check `connection_string` under `online_store:` and that the server runs"
-            ) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(
+                    f"Redis at {self._host}:{self._port} did not answer for {len(keys)} keys within {deadline_ms:g} "
+                    f"ms; answer without these features, or raise `read_deadline_ms` under `online_store:`"
+                ) from error
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"Redis at {self._host}:{self._port} does not answer: {error.strerror or error}; "
+                    f"check `connection_string` under `online_store:` and that the server runs"
+                ) from error
             raise
         assert isinstance(values, list)
         return values

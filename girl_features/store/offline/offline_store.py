@@ -22,6 +22,7 @@ from duckdb import DuckDBPyConnection
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.feature_view import FeatureView
+from feast.infra.compute_engines.local.job import LocalRetrievalJob
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -164,8 +165,8 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             progress(table.num_rows)
 
 
-class PartsRetrievalJob(RetrievalJob):
-    """Rows that are read each time they are asked for; `stream` reads them so many at a time, if the job can do so."""
+class PartsRetrievalJob(LocalRetrievalJob):
+    """Rows that `run` reads each time they are asked for; `stream` reads so many of them at a time, if it is given."""
 
     def __init__(
         self,
@@ -177,31 +178,14 @@ class PartsRetrievalJob(RetrievalJob):
         *,
         stream: Callable[[int], AbstractContextManager[pa.RecordBatchReader]] | None = None,
     ) -> None:
+        super().__init__(None, None, full_feature_names, list(on_demand_feature_views), metadata)  # `run` is the plan
         self._run, self.stream, self._repo_path = run, stream, repo_path
-        self._on_demand_feature_views = list(on_demand_feature_views)
-        self._full_feature_names = full_feature_names
-        self._metadata = metadata
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return self._run()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._run().to_pandas()
-
-    @property
-    def full_feature_names(self) -> bool:
-        """True if features are named `view__feature`."""
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """The views that Feast computes on the result."""
-        return self._on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        """Features, keys and times of a history request; None for other jobs."""
-        return self._metadata
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:
         """Write the rows as a saved dataset, as Feast's own store does."""

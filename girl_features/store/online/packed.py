@@ -49,6 +49,7 @@ _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's V
     BOOL: ("bool_val", np.dtype("?")),
     SECONDS: ("unix_timestamp_val", np.dtype("<i8")),
 }
+PLAIN_KINDS = (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL)  # whose values Feast gives out as numbers and lists
 # code of a feature's name -> kind, first byte, byte after the last
 _Layout = dict[int, tuple[int, int, int]]
 _ABSENT = (NULL, 0, 0)

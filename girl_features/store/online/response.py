@@ -13,17 +13,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from girl_features.store.online.packed import (
-    BOOL,
-    DOUBLE,
-    FLOAT,
-    INT32,
-    INT64,
-    VECTOR,
-    UnpackedRows,
-    ValueGroup,
-    to_value,
-)
+from girl_features.store.online.packed import PLAIN_KINDS, VECTOR, UnpackedRows, ValueGroup, to_value
 
 PRESENT, NOT_FOUND = FieldStatus.PRESENT, FieldStatus.NOT_FOUND
 NULL_VALUE, EXPIRED = FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE
@@ -161,7 +151,7 @@ class PackedResponse(OnlineResponse):
 
 
 def _python_values(group: ValueGroup) -> list[Any]:
-    if group.kind in (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL):
+    if group.kind in PLAIN_KINDS:
         return list(group.values.tolist())
     return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]
 
