@@ -90,7 +90,12 @@ class ArrowComputeEngine(ComputeEngine):
         now = datetime.now(UTC)
         with closing(view_batches(job, source, BATCH_ROWS)) as batches:
             for batch in batches:
-                yield _with_event_time(batch, source, now) if task.disable_event_timestamp else batch
+                if task.disable_event_timestamp:
+                    times = pa.array([now] * batch.num_rows, pa.timestamp("us", "UTC"))
+                    column = batch.schema.names.index(source.timestamp_field)
+                    yield batch.set_column(column, source.timestamp_field, times)
+                else:
+                    yield batch
 
     def _write(self, view: FeatureView, source: DataSource, batch: pa.RecordBatch) -> None:
         store: Any = self.online_store
@@ -113,8 +118,3 @@ def _stored_source(view: Any) -> DataSource:
             f"plain FeatureView read them, or remove `batch_engine:` from feature_store.yaml"
         )
     return source
-
-
-def _with_event_time(batch: pa.RecordBatch, source: DataSource, time: datetime) -> pa.RecordBatch:
-    times = pa.array([time] * batch.num_rows, pa.timestamp("us", "UTC"))
-    return batch.set_column(batch.schema.names.index(source.timestamp_field), source.timestamp_field, times)

@@ -150,7 +150,6 @@ def _try_lock(descriptor: int, kind: int, timeout: float, poll_s: float) -> bool
 
 
 def _holder(path: Path) -> str:
-    """Describe the process that holds an exclusive lock."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

@@ -107,70 +107,68 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
     since = time.time() - GRACE_S
     with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
-        verdicts = [_ViewComparison(feast_store, view).run(sample, seed, ledger, since) for view in views]
+        verdicts = [_compared(feast_store, view, sample, seed, ledger, since) for view in views]
     return VerifyReport(verdicts, sample is not None)
 
 
-class _ViewComparison:
-    """Compares one Feast view."""
+def _compared(
+    store: FeatureStore, view: FeatureView, sample: int | None, seed: int, ledger: Ledger | None, since: float
+) -> ViewVerdict:
+    """Return the verdict on one Feast view; `since` is the time from which an unpublished part is not a fault."""
+    from feast.utils import _convert_arrow_to_proto
 
-    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
-        from girl_features.store.online.packed_store import PackedOnlineStore
+    from girl_features.store.online.packed_store import PackedOnlineStore, serialized_keys
 
-        self._store, self._view = store, view
-        self._online: Any = store._get_provider().online_store
-        self._is_packed = isinstance(self._online, PackedOnlineStore)
-        # two event times that differ by less are equal; Feast's own stores keep whole seconds
-        self._time_resolution = timedelta(microseconds=1) if self._is_packed else timedelta(seconds=1)
-        self._faults: list[tuple[str, Any]] = []  # kind and entity key
+    online: Any = store._get_provider().online_store
+    is_packed = isinstance(online, PackedOnlineStore)
+    # two event times that differ by less are equal; Feast's own stores keep whole seconds
+    time_resolution = timedelta(microseconds=1) if is_packed else timedelta(seconds=1)
+    verdict = ViewVerdict(view.name)
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    faults: list[tuple[str, Any]] = []  # kind and entity key
+    offline_keys: set[bytes] = set()
+    for batch in _newest_rows(store, view, sample, seed):
+        rows = _convert_arrow_to_proto(batch, view, types)
+        keys = [key for key, _, _, _ in rows]
+        verdict.n_checked += len(keys)
+        with online_errors(store):
+            if is_packed:
+                offline_keys.update(serialized_keys(store.config, keys))
+                online_rows = online.read_rows(store.config, view, keys)  # expired rows too
+            else:
+                online_rows = online.online_read(store.config, view, keys)
+        for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
+            offline_time = as_utc(event_time)
+            if kind := _fault(offline_time, values, online_time, online_values or {}, time_resolution):
+                faults.append((kind, key))
+    if is_packed and sample is None:
+        with online_errors(store):
+            verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
+    _count(verdict, faults, _on_their_way(view, ledger, since) if faults and ledger is not None else set())
+    return verdict
 
-    def run(self, sample: int | None, seed: int, ledger: Ledger | None, since: float) -> ViewVerdict:
-        """Return the verdict; `since` is the time from which an unpublished part is not a fault."""
-        from feast.utils import _convert_arrow_to_proto
 
-        from girl_features.store.online.packed_store import serialized_keys
+def _fault(
+    offline_time: datetime, offline: Values, online_time: datetime | None, online: Values, time_resolution: timedelta
+) -> str | None:
+    """Return the name of the count that the row belongs to; None if offline and online agree."""
+    wanted, present = _without_nulls(offline), _without_nulls(online)
+    if online_time is None or (wanted and not present):
+        return "n_missing"
+    if abs(online_time - offline_time) >= time_resolution:
+        return "n_stale"
+    return "n_different" if present != wanted else None
 
-        store, view, online = self._store, self._view, self._online
-        verdict = ViewVerdict(view.name)
-        types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-        offline_keys: set[bytes] = set()
-        for batch in _newest_rows(store, view, sample, seed):
-            rows = _convert_arrow_to_proto(batch, view, types)
-            keys = [key for key, _, _, _ in rows]
-            verdict.n_checked += len(keys)
-            with online_errors(store):
-                if self._is_packed:
-                    offline_keys.update(serialized_keys(store.config, keys))
-                    online_rows = online.read_rows(store.config, view, keys)  # expired rows too
-                else:
-                    online_rows = online.online_read(store.config, view, keys)
-            for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
-                if fault := self._fault(as_utc(event_time), values, online_time, online_values or {}):
-                    self._faults.append((fault, key))
-        if self._is_packed and sample is None:
-            with online_errors(store):
-                verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
-        self._count(verdict, _on_their_way(view, ledger, since) if self._faults and ledger is not None else set())
-        return verdict
 
-    def _fault(self, offline_at: datetime, offline: Values, online_at: datetime | None, online: Values) -> str | None:
-        """Return the name of the count that the row belongs to; None if offline and online agree."""
-        wanted, present = _without_nulls(offline), _without_nulls(online)
-        if online_at is None or (wanted and not present):
-            return "n_missing"
-        if abs(online_at - offline_at) >= self._time_resolution:
-            return "n_stale"
-        return "n_different" if present != wanted else None
-
-    def _count(self, verdict: ViewVerdict, on_their_way: set[str]) -> None:
-        for kind, key in self._faults:
-            names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
-            if names[0] in on_their_way:
-                verdict.n_on_their_way += 1
-                continue
-            setattr(verdict, kind, getattr(verdict, kind) + 1)
-            if len(verdict.examples) < _N_EXAMPLES:
-                verdict.examples.append(", ".join(map(repr, names)))
+def _count(verdict: ViewVerdict, faults: list[tuple[str, Any]], on_their_way: set[str]) -> None:
+    for kind, key in faults:
+        names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
+        if names[0] in on_their_way:
+            verdict.n_on_their_way += 1
+            continue
+        setattr(verdict, kind, getattr(verdict, kind) + 1)
+        if len(verdict.examples) < _N_EXAMPLES:
+            verdict.examples.append(", ".join(map(repr, names)))
 
 
 def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:

@@ -239,12 +239,9 @@ class PackedOnlineStore(OnlineStore):
             entities, rows_of_entities, n = utils._get_unique_entities(
                 view, join_key_values, entity_name_to_join_key_map
             )
-            keys = [b""] * n  # of each row; rows of one entity have one key
-            entity_keys = serialized_keys(config, utils._get_entity_key_protos(entities))
-            for key, positions in zip(entity_keys, rows_of_entities, strict=True):
-                for i in positions:
-                    keys[i] = key
-            rows = self._rows(config, view, keys, features)
+            keys = serialized_keys(config, utils._get_entity_key_protos(entities))
+            key_of_row = {i: key for key, positions in zip(keys, rows_of_entities, strict=True) for i in positions}
+            rows = self._rows(config, view, [key_of_row[i] for i in range(n)], features)
             prefix = view.projection.name_to_use()
             names = [f"{prefix}__{name}" if full_feature_names else name for name in features]
             online_features_response.metadata.feature_names.val.extend(names)

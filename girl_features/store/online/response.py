@@ -128,9 +128,11 @@ class PackedResponse(OnlineResponse):
         """The response in protobuf, as Feast's servers send it."""
         if self._proto is None:
             self._proto = GetOnlineFeaturesResponse(results=[])
-            for id_column in self._ids:
-                self._proto.metadata.feature_names.val.append(id_column.name)
-                self._proto.results.append(_id_vector(id_column))
+            for ids in self._ids:
+                values = python_values_to_proto_values(list(ids.values), ids.value_type)
+                statuses, times = [PRESENT] * len(values), [Timestamp()] * len(values)
+                self._proto.metadata.feature_names.val.append(ids.name)
+                self._proto.results.add(values=values, statuses=statuses, event_timestamps=times)
             for name, column in self._columns.items():
                 self._proto.metadata.feature_names.val.append(name)
                 self._proto.results.append(column.feature_vector())
@@ -154,10 +156,3 @@ def _python_values(group: ValueGroup) -> list[Any]:
     if group.kind in PLAIN_KINDS:
         return list(group.values.tolist())
     return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]
-
-
-def _id_vector(ids: IdColumn) -> GetOnlineFeaturesResponse.FeatureVector:
-    values = python_values_to_proto_values(list(ids.values), ids.value_type)
-    return GetOnlineFeaturesResponse.FeatureVector(
-        values=values, statuses=[PRESENT] * len(values), event_timestamps=[Timestamp()] * len(values)
-    )

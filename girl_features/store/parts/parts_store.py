@@ -29,16 +29,7 @@ from girl_features.sql import parquet_relation
 from girl_features.store.files import LOCK_WAIT_S, TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.parts.compaction import compact, erase_rows
 from girl_features.store.parts.part_files import LOCK, commit_part, parquet_bytes, part_files, without_damaged
-from girl_features.store.parts.rows import (
-    CV_VECTORS,
-    FAILURES,
-    GENERATED_JDS,
-    JD_VECTORS,
-    VIEWS,
-    ViewSpec,
-    stored_schema,
-    validated_rows,
-)
+from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS, validated_rows
 from girl_features.store.parts.tombstones import Tombstones, lift_tombstone, tombstone_path
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
@@ -62,7 +53,8 @@ class PartsStore:
         Raises:
             StoreError: no such view, or `fingerprint` is not twelve hex digits.
         """
-        _view_spec(view)
+        if view not in VIEWS:
+            raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
         if not _FINGERPRINT.fullmatch(fingerprint):
             raise StoreError(f"{fingerprint!r} is not a fingerprint: {FINGERPRINT_LENGTH} hex digits are wanted")
         return self.root / view / fingerprint
@@ -95,7 +87,7 @@ class PartsStore:
         """
         folder = self.view_dir(view, fingerprint)
         dimension = self._encoder(view, fingerprint).dimension
-        table = validated_rows(table, _view_spec(view), fingerprint, dimension)
+        table = validated_rows(table, VIEWS[view], fingerprint, dimension)
         folder.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder / LOCK, exclusive=False):  # an erasure holds it exclusive
             table = Tombstones.of(folder).without_erased(table)
@@ -167,7 +159,7 @@ class PartsStore:
         for view, fingerprint in contract_parts(contract):
             empty = self.view_dir(view, fingerprint) / "schema.parquet"
             if not empty.exists():
-                write_whole(empty, parquet_bytes(stored_schema(VIEWS[view]).empty_table()))
+                write_whole(empty, parquet_bytes(VIEWS[view].stored_schema.empty_table()))
         saved_at = datetime.now(UTC).isoformat(timespec="microseconds")
         envelope = {"saved_at": saved_at, "contract": contract.model_dump(mode="json")}
         write_whole(path, json.dumps(envelope, indent=2).encode())
@@ -249,9 +241,3 @@ def contract_parts(contract: FeatureContract) -> list[tuple[str, str]]:
     """Return view and fingerprint of each folder with rows of one contract, failures last."""
     encoder, whole = contract.encoder.fingerprint, contract.fingerprint
     return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), (FAILURES, whole)]
-
-
-def _view_spec(view: str) -> ViewSpec:
-    if view not in VIEWS:
-        raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
-    return VIEWS[view]

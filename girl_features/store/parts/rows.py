@@ -22,6 +22,13 @@ class ViewSpec(NamedTuple):
     vector: str | None  # the vector column, if there is one
     known_at: str | None  # the copy of the event timestamp that parts have besides
 
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Columns of a part on disk: those of the view, and the copy of the event timestamp."""
+        if self.known_at is None:
+            return self.schema
+        return self.schema.append(pa.field(self.known_at, schema.UTC_MICROSECONDS))
+
 
 CV_VECTORS = "cv_vectors"
 JD_VECTORS = "jd_vectors"
@@ -36,13 +43,6 @@ VIEWS: dict[str, ViewSpec] = {
     ),
     FAILURES: ViewSpec(schema.FAILURES_SCHEMA, schema.JOB_SEEKER_ID, None, None),
 }
-
-
-def stored_schema(spec: ViewSpec) -> pa.Schema:
-    """Return the columns of a part on disk: those of the view, and the copy of the event timestamp."""
-    if spec.known_at is None:
-        return spec.schema
-    return spec.schema.append(pa.field(spec.known_at, schema.UTC_MICROSECONDS))
 
 
 def validated_rows(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -> pa.Table:
