@@ -20,7 +20,7 @@ from girl_features.store.parts import PartsStore
 from girl_features.store.parts.compaction import finish_compaction, is_unfinished
 from girl_features.store.parts.part_files import is_intact, part_files, quarantine, quarantined
 from girl_features.store.parts.rows import VIEWS
-from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_unchecked, registry_path, registry_problem
+from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_repo, registry_path, registry_problem
 
 STALE_SECONDS = 3600.0  # age of a temporary file that no running writer can still be writing
 
@@ -118,7 +118,7 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[DoctorFinding]:
 
 
 def _examine_repo(repo: Path, mending: bool) -> Iterator[DoctorFinding]:
-    config = open_unchecked(repo).config
+    config = open_repo(repo, check_registry=False).config  # a damaged registry is a finding
     registry = registry_path(config)
     if registry is not None and (problem := registry_problem(registry)):
         backup = registry.with_name(registry.name + BACKUP_SUFFIX)

@@ -48,25 +48,12 @@ def service_name(fingerprint: str) -> str:
     return f"girl_{fingerprint}"
 
 
-def open_repo(repo: Path) -> FeatureStore:
+def open_repo(repo: Path, *, check_registry: bool = True) -> FeatureStore:
     """Return Feast's FeatureStore for the folder `repo`.
 
     Raises:
         StoreError: feature_store.yaml is missing or not accepted by Feast, or the registry file is truncated or
             damaged; Feast would take such a registry for an empty store.
-    """
-    store = open_unchecked(repo)
-    registry = registry_path(store.config)
-    if registry is not None and registry.exists() and (problem := registry_problem(registry)):
-        raise StoreError(f"{registry}: {problem}; `girl doctor --mend` restores it")
-    return store
-
-
-def open_unchecked(repo: Path) -> FeatureStore:
-    """Return Feast's FeatureStore for the folder `repo` without a check of the registry file.
-
-    Raises:
-        StoreError: feature_store.yaml is missing or not accepted by Feast.
     """
     repo = repo.expanduser().resolve()
     if not (repo / "feature_store.yaml").is_file():
@@ -75,9 +62,13 @@ def open_unchecked(repo: Path) -> FeatureStore:
     from feast.repo_config import FeastConfigError
 
     try:
-        return FeatureStore(repo_path=str(repo))
+        store = FeatureStore(repo_path=str(repo))
     except (FeastConfigError, yaml.YAMLError) as error:
         raise StoreError(f"Feast does not accept {repo / 'feature_store.yaml'}: {error}") from error
+    registry = registry_path(store.config)
+    if check_registry and registry is not None and registry.exists() and (problem := registry_problem(registry)):
+        raise StoreError(f"{registry}: {problem}; `girl doctor --mend` restores it")
+    return store
 
 
 def contract_service(store: FeatureStore, fingerprint: str) -> FeatureService:

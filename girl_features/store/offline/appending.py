@@ -19,12 +19,7 @@ from girl_features.store.parts.tombstones import Tombstones
 
 
 def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
-    """Append the rows of `table`, which has the columns of the source in any order.
-
-    Raises:
-        StoreError: columns are missing, unknown or of other types, or the rows cannot be written.
-        InvalidVectorError: vectors that are NaN, infinite, all zero or of another dimension than the field's.
-    """
+    """Append the rows of `table`, which has the columns of the source in any order; check columns and vectors."""
     _check_vector_fields(view, table)
     if location.suffix == ".parquet" and not location.is_dir():
         _append_to_file(location, table)

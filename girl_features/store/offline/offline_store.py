@@ -153,7 +153,7 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         """Append `table` as one new part, without reading older parts. Any number of writers may append at once.
 
         Raises:
-            StoreError: columns that the source does not have, or a part that cannot be written.
+            StoreError: columns are missing, unknown or of other types, or the rows cannot be written.
             InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
         """
         location = parquet_location(config, feature_view.batch_source)

@@ -87,11 +87,7 @@ def name_code(name: str) -> int:
 
 
 def check_codes(names: Sequence[str]) -> None:
-    """Check that the features of a view have different codes.
-
-    Raises:
-        StoreError: two names have the same code.
-    """
+    """Raise StoreError if two features of a view have the same code."""
     by_code: dict[int, str] = {}
     for name in names:
         other = by_code.setdefault(name_code(name), name)

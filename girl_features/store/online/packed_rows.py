@@ -65,11 +65,7 @@ class PartialRow(NamedTuple):
 def from_feast(
     view: FeatureView, rows: Sequence[FeastRow], key_version: int
 ) -> tuple[list[PackedRow], list[PartialRow]]:
-    """Turn rows in Feast's form into rows with all features of the view, and rows with only some of them.
-
-    Raises:
-        InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
-    """
+    """Turn rows in Feast's form into rows with all features of the view, and rows with some of them; check vectors."""
     names = [feature.name for feature in view.features]
     check_codes(names)
     complete, partial = [], []
@@ -101,11 +97,7 @@ def from_feast(
 def from_arrow(
     view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None, key_version: int
 ) -> list[PackedRow]:
-    """Turn an Arrow batch under the view's own column names, two of which name the times, into packed rows.
-
-    Raises:
-        InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
-    """
+    """Turn an Arrow batch under the view's own column names into packed rows; check vectors."""
     table = pa.table(batch)
     check_codes([feature.name for feature in view.features])
     keys = id_keys(view, table, key_version)
