@@ -20,7 +20,7 @@ from feast.batch_feature_view import BatchFeatureView
 from feast.data_source import DataSource
 from feast.entity import Entity
 from feast.feature_view import FeatureView
-from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
@@ -60,9 +60,7 @@ class ArrowComputeEngine(ComputeEngine):
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
         """Do nothing: the engine has no infrastructure."""
 
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
-    ) -> LocalMaterializationJob:
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> MaterializationJob:
         view = task.feature_view
         name = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
