@@ -41,8 +41,7 @@ from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQue
 from girl_features.lookup.host_encoder import HostEncoder  # noqa: E402
 from girl_features.sample.tables import write_sample  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
-from girl_features.store.names import ViewNames  # noqa: E402
-from girl_features.store.repo import open_repo  # noqa: E402
+from girl_features.store.repo import ViewNames, open_repo  # noqa: E402
 
 CV_WORDS = 1000
 CALLS_IN_A_ROW = 4  # of one kind, so that the processor's caches mostly hold its own data

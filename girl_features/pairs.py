@@ -28,9 +28,8 @@ from girl_features.schema import (
     JOB_SEEKER_ID,
     Tier,
 )
-from girl_features.store.names import ViewNames
 from girl_features.store.parts.rows import check_vectors, vectors_of
-from girl_features.store.repo import contract_service, join_key, open_repo
+from girl_features.store.repo import ViewNames, contract_service, join_key, open_repo
 
 if TYPE_CHECKING:
     from feast import FeatureStore

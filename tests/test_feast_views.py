@@ -11,8 +11,8 @@ from girl_features.config import load_config
 from girl_features.errors import ConfigError, StoreError, UnknownContractError
 from girl_features.init_repo import init_repo, write_repo
 from girl_features.store.feast_views import girl_feature_views
-from girl_features.store.names import ViewNames, service_name
 from girl_features.store.parts import PartsStore
+from girl_features.store.repo import ViewNames, service_name
 from tests.fakes import feature_contract
 
 FIRST, SECOND = feature_contract(seed=1), feature_contract(seed=2)  # two contracts with one encoder

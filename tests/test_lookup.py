@@ -20,11 +20,9 @@ from girl_features.errors import DataError, StoreError, StoreLockedError, Unknow
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient
 from girl_features.schema import Tier
-from girl_features.store.names import ViewNames
-from girl_features.store.online.ledger import Ledger
-from girl_features.store.online.publishing import publish
+from girl_features.store.online.publishing import Ledger, publish
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import apply_repo, open_repo
+from girl_features.store.repo import ViewNames, apply_repo, open_repo
 from tests.fakes import feature_contract
 from tests.feast_repos import OUR_REDIS, OUR_SQLITE
 from tests.served_market import served_market
@@ -239,7 +237,7 @@ def test_a_redis_that_is_down_is_named_with_what_to_do(tmp_path: Path, kind: str
 
 
 def test_one_publisher_at_a_time(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("girl_features.store.online.ledger.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("girl_features.store.online.publishing.LOCK_WAIT_S", 0.1)
     with (
         Ledger.of(market.store.root, market.repo, "girl"),
         pytest.raises(StoreLockedError, match="is being written by process"),

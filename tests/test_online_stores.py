@@ -30,13 +30,11 @@ from hypothesis import strategies as st
 
 from girl_features.errors import DeadlineError, InvalidVectorError, StoreError
 from girl_features.store.online import packed
-from girl_features.store.online.keys import single_keys
-from girl_features.store.online.packed import pack, pack_value
+from girl_features.store.online.packed import pack, pack_value, single_keys
 from girl_features.store.online.packed_rows import from_arrow, from_feast
 from girl_features.store.online.packed_store import PackedOnlineStore
-from girl_features.store.online.redis_wire import RedisReader
 from girl_features.store.online.response import PackedResponse
-from girl_features.store.online_redis import parse_connection_string
+from girl_features.store.online_redis import RedisReader, parse_connection_string
 from tests.feast_repos import (
     DAY,
     FEATURES,

@@ -23,11 +23,9 @@ from girl_features.init_repo import init_repo
 from girl_features.lookup import FeatureClient
 from girl_features.store.doctor import examine
 from girl_features.store.erasing import erase
-from girl_features.store.names import ViewNames
-from girl_features.store.online.ledger import Ledger
-from girl_features.store.online.publishing import publish
+from girl_features.store.online.publishing import Ledger, publish
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import apply_repo, open_repo, registry_problem
+from girl_features.store.repo import ViewNames, apply_repo, open_repo, registry_problem
 from girl_features.store.verify import NOT_ONLINE, verify
 from tests.fakes import feature_contract
 from tests.feast_repos import OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE
@@ -109,7 +107,7 @@ def test_rows_that_were_not_published_are_found(market: Market) -> None:
 
 
 def test_nobody_publishes_while_the_store_is_compared(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("girl_features.store.online.ledger.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("girl_features.store.online.publishing.LOCK_WAIT_S", 0.0)
     with Ledger.of(market.store.root, market.repo, "girl"), pytest.raises(StoreLockedError):
         verify(market.repo, market.store)
     assert verify(market.repo, market.store).agrees

@@ -153,12 +153,12 @@ class OnlineReader:
         columns = [(view.view, view.columns) for view in views]
         packed = self._packed.read_views(self._store.config, columns, ids, (until - time.monotonic()) * 1000)
         result = []
-        for view, (rows, expired) in zip(views, packed, strict=True):
-            vectors, has_vector = FeatureColumn.of(rows, view.vector, expired).vectors()
+        for view, rows in zip(views, packed, strict=True):
+            vectors, has_vector = FeatureColumn.of(rows, view.vector).vectors()
             cv_hashes: list[str | None] = [None] * rows.n
             if view.cv_hash is not None:
-                cv_hashes = _strings(FeatureColumn.of(rows, view.cv_hash, expired))
-            is_expired = np.zeros(rows.n, bool) if expired is None else expired
+                cv_hashes = _strings(FeatureColumn.of(rows, view.cv_hash))
+            is_expired = np.zeros(rows.n, bool) if rows.expired is None else rows.expired
             result.append(_checked(view, ViewRows(vectors, has_vector, is_expired, rows.event_times, cv_hashes)))
         return result
 
@@ -198,7 +198,7 @@ def _unread(views: Sequence[VectorView], ids: Sequence[str], problem: str | None
 
 
 def _strings(column: FeatureColumn) -> list[str | None]:
-    strings: list[str | None] = [None] * column.n
+    strings: list[str | None] = [None] * column.rows.n
     for group in column.groups:
         if group.kind == STRING:
             for row, value in zip(group.rows.tolist(), group.values, strict=True):

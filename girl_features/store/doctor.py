@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from girl_features.store.parts import PartsStore
 from girl_features.store.parts.compaction import finish_compaction, is_unfinished
 from girl_features.store.parts.part_files import is_intact, part_files, quarantine, quarantined
 from girl_features.store.parts.rows import VIEWS
-from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_unchecked, registry_path, registry_problem
+from girl_features.store.repo import BACKUP_SUFFIX, apply_repo, open_repo, registry_path, registry_problem
 
 STALE_SECONDS = 3600.0  # age of a temporary file that no running writer can still be writing
 
@@ -34,22 +35,16 @@ class DoctorFinding(NamedTuple):
 
 
 def examine(repo: Path | None, store: PartsStore, *, mend_all: bool = False) -> list[DoctorFinding]:
-    """List the faults of the store's folder and of the Feast repo.
+    """List the faults of the store's folder and of the Feast repo, if there is one.
 
-    Args:
-        repo: the Feast repo; None to examine the store's folder alone.
-        store: the store to examine.
-        mend_all: repair each fault for which a safe repair is known.
+    With `mend_all`, each fault is repaired for which a safe repair is known.
 
     Raises:
         StoreLockedError: `mend_all`, and another run is writing to the store.
         StoreError: feature_store.yaml is missing or wrong.
     """
-    if mend_all:
-        with store.lock():
-            findings = list(_examine_store(store, True))
-    else:
-        findings = list(_examine_store(store, False))
+    with store.lock() if mend_all else nullcontext():
+        findings = list(_examine_store(store, mend_all))
     if repo is not None:
         findings += _examine_repo(repo, mend_all)
     return findings
@@ -60,7 +55,9 @@ def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
         remedy = "mount it, or run `girl materialize`"
         yield DoctorFinding(str(store.root), "the store's folder is missing", remedy, False)
         return
-    yield from _stale_temporaries(store, mending)
+    for path in sorted(store.root.rglob(f"{TEMPORARY_PREFIX}*")):
+        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
+            yield _repaired(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
     for folder in sorted(store.view_dirs(list(VIEWS))):
         yield from _examine_parts(folder, mending)
     try:
@@ -72,12 +69,6 @@ def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted(store.root.rglob("*.lock")):
         if path != store_lock or not mending:
             yield from _dead_lock(path, mending)
-
-
-def _stale_temporaries(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
-    for path in sorted(store.root.rglob(f"{TEMPORARY_PREFIX}*")):
-        if path.is_file() and time.time() - path.stat().st_mtime > STALE_SECONDS:
-            yield _repaired(path, "left behind by a writer that was killed", "remove it", mending, path.unlink)
 
 
 def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
@@ -97,8 +88,7 @@ def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
 def _unreadable_ledgers(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
     for path in sorted((store.root / "published").glob("*.json")):
         try:
-            views = json.loads(path.read_text(encoding="utf-8"))["views"]
-            is_readable = isinstance(views, dict)
+            is_readable = isinstance(json.loads(path.read_text(encoding="utf-8"))["views"], dict)
         except (OSError, ValueError, KeyError, TypeError):
             is_readable = False
         if not is_readable:
@@ -128,7 +118,7 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[DoctorFinding]:
 
 
 def _examine_repo(repo: Path, mending: bool) -> Iterator[DoctorFinding]:
-    config = open_unchecked(repo).config
+    config = open_repo(repo, check_registry=False).config  # a damaged registry is a finding
     registry = registry_path(config)
     if registry is not None and (problem := registry_problem(registry)):
         backup = registry.with_name(registry.name + BACKUP_SUFFIX)
@@ -155,16 +145,14 @@ def _mend_registry(repo: Path, registry: Path, backup: Path | None) -> None:
 
 def _sqlite_fault(path: Path) -> str | None:
     try:
-        with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5) as connection:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        connection.close()
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if answer == "ok" else str(answer)
 
 
 def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Callable[[], object]) -> DoctorFinding:
-    """Call `repair` if `mending`, and return the finding."""
     if mending:
         repair()
     return DoctorFinding(str(path), problem, remedy, mending)
@@ -173,8 +161,6 @@ def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Call
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True

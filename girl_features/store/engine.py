@@ -20,12 +20,9 @@ from feast.batch_feature_view import BatchFeatureView
 from feast.data_source import DataSource
 from feast.entity import Entity
 from feast.feature_view import FeatureView
-from feast.infra.common.materialization_job import (
-    MaterializationJob,
-    MaterializationJobStatus,
-    MaterializationTask,
-)
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.stream_feature_view import StreamFeatureView
@@ -47,36 +44,6 @@ class ArrowComputeEngineConfig(FeastConfigBaseModel):
     type: StrictStr = "girl_features.store.engine.ArrowComputeEngine"
 
 
-class ArrowMaterializationJob(MaterializationJob):
-    """Outcome of materializing one view. The job has ended, in success or error, before it is returned."""
-
-    def __init__(self, name: str, n_rows: int, error: BaseException | None) -> None:
-        super().__init__()
-        self._name = name
-        self.n_rows = n_rows
-        self._error = error
-
-    def status(self) -> MaterializationJobStatus:
-        """Return SUCCEEDED only if every row of the window is in the online store."""
-        return MaterializationJobStatus.ERROR if self._error else MaterializationJobStatus.SUCCEEDED
-
-    def error(self) -> BaseException | None:
-        """Return the error of a failed job; Feast raises it."""
-        return self._error
-
-    def should_be_retried(self) -> bool:
-        """Return False, because Feast would try again at once, without a pause."""
-        return False
-
-    def job_id(self) -> str:
-        """Return the view and the window."""
-        return self._name
-
-    def url(self) -> str | None:
-        """Return None: the job has no page."""
-        return None
-
-
 class ArrowComputeEngine(ComputeEngine):
     """Materializes views with stored rows; refuses views that compute their rows."""
 
@@ -93,63 +60,59 @@ class ArrowComputeEngine(ComputeEngine):
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
         """Do nothing: the engine has no infrastructure."""
 
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
-    ) -> ArrowMaterializationJob:
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> MaterializationJob:
         view = task.feature_view
         name = f"{view.name}-{task.start_time}-{task.end_time}"
-        n_rows = 0
         try:
-            _check_has_stored_rows(view)
-            with closing(self._batches(view, task)) as batches:
+            source = _stored_source(view)
+            with closing(self._batches(view, source, task)) as batches:
                 for batch in batches:
-                    n_rows += self._write(view, batch)
+                    if batch.num_rows:
+                        self._write(view, source, batch)
                     failpoint("engine.batch_written")
         except Exception as error:  # Feast raises the error of the job
-            return ArrowMaterializationJob(name, n_rows, error)
-        return ArrowMaterializationJob(name, n_rows, None)
+            return LocalMaterializationJob(name, MaterializationJobStatus.ERROR, error)
+        return LocalMaterializationJob(name, MaterializationJobStatus.SUCCEEDED)
 
-    def _batches(self, view: FeatureView, task: MaterializationTask) -> Generator[pa.RecordBatch, None, None]:
+    def _batches(
+        self, view: FeatureView, source: DataSource, task: MaterializationTask
+    ) -> Generator[pa.RecordBatch, None, None]:
         """Read the rows of the window under the view's own column names."""
-        source = view.batch_source
-        assert source is not None, "_check_has_stored_rows has checked it"
         columns = SourceColumns.of(view, source)
         start, end = as_utc(task.start_time), as_utc(task.end_time)
         store: Any = self.offline_store
-        job = None
         if isinstance(store, PartsDuckDBOfflineStore):
             job = store.changed_rows(self.repo_config, source, columns, start, end)
-        if job is None:
+        else:
             job = store.pull_latest_from_table_or_query(self.repo_config, source, *columns, start, end)
         now = datetime.now(UTC)
         with closing(view_batches(job, source, BATCH_ROWS)) as batches:
             for batch in batches:
-                yield _with_event_time(batch, source, now) if task.disable_event_timestamp else batch
+                if task.disable_event_timestamp:
+                    times = pa.array([now] * batch.num_rows, pa.timestamp("us", "UTC"))
+                    column = batch.schema.names.index(source.timestamp_field)
+                    yield batch.set_column(column, source.timestamp_field, times)
+                else:
+                    yield batch
 
-    def _write(self, view: FeatureView, batch: pa.RecordBatch) -> int:
-        if not batch.num_rows:
-            return 0
-        source = view.batch_source
-        assert source is not None, "_check_has_stored_rows has checked it"
+    def _write(self, view: FeatureView, source: DataSource, batch: pa.RecordBatch) -> None:
         store: Any = self.online_store
         if isinstance(store, PackedOnlineStore):
             timestamp, created = source.timestamp_field, source.created_timestamp_column or None
-            return store.write_arrow(self.repo_config, view, batch, timestamp, created)
+            store.write_arrow(self.repo_config, view, batch, timestamp, created)
+            return
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         rows = _convert_arrow_to_proto(batch, view, types)
         store.online_write_batch(self.repo_config, view, rows, lambda n: None)
-        return int(batch.num_rows)
 
 
-def _check_has_stored_rows(view: Any) -> None:
+def _stored_source(view: Any) -> DataSource:
+    """Return the source of the view's rows; raise StoreError for a view that computes them."""
+    source: DataSource | None = getattr(view, "batch_source", None)
     computes = isinstance(view, (BatchFeatureView, StreamFeatureView)) and getattr(view, "feature_transformation", None)
-    if computes or getattr(view, "batch_source", None) is None:
+    if computes or source is None:
         raise StoreError(
             f"{view.name!r} computes its rows, which this engine does not do; compute them outside Feast and let a "
             f"plain FeatureView read them, or remove `batch_engine:` from feature_store.yaml"
         )
-
-
-def _with_event_time(batch: pa.RecordBatch, source: DataSource, time: datetime) -> pa.RecordBatch:
-    times = pa.array([time] * batch.num_rows, pa.timestamp("us", "UTC"))
-    return batch.set_column(batch.schema.names.index(source.timestamp_field), source.timestamp_field, times)
+    return source

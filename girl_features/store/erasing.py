@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from girl_features.errors import StoreError
 from girl_features.schema import JOB_SEEKER_ID
-from girl_features.store.online.ledger import Ledger
+from girl_features.store.online.publishing import Ledger
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import VIEWS
 from girl_features.store.repo import open_repo

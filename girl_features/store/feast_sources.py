@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,10 +35,7 @@ class SourceColumns(NamedTuple):
     @property
     def names(self) -> list[str]:
         """All columns, in the order that Feast wants."""
-        names = [*self.keys, *self.features, self.timestamp]
-        if self.created:
-            names.append(self.created)
-        return names
+        return [name for name in (*self.keys, *self.features, self.timestamp, self.created) if name]
 
 
 def file_column(source: DataSource, name: str) -> str:
@@ -56,19 +54,12 @@ def view_batches(job: Any, source: DataSource, batch_rows: int) -> Generator[pa.
 
     Close the generator when reading stops early: it keeps the files in use.
     """
-    if hasattr(job, "batches"):  # one of our own jobs, which can stream
-        with job.batches(batch_rows) as batches:
-            for batch in batches:
-                yield _with_view_names(batch, source)
-    else:
-        for batch in job.to_arrow().to_batches(max_chunksize=batch_rows):
-            yield _with_view_names(batch, source)
+    stream = getattr(job, "stream", None)  # only our own jobs have it
+    with stream(batch_rows) if stream else nullcontext(job.to_arrow().to_batches(max_chunksize=batch_rows)) as batches:
+        for batch in batches:
+            yield batch.rename_columns([source.field_mapping.get(name, name) for name in batch.schema.names])
 
 
 def as_utc(time: datetime) -> datetime:
     """Return `time` with its zone; one without a zone is UTC, as in Feast."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
-
-
-def _with_view_names(batch: pa.RecordBatch, source: DataSource) -> pa.RecordBatch:
-    return batch.rename_columns([source.field_mapping.get(name, name) for name in batch.schema.names])

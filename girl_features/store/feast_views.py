@@ -19,20 +19,11 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
 
+from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract
 from girl_features.errors import ConfigError, StoreError
-from girl_features.schema import (
-    CREATED_TIMESTAMP,
-    CV_HASH,
-    EVENT_TIMESTAMP,
-    GENERATED_JD_DISPERSION,
-    GENERATED_JDS,
-    JOB_ID,
-    JOB_SEEKER_ID,
-    N_GENERATED,
-)
-from girl_features.store.names import ViewNames, service_name
 from girl_features.store.parts import PartsStore, rows
+from girl_features.store.repo import ViewNames, service_name
 
 FOREVER = timedelta(0)  # no time to live: a CV is valid until its seeker writes a new one
 
@@ -65,13 +56,17 @@ def girl_feature_views(
     """
     objects: dict[str, object] = {}
     if job_seeker is None:
-        job_seeker = Entity(name="job_seeker", join_keys=[JOB_SEEKER_ID], value_type=ValueType.STRING)
+        job_seeker = Entity(name="job_seeker", join_keys=[schema.JOB_SEEKER_ID], value_type=ValueType.STRING)
         objects["job_seeker"] = job_seeker
     if job is None:
-        job = Entity(name="job", join_keys=[JOB_ID], value_type=ValueType.STRING)
+        job = Entity(name="job", join_keys=[schema.JOB_ID], value_type=ValueType.STRING)
         objects["job"] = job
     for entity in (job_seeker, job):
-        _check_entity(entity)
+        if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
+            raise ConfigError(
+                f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
+                f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
+            )
     if store_dir is None:
         return objects
     store = PartsStore(Path(store_dir))
@@ -88,18 +83,24 @@ def _add_contract(
 ) -> None:
     names = ViewNames.of(contract)
     encoder = contract.encoder
+    encoder_tags = {"encoder": encoder.name, "encoder_contract": encoder.fingerprint}
     if names.cv not in objects:  # two contracts may share an encoder
-        tags = _encoder_tags(encoder)
         for view, name, entity in ((rows.CV_VECTORS, names.cv, job_seeker), (rows.JD_VECTORS, names.jd, job)):
-            source = _parts_source(store, view, encoder.fingerprint, entity, tags)
-            objects[name] = _feature_view(name, source, entity, _vector_fields(view, encoder), tags)
-    tags = _contract_tags(contract)
+            source = _parts_source(store, view, encoder.fingerprint, entity, encoder_tags)
+            objects[name] = _feature_view(name, source, entity, _vector_fields(view, encoder), encoder_tags)
+    tags = {
+        **encoder_tags,
+        "contract": contract.fingerprint,
+        "generator": contract.generator,
+        "prompt_version": contract.prompt_version,
+        "trained_until": contract.trained_until.isoformat(),
+    }
     source = _parts_source(store, rows.GENERATED_JDS, contract.fingerprint, job_seeker, tags)
-    vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=N_GENERATED, dtype=Int64)]
+    vector_fields = [*_vector_fields(rows.GENERATED_JDS, encoder), Field(name=schema.N_GENERATED, dtype=Int64)]
     if contract.pipeline_version > 1:  # rows of version 1 do not have it
-        vector_fields.append(Field(name=GENERATED_JD_DISPERSION, dtype=Float32))
-    vector_fields.append(Field(name=CV_HASH, dtype=String))  # lets a lookup see that a CV has changed
-    text_fields = [Field(name=GENERATED_JDS, dtype=Array(String)), Field(name=CV_HASH, dtype=String)]
+        vector_fields.append(Field(name=schema.GENERATED_JD_DISPERSION, dtype=Float32))
+    vector_fields.append(Field(name=schema.CV_HASH, dtype=String))  # lets a lookup see that a CV has changed
+    text_fields = [Field(name=schema.GENERATED_JDS, dtype=Array(String)), Field(name=schema.CV_HASH, dtype=String)]
     objects[names.generated] = _feature_view(names.generated, source, job_seeker, vector_fields, tags)
     objects[names.texts] = _feature_view(names.texts, source, job_seeker, text_fields, tags)
     objects[service_name(contract.fingerprint)] = FeatureService(
@@ -116,8 +117,8 @@ def _parts_source(store: PartsStore, view: str, fingerprint: str, entity: Entity
         name=f"girl_{view}_{fingerprint}_parts",
         path=str(store.view_dir(view, fingerprint)),
         file_format=ParquetFormat(),
-        timestamp_field=EVENT_TIMESTAMP,
-        created_timestamp_column=CREATED_TIMESTAMP,
+        timestamp_field=schema.EVENT_TIMESTAMP,
+        created_timestamp_column=schema.CREATED_TIMESTAMP,
         field_mapping={} if entity.join_key == key else {key: entity.join_key},
         tags=tags,
     )
@@ -144,25 +145,3 @@ def _vector_fields(view: str, encoder: EncoderContract) -> list[Field]:
         vector_search_metric="cosine",
     )
     return [vector, Field(name=spec.known_at, dtype=UnixTimestamp)]
-
-
-def _encoder_tags(encoder: EncoderContract) -> dict[str, str]:
-    return {"encoder": encoder.name, "encoder_contract": encoder.fingerprint}
-
-
-def _contract_tags(contract: FeatureContract) -> dict[str, str]:
-    return {
-        **_encoder_tags(contract.encoder),
-        "contract": contract.fingerprint,
-        "generator": contract.generator,
-        "prompt_version": contract.prompt_version,
-        "trained_until": contract.trained_until.isoformat(),
-    }
-
-
-def _check_entity(entity: Entity) -> None:
-    if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
-        raise ConfigError(
-            f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
-            f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
-        )

@@ -49,14 +49,12 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         failpoint("file.renamed")
         fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path} ({len(data):,} bytes wanted): {error.strerror or error}; "
             f"free disk space or repair the disk, then run the same command again: it resumes"
         ) from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def fsync_folder(folder: Path) -> None:
@@ -72,11 +70,8 @@ def fsync_folder(folder: Path) -> None:
 def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` alone for the block. The kernel releases it when the process dies.
 
-    The file names its holder while the lock is held. A name that remains is that of a process that died.
-
-    Args:
-        path: the lock file.
-        wait_s: seconds to wait for another holder. After `WARN_AFTER_S` a warning names that holder.
+    The file names its holder while the lock is held. A name that remains is that of a process that died. Another holder
+    is waited for up to `wait_s` seconds, and after `WARN_AFTER_S` a warning names it.
 
     Raises:
         StoreLockedError: another process, or another block of this process, holds it; says which and since when.
@@ -90,14 +85,8 @@ def exclusive_lock(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     with file:
         _take_exclusive(file, path, wait_s)
         file.truncate(0)
-        json.dump(
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            file,
-        )
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         file.flush()
         try:
             yield
@@ -161,7 +150,6 @@ def _try_lock(descriptor: int, kind: int, timeout: float, poll_s: float) -> bool
 
 
 def _holder(path: Path) -> str:
-    """Describe the process that holds an exclusive lock."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

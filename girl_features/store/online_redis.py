@@ -11,9 +11,10 @@ supported, because one call of the script writes many keys.
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import threading
+import socket
+import ssl
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,17 +23,17 @@ from feast.feature_view import FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import StrictStr
 
-from girl_features.errors import StoreError, require
+from girl_features.errors import DeadlineError, StoreError, require
 from girl_features.store.failpoints import failpoint
 from girl_features.store.online.packed import TIMES_END
 from girl_features.store.online.packed_rows import PackedRow
 from girl_features.store.online.packed_store import PackedOnlineStore
 from girl_features.store.online.plans import view_id
-from girl_features.store.online.redis_wire import RedisReader
 
 _KEYS_A_CALL = 250  # every other client waits while a script runs
 _KEYS_A_SCAN = 1_000
 _PREFIX = b"girl1:"
+_BUFFER_BYTES = 1 << 18
 
 # A row begins with its format and its two times, whose bytes sort as the times do. The script compares byte by byte,
 # because Lua compares strings by the server's locale.
@@ -67,10 +68,6 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):
 
 class PackedRedisOnlineStore(PackedOnlineStore):
     """Rows under `girl1:<project>_<view>:<entity key>`; any number of processes may read and write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._local = threading.local()
 
     def read_packed(
         self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
@@ -124,22 +121,111 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             self.drop_view(config, view)
 
     def _reader(self, config: RepoConfig) -> RedisReader:
-        """Return this thread's connection for reading; a new one after a fork or for another server."""
-        server = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "reader_server", None) != server:
-            self._local.reader = RedisReader(*parse_connection_string(config.online_store.connection_string))
-            self._local.reader_server = server
-        reader: RedisReader = self._local.reader
-        return reader
+        server = config.online_store.connection_string
+        return self._connections.get("reader", server, lambda: RedisReader(*parse_connection_string(server)))
 
     def _client(self, config: RepoConfig) -> Any:
-        """Return this thread's client for other commands; a new one after a fork or for another server."""
-        server = (os.getpid(), config.online_store.connection_string)
-        if getattr(self._local, "client_server", None) != server:
-            host, port, parameters = parse_connection_string(config.online_store.connection_string)
-            self._local.client = require("redis", "redis").Redis(host=host, port=port, **parameters)
-            self._local.client_server = server
-        return self._local.client
+        server = config.online_store.connection_string
+
+        def connect() -> Any:
+            host, port, parameters = parse_connection_string(server)
+            return require("redis", "redis").Redis(host=host, port=port, **parameters)
+
+        return self._connections.get("client", server, connect)
+
+
+class RedisReader:
+    """One connection for MGET with a deadline for the whole answer; hiredis packs and parses.
+
+    The redis package has a time-out for each wait on the socket only, so a server that sends a few bytes at a time can
+    take any multiple of it. The connection is closed after an error, so that a late answer is not taken for the next.
+    """
+
+    def __init__(self, host: str, port: int, parameters: dict[str, Any]) -> None:
+        self._host, self._port, self._parameters = host, port, parameters
+        self._socket: socket.socket | None = None
+        self._hiredis = require("hiredis", "redis")
+        self._parser: Any = None
+        self._buffer = bytearray(_BUFFER_BYTES)
+
+    def mget(self, keys: Sequence[bytes], deadline_ms: float) -> list[bytes | None]:
+        """Return the values of `keys`, None for a miss.
+
+        Raises:
+            DeadlineError: connecting and reading took longer than `deadline_ms` milliseconds in all.
+            StoreError: the server cannot be reached, or answers with an error.
+        """
+        if not keys:
+            return []
+        deadline = time.monotonic() + deadline_ms / 1000
+        try:
+            values = self._send_reconnecting(("MGET", *keys), deadline)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(
+                    f"Redis at {self._host}:{self._port} did not answer for {len(keys)} keys within {deadline_ms:g} "
+                    f"ms; answer without these features, or raise `read_deadline_ms` under `online_store:`"
+                ) from error
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"Redis at {self._host}:{self._port} does not answer: {error.strerror or error}; "
+                    f"check `connection_string` under `online_store:` and that the server runs"
+                ) from error
+            raise
+        assert isinstance(values, list)
+        return values
+
+    def close(self) -> None:
+        """Close the connection; the next read opens a new one."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
+    def _send_reconnecting(self, command: tuple[Any, ...], deadline: float) -> Any:
+        """Return the answer, over a new connection if the server has closed the present one since the last command."""
+        if self._socket is not None:
+            try:
+                return self._send(command, deadline)
+            except ConnectionError:
+                self.close()
+        self._connect(deadline)
+        return self._send(command, deadline)
+
+    def _connect(self, deadline: float) -> None:
+        connection = socket.create_connection((self._host, self._port), timeout=_seconds_until(deadline))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._parameters.get("ssl"):
+            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=self._host)
+        self._socket, self._parser = connection, self._hiredis.Reader()
+        password, user = self._parameters.get("password"), self._parameters.get("username")
+        if password is not None:
+            credentials = (password,) if user is None else (user, password)
+            self._send(("AUTH", *credentials), deadline)
+        if database := self._parameters.get("db"):
+            self._send(("SELECT", database), deadline)
+
+    def _send(self, command: tuple[Any, ...], deadline: float) -> Any:
+        assert self._socket is not None
+        self._socket.settimeout(_seconds_until(deadline))
+        self._socket.sendall(self._hiredis.pack_command(command))
+        while (answer := self._parser.gets()) is False:
+            self._socket.settimeout(_seconds_until(deadline))
+            n_bytes = self._socket.recv_into(self._buffer)
+            if not n_bytes:
+                raise ConnectionResetError("the server closed the connection")
+            self._parser.feed(self._buffer, 0, n_bytes)
+        if isinstance(answer, self._hiredis.ReplyError):
+            raise StoreError(f"Redis at {self._host}:{self._port} refuses: {answer}")
+        return answer
+
+
+def _seconds_until(deadline: float) -> float:
+    """Return the seconds until `deadline` on the monotonic clock; raise TimeoutError if it has passed."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
 def parse_connection_string(connection_string: str) -> tuple[str, int, dict[str, Any]]:

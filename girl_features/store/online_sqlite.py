@@ -7,13 +7,11 @@ online_store:
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from feast.entity import Entity
 from feast.feature_view import FeatureView
@@ -54,13 +52,13 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self._local = threading.local()
+        self._read = threading.local()  # `deadline` of this thread's read, on the monotonic clock
 
     def read_packed(
         self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
     ) -> list[list[bytes | None]]:
         """Read packed rows, None for a miss."""
-        self._local.deadline = deadline = time.monotonic() + deadline_ms / 1000
+        self._read.deadline = deadline = time.monotonic() + deadline_ms / 1000
         while True:
             try:
                 connection = self._connection(config, reading=True)
@@ -126,11 +124,9 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Remove the file."""
-        for name in ("reader", "writer"):
-            opened: _OpenedFile | None = getattr(self._local, name, None)
-            if opened is not None:
-                opened.connection.close()
-                setattr(self._local, name, None)
+        for _, connection in self._connections.opened.values():
+            connection.close()
+        self._connections.opened.clear()
         path = _sqlite_path(config)
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
@@ -141,14 +137,8 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         return self._connection(config).execute(query, (name,)).fetchone() is not None
 
     def _connection(self, config: RepoConfig, *, reading: bool = False) -> sqlite3.Connection:
-        """Return this thread's connection; a new one after a fork or for the file of another repo."""
-        name = "reader" if reading else "writer"
-        identity = (os.getpid(), config.repo_path, config.online_store.path)
-        opened: _OpenedFile | None = getattr(self._local, name, None)
-        if opened is None or opened.identity != identity:
-            opened = _OpenedFile(identity, self._open(config, reading))
-            setattr(self._local, name, opened)
-        return opened.connection
+        file = (config.repo_path, config.online_store.path)
+        return self._connections.get("reader" if reading else "writer", file, lambda: self._open(config, reading))
 
     def _open(self, config: RepoConfig, reading: bool) -> sqlite3.Connection:
         path = _sqlite_path(config)
@@ -159,15 +149,8 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged row survives a power cut
         connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
         if reading:
-            connection.set_progress_handler(lambda: time.monotonic() > self._local.deadline, _STEPS_A_CHECK)
+            connection.set_progress_handler(lambda: time.monotonic() > self._read.deadline, _STEPS_A_CHECK)
         return connection
-
-
-class _OpenedFile(NamedTuple):
-    """A connection, with the process and the file that it is for."""
-
-    identity: tuple[Any, ...]
-    connection: sqlite3.Connection
 
 
 def _read_table(connection: sqlite3.Connection, table: str, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -1,21 +1,20 @@
-"""Open a Feast repo, and run `feast apply` on one within this process."""
+"""Open a Feast repo, run `feast apply` on one, and name its objects. Importing this module does not import Feast."""
 
 from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
+from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError, UnknownContractError
 from girl_features.store.files import write_whole
-from girl_features.store.names import service_name
 
 if TYPE_CHECKING:
     from feast import FeatureService, FeatureStore
@@ -24,25 +23,37 @@ if TYPE_CHECKING:
 BACKUP_SUFFIX = ".backup"
 
 
-def open_repo(repo: Path) -> FeatureStore:
+class ViewNames(NamedTuple):
+    """Names of the four Feast views of one contract."""
+
+    cv: str
+    jd: str
+    generated: str
+    texts: str
+
+    @classmethod
+    def of(cls, contract: FeatureContract) -> ViewNames:
+        """Return the names for `contract`. Contracts with the same encoder share the first two."""
+        encoder, whole = contract.encoder.fingerprint, contract.fingerprint
+        return cls(
+            cv=f"cv_vectors_{encoder}",
+            jd=f"jd_vectors_{encoder}",
+            generated=f"generated_jd_vectors_{whole}",
+            texts=f"generated_jds_{whole}",
+        )
+
+
+def service_name(fingerprint: str) -> str:
+    """Return the name of the FeatureService of one contract."""
+    return f"girl_{fingerprint}"
+
+
+def open_repo(repo: Path, *, check_registry: bool = True) -> FeatureStore:
     """Return Feast's FeatureStore for the folder `repo`.
 
     Raises:
         StoreError: feature_store.yaml is missing or not accepted by Feast, or the registry file is truncated or
             damaged; Feast would take such a registry for an empty store.
-    """
-    store = open_unchecked(repo)
-    registry = registry_path(store.config)
-    if registry is not None and registry.exists() and (problem := registry_problem(registry)):
-        raise StoreError(f"{registry}: {problem}; `girl doctor --mend` restores it")
-    return store
-
-
-def open_unchecked(repo: Path) -> FeatureStore:
-    """Return Feast's FeatureStore for the folder `repo` without a check of the registry file.
-
-    Raises:
-        StoreError: feature_store.yaml is missing or not accepted by Feast.
     """
     repo = repo.expanduser().resolve()
     if not (repo / "feature_store.yaml").is_file():
@@ -51,9 +62,13 @@ def open_unchecked(repo: Path) -> FeatureStore:
     from feast.repo_config import FeastConfigError
 
     try:
-        return FeatureStore(repo_path=str(repo))
+        store = FeatureStore(repo_path=str(repo))
     except (FeastConfigError, yaml.YAMLError) as error:
         raise StoreError(f"Feast does not accept {repo / 'feature_store.yaml'}: {error}") from error
+    registry = registry_path(store.config)
+    if check_registry and registry is not None and registry.exists() and (problem := registry_problem(registry)):
+        raise StoreError(f"{registry}: {problem}; `girl doctor --mend` restores it")
+    return store
 
 
 def contract_service(store: FeatureStore, fingerprint: str) -> FeatureService:
@@ -88,7 +103,7 @@ def apply_repo(repo: Path) -> None:
     from feast.repo_operations import apply_total, get_repo_files
 
     printed = io.StringIO()
-    modules = {_module_name(path, repo) for path in get_repo_files(repo)}
+    modules = {".".join(path.relative_to(repo).with_suffix("").parts) for path in get_repo_files(repo)}
     with _as_feast_runs(repo, modules), redirect_stdout(printed), redirect_stderr(printed):
         try:
             apply_total(config, repo, skip_source_validation=True)
@@ -129,10 +144,6 @@ def registry_problem(path: Path) -> str | None:
     return None
 
 
-def _module_name(path: Path, repo: Path) -> str:
-    return ".".join(path.relative_to(repo).with_suffix("").parts)
-
-
 @contextmanager
 def _as_feast_runs(repo: Path, modules: set[str]) -> Iterator[None]:
     """Work in the folder `repo` with its modules importable by bare name; restore everything afterwards.
@@ -140,18 +151,17 @@ def _as_feast_runs(repo: Path, modules: set[str]) -> Iterator[None]:
     Every repo has a module `girl_definitions`, and a repo's module may change between two calls. So the modules are
     removed from `sys.modules` before and after.
     """
-    folder, path, no_bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
+    path, no_bytecode = list(sys.path), sys.dont_write_bytecode
     names = modules | {name.partition(".")[0] for name in modules}
     hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     try:
-        os.chdir(repo)
         sys.path.insert(0, str(repo))
         importlib.invalidate_caches()
-        yield
+        with chdir(repo):
+            yield
     finally:
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(hidden)
         sys.path[:] = path
         sys.dont_write_bytecode = no_bytecode
-        os.chdir(folder)

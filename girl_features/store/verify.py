@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
-from girl_features.store.online.ledger import Ledger
-from girl_features.store.online.publishing import online_errors
+from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import LOCK, reading
 from girl_features.store.repo import open_repo
@@ -32,6 +31,7 @@ BATCH_ROWS = 2_000
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _N_EXAMPLES = 5
 GRACE_S = 60.0  # a running worker publishes a part within this time after it wrote it
+Values = dict[str, Any]  # Feast's protobuf values by feature
 NOT_ONLINE = "nothing to compare: `feast.online` is false, so nothing is published"
 
 
@@ -96,11 +96,8 @@ class VerifyReport:
 def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = None, seed: int = 0) -> VerifyReport:
     """Compare the newest offline row of each entity with the online store of the Feast repo, view by view.
 
-    Args:
-        repo: the Feast repo.
-        store: the store whose publishers wait during the comparison; if left out, no publisher waits.
-        sample: number of entities to compare in each view; every one if left out.
-        seed: of the random sample.
+    Publishers of `store` wait during the comparison; if it is left out, none waits. `sample` is the number of entities
+    to compare in each view; all of them if it is left out.
 
     Raises:
         StoreError: no Feast repo, or a store that cannot be read.
@@ -110,74 +107,68 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
     since = time.time() - GRACE_S
     with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
-        verdicts = [_ViewComparison(feast_store, view).run(sample, seed, ledger, since) for view in views]
+        verdicts = [_compared(feast_store, view, sample, seed, ledger, since) for view in views]
     return VerifyReport(verdicts, sample is not None)
 
 
-class _ViewComparison:
-    """Compares one Feast view."""
+def _compared(
+    store: FeatureStore, view: FeatureView, sample: int | None, seed: int, ledger: Ledger | None, since: float
+) -> ViewVerdict:
+    """Return the verdict on one Feast view; `since` is the time from which an unpublished part is not a fault."""
+    from feast.utils import _convert_arrow_to_proto
 
-    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
-        from girl_features.store.online.packed_store import PackedOnlineStore
+    from girl_features.store.online.packed_store import PackedOnlineStore, serialized_keys
 
-        self._store, self._view = store, view
-        self._online: Any = store._get_provider().online_store
-        self._is_packed = isinstance(self._online, PackedOnlineStore)
-        # two event times that differ by less are equal; Feast's own stores keep whole seconds
-        self._time_resolution = timedelta(microseconds=1) if self._is_packed else timedelta(seconds=1)
-        self._faults: list[tuple[str, Any]] = []  # kind and entity key
+    online: Any = store._get_provider().online_store
+    is_packed = isinstance(online, PackedOnlineStore)
+    # two event times that differ by less are equal; Feast's own stores keep whole seconds
+    time_resolution = timedelta(microseconds=1) if is_packed else timedelta(seconds=1)
+    verdict = ViewVerdict(view.name)
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    faults: list[tuple[str, Any]] = []  # kind and entity key
+    offline_keys: set[bytes] = set()
+    for batch in _newest_rows(store, view, sample, seed):
+        rows = _convert_arrow_to_proto(batch, view, types)
+        keys = [key for key, _, _, _ in rows]
+        verdict.n_checked += len(keys)
+        with online_errors(store):
+            if is_packed:
+                offline_keys.update(serialized_keys(store.config, keys))
+                online_rows = online.read_rows(store.config, view, keys)  # expired rows too
+            else:
+                online_rows = online.online_read(store.config, view, keys)
+        for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
+            offline_time = as_utc(event_time)
+            if kind := _fault(offline_time, values, online_time, online_values or {}, time_resolution):
+                faults.append((kind, key))
+    if is_packed and sample is None:
+        with online_errors(store):
+            verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
+    _count(verdict, faults, _on_their_way(view, ledger, since) if faults and ledger is not None else set())
+    return verdict
 
-    def run(self, sample: int | None, seed: int, ledger: Ledger | None, since: float) -> ViewVerdict:
-        """Return the verdict; `since` is the time from which an unpublished part is not a fault."""
-        from feast.utils import _convert_arrow_to_proto
 
-        store, view, online = self._store, self._view, self._online
-        verdict = ViewVerdict(view.name)
-        types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-        offline_keys: set[bytes] = set()
-        for batch in _newest_rows(store, view, sample, seed):
-            rows = _convert_arrow_to_proto(batch, view, types)
-            keys = [key for key, _, _, _ in rows]
-            verdict.n_checked += len(keys)
-            with online_errors(store):
-                if self._is_packed:
-                    offline_keys.update(online.key_bytes(store.config, keys))
-                    online_rows = online.read_rows(store.config, view, keys)  # expired rows too
-                else:
-                    online_rows = online.online_read(store.config, view, keys)
-            for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
-                if fault := self._fault(as_utc(event_time), values, online_time, online_values or {}):
-                    self._faults.append((fault, key))
-        if self._is_packed and sample is None:
-            with online_errors(store):
-                verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
-        self._count(verdict, _on_their_way(view, ledger, since) if self._faults and ledger is not None else set())
-        return verdict
+def _fault(
+    offline_time: datetime, offline: Values, online_time: datetime | None, online: Values, time_resolution: timedelta
+) -> str | None:
+    """Return the name of the count that the row belongs to; None if offline and online agree."""
+    wanted, present = _without_nulls(offline), _without_nulls(online)
+    if online_time is None or (wanted and not present):
+        return "n_missing"
+    if abs(online_time - offline_time) >= time_resolution:
+        return "n_stale"
+    return "n_different" if present != wanted else None
 
-    def _fault(
-        self,
-        offline_time: datetime,
-        offline_values: dict[str, Any],
-        online_time: datetime | None,
-        online_values: dict[str, Any],
-    ) -> str | None:
-        """Return the name of the count that the row belongs to; None if offline and online agree."""
-        wanted, present = _without_nulls(offline_values), _without_nulls(online_values)
-        if online_time is None or (wanted and not present):
-            return "n_missing"
-        if abs(online_time - offline_time) >= self._time_resolution:
-            return "n_stale"
-        return "n_different" if present != wanted else None
 
-    def _count(self, verdict: ViewVerdict, on_their_way: set[str]) -> None:
-        for kind, key in self._faults:
-            names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
-            if names[0] in on_their_way:
-                verdict.n_on_their_way += 1
-                continue
-            setattr(verdict, kind, getattr(verdict, kind) + 1)
-            if len(verdict.examples) < _N_EXAMPLES:
-                verdict.examples.append(", ".join(map(repr, names)))
+def _count(verdict: ViewVerdict, faults: list[tuple[str, Any]], on_their_way: set[str]) -> None:
+    for kind, key in faults:
+        names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
+        if names[0] in on_their_way:
+            verdict.n_on_their_way += 1
+            continue
+        setattr(verdict, kind, getattr(verdict, kind) + 1)
+        if len(verdict.examples) < _N_EXAMPLES:
+            verdict.examples.append(", ".join(map(repr, names)))
 
 
 def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
@@ -195,7 +186,7 @@ def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
     return ids
 
 
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(values: Values) -> Values:
     return {name: value for name, value in values.items() if value.WhichOneof("val") is not None}
 
 

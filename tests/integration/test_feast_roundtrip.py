@@ -17,10 +17,9 @@ from girl_features.errors import StoreError, UnknownContractError
 from girl_features.init_repo import init_repo, write_repo
 from girl_features.lookup import FeatureClient
 from girl_features.pairs import join_pairs
-from girl_features.store.names import ViewNames, service_name
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
-from girl_features.store.repo import apply_repo, open_repo
+from girl_features.store.repo import ViewNames, apply_repo, open_repo, service_name
 from tests.fakes import feature_contract
 from tests.store_rows import Row, write_rows
 

@@ -19,12 +19,7 @@ from girl_features.store.parts.tombstones import Tombstones
 
 
 def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
-    """Append the rows of `table`, which has the columns of the source in any order.
-
-    Raises:
-        StoreError: columns are missing, unknown or of other types, or the rows cannot be written.
-        InvalidVectorError: vectors that are NaN, infinite, all zero or of another dimension than the field's.
-    """
+    """Append the rows of `table`, which has the columns of the source in any order; check columns and vectors."""
     _check_vector_fields(view, table)
     if location.suffix == ".parquet" and not location.is_dir():
         _append_to_file(location, table)
@@ -40,7 +35,6 @@ def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
 
 
 def _first_schema(parts: list[Path]) -> pa.Schema | None:
-    """Return the schema of the first part with a readable footer."""
     for path in parts:
         with suppress(OSError, pa.ArrowException):
             return pq.read_schema(path)
@@ -56,7 +50,6 @@ def _append_to_file(path: Path, table: pa.Table) -> None:
 
 
 def _in_source_schema(table: pa.Table, wanted: pa.Schema, location: Path) -> pa.Table:
-    """Return `table` with the columns, order and types of the source."""
     if sorted(table.column_names) != sorted(wanted.names):
         raise StoreError(
             f"rows for {location} have the columns {table.column_names}, but the source has {wanted.names}; "

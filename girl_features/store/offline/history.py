@@ -17,26 +17,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.sql import parquet_relation, quote_identifier
-from girl_features.store.offline.scatter import VectorColumn
 from girl_features.store.parts.tombstones import Tombstones
 
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
 GATHER_ROWS = 8_192  # of vectors: about 12 MB at 384 dimensions
 FEW_VERSIONS = 8  # with up to this many rows for each key, comparing them all is faster than sorting for an ASOF join
 _READ_BYTES = 1 << 20
-_PLACE = "file_index, file_row_number"
+_MAX_LIST_VALUES = 1 << 30  # an Arrow list array counts its values in 31 bits
 
 
 class ViewSource(NamedTuple):
     """One feature view to join. Column names are those of the files."""
 
-    files: list[Path]
+    location: Path
     join_keys: dict[str, str]  # column in the files -> column of the entity rows
     timestamp: str
     created: str | None
     features: dict[str, str]  # column in the files -> name in the result
     ttl: timedelta | None
-    tombstones: Tombstones
 
 
 def join_view(
@@ -44,6 +42,7 @@ def join_view(
     entities: pa.Table,
     event_timestamp: str,
     view: ViewSource,
+    files: list[Path],
     *,
     created_cutoff: bool,
 ) -> dict[str, pa.ChunkedArray]:
@@ -53,30 +52,22 @@ def join_view(
     several, the newest event wins, then the newest created time (a row without one comes last), then the row that was
     written last.
 
-    Args:
-        connection: the DuckDB to join in.
-        entities: n entity rows.
-        event_timestamp: column of `entities` with their times.
-        view: the view to join.
-        created_cutoff: use only feature rows that were created at or before the time of the entity row.
+    With `created_cutoff`, it may use only feature rows that were created at or before its own time.
     """
     entity_keys = list(view.join_keys.values())
     narrow = entities.select([*dict.fromkeys([*entity_keys, event_timestamp])])
     connection.register("entity_rows", narrow)
-    try:
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
-            f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_numbered(entity_keys, 'e')} "
-            f"FROM entity_rows"
-        )
-    finally:
-        connection.unregister("entity_rows")
-    _select_features(connection, view)
+    connection.execute(
+        f"CREATE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
+        f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_numbered(entity_keys, 'e')} "
+        f"FROM entity_rows"
+    )
+    _select_features(connection, view, files)
     _pick(connection, view, created_cutoff)
-    vector_names, other_names = _split_columns(view)
-    columns = _gather_vectors(connection, view, vector_names, len(entities))
+    vector_names, other_names = _split_columns(view, files[0])
+    columns = _gather_vectors(connection, files, vector_names, len(entities))
     other_names += [name for name in vector_names if name not in columns]
-    columns |= _gather_in_order(connection, view, other_names)
+    columns |= _gather_in_order(connection, files, other_names)
     return {result_name: columns[name] for name, result_name in view.features.items()}
 
 
@@ -85,7 +76,7 @@ def _numbered(names: list[str], prefix: str) -> str:
     return ", ".join(f"{quote_identifier(name)} AS {prefix}{i}" for i, name in enumerate(names))
 
 
-def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource) -> None:
+def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, files: list[Path]) -> None:
     """Fill the table `feature` with keys k0, k1, ..., times and place of the feature rows of the wanted entities.
 
     `place` packs file_index and file_row_number into one number.
@@ -97,11 +88,11 @@ def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource) ->
     is_wanted = " AND ".join(f"{quote_identifier(key)} IN (SELECT e{i} FROM entity)" for i, key in enumerate(keys))
     timestamp = quote_identifier(view.timestamp)
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
+        f"CREATE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
         f"CAST({timestamp} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
-        f"FROM {parquet_relation(view.files, file_row_number=True)} WHERE {is_wanted or 'true'} "
-        f"AND {view.tombstones.condition(keys)} AND {timestamp} IS NOT NULL"
+        f"FROM {parquet_relation(files, file_row_number=True)} WHERE {is_wanted or 'true'} "
+        f"AND {Tombstones.of(view.location).condition(keys)} AND {timestamp} IS NOT NULL"
     )
 
 
@@ -138,15 +129,14 @@ def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutof
             f"WHERE {' AND '.join(usable)}"
         )
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE pick AS SELECT row, place >> 40 AS file_index, "
+        f"CREATE TEMP TABLE pick AS SELECT row, place >> 40 AS file_index, "
         f"place & ((1::BIGINT << 40) - 1) AS file_row_number FROM ({query})"
     )
     connection.execute("DROP TABLE feature")
 
 
-def _split_columns(view: ViewSource) -> tuple[list[str], list[str]]:
-    """Return the columns that are lists of float32, and the others."""
-    schema = pq.read_schema(view.files[0])
+def _split_columns(view: ViewSource, file: Path) -> tuple[list[str], list[str]]:
+    schema = pq.read_schema(file)
     vector_names, other_names = [], []
     for name in view.features:
         column_type = schema.field(name).type if name in schema.names else pa.null()
@@ -159,7 +149,7 @@ def _split_columns(view: ViewSource) -> tuple[list[str], list[str]]:
 
 
 def _gather_vectors(
-    connection: duckdb.DuckDBPyConnection, view: ViewSource, names: list[str], n: int
+    connection: duckdb.DuckDBPyConnection, files: list[Path], names: list[str], n: int
 ) -> dict[str, pa.ChunkedArray]:
     """Return those columns whose vectors all have one dimension, each as one array of n rows.
 
@@ -167,10 +157,10 @@ def _gather_vectors(
     """
     if not names:
         return {}
-    columns = {name: VectorColumn(n) for name in names}
+    columns = {name: _VectorColumn(n) for name in names}
     query = "SELECT row, file_index, file_row_number FROM pick ORDER BY file_index, file_row_number"
     picked = connection.execute(query).fetchnumpy()
-    for i, path in enumerate(view.files):
+    for i, path in enumerate(files):
         start, stop = np.searchsorted(picked["file_index"], [i, i + 1])
         rows, places = picked["row"][start:stop], picked["file_row_number"][start:stop]
         for first, batch in _batches_with(path, names, places):
@@ -198,17 +188,73 @@ def _batches_with(path: Path, names: list[str], places: np.ndarray) -> Iterator[
 
 
 def _gather_in_order(
-    connection: duckdb.DuckDBPyConnection, view: ViewSource, names: list[str]
+    connection: duckdb.DuckDBPyConnection, files: list[Path], names: list[str]
 ) -> dict[str, pa.ChunkedArray]:
     """Return columns of any type, put into order by DuckDB, which can sort on disk."""
     if not names:
         return {}
     columns = ", ".join(f"part.{quote_identifier(name)}" for name in names)
-    rows = parquet_relation(view.files, file_row_number=True)
+    rows = parquet_relation(files, file_row_number=True)
     query = (
         f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
-        f"USING ({_PLACE})) AS part ON entity.row = part.row ORDER BY entity.row"
+        f"USING (file_index, file_row_number)) AS part ON entity.row = part.row ORDER BY entity.row"
     )
-    reader = connection.execute(query).to_arrow_reader(BATCH_ROWS)
-    table = pa.Table.from_batches(list(reader), schema=reader.schema)
+    table = connection.execute(query).to_arrow_reader(BATCH_ROWS).read_all()
     return dict(zip(names, table.columns, strict=True))
+
+
+class _VectorColumn:
+    """A column of n vectors of one dimension d, filled in any order."""
+
+    def __init__(self, n: int) -> None:
+        self._n, self._is_set = n, np.zeros(n, bool)
+        self._vectors: np.ndarray | None = None  # (n, d) float32, once d is known
+        self.is_regular = True  # False once a vector of another dimension was put
+
+    def put(self, rows: np.ndarray, column: pa.ListArray | None, places: np.ndarray) -> None:
+        """Set `rows` to the vectors at `places` of `column`. Clears `is_regular` if they differ in dimension."""
+        if not self.is_regular:
+            return
+        vectors = None if column is None else _as_matrix(column)
+        if vectors is None and column is not None:  # the wanted vectors alone may still have one dimension
+            vectors, places = _as_matrix(column.take(pa.array(places))), np.arange(len(places))
+        if vectors is None or (self._vectors is not None and self._vectors.shape[1] != vectors.shape[1]):
+            self.is_regular, self._vectors = False, None
+            return
+        if self._vectors is None:
+            memory = pa.allocate_buffer(self._n * vectors.shape[1] * 4)  # from Arrow's pool, which reuses pages
+            self._vectors = np.frombuffer(memory, np.float32).reshape(self._n, vectors.shape[1])
+        self._vectors[rows] = vectors[places]
+        self._is_set[rows] = True
+
+    def to_arrow(self) -> pa.ChunkedArray:
+        """Return all n vectors, null where none was put."""
+        list_type = pa.list_(pa.float32())
+        if self._vectors is None:
+            return pa.chunked_array([pa.nulls(self._n, list_type)])
+        self._vectors[~self._is_set] = 0
+        step = max(1, _MAX_LIST_VALUES // self._vectors.shape[1])
+        slices = [self._slice(start, start + step) for start in range(0, self._n, step)]
+        return pa.chunked_array(slices, list_type)
+
+    def _slice(self, start: int, stop: int) -> pa.ListArray:
+        assert self._vectors is not None
+        vectors, is_set = self._vectors[start:stop], self._is_set[start:stop]
+        offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1])
+        mask = None if is_set.all() else pa.array(~is_set)
+        return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)), mask=mask)
+
+
+def _as_matrix(column: pa.ListArray) -> np.ndarray | None:
+    """Return (m, d) float32 without a copy; None unless every entry is a list of the same number d > 0 of floats."""
+    column_type = column.type
+    is_list = pa.types.is_list(column_type) or pa.types.is_large_list(column_type)
+    if not is_list or not pa.types.is_float32(column_type.value_type):
+        return None
+    values, lengths = column.flatten(), column.value_lengths()
+    if column.null_count or values.null_count or not len(column):
+        return None
+    dimension = lengths[0].as_py()
+    if not dimension or not (lengths.to_numpy() == dimension).all():
+        return None
+    return np.asarray(values.to_numpy().reshape(len(column), dimension))

@@ -9,39 +9,38 @@ store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 from feast.data_format import DeltaFormat, ParquetFormat
+from feast.data_source import DataSource
 from feast.feature_view import FeatureView
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.compute_engines.local.job import LocalRetrievalJob
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
 from girl_features.errors import DataError, StoreError
 from girl_features.sql import MEMORY_LIMIT, connected
 from girl_features.store.feast_sources import SourceColumns, as_utc, created_column, file_column
 from girl_features.store.offline.appending import append_rows
-from girl_features.store.offline.history import ViewSource, join_view
-from girl_features.store.offline.jobs import PartsRetrievalJob
-from girl_features.store.offline.latest import RowSelection, read_rows, rows_between, rows_changed
+from girl_features.store.offline.history import BATCH_ROWS, ViewSource, join_view
+from girl_features.store.parts.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
 from girl_features.store.parts.tombstones import Tombstones
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-    from feast.data_source import DataSource
-    from feast.infra.registry.base_registry import BaseRegistry
-    from feast.repo_config import RepoConfig
 
 
 class PartsDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -74,43 +73,26 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         odfvs = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         locations = [parquet_location(config, view.batch_source) for view in feature_views]
         if None in locations or any(odfv.mode == "substrait" for odfv in odfvs):
-            return DuckDBOfflineStore.get_historical_features(
-                config,
-                feature_views,
-                feature_refs,
-                entity_df,
-                registry,
-                project,
-                full_feature_names,
-                filter_by_created_timestamp,
-            )
+            request = (config, feature_views, feature_refs, entity_df, registry, project, full_feature_names)
+            return DuckDBOfflineStore.get_historical_features(*request, filter_by_created_timestamp)
         entities, event_timestamp = _entity_rows(entity_df)
-        views = [_HistoryView.of(config, view, feature_refs, full_feature_names) for view in feature_views]
+        views = [_view_source(config, view, feature_refs, full_feature_names) for view in feature_views]
 
         def run() -> pa.Table:
             result = entities
             for view in views:
-                with view.source() as source, _connected(config) as connection:
+                with _files_at(view.location) as files, _connected(config) as connection:
                     columns = join_view(
-                        connection, entities, event_timestamp, source, created_cutoff=filter_by_created_timestamp
+                        connection, entities, event_timestamp, view, files, created_cutoff=filter_by_created_timestamp
                     )
                 for name, column in columns.items():
                     result = result.append_column(name, column)
             return result
 
         times = entities[event_timestamp]
-        return PartsRetrievalJob(
-            run,
-            on_demand_feature_views=odfvs,
-            full_feature_names=full_feature_names,
-            metadata=RetrievalMetadata(
-                features=feature_refs,
-                keys=[name for name in entities.column_names if name != event_timestamp],
-                min_event_timestamp=_extreme_time(times, "min"),
-                max_event_timestamp=_extreme_time(times, "max"),
-            ),
-            repo_path=str(config.repo_path),
-        )
+        keys = [name for name in entities.column_names if name != event_timestamp]
+        metadata = RetrievalMetadata(feature_refs, keys, _extreme_time(times, "min"), _extreme_time(times, "max"))
+        return PartsRetrievalJob(run, str(config.repo_path), odfvs, full_feature_names, metadata)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -124,19 +106,12 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """Return a job for the newest row of each key with an event time from `start_date` to `end_date`, inclusive."""
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         location = parquet_location(config, data_source)
         if location is None:
             return DuckDBOfflineStore.pull_latest_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
+                config, data_source, *columns, start_date, end_date
             )
-        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=True))
 
     @staticmethod
@@ -151,46 +126,34 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Return a job for every row with an event time from `start_date` to `end_date`, inclusive."""
+        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
         location = parquet_location(config, data_source)
         if location is None:
-            return DuckDBOfflineStore.pull_all_from_table_or_query(
-                config,
-                data_source,
-                join_key_columns,
-                feature_name_columns,
-                timestamp_field,
-                created_timestamp_column,
-                start_date,
-                end_date,
-            )
-        columns = SourceColumns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+            return DuckDBOfflineStore.pull_all_from_table_or_query(config, data_source, *columns, start_date, end_date)
         return _selection_job(config, location, rows_between(columns, start_date, end_date, latest=False))
 
     @staticmethod
     def changed_rows(
         config: RepoConfig, data_source: DataSource, columns: SourceColumns, start: datetime, end: datetime
-    ) -> PartsRetrievalJob | None:
+    ) -> RetrievalJob:
         """Return a job for the newest row up to `end` of each key with a row that is new since `start`.
 
         A row is new by its event time or by its created time. So, unlike `pull_latest_from_table_or_query`, this
-        includes rows that arrived late. None for a source that Feast's own store must read.
+        includes rows that arrived late; but not of a source that Feast's own store must read.
         """
         location = parquet_location(config, data_source)
         if location is None:
-            return None
+            return DuckDBOfflineStore.pull_latest_from_table_or_query(config, data_source, *columns, start, end)
         return _selection_job(config, location, rows_changed(columns, start, end))
 
     @staticmethod
     def offline_write_batch(
-        config: RepoConfig,
-        feature_view: FeatureView,
-        table: pa.Table,
-        progress: Callable[[int], Any] | None,
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
         """Append `table` as one new part, without reading older parts. Any number of writers may append at once.
 
         Raises:
-            StoreError: columns that the source does not have, or a part that cannot be written.
+            StoreError: columns are missing, unknown or of other types, or the rows cannot be written.
             InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
         """
         location = parquet_location(config, feature_view.batch_source)
@@ -202,46 +165,51 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             progress(table.num_rows)
 
 
-class _HistoryView(NamedTuple):
-    """One feature view of a history request. Column names are those of the files."""
+class PartsRetrievalJob(LocalRetrievalJob):
+    """Rows that `run` reads each time they are asked for; `stream` reads so many of them at a time, if it is given."""
 
-    location: Path
-    join_keys: dict[str, str]  # column in the files -> column of the entity rows
-    timestamp: str
-    created: str | None
-    features: dict[str, str]  # column in the files -> name in the result
-    ttl: Any
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        repo_path: str,
+        on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
+        full_feature_names: bool = False,
+        metadata: RetrievalMetadata | None = None,
+        *,
+        stream: Callable[[int], AbstractContextManager[pa.RecordBatchReader]] | None = None,
+    ) -> None:
+        super().__init__(None, None, full_feature_names, list(on_demand_feature_views), metadata)  # `run` is the plan
+        self._run, self.stream, self._repo_path = run, stream, repo_path
 
-    @classmethod
-    def of(cls, config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> _HistoryView:
-        source, location = view.batch_source, parquet_location(config, view.batch_source)
-        assert source is not None and location is not None, "get_historical_features has checked it"
-        view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
-        names = [ref.split(":")[1] for ref in refs if ref.startswith(f"{view_name}:")]
-        prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
-        keys = view.projection.join_key_map or {field.name: field.name for field in view.entity_columns}
-        return cls(
-            location=location,
-            join_keys={file_column(source, key): column for key, column in keys.items()},
-            timestamp=file_column(source, source.timestamp_field),
-            created=created_column(source),
-            features={file_column(source, name): f"{prefix}{name}" for name in names},
-            ttl=view.ttl or None,
-        )
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._run()
 
-    @contextmanager
-    def source(self) -> Iterator[ViewSource]:
-        """Return the view with its present files, which are not removed during the block."""
-        with _files_at(self.location) as files:
-            yield ViewSource(
-                files,
-                self.join_keys,
-                self.timestamp,
-                self.created,
-                self.features,
-                self.ttl,
-                Tombstones.of(self.location),
-            )
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._run().to_pandas()
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:
+        """Write the rows as a saved dataset, as Feast's own store does."""
+        import ibis  # type: ignore[import-untyped]
+
+        table = ibis.memtable(self.to_arrow())
+        _write_data_source(table, storage.to_data_source(), self._repo_path, "overwrite", allow_overwrite)
+
+
+def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> ViewSource:
+    source, location = view.batch_source, parquet_location(config, view.batch_source)
+    assert source is not None and location is not None, "get_historical_features has checked it"
+    view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+    names = [ref.split(":")[1] for ref in refs if ref.startswith(f"{view_name}:")]
+    prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    keys = view.projection.join_key_map or {field.name: field.name for field in view.entity_columns}
+    return ViewSource(
+        location=location,
+        join_keys={file_column(source, key): column for key, column in keys.items()},
+        timestamp=file_column(source, source.timestamp_field),
+        created=created_column(source),
+        features={file_column(source, name): f"{prefix}{name}" for name in names},
+        ttl=view.ttl or None,
+    )
 
 
 def parquet_location(config: RepoConfig, source: DataSource | None) -> Path | None:
@@ -295,14 +263,12 @@ def _entity_rows(entity_df: pd.DataFrame | str) -> tuple[pa.Table, str]:
 
 
 def _extreme_time(times: pa.ChunkedArray, which: str) -> datetime | None:
-    """Return the "min" or "max" of `times` in UTC; None if there is none."""
     value = pc.min_max(times)[which].cast(pa.timestamp("us", times.type.tz), safe=False).as_py()
     assert value is None or isinstance(value, datetime)
     return None if value is None else as_utc(value)
 
 
 def _connected(config: RepoConfig) -> AbstractContextManager[DuckDBPyConnection]:
-    """Open DuckDB with the limits of the `offline_store:` settings."""
     settings = config.offline_store
     return connected(getattr(settings, "memory_limit", MEMORY_LIMIT), getattr(settings, "threads", None))
 
@@ -313,4 +279,8 @@ def _selection_job(config: RepoConfig, location: Path, selection: RowSelection) 
         with _files_at(location) as files, _connected(config) as connection:
             yield read_rows(connection, files, selection, Tombstones.of(location), batch_rows)
 
-    return PartsRetrievalJob.of_stream(stream, repo_path=str(config.repo_path))
+    def run() -> pa.Table:
+        with stream(BATCH_ROWS) as reader:
+            return reader.read_all()
+
+    return PartsRetrievalJob(run, str(config.repo_path), stream=stream)

@@ -7,7 +7,8 @@
     9 bytes each: u32 < CRC of the feature's name, u8 kind, u32 < length
     the values, one after the other
 
-Most rows of one view differ in their times and values only; such rows are read as one array.
+Most rows of one view differ in their times and values only; such rows are read as one array. The key of a row is that
+of Feast's own online stores, made without a protobuf for each id.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from feast.feature_view import FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key, serialize_entity_key_prefix
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import FloatList
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.protos.feast.types.Value_pb2 import ValueType as ProtoType
+from feast.type_map import python_values_to_proto_values
+from feast.value_type import ValueType
 
 from girl_features.errors import StoreError
 
@@ -28,6 +36,7 @@ FORMAT = 1
 NULL, VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL, SECONDS, STRING, PROTO = range(10)
 TIMES_END = 17  # bytes of the format and the two times
 _ENTRY = struct.Struct("<IBI")
+_KIND_AND_LENGTH = struct.Struct("<II")  # of an id in a key
 _HEAD_END = TIMES_END + 2
 _OFFSET = 1 << 63
 _SIGN = np.int64(-(1 << 63))
@@ -40,6 +49,7 @@ _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's V
     BOOL: ("bool_val", np.dtype("?")),
     SECONDS: ("unix_timestamp_val", np.dtype("<i8")),
 }
+PLAIN_KINDS = (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL)  # whose values Feast gives out as numbers and lists
 # code of a feature's name -> kind, first byte, byte after the last
 _Layout = dict[int, tuple[int, int, int]]
 _ABSENT = (NULL, 0, 0)
@@ -68,6 +78,7 @@ class UnpackedRows(NamedTuple):
     event_times: np.ndarray  # (n,) int64, microseconds since 1970; 0 for a key without a row
     is_found: np.ndarray  # (n,) bool: the key has a row
     groups: dict[str, list[ValueGroup]]  # by feature
+    expired: np.ndarray | None = None  # (n,) bool: the row is past the view's time to live; None if no row can be
 
 
 def name_code(name: str) -> int:
@@ -76,11 +87,7 @@ def name_code(name: str) -> int:
 
 
 def check_codes(names: Sequence[str]) -> None:
-    """Check that the features of a view have different codes.
-
-    Raises:
-        StoreError: two names have the same code.
-    """
+    """Raise StoreError if two features of a view have the same code."""
     by_code: dict[int, str] = {}
     for name in names:
         other = by_code.setdefault(name_code(name), name)
@@ -139,12 +146,8 @@ def pack_rows(event: np.ndarray, created: np.ndarray | None, columns: dict[str, 
 
 def values_in_row(row: bytes) -> dict[int, PackedValue]:
     """Return the values of one row by the code of their feature's name."""
-    position = _HEAD_END + _ENTRY.size * _n_values(row)
-    values = {}
-    for code, kind, length in _ENTRY.iter_unpack(row[_HEAD_END:position]):
-        values[code] = PackedValue(kind, row[position : position + length])
-        position += length
-    return values
+    layout = _layout(_head(row))
+    return {code: PackedValue(kind, row[start:stop]) for code, (kind, start, stop) in layout.items()}
 
 
 def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:
@@ -177,11 +180,7 @@ def to_value(kind: int, value: Any) -> ValueProto:
 
 
 def _rows_by_layout(rows: Sequence[bytes | None]) -> Iterator[tuple[np.ndarray, np.ndarray, _Layout]]:
-    """Group rows whose values are at the same bytes.
-
-    Yields:
-        The positions of the m rows of a group, their bytes as (m, width) uint8, and their layout.
-    """
+    """Yield groups of m rows whose values are at the same bytes: positions, (m, width) uint8 bytes, and layout."""
     positions = np.arange(len(rows))
     if None in rows:
         positions = np.array([i for i, row in enumerate(rows) if row is not None])
@@ -235,3 +234,42 @@ def _values(kind: int, data: np.ndarray) -> np.ndarray:
     dtype = np.dtype("<f4") if kind == VECTOR else _SCALARS[kind][1]
     values = np.ascontiguousarray(data).view(dtype)
     return values if kind == VECTOR else values[:, 0]
+
+
+def single_keys(join_key: str, values: Sequence[Any], value_type: ValueType, key_version: int) -> list[bytes] | None:
+    """Return the keys of entities with one string or int64 id each; None if a value has another type."""
+    prefix = _join_key_prefix(join_key, key_version)
+    types = {*map(type, values)}
+    if value_type == ValueType.STRING and types <= {str}:
+        encoded = [value.encode() for value in values]
+        kind = int(ProtoType.STRING)
+        heads = {length: prefix + _KIND_AND_LENGTH.pack(kind, length) for length in {*map(len, encoded)}}
+        return [heads[len(data)] + data for data in encoded]
+    if value_type == ValueType.INT64 and types <= {int}:
+        head = prefix + _KIND_AND_LENGTH.pack(int(ProtoType.INT64), 8)
+        return [head + value.to_bytes(8, "little", signed=True) for value in values]
+    return None
+
+
+def id_keys(view: FeatureView, table: pa.Table, key_version: int) -> list[bytes]:
+    """Return the keys of the entities in an Arrow table, whose columns include the view's join keys."""
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    values = {name: table[name].to_pylist() for name in view.join_keys}
+    if len(view.join_keys) == 1:
+        [name] = view.join_keys
+        keys = single_keys(name, values[name], types[name], key_version)
+        if keys is not None:
+            return keys
+    protos = [python_values_to_proto_values(values[name], types[name]) for name in view.join_keys]
+    return [
+        serialize_entity_key(
+            EntityKeyProto(join_keys=view.join_keys, entity_values=entity_values),
+            entity_key_serialization_version=key_version,
+        )
+        for entity_values in zip(*protos, strict=True)
+    ]
+
+
+@lru_cache(1_000)
+def _join_key_prefix(join_key: str, key_version: int) -> bytes:
+    return bytes(serialize_entity_key_prefix([join_key], entity_key_serialization_version=key_version))

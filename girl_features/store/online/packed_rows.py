@@ -19,15 +19,15 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, Uni
 from girl_features.errors import InvalidVectorError
 from girl_features.store.feast_sources import as_utc
 from girl_features.store.online import packed
-from girl_features.store.online.keys import id_keys
-from girl_features.store.online.packed import PackedValue, check_codes, pack, pack_rows, pack_value
+from girl_features.store.online.packed import PackedValue, check_codes, id_keys, pack, pack_rows, pack_value
 from girl_features.store.parts.rows import N_IDS_NAMED, check_vectors, vectors_of
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = PackedValue(packed.NULL, b"")
 
 FeastRow = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 
+FixedColumn = tuple[int, np.ndarray]  # kind and (n, width) uint8 bytes of n values
 # Feast type -> (Arrow type a column may have, kind in the bytes, type of the bytes)
 _FIXED: dict[Any, tuple[Any, int, str]] = {
     Int64: (pa.types.is_int64, packed.INT64, "<i8"),
@@ -65,11 +65,7 @@ class PartialRow(NamedTuple):
 def from_feast(
     view: FeatureView, rows: Sequence[FeastRow], key_version: int
 ) -> tuple[list[PackedRow], list[PartialRow]]:
-    """Turn rows in Feast's form into rows with all features of the view, and rows with only some of them.
-
-    Raises:
-        InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
-    """
+    """Turn rows in Feast's form into rows with all features of the view, and rows with some of them; check vectors."""
     names = [feature.name for feature in view.features]
     check_codes(names)
     complete, partial = [], []
@@ -101,25 +97,14 @@ def from_feast(
 def from_arrow(
     view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None, key_version: int
 ) -> list[PackedRow]:
-    """Turn an Arrow batch under the view's own column names into packed rows.
-
-    Args:
-        view: the view of the rows.
-        batch: its join keys, features and times as columns.
-        timestamp: column of the event times.
-        created: column of the created times, if there is one.
-        key_version: of Feast's entity keys.
-
-    Raises:
-        InvalidVectorError: NaN, infinite, all-zero or wrong-dimension vectors; names the ids.
-    """
+    """Turn an Arrow batch under the view's own column names into packed rows; check vectors."""
     table = pa.table(batch)
     check_codes([feature.name for feature in view.features])
     keys = id_keys(view, table, key_version)
     event = _microsecond_column(table[timestamp]).to_numpy()
     created_column = _microsecond_column(table[created]) if created is not None else None
     created_list = [None] * table.num_rows if created_column is None else created_column.to_pylist()
-    columns = {feature.name: _fixed_width(feature, table[feature.name], table, view) for feature in view.features}
+    columns = {feature.name: _fixed_width(feature, table, view) for feature in view.features}
     fixed = {name: column for name, column in columns.items() if column is not None}
     has_created = created_column is None or not created_column.null_count  # in every row or in none
     if table.num_rows and has_created and len(fixed) == len(columns):
@@ -131,16 +116,12 @@ def from_arrow(
 
 def microseconds(time: datetime) -> int:
     """Return microseconds since 1970; a time without a zone is UTC, as in Feast."""
-    since = as_utc(time) - _EPOCH
+    since = as_utc(time) - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _pack_one_by_one(
-    view: FeatureView,
-    table: pa.Table,
-    fixed: dict[str, tuple[int, np.ndarray]],
-    event: np.ndarray,
-    created: list[int | None],
+    view: FeatureView, table: pa.Table, fixed: dict[str, FixedColumn], event: np.ndarray, created: list[int | None]
 ) -> list[bytes]:
     """Pack rows whose values differ in width; `fixed` are the columns that `_fixed_width` could turn into bytes."""
     columns: dict[str, list[PackedValue]] = {}
@@ -160,14 +141,9 @@ def _pack_one_by_one(
     ]
 
 
-def _fixed_width(
-    feature: Any, column: pa.ChunkedArray, table: pa.Table, view: FeatureView
-) -> tuple[int, np.ndarray] | None:
-    """Return kind and (n, width) uint8 bytes of a column whose values all have one width; None for any other.
-
-    Raises:
-        InvalidVectorError: the feature is a vector, and some vectors are not valid.
-    """
+def _fixed_width(feature: Any, table: pa.Table, view: FeatureView) -> FixedColumn | None:
+    """Return a column whose values all have one width; None for any other. Checks vectors."""
+    column = table[feature.name]
     if _is_vector(feature):
         ids = table[view.join_keys[0]]
         check_vectors(column.drop_null(), feature.vector_length, ids.filter(column.is_valid()), feature.name)
@@ -187,7 +163,7 @@ def _fixed_width(
     return None
 
 
-def _vector_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
+def _vector_bytes(column: pa.ChunkedArray) -> FixedColumn | None:
     array = column.combine_chunks()
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         return None
@@ -198,7 +174,7 @@ def _vector_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
     return packed.VECTOR, np.ascontiguousarray(vectors, "<f4").view(np.uint8)
 
 
-def _string_bytes(column: pa.ChunkedArray) -> tuple[int, np.ndarray] | None:
+def _string_bytes(column: pa.ChunkedArray) -> FixedColumn | None:
     data = column.combine_chunks().cast(pa.binary())
     width = len(data[0].as_py())
     if not width or pc.min(pc.binary_length(data)).as_py() != width or pc.max(pc.binary_length(data)).as_py() != width:

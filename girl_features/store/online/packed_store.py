@@ -8,13 +8,14 @@ OUTSIDE_MAX_AGE.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
 
-import numpy as np
 import pyarrow as pa
 from feast import utils
 from feast.entity import Entity
@@ -28,37 +29,51 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from girl_features.store.online.keys import single_keys
-from girl_features.store.online.packed import UnpackedRows, unpack_rows
-from girl_features.store.online.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
+from girl_features.store.online.packed import UnpackedRows, single_keys, unpack_rows
+from girl_features.store.online.packed_rows import EPOCH, FeastRow, PackedRow, from_arrow, from_feast
 from girl_features.store.online.plans import RequestPlanCache, view_id
 from girl_features.store.online.response import FeatureColumn, PackedResponse
 
 WRITE_BATCH = 5_000  # rows of one transaction or call
 SLOW_READ_MS = 60_000.0  # deadline of reads for a write or a check, which no request waits for
 
+Connection = TypeVar("Connection")
 FeastRead = list[tuple[datetime | None, dict[str, ValueProto] | None]]  # event time and features of each entity
+
+
+class ThreadConnections(threading.local):
+    """The open connections of one thread."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, tuple[Any, Any]] = {}
+
+    def get(self, name: str, target: Any, connect: Callable[[], Connection]) -> Connection:
+        """Return the connection `name` to `target`. Calls `connect` for a new one after a fork or for a new target."""
+        identity = (os.getpid(), target)
+        known, connection = self.opened.get(name, (None, None))
+        if connection is None or known != identity:
+            connection = connect()
+            self.opened[name] = (identity, connection)
+        return cast(Connection, connection)
 
 
 class PackedOnlineStore(OnlineStore):
     """An online store of packed rows. A backend reads, writes, lists and removes them by view and key."""
 
+    _versioned_read_supported = True
+
     def __init__(self) -> None:
         self._plans = RequestPlanCache()
+        self._connections = ThreadConnections()
 
     @abstractmethod
     def read_packed(
         self, config: RepoConfig, wanted: Sequence[tuple[str, Sequence[bytes]]], deadline_ms: float
     ) -> list[list[bytes | None]]:
-        """Read packed rows, None for a miss.
-
-        Args:
-            config: of the Feast repo.
-            wanted: a `view_id` and keys for each list of rows to return.
-            deadline_ms: milliseconds for all rows together.
+        """Read packed rows, None for a miss. `wanted` has a `view_id` and keys for each list of rows to return.
 
         Raises:
-            DeadlineError: it took longer.
+            DeadlineError: it took longer than `deadline_ms` milliseconds for all rows together.
         """
 
     @abstractmethod
@@ -76,11 +91,7 @@ class PackedOnlineStore(OnlineStore):
     # writing
 
     def online_write_batch(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        data: list[FeastRow],
-        progress: Callable[[int], Any] | None,
+        self, config: RepoConfig, table: FeatureView, data: list[FeastRow], progress: Callable[[int], Any] | None
     ) -> None:
         """Write rows in Feast's form; a row may have only some of the features.
 
@@ -100,28 +111,22 @@ class PackedOnlineStore(OnlineStore):
 
     def write_arrow(
         self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
-    ) -> int:
+    ) -> None:
         """Write an Arrow batch that has the view's join keys and features as columns.
-
-        Returns:
-            The number of rows.
 
         Raises:
             InvalidVectorError: a vector is NaN, infinite, all zero or of the wrong dimension; nothing was written.
         """
         rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
         self._write_in_batches(config, view, rows, None)
-        return len(rows)
 
-    async def online_write_batch_async(
-        self, config: RepoConfig, table: FeatureView, data: list[FeastRow], progress: Callable[[int], Any] | None
-    ) -> None:
+    async def online_write_batch_async(self, *arguments: Any, **named: Any) -> None:
         """Run `online_write_batch` in another thread."""
-        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+        await asyncio.to_thread(self.online_write_batch, *arguments, **named)
 
     def delete_entities(self, config: RepoConfig, view: FeatureView, entity_keys: Sequence[EntityKeyProto]) -> int:
         """Remove entities from a view, and return how many were there."""
-        return self.remove_packed(config, view, _serialized(config, entity_keys))
+        return self.remove_packed(config, view, serialized_keys(config, entity_keys))
 
     def _write_in_batches(
         self, config: RepoConfig, view: FeatureView, rows: Sequence[PackedRow], progress: Callable[[int], Any] | None
@@ -140,20 +145,11 @@ class PackedOnlineStore(OnlineStore):
         wanted: Sequence[tuple[FeatureView, Sequence[str]]],
         ids: Sequence[str],
         deadline_ms: float,
-    ) -> list[tuple[UnpackedRows, np.ndarray | None]]:
-        """Read the rows of n string `ids` in several views.
-
-        Args:
-            config: of the Feast repo.
-            wanted: views with the names of the features to read.
-            ids: n ids.
-            deadline_ms: milliseconds for all views together.
-
-        Returns:
-            For each view its rows, and (n,) bool: True for an expired row. None if the view has no time to live.
+    ) -> list[UnpackedRows]:
+        """Read the rows of n string `ids` in several views; `wanted` are views with the names of features to read.
 
         Raises:
-            DeadlineError: the backend did not answer in time.
+            DeadlineError: the backend did not answer within `deadline_ms` milliseconds for all views together.
         """
         version = config.entity_key_serialization_version
         join_keys = [view.entity_columns[0].name for view, _ in wanted]  # Feast's join_keys is slow
@@ -161,12 +157,8 @@ class PackedOnlineStore(OnlineStore):
         views_and_keys = [
             (view_id(config, view), keys[name]) for (view, _), name in zip(wanted, join_keys, strict=True)
         ]
-        result = []
         packed_views = self.read_packed(config, views_and_keys, deadline_ms)
-        for packed_rows, (view, names) in zip(packed_views, wanted, strict=True):
-            rows = unpack_rows(packed_rows, names)
-            result.append((rows, _expired(view, rows)))
-        return result
+        return [_unpacked(view, rows, names) for rows, (view, names) in zip(packed_views, wanted, strict=True)]
 
     def online_read(
         self,
@@ -177,28 +169,17 @@ class PackedOnlineStore(OnlineStore):
     ) -> FeastRead:
         """Return event time and features of each entity; (None, None) for one that is unknown or expired."""
         names = requested_features or [feature.name for feature in table.features]
-        rows, expired = self._rows(config, table, _serialized(config, entity_keys), names)
-        return _feast_rows(rows, expired, names)
+        return _feast_rows(self._rows(config, table, serialized_keys(config, entity_keys), names), names)
 
     def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
         """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
-        rows = unpack_rows(self.stored_rows(config, view, _serialized(config, entity_keys)), names)
-        return _feast_rows(rows, None, names)
+        rows = unpack_rows(self.stored_rows(config, view, serialized_keys(config, entity_keys)), names)
+        return _feast_rows(rows, names)
 
-    def key_bytes(self, config: RepoConfig, entity_keys: list[EntityKeyProto]) -> list[bytes]:
-        """Return the keys of these entities, in the form that `keys` lists."""
-        return _serialized(config, entity_keys)
-
-    async def online_read_async(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        entity_keys: list[EntityKeyProto],
-        requested_features: list[str] | None = None,
-    ) -> FeastRead:
+    async def online_read_async(self, *arguments: Any, **named: Any) -> FeastRead:
         """Run `online_read` in another thread."""
-        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+        return await asyncio.to_thread(self.online_read, *arguments, **named)
 
     def get_online_features(
         self,
@@ -219,24 +200,17 @@ class PackedOnlineStore(OnlineStore):
             plan = self._plans.plan_for(config, registry, project, features, full_feature_names)
         ids = plan.ids_in(entity_rows) if plan is not None else None
         if plan is None or ids is None:
-            return super().get_online_features(
-                config,
-                features,
-                entity_rows,
-                registry,
-                project,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
-        wanted = [(requested.stored_view, ids.key_bytes[requested.join_key]) for requested in plan.views]
+            request = (config, features, entity_rows, registry, project, full_feature_names)
+            return super().get_online_features(*request, include_feature_view_version_metadata)
+        keys = {column.name: column.keys for column in ids}
+        wanted = [(requested.stored_view, keys[requested.join_key]) for requested in plan.views]
         packed_views = self.read_packed(config, wanted, config.online_store.read_deadline_ms)
         columns: dict[str, FeatureColumn] = {}
         for requested, packed_rows in zip(plan.views, packed_views, strict=True):
-            rows = unpack_rows(packed_rows, requested.features)
-            expired = _expired(requested.view, rows)
+            rows = _unpacked(requested.view, packed_rows, requested.features)
             for feature, name in zip(requested.features, requested.names, strict=True):
-                columns[name] = FeatureColumn.of(rows, feature, expired)
-        return PackedResponse(ids.columns, columns, plan.feature_types)
+                columns[name] = FeatureColumn.of(rows, feature)
+        return PackedResponse(ids, columns, plan.feature_types)
 
     async def get_online_features_async(self, *arguments: Any, **named: Any) -> OnlineResponse:
         """Run `get_online_features` in another thread."""
@@ -246,13 +220,9 @@ class PackedOnlineStore(OnlineStore):
         """Read packed rows in the order of `keys`, None for a miss, without the deadline of a request."""
         return self.read_packed(config, [(view_id(config, view), keys)], SLOW_READ_MS)[0]
 
-    def _rows(
-        self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]
-    ) -> tuple[UnpackedRows, np.ndarray | None]:
-        deadline_ms = config.online_store.read_deadline_ms
-        [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], deadline_ms)
-        rows = unpack_rows(packed_rows, names)
-        return rows, _expired(view, rows)
+    def _rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes], names: Sequence[str]) -> UnpackedRows:
+        [packed_rows] = self.read_packed(config, [(view_id(config, view), keys)], config.online_store.read_deadline_ms)
+        return _unpacked(view, packed_rows, names)
 
     def _read_features_per_fv(
         self,
@@ -269,27 +239,18 @@ class PackedOnlineStore(OnlineStore):
             entities, rows_of_entities, n = utils._get_unique_entities(
                 view, join_key_values, entity_name_to_join_key_map
             )
-            keys = _serialized(config, utils._get_entity_key_protos(entities))
-            rows, expired = self._rows(config, view, keys, features)
-            entity_of_row = np.zeros(n, np.int64)
-            for i, entity_rows in enumerate(rows_of_entities):
-                entity_of_row[list(entity_rows)] = i
+            keys = serialized_keys(config, utils._get_entity_key_protos(entities))
+            key_of_row = {i: key for key, positions in zip(keys, rows_of_entities, strict=True) for i in positions}
+            rows = self._rows(config, view, [key_of_row[i] for i in range(n)], features)
             prefix = view.projection.name_to_use()
             names = [f"{prefix}__{name}" if full_feature_names else name for name in features]
             online_features_response.metadata.feature_names.val.extend(names)
             for name in features:
-                column = FeatureColumn.of(rows, name, expired).at(entity_of_row, n)
-                online_features_response.results.append(column.feature_vector())
+                online_features_response.results.append(FeatureColumn.of(rows, name).feature_vector())
             if include_feature_view_version_metadata:
                 metadata = online_features_response.metadata.feature_view_metadata.add()
                 metadata.name = view.projection.name_alias or view.projection.name
                 metadata.version = getattr(view, "current_version_number", 0) or 0
-
-    async def _read_features_per_fv_async(self, *arguments: Any) -> None:
-        await asyncio.to_thread(self._read_features_per_fv, *arguments)
-
-    def _is_versioned_read_supported(self) -> bool:
-        return True
 
     # tables
 
@@ -316,31 +277,28 @@ class PackedOnlineStore(OnlineStore):
         """Remove every row of a view."""
 
 
-def _feast_rows(rows: UnpackedRows, expired: np.ndarray | None, names: Sequence[str]) -> FeastRead:
-    columns = {name: FeatureColumn.of(rows, name, expired).values() for name in names}
-    is_present = rows.is_found if expired is None else rows.is_found & ~expired
+def _feast_rows(rows: UnpackedRows, names: Sequence[str]) -> FeastRead:
+    columns = {name: FeatureColumn.of(rows, name).values() for name in names}
+    is_present = rows.is_found if rows.expired is None else rows.is_found & ~rows.expired
     result: FeastRead = []
     for i, (microseconds, present) in enumerate(zip(rows.event_times.tolist(), is_present.tolist(), strict=True)):
         if present:
-            result.append((_from_microseconds(microseconds), {name: values[i] for name, values in columns.items()}))
+            event_time = EPOCH + timedelta(microseconds=microseconds)
+            result.append((event_time, {name: values[i] for name, values in columns.items()}))
         else:
             result.append((None, None))
     return result
 
 
-def _serialized(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -> list[bytes]:
+def serialized_keys(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -> list[bytes]:
+    """Return the keys of these entities, in the form that `PackedOnlineStore.keys` lists."""
     version = config.entity_key_serialization_version
     return [bytes(serialize_entity_key(key, entity_key_serialization_version=version)) for key in entity_keys]
 
 
-def _expired(view: FeatureView, rows: UnpackedRows) -> np.ndarray | None:
-    """Return (n,) bool: True for a row older than the view's time to live. None for a view without one."""
+def _unpacked(view: FeatureView, packed_rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:
+    rows = unpack_rows(packed_rows, names)
     if not view.ttl:
-        return None
+        return rows
     oldest = int((time.time() - view.ttl.total_seconds()) * 1_000_000)
-    return rows.is_found & (rows.event_times < oldest)
-
-
-def _from_microseconds(microseconds: int) -> datetime:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    return rows._replace(expired=rows.is_found & (rows.event_times < oldest))

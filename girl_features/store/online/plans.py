@@ -14,12 +14,11 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from girl_features.store.online.keys import single_keys
+from girl_features.store.online.packed import single_keys
 from girl_features.store.online.response import IdColumn
 
 MAX_PLANS = 100
-
-EntityRows = list[dict[str, Any]] | Mapping[str, Any]
+Features = list[str] | FeatureService
 
 
 class RequestedView(NamedTuple):
@@ -32,13 +31,6 @@ class RequestedView(NamedTuple):
     names: list[str]  # of the features in the response
 
 
-class RequestedIds(NamedTuple):
-    """The ids of one request."""
-
-    columns: list[IdColumn]
-    key_bytes: dict[str, list[bytes]]  # by join key
-
-
 class RequestPlan(NamedTuple):
     """Everything that a request asks for, except its ids."""
 
@@ -49,25 +41,21 @@ class RequestPlan(NamedTuple):
     feature_types: dict[str, ValueType]
     key_version: int
 
-    def ids_in(self, entity_rows: EntityRows) -> RequestedIds | None:
+    def ids_in(self, entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> list[IdColumn] | None:
         """Return the ids in `entity_rows`; None if Feast has to convert them, or to report what is wrong with them."""
         values_by_key = _by_join_key(entity_rows)
         if values_by_key.keys() != self.id_types.keys():
             return None
         columns: list[IdColumn] = []
-        key_bytes: dict[str, list[bytes]] = {}
-        n_ids = None
         for name, value_type in self.id_types.items():
             values = values_by_key[name]
-            keys = None
-            if isinstance(values, (list, tuple)):
-                keys = single_keys(name, values, value_type, self.key_version)
-            if keys is None or n_ids not in (None, len(keys)):
+            if not isinstance(values, (list, tuple)):
                 return None
-            n_ids = len(keys)
-            key_bytes[name] = keys
-            columns.append(IdColumn(name, values, value_type))
-        return RequestedIds(columns, key_bytes)
+            keys = single_keys(name, values, value_type, self.key_version)
+            if keys is None or len(keys) != len(columns[0].keys if columns else keys):
+                return None
+            columns.append(IdColumn(name, values, value_type, keys))
+        return columns
 
 
 class RequestPlanCache:
@@ -77,12 +65,7 @@ class RequestPlanCache:
         self._plans: dict[tuple[Any, ...], RequestPlan] = {}
 
     def plan_for(
-        self,
-        config: RepoConfig,
-        registry: Any,
-        project: str,
-        features: list[str] | FeatureService,
-        full_feature_names: bool,
+        self, config: RepoConfig, registry: Any, project: str, features: Features, full_feature_names: bool
     ) -> RequestPlan | None:
         """Return the plan of a request; None if only Feast's own code can answer it."""
         feature_names = features.name if isinstance(features, FeatureService) else tuple(features)
@@ -106,14 +89,16 @@ def view_id(config: RepoConfig, view: FeatureView) -> str:
 
 
 def _make_plan(
-    config: RepoConfig, registry: Any, project: str, features: list[str] | FeatureService, full_feature_names: bool
+    config: RepoConfig, registry: Any, project: str, features: Features, full_feature_names: bool
 ) -> RequestPlan | None:
     context = utils._get_cached_request_context(registry, project, features, full_feature_names)
     _, on_demand, _, _, _, grouped, _, request_data, entityless = context
-    if on_demand or request_data or entityless or any(not _has_one_plain_key(view) for view, _ in grouped):
+    if on_demand or request_data or entityless:
         return None
     views, id_types = [], {}
     for view, names in grouped:
+        if view.projection.join_key_map or len(view.join_keys) != 1 or view.join_keys[0] == DUMMY_ENTITY_ID:
+            return None
         prefix = view.projection.name_to_use()
         response_names = [f"{prefix}__{name}" if full_feature_names else name for name in names]
         [field], [key] = view.entity_columns, view.join_keys
@@ -124,11 +109,7 @@ def _make_plan(
     return RequestPlan(registry, read_at, views, id_types, types, config.entity_key_serialization_version)
 
 
-def _has_one_plain_key(view: FeatureView) -> bool:
-    return not view.projection.join_key_map and len(view.join_keys) == 1 and view.join_keys[0] != DUMMY_ENTITY_ID
-
-
-def _by_join_key(entity_rows: EntityRows) -> dict[str, Sequence[Any]]:
+def _by_join_key(entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Return the ids by join key; empty if the rows differ in their keys, which Feast then reports."""
     if isinstance(entity_rows, Mapping):
         return dict(entity_rows)

@@ -7,6 +7,8 @@ is written the rows are only sent again.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -21,14 +23,72 @@ from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
 from girl_features.schema import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from girl_features.sql import connected, parquet_relation
-from girl_features.store.names import ViewNames
-from girl_features.store.online.ledger import Ledger
+from girl_features.store.feast_sources import SourceColumns
+from girl_features.store.files import LOCK_WAIT_S, exclusive_lock, write_whole
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.latest import RowSelection, read_rows
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS, VIEWS
-from girl_features.store.repo import contract_service, open_repo
+from girl_features.store.parts.tombstones import Tombstones
+from girl_features.store.repo import ViewNames, contract_service, open_repo
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
+
+
+class Ledger:
+    """Names of the published parts by Feast view, in a small JSON file for each target, beside the parts.
+
+    `record` and `forget` return once their change is on disk.
+    """
+
+    def __init__(self, path: Path, target: dict[str, str]) -> None:
+        self._path = path
+        self._target = target
+        self._views = self._read()
+
+    @classmethod
+    @contextmanager
+    def of(cls, store_root: Path, repo: Path, project: str) -> Iterator[Ledger]:
+        """Open the ledger of one Feast repo and project, and keep other runs out for the length of the block.
+
+        Raises:
+            StoreLockedError: another run held it for LOCK_WAIT_S seconds.
+            StoreError: the ledger cannot be read.
+        """
+        target = {"repo": str(repo.expanduser().resolve()), "project": project}
+        name = hashlib.sha256(json.dumps(target).encode()).hexdigest()[:16]
+        path = store_root / "published" / f"{name}.json"
+        with exclusive_lock(path.with_suffix(".lock"), wait_s=LOCK_WAIT_S):
+            yield cls(path, target)
+
+    def published(self, view: str) -> frozenset[str]:
+        """Return the file names of the parts whose rows were published."""
+        return frozenset(self._views.get(view, []))
+
+    def record(self, view: str, parts: list[str]) -> None:
+        """Record that the online store has the newest rows of exactly these parts."""
+        self._views[view] = sorted(parts)
+        self._write()
+
+    def forget(self, view: str) -> None:
+        """Record that no part of `view` is known to be online."""
+        if self._views.pop(view, None) is not None:
+            self._write()
+
+    def _read(self) -> dict[str, list[str]]:
+        if not self._path.exists():
+            return {}
+        try:
+            views = json.loads(self._path.read_text(encoding="utf-8"))["views"]
+            return {str(view): [str(part) for part in parts] for view, parts in views.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(
+                f"cannot read {self._path} ({error}); delete it and run the same command again: "
+                f"every row is then published anew, which is slow but safe"
+            ) from error
+
+    def _write(self) -> None:
+        write_whole(self._path, json.dumps({**self._target, "views": self._views}, indent=1).encode())
 
 
 class PublishReport(NamedTuple):
@@ -55,14 +115,8 @@ def publish(
 
     One run publishes to a target at a time. Parts that are written meanwhile are published by the next run. One lookup
     for each view detects that its online rows were lost (emptied, or dropped and applied again); then all are sent.
-
-    Args:
-        repo: the Feast repo.
-        store: the store of the parts.
-        contract: the contract to publish.
-        batch_size: rows converted and written at a time.
-        republish: send the newest row of every id, even if it was published before.
-        progress: called with the number of rows after each batch.
+    With `republish`, the newest row of every id is sent, even if it was published before. `progress` is called with the
+    number of rows after each batch of `batch_size`.
 
     Raises:
         UnknownContractError: the contract is not in the registry; `feast apply` first.
@@ -83,9 +137,8 @@ def publish(
         for name, (view, fingerprint) in sources.items():
             if republish:
                 ledger.forget(name)
-            key = VIEWS[view].key
-            not_erased = store.erased.condition([key])
-            publisher = _ViewPublisher(feast_store, feast_store.get_feature_view(name), key, ledger, not_erased)
+            feast_view = feast_store.get_feature_view(name)
+            publisher = _ViewPublisher(feast_store, feast_view, VIEWS[view].key, ledger, store.erased)
             n_rows[name] = publisher.publish(store.sound_parts(view, fingerprint), batch_size, progress)
     return PublishReport(n_rows)
 
@@ -93,12 +146,8 @@ def publish(
 class _ViewPublisher:
     """Publishes one Feast view."""
 
-    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger, not_erased: str) -> None:
-        self._store = store
-        self._view = view
-        self._key = key
-        self._ledger = ledger
-        self._not_erased = not_erased  # SQL, true for rows of people who were not erased
+    def __init__(self, store: FeatureStore, view: FeatureView, key: str, ledger: Ledger, erased: Tombstones) -> None:
+        self._store, self._view, self._key, self._ledger, self._erased = store, view, key, ledger, erased
         self._features = [feature.name for feature in view.features]
 
     def publish(self, parts: list[Path], batch_size: int, progress: Callable[[int], None] | None) -> int:
@@ -112,18 +161,23 @@ class _ViewPublisher:
         if not new:
             return 0
         n_rows = 0
-        for batch in newest_rows(parts, new, self._key, self._features, batch_size, self._not_erased):
-            self._write(batch)
-            n_rows += batch.num_rows
-            if progress is not None:
-                progress(batch.num_rows)
+        columns = SourceColumns([self._key], self._features, EVENT_TIMESTAMP, CREATED_TIMESTAMP)
+        newest = RowSelection(columns, where="true", touching="true", latest=True)
+        with connected() as connection:
+            for batch in read_rows(connection, parts, newest, self._erased, batch_size, touching_files=new):
+                self._write(batch)
+                n_rows += batch.num_rows
+                if progress is not None:
+                    progress(batch.num_rows)
         self._ledger.record(self._view.name, [path.name for path in parts])
         return n_rows
 
     def _is_online(self, part: Path) -> bool:
         """True if the online store has the id of one row of a published part, or if the part has no rows."""
-        query = f"SELECT {self._key} FROM {parquet_relation([part])} WHERE {self._not_erased} LIMIT 1"
-        row = duckdb.execute(query).fetchone()
+        not_erased = self._erased.condition([self._key])
+        row = duckdb.execute(
+            f"SELECT {self._key} FROM {parquet_relation([part])} WHERE {not_erased} LIMIT 1"
+        ).fetchone()
         if row is None:
             return True
         feature = self._features[0]
@@ -146,40 +200,6 @@ class _ViewPublisher:
                 self._store.write_to_online_store(self._view.name, batch.to_pandas())
 
 
-def newest_rows(
-    parts: list[Path], touching: list[Path], key: str, features: list[str], batch_size: int, not_erased: str = "true"
-) -> Iterator[pa.RecordBatch]:
-    """Read the newest row over `parts` of each id that occurs in `touching`, at most `batch_size` rows at a time.
-
-    The newest row is the one with the latest event time, then created time, then part name and place in the part. It
-    is found on keys and times alone and the wide columns are read afterwards, so that memory does not grow with the
-    size of the vectors.
-
-    Args:
-        parts: every part of the view.
-        touching: parts with the ids to read.
-        key: id column.
-        features: columns to read besides.
-        batch_size: rows of a batch.
-        not_erased: SQL, true for rows of people who were not erased; a part from a backup may have others.
-    """
-    columns = ", ".join([key, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *features])
-    rows = parquet_relation(parts, filename=True, file_row_number=True)
-    query = f"""
-        WITH newest AS (
-            SELECT max(({EVENT_TIMESTAMP}, {CREATED_TIMESTAMP}, filename, file_row_number)) AS pick
-            FROM {rows}
-            WHERE {key} IN (SELECT {key} FROM {parquet_relation(touching)}) AND {not_erased}
-            GROUP BY {key}
-        )
-        SELECT {columns}
-        FROM {rows} AS part
-        JOIN newest ON part.filename = pick[3] AND part.file_row_number = pick[4]
-    """
-    with connected() as connection:
-        yield from connection.execute(query).to_arrow_reader(batch_size)
-
-
 @contextmanager
 def online_errors(store: FeatureStore) -> Iterator[None]:
     """Turn errors of SQLite, Redis and the network into StoreErrors."""
@@ -192,7 +212,7 @@ def online_errors(store: FeatureStore) -> Iterator[None]:
         ) from error
     except _network_errors() as error:
         raise StoreError(
-            f"Feast's online store of project {store.project!r} does not answer: {error}; check that the server "
+            f"Feast's online store of project {store.project!r} does not answer: {error}; see that the server "
             f"in `online_store:` of feature_store.yaml is running, then run the same command again: rows that are in "
             f"the parts are not generated again"
         ) from error

@@ -13,38 +13,26 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from girl_features.store.online.packed import (
-    BOOL,
-    DOUBLE,
-    FLOAT,
-    INT32,
-    INT64,
-    VECTOR,
-    UnpackedRows,
-    ValueGroup,
-    to_value,
-)
+from girl_features.store.online.packed import PLAIN_KINDS, VECTOR, UnpackedRows, ValueGroup, to_value
 
 PRESENT, NOT_FOUND = FieldStatus.PRESENT, FieldStatus.NOT_FOUND
 NULL_VALUE, EXPIRED = FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE
 
 
 class FeatureColumn(NamedTuple):
-    """One feature of n rows, as it was read. Expired rows have no values."""
+    """One feature of n rows. Expired rows have no values."""
 
-    n: int
+    rows: UnpackedRows
     groups: list[ValueGroup]
-    event_times: np.ndarray  # (n,) int64 microseconds since 1970; 0 for a key without a row
-    is_found: np.ndarray  # (n,) bool: the key has a row
-    expired: np.ndarray | None  # (n,) bool: the row is past the time to live; None if no row can be
 
     @classmethod
-    def of(cls, rows: UnpackedRows, name: str, expired: np.ndarray | None) -> FeatureColumn:
-        """Return the feature `name` of rows of which some are expired."""
+    def of(cls, rows: UnpackedRows, name: str) -> FeatureColumn:
+        """Return the feature `name` of the rows."""
         groups = rows.groups[name]
-        if expired is not None and expired.any():
-            groups = [_without_expired(group, expired) for group in groups]
-        return cls(rows.n, groups, rows.event_times, rows.is_found, expired)
+        if rows.expired is not None and rows.expired.any():
+            kept = [~rows.expired[group.rows] for group in groups]
+            groups = [ValueGroup(g.rows[keep], g.kind, g.values[keep]) for g, keep in zip(groups, kept, strict=True)]
+        return cls(rows, groups)
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, d) float32 vectors, zeros where there is none, and (n,) bool: True where there is one.
@@ -52,13 +40,13 @@ class FeatureColumn(NamedTuple):
         Raises:
             ValueError: the feature is not a vector, or has vectors of several dimensions.
         """
-        if len(self.groups) == 1 and self.groups[0].kind == VECTOR and len(self.groups[0].rows) == self.n:
-            return self.groups[0].values, self.is_found
+        if len(self.groups) == 1 and self.groups[0].kind == VECTOR and len(self.groups[0].rows) == self.rows.n:
+            return self.groups[0].values, self.rows.is_found
         dimensions = {group.values.shape[1] if group.kind == VECTOR else -1 for group in self.groups if len(group.rows)}
         if len(dimensions) > 1 or -1 in dimensions:
             raise ValueError(f"not vectors of one dimension: {sorted(dimensions)}, where -1 is another type")
-        vectors = np.zeros((self.n, dimensions.pop() if dimensions else 0), np.float32)
-        present = np.zeros(self.n, bool)
+        vectors = np.zeros((self.rows.n, dimensions.pop() if dimensions else 0), np.float32)
+        present = np.zeros(self.rows.n, bool)
         for group in self.groups:
             vectors[group.rows] = group.values
             present[group.rows] = True
@@ -66,7 +54,7 @@ class FeatureColumn(NamedTuple):
 
     def values(self) -> list[ValueProto]:
         """Return Feast's protobuf values, empty for a miss."""
-        values = [ValueProto()] * self.n
+        values = [ValueProto()] * self.rows.n
         for group in self.groups:
             for row, value in zip(group.rows.tolist(), group.values, strict=True):
                 values[row] = to_value(group.kind, value)
@@ -74,7 +62,7 @@ class FeatureColumn(NamedTuple):
 
     def python(self) -> list[Any]:
         """Return plain Python values as Feast does, None for a miss."""
-        values: list[Any] = [None] * self.n
+        values: list[Any] = [None] * self.rows.n
         for group in self.groups:
             for row, value in zip(group.rows.tolist(), _python_values(group), strict=True):
                 values[row] = value
@@ -82,26 +70,18 @@ class FeatureColumn(NamedTuple):
 
     def statuses(self) -> list[Any]:
         """Return PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE for each row."""
-        without_value = NULL_VALUE if self.expired is None else np.where(self.expired, EXPIRED, NULL_VALUE)
-        statuses = np.where(self.is_found, without_value, NOT_FOUND)
+        without_value = NULL_VALUE if self.rows.expired is None else np.where(self.rows.expired, EXPIRED, NULL_VALUE)
+        statuses = np.where(self.rows.is_found, without_value, NOT_FOUND)
         for group in self.groups:
             statuses[group.rows] = PRESENT
         return [int(status) for status in statuses]
 
-    def at(self, places: np.ndarray, n: int) -> FeatureColumn:
-        """Return a column of n rows in which row i is row `places[i]` of this column."""
-        groups = []
-        for group in self.groups:
-            rows = np.flatnonzero(np.isin(places, group.rows))
-            positions = np.searchsorted(group.rows, places[rows])
-            groups.append(ValueGroup(rows, group.kind, group.values[positions]))
-        expired = None if self.expired is None else self.expired[places]
-        return FeatureColumn(n, groups, self.event_times[places], self.is_found[places], expired)
-
     def feature_vector(self) -> GetOnlineFeaturesResponse.FeatureVector:
         """Return the column in Feast's protobuf."""
+        times = [divmod(microseconds, 1_000_000) for microseconds in self.rows.event_times.tolist()]
+        timestamps = [Timestamp(seconds=seconds, nanos=rest * 1000) for seconds, rest in times]
         return GetOnlineFeaturesResponse.FeatureVector(
-            values=self.values(), statuses=self.statuses(), event_timestamps=_timestamps(self.event_times)
+            values=self.values(), statuses=self.statuses(), event_timestamps=timestamps
         )
 
 
@@ -109,8 +89,9 @@ class IdColumn(NamedTuple):
     """The ids of a request under one join key."""
 
     name: str
-    values: Sequence[Any]
+    values: Sequence[Any]  # strings or ints
     value_type: ValueType
+    keys: list[bytes]  # under which the store has the rows
 
 
 class PackedResponse(OnlineResponse):
@@ -119,9 +100,7 @@ class PackedResponse(OnlineResponse):
     def __init__(
         self, ids: list[IdColumn], columns: dict[str, FeatureColumn], feature_types: dict[str, ValueType]
     ) -> None:
-        self._ids = ids
-        self._columns = columns
-        self._feature_types = feature_types
+        self._ids, self._columns, self._feature_types = ids, columns, feature_types
         self._proto: GetOnlineFeaturesResponse | None = None
 
     def vectors(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,8 +115,8 @@ class PackedResponse(OnlineResponse):
     def event_times(self, feature: str) -> np.ndarray:
         """Return (n,) datetime64[us] event times in UTC of the rows with a feature; NaT for a key without a row."""
         column = self._columns[feature]
-        times = column.event_times.astype("datetime64[us]")
-        times[~column.is_found] = np.datetime64("NaT")
+        times = column.rows.event_times.astype("datetime64[us]")
+        times[~column.rows.is_found] = np.datetime64("NaT")
         return times
 
     def statuses(self, feature: str) -> list[int]:
@@ -149,9 +128,11 @@ class PackedResponse(OnlineResponse):
         """The response in protobuf, as Feast's servers send it."""
         if self._proto is None:
             self._proto = GetOnlineFeaturesResponse(results=[])
-            for id_column in self._ids:
-                self._proto.metadata.feature_names.val.append(id_column.name)
-                self._proto.results.append(_id_vector(id_column))
+            for ids in self._ids:
+                values = python_values_to_proto_values(list(ids.values), ids.value_type)
+                statuses, times = [PRESENT] * len(values), [Timestamp()] * len(values)
+                self._proto.metadata.feature_names.val.append(ids.name)
+                self._proto.results.add(values=values, statuses=statuses, event_timestamps=times)
             for name, column in self._columns.items():
                 self._proto.metadata.feature_names.val.append(name)
                 self._proto.results.append(column.feature_vector())
@@ -161,40 +142,17 @@ class PackedResponse(OnlineResponse):
         """Return lists of Python values by name, the ids first."""
         result: dict[str, Any] = {}
         for id_column in self._ids:
-            result[id_column.name] = _python_ids(id_column)
+            result[id_column.name] = list(id_column.values)
             if include_event_timestamps:
                 result[id_column.name + TIMESTAMP_POSTFIX] = [0] * len(id_column.values)
         for name, column in self._columns.items():
             result[name] = column.python()
             if include_event_timestamps:
-                result[name + TIMESTAMP_POSTFIX] = (column.event_times // 1_000_000).tolist()
+                result[name + TIMESTAMP_POSTFIX] = (column.rows.event_times // 1_000_000).tolist()
         return result
 
 
-def _without_expired(group: ValueGroup, expired: np.ndarray) -> ValueGroup:
-    keep = ~expired[group.rows]
-    return ValueGroup(group.rows[keep], group.kind, group.values[keep])
-
-
 def _python_values(group: ValueGroup) -> list[Any]:
-    if group.kind in (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL):
+    if group.kind in PLAIN_KINDS:
         return list(group.values.tolist())
     return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]
-
-
-def _timestamps(event_times: np.ndarray) -> list[Timestamp]:
-    seconds, micros = np.divmod(event_times, 1_000_000)
-    return [Timestamp(seconds=s, nanos=m * 1000) for s, m in zip(seconds.tolist(), micros.tolist(), strict=True)]
-
-
-def _python_ids(ids: IdColumn) -> list[Any]:
-    return [feast_value_type_to_python_type(v) if isinstance(v, ValueProto) else v for v in ids.values]
-
-
-def _id_vector(ids: IdColumn) -> GetOnlineFeaturesResponse.FeatureVector:
-    values = list(ids.values)
-    if not values or not isinstance(values[0], ValueProto):
-        values = list(python_values_to_proto_values(values, ids.value_type))
-    return GetOnlineFeaturesResponse.FeatureVector(
-        values=values, statuses=[PRESENT] * len(values), event_timestamps=[Timestamp()] * len(values)
-    )

@@ -47,8 +47,7 @@ def commit_part(folder: Path, table: pa.Table) -> Path:
     """
     data = parquet_bytes(table)
     failpoint("part.encoded")
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    path = new_part_path(folder, stamp, data)
+    path = new_part_path(folder, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f"), data)
     write_whole(path, data)
     failpoint("part.committed")
     return path
@@ -63,12 +62,16 @@ def new_part_path(folder: Path, stamp: str, data: memoryview) -> Path:
 def parquet_bytes(table: pa.Table) -> memoryview:
     """Encode `table` as a Parquet file in memory.
 
-    Floats are not compressed: compressing vectors costs more time than the space is worth.
+    Vectors are not compressed, because that costs more time than the space is worth.
     """
-    floats = {field.name for field in table.schema if pa.types.is_floating(_item_type(field.type))}
-    others = [name for name in table.column_names if name not in floats]
-    compression = dict.fromkeys(_parquet_columns(table.schema), "zstd")
-    compression |= {f"{name}.list.element": "none" for name in floats}
+    compression, others = {}, []
+    for field in table.schema:
+        is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        is_float = pa.types.is_floating(field.type.value_type if is_list else field.type)
+        name_in_file = f"{field.name}.list.element" if pa.types.is_nested(field.type) else field.name
+        compression[name_in_file] = "none" if is_list and is_float else "zstd"
+        if not is_float:
+            others.append(field.name)
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression=compression, use_dictionary=others)
     return memoryview(buffer.getvalue())
@@ -173,14 +176,3 @@ def _has_footer(path: Path) -> bool:
 
 def _is_hidden(path: Path, folder: Path) -> bool:
     return any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
-
-
-def _parquet_columns(schema: pa.Schema) -> list[str]:
-    """Return the names that Parquet gives to the columns that hold the values."""
-    return [f"{field.name}.list.element" if pa.types.is_nested(field.type) else field.name for field in schema]
-
-
-def _item_type(column_type: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(column_type) or pa.types.is_large_list(column_type):
-        return column_type.value_type
-    return column_type

@@ -3,7 +3,7 @@
     <root>/contracts/<fingerprint>.json
     <root>/<view>/<fingerprint>/part-<UTC time>-<random>-<checksum>.parquet
     <root>/<view>/<fingerprint>/schema.parquet    no rows: lets Feast read a view before its first part
-    <root>/published/<target>.json                parts that an online store already has (store/online/ledger.py)
+    <root>/published/<target>.json                parts that an online store already has (store/online/publishing.py)
     <root>/.lock                                  held by the one run that writes
 
 The fingerprint of `cv_vectors` and `jd_vectors` is that of the encoder. The fingerprint of `generated_jds` and
@@ -29,17 +29,8 @@ from girl_features.sql import parquet_relation
 from girl_features.store.files import LOCK_WAIT_S, TEMPORARY_PREFIX, exclusive_lock, waiting_lock, write_whole
 from girl_features.store.parts.compaction import compact, erase_rows
 from girl_features.store.parts.part_files import LOCK, commit_part, parquet_bytes, part_files, without_damaged
-from girl_features.store.parts.rows import (
-    CV_VECTORS,
-    FAILURES,
-    GENERATED_JDS,
-    JD_VECTORS,
-    VIEWS,
-    ViewSpec,
-    stored_schema,
-    validated_rows,
-)
-from girl_features.store.parts.tombstones import Tombstones, is_erased, lift_tombstone
+from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS, VIEWS, validated_rows
+from girl_features.store.parts.tombstones import Tombstones, lift_tombstone, tombstone_path
 
 _FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _GLOB_CHARACTERS = frozenset("*?[]{}")
@@ -62,7 +53,8 @@ class PartsStore:
         Raises:
             StoreError: no such view, or `fingerprint` is not twelve hex digits.
         """
-        _view_spec(view)
+        if view not in VIEWS:
+            raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
         if not _FINGERPRINT.fullmatch(fingerprint):
             raise StoreError(f"{fingerprint!r} is not a fingerprint: {FINGERPRINT_LENGTH} hex digits are wanted")
         return self.root / view / fingerprint
@@ -78,7 +70,7 @@ class PartsStore:
 
     def is_erased(self, job_seeker_id: str) -> bool:
         """True if this job seeker was erased. Looks at the disk once."""
-        return is_erased(self.root, JOB_SEEKER_ID, job_seeker_id)
+        return tombstone_path(self.root, JOB_SEEKER_ID, job_seeker_id).exists()
 
     def write_part(self, view: str, fingerprint: str, table: pa.Table) -> Path | None:
         """Write `table` as one new part.
@@ -95,7 +87,7 @@ class PartsStore:
         """
         folder = self.view_dir(view, fingerprint)
         dimension = self._encoder(view, fingerprint).dimension
-        table = validated_rows(table, _view_spec(view), fingerprint, dimension)
+        table = validated_rows(table, VIEWS[view], fingerprint, dimension)
         folder.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder / LOCK, exclusive=False):  # an erasure holds it exclusive
             table = Tombstones.of(folder).without_erased(table)
@@ -120,16 +112,14 @@ class PartsStore:
         relation, not_erased = parquet_relation(paths), self.erased.condition([VIEWS[view].key])
         return relation if not_erased == "true" else f"(SELECT * FROM {relation} WHERE {not_erased})"
 
-    def compact(self, view: str, fingerprint: str) -> int:
-        """Merge small parts while others read, and return by how many the number of files went down.
-
-        The caller holds `lock()`.
-        """
-        return compact(self.view_dir(view, fingerprint)) if self.part_paths(view, fingerprint) else 0
-
     def compact_all(self) -> int:
-        """Call `compact` for every view of every contract, including removed contracts."""
-        return sum(self.compact(folder.parent.name, folder.name) for folder in self.view_dirs(list(VIEWS)))
+        """Merge small parts under every contract while others read. The caller holds `lock()`.
+
+        Returns:
+            By how many the number of files went down.
+        """
+        folders = self.view_dirs(list(VIEWS))
+        return sum(compact(folder) for folder in folders if self.part_paths(folder.parent.name, folder.name))
 
     def erase(self, job_seeker_id: str) -> int:
         """Remove every row of the job seeker under every contract, and prevent later writes of such rows.
@@ -169,11 +159,9 @@ class PartsStore:
         for view, fingerprint in contract_parts(contract):
             empty = self.view_dir(view, fingerprint) / "schema.parquet"
             if not empty.exists():
-                write_whole(empty, parquet_bytes(stored_schema(VIEWS[view]).empty_table()))
-        envelope = {
-            "saved_at": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "contract": contract.model_dump(mode="json"),
-        }
+                write_whole(empty, parquet_bytes(VIEWS[view].stored_schema.empty_table()))
+        saved_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        envelope = {"saved_at": saved_at, "contract": contract.model_dump(mode="json")}
         write_whole(path, json.dumps(envelope, indent=2).encode())
 
     def remove_contract(self, fingerprint: str) -> None:
@@ -215,10 +203,10 @@ class PartsStore:
         Raises:
             UnknownContractError: the store has no contract.
         """
-        contracts = self.contracts()
+        contracts = list(self.contracts().values())
         if not contracts:
             raise UnknownContractError("the newest", [], str(self.root))
-        return contracts[next(reversed(contracts))]
+        return contracts[-1]
 
     def _contract_path(self, fingerprint: str) -> Path:
         return self.root / "contracts" / f"{fingerprint}.json"
@@ -251,12 +239,5 @@ class PartsStore:
 
 def contract_parts(contract: FeatureContract) -> list[tuple[str, str]]:
     """Return view and fingerprint of each folder with rows of one contract, failures last."""
-    encoder = contract.encoder.fingerprint
-    whole = contract.fingerprint
+    encoder, whole = contract.encoder.fingerprint, contract.fingerprint
     return [(CV_VECTORS, encoder), (JD_VECTORS, encoder), (GENERATED_JDS, whole), (FAILURES, whole)]
-
-
-def _view_spec(view: str) -> ViewSpec:
-    if view not in VIEWS:
-        raise StoreError(f"no view {view!r}: the store has {', '.join(VIEWS)}")
-    return VIEWS[view]

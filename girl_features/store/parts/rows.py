@@ -22,6 +22,13 @@ class ViewSpec(NamedTuple):
     vector: str | None  # the vector column, if there is one
     known_at: str | None  # the copy of the event timestamp that parts have besides
 
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Columns of a part on disk: those of the view, and the copy of the event timestamp."""
+        if self.known_at is None:
+            return self.schema
+        return self.schema.append(pa.field(self.known_at, schema.UTC_MICROSECONDS))
+
 
 CV_VECTORS = "cv_vectors"
 JD_VECTORS = "jd_vectors"
@@ -32,30 +39,17 @@ VIEWS: dict[str, ViewSpec] = {
     CV_VECTORS: ViewSpec(schema.CV_VECTORS_SCHEMA, schema.JOB_SEEKER_ID, schema.CV_VECTOR, schema.CV_KNOWN_AT),
     JD_VECTORS: ViewSpec(schema.JD_VECTORS_SCHEMA, schema.JOB_ID, schema.JD_VECTOR, schema.JD_KNOWN_AT),
     GENERATED_JDS: ViewSpec(
-        schema.GENERATED_SCHEMA,
-        schema.JOB_SEEKER_ID,
-        schema.GENERATED_JD_VECTOR,
-        schema.GENERATED_JD_KNOWN_AT,
+        schema.GENERATED_SCHEMA, schema.JOB_SEEKER_ID, schema.GENERATED_JD_VECTOR, schema.GENERATED_JD_KNOWN_AT
     ),
     FAILURES: ViewSpec(schema.FAILURES_SCHEMA, schema.JOB_SEEKER_ID, None, None),
 }
 
 
-def stored_schema(spec: ViewSpec) -> pa.Schema:
-    """Return the columns of a part on disk: those of the view, and the copy of the event timestamp."""
-    if spec.known_at is None:
-        return spec.schema
-    return spec.schema.append(pa.field(spec.known_at, schema.UTC_MICROSECONDS))
-
-
 def validated_rows(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension: int) -> pa.Table:
     """Check `table` and return it in the stored schema.
 
-    Args:
-        table: the view's columns in any order. Strings and lists may have 64-bit offsets, as polars writes them.
-        spec: the view that the rows go to.
-        fingerprint: of the contract that every row must name.
-        dimension: floats that a vector must have.
+    Its columns may have any order. Strings and lists may have 64-bit offsets, as polars writes them. Every row must
+    name the contract `fingerprint`, and every vector must have `dimension` floats.
 
     Raises:
         StoreError: wrong columns, types, nulls or contract, or two rows of which no join could tell the newer.
@@ -82,16 +76,10 @@ def vectors_of(column: pa.ChunkedArray, dimension: int) -> np.ndarray:
 
 
 def check_vectors(column: pa.ChunkedArray, dimension: int, ids: pa.ChunkedArray, name: str) -> None:
-    """Check that each of n vectors has `dimension` finite floats that are not all zero.
-
-    Args:
-        column: n lists of floats.
-        dimension: wanted floats for each vector.
-        ids: n ids, for the message.
-        name: of the column, for the message.
+    """Check that each of the n vectors of the column `name` has `dimension` finite floats that are not all zero.
 
     Raises:
-        InvalidVectorError: some vectors are not so; names their ids.
+        InvalidVectorError: some vectors are not so; names those of the n `ids`.
     """
     array = column.combine_chunks()
     lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

@@ -65,18 +65,17 @@ def id_hash(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def is_erased(root: Path, column: str, name: str) -> bool:
-    """True if the id `name` of `column` has a tombstone under `root`. Looks at the disk once."""
-    return _tombstone_path(root, column, name).exists()
+def tombstone_path(root: Path, column: str, name: str) -> Path:
+    """Return the file that exists under `root` if the id `name` of `column` was erased."""
+    return root / FOLDER / f"{column}-{id_hash(name)}.json"
 
 
-def raise_tombstone(root: Path, column: str, name: str) -> Path:
+def raise_tombstone(root: Path, column: str, name: str) -> None:
     """Mark the id `name` of `column` as erased under `root`. A second call does nothing."""
-    path = _tombstone_path(root, column, name)
+    path = tombstone_path(root, column, name)
     if not path.exists():
         write_whole(path, json.dumps({"erased_at": datetime.now(UTC).isoformat()}).encode())
         fsync_folder(root)
-    return path
 
 
 def copy_tombstones(source: Path, root: Path) -> None:
@@ -88,13 +87,9 @@ def copy_tombstones(source: Path, root: Path) -> None:
 
 def lift_tombstone(root: Path, column: str, name: str) -> bool:
     """Allow rows of an erased id again. True if the id had a tombstone."""
-    path = _tombstone_path(root, column, name)
+    path = tombstone_path(root, column, name)
     if not path.exists():
         return False
     path.unlink(missing_ok=True)
     fsync_folder(path.parent)
     return True
-
-
-def _tombstone_path(root: Path, column: str, name: str) -> Path:
-    return root / FOLDER / f"{column}-{id_hash(name)}.json"

@@ -50,10 +50,13 @@ def read_rows(
     selection: RowSelection,
     tombstones: Tombstones,
     batch_rows: int,
+    touching_files: list[Path] | None = None,
 ) -> pa.RecordBatchReader:
     """Stream the selected rows of people who were not erased, `batch_rows` at a time.
 
-    The newest row of each key is found on keys and times alone; the wide columns are read afterwards.
+    The newest row of a key has the latest event time, then created time, then file and place in the file. It is found
+    on keys and times alone and the wide columns are read afterwards, so that memory does not grow with the size of the
+    vectors. Rows of `selection.touching` are looked for in `touching_files`, or in all files if that is left out.
     """
     columns = selection.columns
     wanted = ", ".join(f"part.{quote_identifier(name)}" for name in columns.names)
@@ -66,7 +69,8 @@ def read_rows(
     if columns.created:
         created = f"coalesce({_as_timestamp(columns.created)}, {created})"
     if selection.touching is not None:
-        where += f" AND ({keys}) IN (SELECT ({keys}) FROM {parquet_relation(files)} WHERE {selection.touching})"
+        touching = parquet_relation(touching_files or files)
+        where += f" AND ({keys}) IN (SELECT ({keys}) FROM {touching} WHERE {selection.touching})"
     rows = parquet_relation(files, file_row_number=True)
     connection.execute(
         f"CREATE TEMP TABLE newest AS "
