@@ -28,19 +28,16 @@ def run(
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
     from girl_features.errors import InterruptedRunError
+    from girl_features.evaluation.machine import n_cores
     from girl_features.lab.experiment.config import load_experiment
     from girl_features.lab.experiment.plan import plan_experiment, plan_lines
-    from girl_features.lab.experiment.prepare import (
-        default_jobs,
-        prepare,
-        write_sample_market,
-    )
+    from girl_features.lab.experiment.prepare import prepare
     from girl_features.lab.experiment.run import run_experiment
 
     config = load_experiment(file).only(data)
-    n_workers = jobs or default_jobs()
+    n_workers = jobs or n_cores()
     if dry_run:
-        plans = plan_experiment(config, lambda name: write_sample_market(config.data[name]))
+        plans = plan_experiment(config)
         result = [plan._asdict() for plan in plans]
         common.emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return

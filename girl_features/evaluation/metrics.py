@@ -22,12 +22,8 @@ class CalibrationCurve(NamedTuple):
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Return the chance that a random match scores above a random mismatch; a tie counts one half (Mann-Whitney).
 
-    Args:
-        labels: (n,) bool, or numbers 0 and 1.
-        scores: (n,) finite numbers; only their order matters.
-
     Raises:
-        ShapeError: labels and scores differ in length.
+        ShapeError: the (n,) labels and (n,) scores differ in length.
         UndefinedMetricError: only one class among the labels, or a score that is not finite.
     """
     matched, scores = checked_scores(labels, scores)
@@ -75,7 +71,7 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean of `log_losses`, in nats; same arguments and errors."""
+    """Return the mean of `log_losses`, in nats; same errors."""
     return float(log_losses(labels, probabilities).mean())
 
 
@@ -135,11 +131,7 @@ def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
 
 
 def checked_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return as `checked_scores` does, having checked that every probability is from 0 to 1.
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `checked_scores`; UndefinedMetricError also for a value outside 0 to 1.
-    """
+    """Return as `checked_scores` does; a probability outside 0 to 1 is an UndefinedMetricError too."""
     matched, probabilities = checked_scores(labels, probabilities)
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise UndefinedMetricError(

@@ -5,7 +5,6 @@ The result of each step is kept, so a second run, or a run after a crash, does o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -139,10 +138,3 @@ def _tokens_a_cv(store: PartsStore, contract: FeatureContract) -> float:
 def _notes(generator: str, stage: str, n_pairs: int, metrics: dict[str, float]) -> tuple[str, ...]:
     figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     return (f"{generator}: stage {stage}, trained on {n_pairs} {'CVs' if stage == 'ppo' else 'pairs'}; {figures}",)
-
-
-def default_jobs() -> int:
-    """Return the number of worker processes to use: the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
