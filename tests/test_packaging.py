@@ -64,6 +64,10 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
     for part in (
         "py.typed",
         "sample/words.yaml",
+        "evaluation/page.md",
+        "lab/experiment/default.yaml",
+        "lab/experiment/models.csv",
+        "lab/experiment/page.md",
         "trainers/sft.py",
         "integrations/rankers/two_tower.py",
         "feature_repo/feature_store.yaml",

@@ -92,7 +92,6 @@ def _experiment_steps() -> ExperimentSteps:
     from girl_features.encoder import SentenceTransformerEncoder
     from girl_features.errors import require
     from girl_features.lab.experiment.rows import ExperimentSteps
-    from girl_features.vectors.regression import fit_logistic
 
     rankers, baselines = "girl_features.integrations.rankers", "girl_features.lab.baselines"
     return ExperimentSteps(
@@ -102,7 +101,6 @@ def _experiment_steps() -> ExperimentSteps:
         tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
         language_model_encoder=require(f"{baselines}.language_model_vectors", "rank").LanguageModelEncoder,
-        fit_logistic=fit_logistic,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,10 +15,8 @@ _PACKAGES = "girl-features feast duckdb numpy torch transformers trl sentence-tr
 def machine_description() -> str:
     """Return CPU model, usable cores, memory in GiB, system, Python version and the versions of key packages."""
     facts = [_cpu_model(), f"{n_cores()} cores"]
-    try:
+    with suppress(AttributeError, ValueError, OSError):  # not POSIX, or the name is unknown there
         facts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB memory")
-    except (AttributeError, ValueError, OSError):
-        pass  # not POSIX, or the name is unknown there
     facts += [platform.system(), f"Python {platform.python_version()}"]
     versions = installed_versions(_PACKAGES.split())
     return ", ".join(facts) + "; " + ", ".join(f"{name} {number}" for name, number in versions.items())

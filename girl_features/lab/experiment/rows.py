@@ -16,12 +16,10 @@ from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.config import parse_pooling
-from girl_features.lab.experiment.data import PARTS, ExperimentData, History, pair_texts
-from girl_features.lab.experiment.fits import TextParts
+from girl_features.lab.experiment.data import ExperimentData, History
 from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import Ranker, TextRanker
-from girl_features.schema import MATCHED
 
 SHUFFLE_SEED = 0
 
@@ -38,7 +36,6 @@ class ExperimentSteps(NamedTuple):
     tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path], Path]
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
-    fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class GeneratorFeatures(NamedTuple):
@@ -114,18 +111,11 @@ def row_features(
     if row == "base-windows":
         cv, jd = table.of(list(history.cvs)), table.of(list(history.jds))
         return RowFeatures("base", controls.more_training_pairs(base, cv, jd, history))
-    matched = _matched_with_cv(history)
-    cv, jd = table.of(list(history.cvs[matched])), table.of(list(history.jds[matched]))
+    cv, jd = map(table.of, _matched_texts(history))
     if row == "regression":
         return RowFeatures("enhanced", controls.regression(reference.parts, cv, jd))
     assert row == "neighbour", row
     return RowFeatures("enhanced", controls.neighbour(reference.parts, cv, jd))
-
-
-def baseline_parts(data: ExperimentData, reference: GeneratorFeatures) -> TextParts:
-    """Return ids and texts of the ranking windows, with the JDs of the reference generator."""
-    labels = {part: data.decisions[part][MATCHED].to_numpy() for part in PARTS}
-    return TextParts(pair_texts(data, reference.texts), labels)
 
 
 def baseline_vectors(
@@ -149,20 +139,17 @@ def _base_parts(reference: GeneratorFeatures) -> RankingParts:
 
 
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
-    history = prepared.data.history
-    matched = _matched_with_cv(history)
-    folder = steps.tune_encoder(
-        prepared.encoder, list(history.cvs[matched]), list(history.jds[matched]), prepared.folder / "encoders"
-    )
+    cvs, jds = _matched_texts(prepared.data.history)
+    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders")
     encoder = steps.open_encoder(str(folder))
-    frames = [prepared.data.decisions[part] for part in PARTS]
+    frames = list(prepared.data.decisions.values())
     texts = [text for frame in frames for column in ("cv", "jd") for text in frame[column]]
     table = TextVectors(encoder, prepared.folder / "vectors").table(texts)
     vectors = [(table.of(frame["cv"].to_list()), table.of(frame["jd"].to_list())) for frame in frames]
     return controls.with_vectors(base, vectors, encoder.contract.fingerprint)
 
 
-def _matched_with_cv(history: History) -> np.ndarray:
-    """Return (m,) bool: matched decisions of the generator's windows whose CV is not empty."""
-    has_text = np.array([bool(cv.strip()) for cv in history.cvs], bool)
-    return np.asarray(history.matched & has_text)
+def _matched_texts(history: History) -> tuple[list[str], list[str]]:
+    """Return CVs and JDs of the matched decisions of the generator's windows whose CV is not empty."""
+    matched = history.matched & np.array([bool(cv.strip()) for cv in history.cvs], bool)
+    return list(history.cvs[matched]), list(history.jds[matched])
