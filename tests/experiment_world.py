@@ -83,8 +83,7 @@ def prepared_for(folder: Path, name: str) -> PreparedData:
     data = ExperimentData(name, frames, history, windows)
     market = folder / "out" / "trial" / name
     vectors = TextVectors(HashingEncoder(D), market / "vectors")
-    notes = ("girl: stage sft",)
-    generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
+    generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, "stage sft")
     return PreparedData(name, True, data, {"girl": generator}, vectors, "hashing", market)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,16 @@ class LabelledPairs(NamedTuple):
         """Return the features of the n `decisions` of a ranking window with their outcomes."""
         seeker_ids = decisions[JOB_SEEKER_ID].to_numpy().astype(np.str_)
         return cls(features, decisions[MATCHED].to_numpy(), seeker_ids, decisions["is_cold_start"].to_numpy())
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of pairs and of seekers, and of pairs of each kind."""
+        return {
+            "n": len(self.labels),
+            "n_matched": int(self.labels.sum()),
+            "n_seekers": len(np.unique(self.seeker_ids)),
+            "n_cold_start": int(self.is_cold_start.sum()),
+            "n_with_generated_jd": int(self.features.has_generated_jd.sum()),
+        }
 
 
 class RankingParts(NamedTuple):
@@ -109,7 +119,7 @@ def compare_rows(
         "bootstrap_seed": bootstrap_seed,
         "n_redrawn": {s.name: s.resamples.n_redrawn if s.resamples else None for s in slices},
         "contracts": {row: parts.test.features.contract for row, parts in splits.items()},
-        "parts": {name: _describe(part) for name, part in splits[BASE]._asdict().items()},
+        "parts": {name: part.counts() for name, part in splits[BASE]._asdict().items()},
         "definitions": DEFINITIONS,
     }
     if {Tier.STUDENT, Tier.NEIGHBOURS} & {tier for _, _, tier in tier_cells}:
@@ -202,16 +212,6 @@ def _fit_and_score(ranker: Ranker, parts: RankingParts, name: str) -> np.ndarray
 
 def _score(ranker: Ranker, features: PairFeatures, name: str) -> np.ndarray:
     return check_scores(ranker.score(features), features.n_pairs, name)
-
-
-def _describe(part: LabelledPairs) -> dict[str, Any]:
-    return {
-        "n": len(part.labels),
-        "n_matched": int(part.labels.sum()),
-        "n_seekers": len(np.unique(part.seeker_ids)),
-        "n_cold_start": int(part.is_cold_start.sum()),
-        "n_with_generated_jd": int(part.features.has_generated_jd.sum()),
-    }
 
 
 def _score_frame(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -57,10 +57,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
-    rows = {
-        row: RankingParts(*(_labelled(config.feast_repo, contract, decisions) for decisions in split))
-        for row, (contract, _) in generators.items()
-    }
+    rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
     settings = config.evaluate
     n_fits = len(rows) * len(settings.predictors) * len(settings.seeds)
@@ -105,28 +102,25 @@ def materialized_generators(
     return {ROW_OF_STAGE.get(stage, f"girl-{stage}"): by_stage[stage] for stage in order if stage in by_stage}
 
 
-def write_results_page(path: Path, evaluation: Evaluation, *, command: str, simulation: bool = False) -> None:
+def write_results_page(path: Path, evaluation: Evaluation, *, command: str) -> None:
     """Write the results page of `evaluation`, with its picture beside it."""
     plot = path.with_suffix(".png")
-    plot_gains(evaluation.comparison, plot, simulation)
-    ends = {
-        name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC"
-        for name, end in evaluation.windows._asdict().items()
-    }
+    plot_gains(evaluation.comparison, plot)
+    ends = evaluation.windows._asdict()
     encoder = next(iter(evaluation.contracts.values())).encoder
+    notes = [f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens."]
+    for record in evaluation.records.values():
+        if record.metrics:
+            notes += [f"Generator, stage {record.stage}: {record.training_text()}.", *record.notes]
     write_markdown(
         path,
         evaluation.comparison,
         command=command,
         machine=machine_description(),
         date=datetime.now(UTC).date(),
-        windows=ends,
+        windows={name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC" for name, end in ends.items()},
         contracts={row: _described(contract) for row, contract in evaluation.contracts.items()},
-        notes=[
-            f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens.",
-            *(note for record in evaluation.records.values() for note in _record_notes(record)),
-        ],
-        simulation=simulation,
+        notes=notes,
         plot=plot.name,
     )
 
@@ -141,15 +135,12 @@ def _described(contract: FeatureContract) -> str:
     )
 
 
-def _record_notes(record: GeneratorRecord) -> list[str]:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    trained_on = f"{record.n_pairs} {'CVs' if record.stage == 'ppo' else 'pairs'}"
-    return [f"Generator, stage {record.stage}: {trained_on}; {figures}.", *record.notes] if figures else []
-
-
-def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
-    keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return LabelledPairs.of(join_pairs(feast_repo, contract, keys), decisions)
+def labelled_parts(feast_repo: Path, contract: FeatureContract, frames: Iterable[pl.DataFrame]) -> RankingParts:
+    """Return features of one contract and outcomes of the decisions of each window, by a point-in-time join."""
+    keys = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
+    return RankingParts(
+        *(LabelledPairs.of(join_pairs(feast_repo, contract, frame.select(keys)), frame) for frame in frames)
+    )
 
 
 def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:

@@ -10,11 +10,10 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
-from girl_features.evaluation.compare import LabelledPairs, RankingParts
+from girl_features.evaluation.compare import RankingParts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment.fits import LabelledTexts
-from girl_features.pairs import join_pairs
 from girl_features.ranker import PairTexts
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.sql import connected
@@ -102,10 +101,7 @@ def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
 
 def joined_parts(data: ExperimentData, feast_repo: Path, contract: FeatureContract) -> RankingParts:
     """Return the features of one contract for the ranking windows, from a point-in-time join through Feast."""
-    frames = data.decisions.values()
-    return RankingParts(
-        *(LabelledPairs.of(join_pairs(feast_repo, contract, frame.select(_KEYS)), frame) for frame in frames)
-    )
+    return labelled_parts(feast_repo, contract, data.decisions.values())
 
 
 def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureContract) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ def prepare(
             parts=joined_parts(data, girl_config.feast_repo, contract),
             texts=generated_texts(data, store, contract),
             tokens_a_cv=_tokens_a_cv(store, contract),
-            notes=_notes(generator, record.stage, record.n_pairs, record.metrics),
+            training=f"stage {record.stage}, trained on {record.training_text()}",
         )
     vectors = TextVectors(encoder, folder / "vectors")
     return PreparedData(name, source.simulation, data, features, vectors, first.encoder.name, folder)
@@ -133,8 +133,3 @@ def _tokens_a_cv(store: PartsStore, contract: FeatureContract) -> float:
     with connected() as connection:
         row = connection.execute(f"SELECT avg(n_new_tokens) FROM {relation}").fetchone()
     return float(row[0]) if row and row[0] is not None else 0.0
-
-
-def _notes(generator: str, stage: str, n_pairs: int, metrics: dict[str, float]) -> tuple[str, ...]:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    return (f"{generator}: stage {stage}, trained on {n_pairs} {'CVs' if stage == 'ppo' else 'pairs'}; {figures}",)

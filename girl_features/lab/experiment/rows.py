@@ -47,7 +47,7 @@ class GeneratorFeatures(NamedTuple):
     parts: RankingParts
     texts: dict[str, np.ndarray]  # part -> (n,) object array of tuples of generated JDs
     tokens_a_cv: float  # mean new tokens for all JDs of one CV
-    notes: tuple[str, ...]
+    training: str  # stage, number of training examples and metrics, in words
 
 
 class PreparedData(NamedTuple):
