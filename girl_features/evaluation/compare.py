@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +71,7 @@ def compare_rows(
     make_ranker: Callable[[str, str, int], Ranker],
     seeds: Sequence[int],
     n_bootstrap: int = 1000,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda n_fits: None,
     bootstrap_seed: int = 0,
     stand_ins: StandIns = prior_alone,
 ) -> Comparison:
@@ -177,32 +179,25 @@ def _score_all(
     predictors: Sequence[str],
     make_ranker: Callable[[str, str, int], Ranker],
     seeds: Sequence[int],
-    progress: Callable[[int], object] | None,
+    progress: Callable[[int], object],
     stand_ins: StandIns,
 ) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str, Tier], np.ndarray]]:
-    """Return (predictor, row) -> (s, n) test probabilities, one line for each seed, and the same by tier.
-
-    The cosine has nothing random in it, and so one line.
-    """
-    cells = {(COSINE, BASE): _fit_and_score(CosineRanker(), splits[BASE], "the cosine")[np.newaxis]}
-    tier_cells: dict[tuple[str, str, Tier], np.ndarray] = {}
-    lower_tiers = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
-    for predictor in predictors:
-        for row, parts in splits.items():
-            scores: list[np.ndarray] = []
-            by_tier: dict[Tier, list[np.ndarray]] = {tier: [] for tier in lower_tiers.get(row, ())}
-            for seed in seeds:
-                name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
-                ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
-                scores.append(_fit_and_score(ranker, parts, name))
-                for tier, tier_scores in by_tier.items():
-                    tier_scores.append(_score(ranker, at_tier(parts.test.features, tier, lower_tiers[row][tier]), name))
-                if progress is not None:
-                    progress(1)
-            cells[predictor, row] = np.stack(scores)
-            for tier, tier_scores in by_tier.items():
-                tier_cells[predictor, row, tier] = np.stack(tier_scores)
-    return cells, tier_cells
+    """Return (predictor, row) -> (s, n) test probabilities of s seeds (the cosine has one), and the same by tier."""
+    cells = defaultdict(list, {(COSINE, BASE): [_fit_and_score(CosineRanker(), splits[BASE], "the cosine")]})
+    tier_cells: dict[tuple[str, str, Tier], list[np.ndarray]] = defaultdict(list)
+    lower_tiers = {row: {} if row == BASE else stand_ins(parts.test.features) for row, parts in splits.items()}
+    for predictor, (row, parts), seed in product(predictors, splits.items(), seeds):
+        name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
+        ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
+        cells[predictor, row].append(_fit_and_score(ranker, parts, name))
+        for tier, vectors in lower_tiers[row].items():
+            features = at_tier(parts.test.features, tier, vectors)
+            tier_cells[predictor, row, tier].append(_score(ranker, features, name))
+        progress(1)
+    return (
+        {cell: np.stack(scores) for cell, scores in cells.items()},
+        {cell: np.stack(scores) for cell, scores in tier_cells.items()},
+    )
 
 
 def _fit_and_score(ranker: Ranker, parts: RankingParts, name: str) -> np.ndarray:
@@ -218,26 +213,15 @@ def _score_frame(
     data: str, cells: Mapping[tuple[str, str], np.ndarray], test: LabelledPairs, seeds: Sequence[int]
 ) -> pl.DataFrame:
     """Return one line for each predictor, row, seed and test pair; the seed is null for the cosine."""
-    pairs = pl.DataFrame(
-        {
-            "pair": np.arange(len(test.labels)),
-            JOB_SEEKER_ID: test.seeker_ids.astype(str),
-            MATCHED: test.labels.astype(bool),
-            "is_cold_start": test.is_cold_start.astype(bool),
-        }
-    )
+    pairs = {
+        "pair": np.arange(len(test.labels)),
+        JOB_SEEKER_ID: test.seeker_ids.astype(str),
+        MATCHED: test.labels.astype(bool),
+        "is_cold_start": test.is_cold_start.astype(bool),
+    }
     frames = []
     for (predictor, row), scores in cells.items():
-        cell_seeds: Sequence[int | None] = [None] if predictor == COSINE else seeds
-        for seed, seed_scores in zip(cell_seeds, scores, strict=True):
-            frames.append(
-                pairs.select(
-                    pl.lit(data).alias("data"),
-                    pl.lit(predictor).alias("predictor"),
-                    pl.lit(row).alias("row"),
-                    pl.lit(seed, dtype=pl.Int64).alias("seed"),
-                    pl.all(),
-                    pl.Series("score", seed_scores),
-                )
-            )
+        for seed, seed_scores in zip([None] if predictor == COSINE else seeds, scores, strict=True):
+            fit = {"data": data, "predictor": predictor, "row": row, "seed": seed}
+            frames.append(pl.DataFrame({**fit, **pairs, "score": seed_scores}, schema_overrides={"seed": pl.Int64}))
     return pl.concat(frames)

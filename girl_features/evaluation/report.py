@@ -104,16 +104,16 @@ def write_markdown(
     simulation: bool = False,
     plot: str | None = None,
 ) -> None:
-    """Write the results page `path`, and make its folder if it is absent.
+    """Write the results page to `path`, and make its folder if it is absent.
 
     Args:
         path: of the page.
         comparison: the results; seeds and bootstrap settings come from its `meta`.
         command: the command that made the results, as typed.
-        machine: see `girl_features.evaluation.machine.machine_description`.
+        machine: a `machine_description`.
         date: of the run.
-        windows: name of each time window to its description.
-        contracts: row to a description of the contract its features were made by.
+        windows: name -> description of each time window.
+        contracts: row -> description of the contract its features were made by.
         notes: further remarks.
         simulation: the data are simulated; every headline says so.
         plot: link to a picture, relative to the page.

@@ -6,8 +6,8 @@ A control learns from the generator's windows alone (`History`), never from a ra
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
+from itertools import cycle
 
 import numpy as np
 
@@ -29,20 +29,28 @@ def cv_twice(parts: RankingParts) -> RankingParts:
 
 
 def shuffled(parts: RankingParts, seed: int) -> RankingParts:
-    """Return the pairs with j' and tier of another job seeker, always the same one for each seeker."""
-    seekers = np.unique(np.concatenate([part.seeker_ids for part in parts]))
+    """Return the pairs with j' and tier of another job seeker, always the same one for each seeker.
+
+    In each part, the pairs of a seeker take the donor's pairs of all parts in turn.
+    """
+    seekers, number = np.unique(np.concatenate([part.seeker_ids for part in parts]), return_inverse=True)
     if len(seekers) < 2:
         raise ShapeError("generated JDs cannot be shuffled among fewer than two seekers; widen the ranking windows")
     order = np.random.default_rng(seed).permutation(len(seekers))
-    donor_of = dict(
-        zip(seekers[order], seekers[np.roll(order, 1)], strict=True)
-    )  # one cycle, so nobody keeps their own
-    pool: dict[str, tuple[list[np.ndarray], list[int]]] = {seeker: ([], []) for seeker in seekers}
-    for part in parts:
-        for seeker, vector, tier in zip(part.seeker_ids, part.features.generated_jd, part.features.tier, strict=True):
-            pool[seeker][0].append(vector)
-            pool[seeker][1].append(int(tier))
-    return RankingParts(*(_from_donors(part, donor_of, pool) for part in parts))
+    donor_of = dict(zip(order, np.roll(order, 1), strict=True))  # one cycle, so nobody keeps their own
+    rows_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    vectors, tiers = (
+        np.concatenate([getattr(part.features, field) for part in parts]) for field in ("generated_jd", "tier")
+    )
+    ends = np.cumsum([len(part.seeker_ids) for part in parts])
+    changed_parts = []
+    for part, part_number in zip(parts, np.split(number, ends[:-1]), strict=True):
+        turns = {seeker: cycle(rows_of[donor_of[seeker]]) for seeker in np.unique(part_number)}
+        rows = np.array([next(turns[seeker]) for seeker in part_number], int)
+        changed_parts.append(
+            part._replace(features=part.features._replace(generated_jd=vectors[rows], tier=tiers[rows]))
+        )
+    return RankingParts(*changed_parts)
 
 
 def regression(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
@@ -58,22 +66,13 @@ def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarra
 
 def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
     """Return base with m more training pairs, from the generator's windows, without j', which base does not read."""
-    train, m = parts.train, len(history.matched)
-    features = train.features
-    all_features = PairFeatures(
-        np.concatenate([cv, features.cv]),
-        np.concatenate([jd, features.jd]),
-        np.concatenate([np.zeros((m, features.generated_jd.shape[1]), np.float32), features.generated_jd]),
-        np.concatenate([np.full(m, Tier.PRIOR, np.int8), features.tier]),
-        features.contract,
+    train, contract = parts.train, parts.train.features.contract
+    features = (
+        np.concatenate(both) for both in zip(_without_jd(cv, jd, contract)[:4], train.features[:4], strict=True)
     )
-    all_pairs = LabelledPairs(
-        all_features,
-        np.concatenate([history.matched, train.labels]),
-        np.concatenate([history.job_seeker_ids, train.seeker_ids]),
-        np.concatenate([np.zeros(m, bool), train.is_cold_start]),
-    )
-    return parts._replace(train=all_pairs)
+    more = (history.matched, history.job_seeker_ids, np.zeros(len(cv), bool))
+    outcomes = (np.concatenate(both) for both in zip(more, train[1:], strict=True))
+    return parts._replace(train=LabelledPairs(PairFeatures(*features, contract), *outcomes))
 
 
 def fit_jd_regression(cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> LinearMap:
@@ -93,11 +92,12 @@ def fit_jd_regression(cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> LinearM
 
 def with_vectors(parts: RankingParts, vectors: list[tuple[np.ndarray, np.ndarray]], contract: str) -> RankingParts:
     """Return the pairs with other (n, d) CV and JD vectors for each part, of this contract, without generated JDs."""
-    changed_parts = []
-    for part, (cv, jd) in zip(parts, vectors, strict=True):
-        blank, tier = np.zeros_like(cv), np.full(len(cv), Tier.PRIOR, np.int8)
-        changed_parts.append(part._replace(features=PairFeatures(cv, jd, blank, tier, contract)))
-    return RankingParts(*changed_parts)
+    pairs = zip(parts, vectors, strict=True)
+    return RankingParts(*(part._replace(features=_without_jd(cv, jd, contract)) for part, (cv, jd) in pairs))
+
+
+def _without_jd(cv: np.ndarray, jd: np.ndarray, contract: str) -> PairFeatures:
+    return PairFeatures(cv, jd, np.zeros_like(cv), np.full(len(cv), Tier.PRIOR, np.int8), contract)
 
 
 def _map(parts: RankingParts, change: Callable[[PairFeatures], PairFeatures]) -> RankingParts:
@@ -107,17 +107,3 @@ def _map(parts: RankingParts, change: Callable[[PairFeatures], PairFeatures]) ->
 def _with_generated(features: PairFeatures, vectors: np.ndarray) -> PairFeatures:
     tier = np.full(features.n_pairs, Tier.GENERATED, np.int8)
     return features._replace(generated_jd=vectors.astype(np.float32), tier=tier)
-
-
-def _from_donors(
-    part: LabelledPairs, donor_of: dict[str, str], pool: dict[str, tuple[list[np.ndarray], list[int]]]
-) -> LabelledPairs:
-    """Give each pair the next vector and tier of the seeker's donor, starting again after the last."""
-    generated, tier = part.features.generated_jd.copy(), part.features.tier.copy()
-    n_pairs_of: Counter[str] = Counter()  # pairs of each seeker so far
-    for row, seeker in enumerate(part.seeker_ids):
-        vectors, tiers = pool[donor_of[seeker]]
-        turn = n_pairs_of[seeker] % len(vectors)
-        generated[row], tier[row] = vectors[turn], tiers[turn]
-        n_pairs_of[seeker] += 1
-    return part._replace(features=part.features._replace(generated_jd=generated, tier=tier))

@@ -11,6 +11,7 @@ import polars as pl
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
 from girl_features.evaluation.compare import RankingParts
+from girl_features.evaluation.run import labelled_parts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment.fits import LabelledTexts

@@ -24,17 +24,14 @@ from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import copy_tombstones
 
+StopCheck = Callable[[], bool]
+
 
 def generator_config(girl_yaml: Path, folder: Path, changes: Sequence[str]) -> GirlConfig:
-    """Load a data set's girl.yaml with one generator's changes, in a workspace inside `folder`.
+    """Load a data set's girl.yaml with one generator's changes (as `--set`), in a workspace inside `folder`.
 
     With a workspace of its own, an experiment publishes nothing, and the user's batch does not take the experiment's
     generators for its newest. Seekers who were erased from the user's store are erased in this one too.
-
-    Args:
-        girl_yaml: of the data set.
-        folder: of the data set in the experiment's workspace.
-        changes: as `--set`, such as `sampling.n=8`.
     """
     user_config = load_config(girl_yaml, list(changes))
     config = user_config.model_copy(update={"workspace": folder / "work", "feast": FeastConfig(online=False)})
@@ -43,7 +40,7 @@ def generator_config(girl_yaml: Path, folder: Path, changes: Sequence[str]) -> G
 
 
 def prepare(
-    name: str, config: ExperimentConfig, steps: ExperimentSteps, should_stop: Callable[[], bool] = lambda: False
+    name: str, config: ExperimentConfig, steps: ExperimentSteps, should_stop: StopCheck = lambda: False
 ) -> PreparedData:
     """Train every generator on data set `name`, generate for the CVs of its ranking windows, and read those windows.
 
@@ -85,12 +82,7 @@ def prepare(
 
 
 def _train_and_materialize(
-    data: str,
-    generator: str,
-    config: GirlConfig,
-    stages: Sequence[str],
-    steps: ExperimentSteps,
-    should_stop: Callable[[], bool],
+    data: str, generator: str, config: GirlConfig, stages: Sequence[str], steps: ExperimentSteps, should_stop: StopCheck
 ) -> GirlConfig:
     """Return the config with the checkpoint of the last stage, so that no newer checkpoint is used in its place."""
     with open_tables(config) as tables:

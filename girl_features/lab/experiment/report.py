@@ -59,13 +59,7 @@ def write_experiment(
 ) -> None:
     """Write the page, its pictures in a folder of its own name beside it, and Parquet tables in the workspace.
 
-    Args:
-        results: of the experiment.
-        page: Markdown file to write.
-        command: the command that made the results, as typed.
-        machine: see `girl_features.evaluation.machine.machine_description`.
-        date: of the run.
-        extras: further Markdown blocks, by data set.
+    `extras` are further Markdown blocks, by data set; `machine` is a `machine_description`.
     """
     config = results.config
     write_parquet_tables(results, config.workspace / config.name)

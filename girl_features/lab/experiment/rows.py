@@ -79,12 +79,7 @@ def row_features(
 ) -> RowFeatures:
     """Return the features of `row`. New vectors and tuned encoders are kept on disk.
 
-    Args:
-        row: name, as in the experiment's grids.
-        prepared: the data set.
-        reference: generator the controls are compared with.
-        samples: generator of several JDs a CV, for rows such as `mean-4`.
-        steps: encoders, for the row `contrastive`.
+    The controls are made from the generator `reference`, and rows such as `mean-4` from `samples`.
 
     Raises:
         ShapeError: too little data for a control.

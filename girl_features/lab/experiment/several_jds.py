@@ -22,13 +22,7 @@ def pool_generated_jds(
 
     With `max` and `attention`, j' depends on the job too, so it belongs to the pair, not to the CV, and must be pooled
     from k stored vectors when a pair is scored. `dispersion` pools as `mean` does: the length of the mean tells how
-    similar the k vectors are, which SpreadRanker uses.
-
-    Args:
-        parts: the ranking windows.
-        texts: part -> (n,) object array of tuples of texts.
-        table: vectors of these texts.
-        wanted: pooling and k.
+    similar the k vectors are, which SpreadRanker uses. `texts` are part -> (n,) tuples of generated JDs.
     """
     stacked = {name: _stack(texts[name], table, wanted.k) for name in texts}  # part -> (n, k, d), (n, k)
     temperature = _best_temperature(parts.train, *stacked["train"]) if wanted.pooling == "attention" else 0.0

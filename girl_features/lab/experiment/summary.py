@@ -30,12 +30,7 @@ def verdict_line(claim: ClaimResult) -> str:
 
 
 def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
-    """Return the rows that rank best, then every claim with its verdicts.
-
-    Args:
-        data: results on one data set.
-        left_out: generators and baselines that were not made on it.
-    """
+    """Return the rows that rank best, then every claim with its verdicts; `left_out` names what was not made."""
     verdicts = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "not shown"))
     lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
