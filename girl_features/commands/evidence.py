@@ -65,8 +65,7 @@ def _report(results: Any, steps: ExperimentSteps, command: str, markdown: Path |
     from datetime import UTC, datetime
 
     from girl_features.evaluation.machine import machine_description
-    from girl_features.lab.experiment.extras import make_extras
-    from girl_features.lab.experiment.report import to_json, write_experiment
+    from girl_features.lab.experiment.report import make_extras, to_json, write_experiment
     from girl_features.lab.experiment.summary import verdict_line
 
     folder = results.config.workspace / results.config.name

@@ -58,11 +58,7 @@ def resample_seekers(labels: np.ndarray, seeker_ids: np.ndarray, n_resamples: in
 
 
 def resampled_auc(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Return the (r,) AUC of each resample, averaged over the seeds it draws; `scores` are (s, n).
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `metrics.auc`.
-    """
+    """Return the (r,) AUC of each resample, averaged over the seeds it draws; `scores` are (s, n)."""
     n_resamples = len(resamples.counts)
     total = np.zeros(n_resamples)
     shares = seed_shares(n_resamples, len(scores))
@@ -77,11 +73,7 @@ def resampled_auc(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) 
 
 
 def resampled_log_loss(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Return the (r,) LogLoss of each resample, averaged over the seeds it draws; `scores` are (s, n) probabilities.
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `metrics.log_losses`.
-    """
+    """Return the (r,) LogLoss of each resample, averaged over the seeds it draws; `scores` are (s, n) probabilities."""
     n_rows = np.bincount(resamples.seeker)
     by_seeker = [np.bincount(resamples.seeker, weights=log_losses(labels, seed_scores)) for seed_scores in scores]
     by_seed = resamples.counts @ np.stack(by_seeker, axis=1)  # (r, m) @ (m, s): sums over the rows drawn

@@ -17,7 +17,6 @@ from girl_features.evaluation.results import (
     DEFINITIONS,
     Comparison,
     EvaluationSlice,
-    ResultRow,
     make_result,
     make_slice,
     measure_slice,
@@ -25,8 +24,6 @@ from girl_features.evaluation.results import (
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
 from girl_features.tiers import CAVEAT, StandIns, at_tier, prior_alone
-
-__all__ = ["BASE", "COSINE", "Comparison", "LabelledPairs", "RankingParts", "ResultRow", "compare_rows"]
 
 COSINE = "cosine"
 
@@ -77,16 +74,10 @@ def compare_rows(
 ) -> Comparison:
     """Train every predictor on every row with every seed, and compare each row with base on the test part.
 
-    Args:
-        data: name of the data set.
-        splits: row name to its parts: `base` and at least one more, all of the same pairs in the same order.
-        predictors: names `make_ranker` knows; the untrained `cosine` is added as a base-only reference.
-        make_ranker: (predictor, form, seed) to an unfitted ranker; the form is `base` or `enhanced`.
-        seeds: of the rankers; metrics are averaged over them.
-        n_bootstrap: number of resamples of the test seekers.
-        progress: called with 1 after each of the predictors x rows x seeds fits.
-        bootstrap_seed: of the resampling.
-        stand_ins: features the lower tiers of a look-up give the test pairs; each tier is a slice, `tier_prior` ...
+    `splits` has the parts of each row, `base` and at least one more, all of the same pairs in the same order.
+    `make_ranker` makes an unfitted ranker from predictor, form (`base` or `enhanced`) and seed. The untrained `cosine`
+    is added as a base-only reference. Metrics are averaged over the seeds. `progress` is called with 1 after each fit.
+    Each lower tier of a look-up that `stand_ins` gives features for is a slice of its own, `tier_prior` ...
 
     Raises:
         ConfigError: nothing to compare, repeated predictors or seeds, or `cosine` among the predictors.

@@ -36,15 +36,12 @@ _NARROW_COLUMNS = [PREDICTOR, ROW, AUC, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]  
 _WIDE_COLUMNS = [PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]
 _PAGE_COLUMNS = [*_WIDE_COLUMNS, Column("pairs", "n")]
 _SPREAD_COLUMNS = [
-    Column("slice", "slice"),
-    PREDICTOR,
-    ROW,
+    *(Column("slice", "slice"), PREDICTOR, ROW),
     Column("SD of AUC", "auc_seed_sd", ".4f"),
     Column("SD of gain", "auc_gain_seed_sd", ".4f"),
     Column("LogLoss - base", "logloss_gain", "+.4f"),
     Column("LogLoss - base, 95 %", "logloss_gain_low", "+.4f", "logloss_gain_high"),
-    Column("Brier", "brier", ".4f"),
-    ECE,
+    *(Column("Brier", "brier", ".4f"), ECE),
 ]
 _WIDE = 100  # terminal columns from which the intervals of the AUC are shown too
 _SLICE_TITLES = {"all": "all test pairs (as table III of GIRL)", "cold": "cold-start seekers (as table IV of GIRL)"}
@@ -106,17 +103,9 @@ def write_markdown(
 ) -> None:
     """Write the results page to `path`, and make its folder if it is absent.
 
-    Args:
-        path: of the page.
-        comparison: the results; seeds and bootstrap settings come from its `meta`.
-        command: the command that made the results, as typed.
-        machine: a `machine_description`.
-        date: of the run.
-        windows: name -> description of each time window.
-        contracts: row -> description of the contract its features were made by.
-        notes: further remarks.
-        simulation: the data are simulated; every headline says so.
-        plot: link to a picture, relative to the page.
+    `windows` are name -> description, `contracts` row -> description of the contract its features were made by, and
+    `plot` is the link to a picture, relative to the page. With `simulation`, every headline says that the data are
+    simulated.
     """
     meta = comparison.meta
     seeds = ", ".join(map(str, meta["seeds"]))

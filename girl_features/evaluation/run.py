@@ -12,10 +12,11 @@ import polars as pl
 from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
-from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
+from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
+from girl_features.evaluation.results import Comparison
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
 from girl_features.generator.opening import find_generator, load_encoder, make_contract, was_trained_as
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
@@ -80,11 +81,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
 def materialized_generators(
     config: GirlConfig, encoder: TextEncoder
 ) -> dict[str, tuple[FeatureContract, GeneratorRecord]]:
-    """Return row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`.
-
-    Raises:
-        UnknownContractError: the generator in use has not been materialized yet.
-    """
+    """Return row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`."""
     store = PartsStore(config.store_dir)
     _, record = find_generator(config)
     contract = make_contract(config, record, encoder)

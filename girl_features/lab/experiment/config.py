@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -195,16 +196,13 @@ class ExperimentConfig(_ExperimentModel):
         """Claims of the file, or if it has none, each generator over base and over each control, by predictor."""
         if self.claims is not None:
             return list(self.claims)
-        cells, claims = set(self.cells), []
-        for predictor, row in self.cells:
-            if row not in self.generators:
-                continue
-            for other in ("base", *CONTROLS):
-                if other == "shuffled" and row != self.reference_generator:
-                    continue  # the shuffled JDs are those of the reference generator
-                if Cell(predictor, other) in cells:
-                    subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
-                    claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
+        cells, claims = self.cells, []
+        for (predictor, row), other in product(cells, ("base", *CONTROLS)):
+            # the shuffled JDs are those of the reference generator
+            is_pair = row in self.generators and (other != "shuffled" or row == self.reference_generator)
+            if is_pair and Cell(predictor, other) in cells:
+                subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
+                claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         return claims
 
 

@@ -75,11 +75,7 @@ def fit_path(folder: Path, fit: FitId, inputs: str, code: str, settings: str) ->
 
 
 def run_fit(task: FitTask) -> None:
-    """Fit the ranker, score the test part, and write the scores and the seconds taken.
-
-    Raises:
-        ShapeError, UndefinedMetricError: the ranker returned something other than one probability for each pair.
-    """
+    """Fit the ranker, score the test part, and write the scores and the seconds taken."""
     started = time.monotonic()
     ranker: Any = task.make(task.id.predictor, task.id.seed)  # reads the features of task.parts, vectors or texts
     train, valid, test = task.parts

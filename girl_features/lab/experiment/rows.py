@@ -80,9 +80,6 @@ def row_features(
     """Return the features of `row`. New vectors and tuned encoders are kept on disk.
 
     The controls are made from the generator `reference`, and rows such as `mean-4` from `samples`.
-
-    Raises:
-        ShapeError: too little data for a control.
     """
     if row in prepared.generators:
         return RowFeatures("enhanced", prepared.generators[row].parts)

@@ -48,16 +48,11 @@ def run_experiment(
 ) -> ExperimentResults:
     """Make every fit that is not on disk, then measure all of them.
 
-    Args:
-        config: the experiment.
-        steps: rankers and trainers.
-        prepare: data set name -> its windows, with generators trained and materialized.
-        n_workers: processes that fit; 1 fits in this process.
-        should_stop: asked before each fit.
+    `prepare` trains and materializes the generators of a data set and returns its windows. With one worker, this
+    process fits. `should_stop` is asked before each fit.
 
     Raises:
         InterruptedRunError: `should_stop` returned True.
-        GirlError: as the steps do.
     """
     code = code_hash(imported_sources(fitting_modules(steps)))
     results, n_fits, n_kept = [], 0, 0
