@@ -30,8 +30,7 @@ def run(
     from girl_features.errors import InterruptedRunError
     from girl_features.evaluation.machine import n_cores
     from girl_features.lab.experiment.config import load_experiment
-    from girl_features.lab.experiment.plan import plan_experiment, plan_lines
-    from girl_features.lab.experiment.prepare import prepare
+    from girl_features.lab.experiment.prepare import plan_experiment, plan_lines, prepare
     from girl_features.lab.experiment.run import run_experiment
 
     config = load_experiment(file).only(data)

@@ -31,7 +31,6 @@ GAIN = Column("gain", "auc_gain", "+.4f")
 GAIN_INTERVAL = Column("gain, 95 %", "auc_gain_low", "+.4f", "auc_gain_high")
 LOGLOSS = Column("LogLoss", "logloss", ".4f")
 VERDICT = Column("verdict", "verdict")
-ECE = Column("ECE", "ece", ".4f")
 _NARROW_COLUMNS = [PREDICTOR, ROW, AUC, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]  # fit a terminal of 80 columns
 _WIDE_COLUMNS = [PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]
 _PAGE_COLUMNS = [*_WIDE_COLUMNS, Column("pairs", "n")]
@@ -41,7 +40,7 @@ _SPREAD_COLUMNS = [
     Column("SD of gain", "auc_gain_seed_sd", ".4f"),
     Column("LogLoss - base", "logloss_gain", "+.4f"),
     Column("LogLoss - base, 95 %", "logloss_gain_low", "+.4f", "logloss_gain_high"),
-    *(Column("Brier", "brier", ".4f"), ECE),
+    *(Column("Brier", "brier", ".4f"), Column("ECE", "ece", ".4f")),
 ]
 _WIDE = 100  # terminal columns from which the intervals of the AUC are shown too
 _SLICE_TITLES = {"all": "all test pairs (as table III of GIRL)", "cold": "cold-start seekers (as table IV of GIRL)"}

@@ -9,14 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from girl_features.evaluation import metrics
-from girl_features.evaluation.bootstrap import (
-    Resamples,
-    percentile_interval,
-    resample_seekers,
-    resampled_auc,
-    resampled_log_loss,
-)
+from girl_features.evaluation import bootstrap, metrics
 
 BASE = "base"
 MIN_SEEKERS = 10  # an interval needs so many seekers with a match, and so many with a mismatch
@@ -81,7 +74,7 @@ class EvaluationSlice(NamedTuple):
     mask: np.ndarray  # (n_test,) bool
     labels: np.ndarray  # (n,) bool, of the masked pairs
     n_seekers: int
-    resamples: Resamples | None  # None: too few seekers for intervals
+    resamples: bootstrap.Resamples | None  # None: too few seekers for intervals
     note: str | None
 
 
@@ -121,7 +114,7 @@ def make_slice(
     elif fewest < MIN_SEEKERS:
         note = f"one of the classes is held by {fewest} seekers: no interval below {MIN_SEEKERS}"
     else:
-        resamples = resample_seekers(labels, seeker_ids, n_bootstrap, seed)
+        resamples = bootstrap.resample_seekers(labels, seeker_ids, n_bootstrap, seed)
     return EvaluationSlice(name, mask, labels, len(np.unique(seeker_ids)), resamples, note)
 
 
@@ -140,8 +133,8 @@ def measure_slice(scores: np.ndarray, pairs: EvaluationSlice) -> SliceMetrics | 
         log_loss=each_seed(metrics.log_loss),
         brier=float(each_seed(metrics.brier).mean()),
         ece=float(each_seed(metrics.expected_calibration_error).mean()),
-        resampled_auc=resampled_auc(labels, scores, resamples) if resamples else None,
-        resampled_log_loss=resampled_log_loss(labels, scores, resamples) if resamples else None,
+        resampled_auc=bootstrap.resampled_auc(labels, scores, resamples) if resamples else None,
+        resampled_log_loss=bootstrap.resampled_log_loss(labels, scores, resamples) if resamples else None,
     )
 
 
@@ -207,7 +200,7 @@ def _difference(values: np.ndarray | None, base: np.ndarray | None) -> np.ndarra
 
 
 def _interval(values: np.ndarray | None) -> tuple[float | None, float | None]:
-    return (None, None) if values is None else percentile_interval(values)
+    return (None, None) if values is None else bootstrap.percentile_interval(values)
 
 
 def _spread(values: np.ndarray) -> float | None:

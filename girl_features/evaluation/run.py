@@ -35,7 +35,6 @@ class Evaluation(NamedTuple):
     comparison: Comparison
     windows: Windows
     contracts: dict[str, FeatureContract]  # row name -> contract
-    parts: dict[str, RankingParts]  # row name -> windows its rankers were given
     records: dict[str, GeneratorRecord]  # row name -> how its generator was trained
 
 
@@ -60,22 +59,15 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         split = ranking_split(tables, windows)
     rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
-    settings = config.evaluate
-    n_fits = len(rows) * len(settings.predictors) * len(settings.seeds)
-    with Progress("rankers", n_fits, "fits") as progress:
+    predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
+    stand_ins = stand_ins_of(config.lookup, config.students_dir)
+    with Progress("rankers", len(rows) * len(predictors) * len(seeds), "fits") as progress:
         comparison = compare_rows(
-            config.name,
-            rows,
-            settings.predictors,
-            make_ranker,
-            settings.seeds,
-            settings.n_bootstrap,
-            progress=progress.advance,
-            stand_ins=stand_ins_of(config.lookup, config.students_dir),
+            config.name, rows, predictors, make_ranker, seeds, n_bootstrap, progress.advance, stand_ins=stand_ins
         )
     save_comparison(config, comparison)
-    records = {row: record for row, (_, record) in generators.items()}
-    return Evaluation(comparison, windows, {row: contract for row, (contract, _) in generators.items()}, rows, records)
+    contracts = {row: contract for row, (contract, _) in generators.items()}
+    return Evaluation(comparison, windows, contracts, {row: record for row, (_, record) in generators.items()})
 
 
 def materialized_generators(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +9,6 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
-from girl_features.evaluation.compare import RankingParts
-from girl_features.evaluation.run import labelled_parts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment.fits import LabelledTexts
@@ -98,11 +95,6 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
 def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
     """Delete the CV versions that no decision of the ranking windows refers to: an experiment does not need them."""
     tables.connection.execute(_DELETE_UNRANKED, {"start": windows.rl_end})
-
-
-def joined_parts(data: ExperimentData, feast_repo: Path, contract: FeatureContract) -> RankingParts:
-    """Return the features of one contract for the ranking windows, from a point-in-time join through Feast."""
-    return labelled_parts(feast_repo, contract, data.decisions.values())
 
 
 def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureContract) -> dict[str, np.ndarray]:

@@ -12,17 +12,7 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import GirlError
-from girl_features.evaluation.report import (
-    AUC,
-    AUC_INTERVAL,
-    ECE,
-    GAIN,
-    GAIN_INTERVAL,
-    LOGLOSS,
-    PREDICTOR,
-    ROW,
-    VERDICT,
-)
+from girl_features.evaluation.report import AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, PREDICTOR, ROW, VERDICT
 from girl_features.evaluation.tables import Column, bullets, frame_of, inline, markdown_table, write_page
 from girl_features.lab.experiment.config import BASELINE_ROW, Cell, known_models, parse_pooling
 from girl_features.lab.experiment.plots import plot_data
@@ -36,13 +26,12 @@ from girl_features.lab.judge.verdicts import as_json
 
 FEW_SEEDS = 5
 _CELL_COLUMNS = [
-    *(PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, VERDICT, LOGLOSS, ECE),
-    Column("SD, seeds", "auc_seed_sd", ".4f"),
+    *(PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, VERDICT, LOGLOSS),
+    *(Column("ECE", "ece", ".4f"), Column("SD, seeds", "auc_seed_sd", ".4f")),
 ]
 _JOURNAL_COLUMNS = [
     *(Column("model", "model"), AUC, AUC_INTERVAL, LOGLOSS),
-    Column("cold AUC", "cold_auc", ".4f"),
-    Column("cold LogLoss", "cold_logloss", ".4f"),
+    *(Column("cold AUC", "cold_auc", ".4f"), Column("cold LogLoss", "cold_logloss", ".4f")),
     Column("AUC in the paper, other data", "paper_auc", ".4f"),
 ]
 _K_COLUMNS = [
