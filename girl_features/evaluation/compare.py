@@ -12,15 +12,7 @@ import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
 from girl_features.evaluation.reference import CosineRanker
-from girl_features.evaluation.results import (
-    BASE,
-    DEFINITIONS,
-    Comparison,
-    EvaluationSlice,
-    make_result,
-    make_slice,
-    measure_slice,
-)
+from girl_features.evaluation.results import BASE, DEFINITIONS, Comparison, make_result, make_slice, measure_slice
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
 from girl_features.tiers import CAVEAT, StandIns, at_tier, prior_alone
@@ -88,23 +80,22 @@ def compare_rows(
     _check_same_pairs(splits)
     test = splits[BASE].test
     cells, tier_cells = _score_all(splits, predictors, make_ranker, seeds, progress, stand_ins)
-
-    def slice_of(name: str, mask: np.ndarray) -> EvaluationSlice:
-        return make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
-
-    every_pair = slice_of("all", np.ones(len(test.labels), dtype=bool))
-    slices = [every_pair, slice_of("cold", test.is_cold_start.astype(bool))]
+    masks = {"all": np.ones(len(test.labels), dtype=bool), "cold": test.is_cold_start.astype(bool)}
+    slices = [
+        make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
+        for name, mask in masks.items()
+    ]
     measured = {pairs.name: {cell: measure_slice(scores, pairs) for cell, scores in cells.items()} for pairs in slices}
     rows = []
     for pairs in slices:
-        for (predictor, row), metrics in measured[pairs.name].items():
-            base = measured[pairs.name][predictor, BASE]
-            rows.append(make_result(data, predictor, row, pairs, metrics, base, len(cells[predictor, row])))
+        for cell, metrics in measured[pairs.name].items():
+            base = measured[pairs.name][cell[0], BASE]
+            rows.append(make_result(data, cell, pairs, metrics, base, len(cells[cell])))
     tier_rows = []
     for (predictor, row, tier), scores in tier_cells.items():
-        pairs = every_pair._replace(name=f"tier_{tier.name.lower()}")
+        pairs = slices[0]._replace(name=f"tier_{tier.name.lower()}")
         base = measured["all"][predictor, BASE]
-        tier_rows.append(make_result(data, predictor, row, pairs, measure_slice(scores, pairs), base, len(scores)))
+        tier_rows.append(make_result(data, (predictor, row), pairs, measure_slice(scores, pairs), base, len(scores)))
     meta = {
         "data": data,
         "seeds": list(seeds),
@@ -151,8 +142,7 @@ def _check_settings(
 
 def _check_same_pairs(splits: Mapping[str, RankingParts]) -> None:
     for row, parts in splits.items():
-        for name, part in parts._asdict().items():
-            base_part = getattr(splits[BASE], name)
+        for name, part, base_part in zip(RankingParts._fields, parts, splits[BASE], strict=True):
             n = part.features.n_pairs
             for field in ("labels", "seeker_ids", "is_cold_start"):
                 values = getattr(part, field)

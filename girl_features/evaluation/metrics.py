@@ -33,13 +33,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return (r,) AUCs, each as if row i occurred `weights[i, r]` times. O(n log n + n r).
 
-    Args:
-        labels: (n,) bool, with both classes.
-        scores: (n,) finite numbers.
-        weights: (n, r) counts, at least one match and one mismatch above zero in every column.
-
     Raises:
-        UndefinedMetricError: a column of weights leaves only one class.
+        UndefinedMetricError: a column of the (n, r) weights leaves only one class.
     """
     positives, negatives = np.flatnonzero(labels), np.flatnonzero(~labels)
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
@@ -61,9 +56,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the (n,) cost in nats of each pair: -log of the probability of the true label, clipped by CLIP.
 
-    Raises:
-        ShapeError: labels and scores differ in length.
-        UndefinedMetricError: a probability outside 0 to 1, or not finite.
+    Raises as `checked_probabilities`.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
     of_true_label = np.where(matched, probabilities, 1 - probabilities)
@@ -87,9 +80,7 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, n_bins: int
     Equal probabilities always share a bin, so the curve does not depend on the order of the rows. Many equal
     probabilities make fewer bins.
 
-    Raises:
-        ShapeError: labels and probabilities differ in length.
-        UndefinedMetricError: a probability outside 0 to 1, or `n_bins` below 1.
+    Raises as `checked_probabilities`, and UndefinedMetricError if `n_bins` is below 1.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
     if n_bins < 1:

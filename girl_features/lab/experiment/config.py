@@ -22,7 +22,6 @@ BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead 
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
 _GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
-Stage = Literal["sft", "reward", "ppo"]
 
 
 class _ExperimentModel(BaseModel):
@@ -42,7 +41,7 @@ class DataSource(_ExperimentModel):
 class ExperimentGenerator(_ExperimentModel):
     """A generator of the experiment: the stages that train it, and its changes to the data set's girl.yaml."""
 
-    stages: tuple[Stage, ...] = ("sft",)
+    stages: tuple[Literal["sft", "reward", "ppo"], ...] = ("sft",)
     set: tuple[str, ...] = ()  # as `--set`: sampling.n=8
 
 
@@ -135,11 +134,7 @@ class ExperimentConfig(_ExperimentModel):
                 raise ValueError(f"claim {claim.name!r} speaks of {unknown[0]!r}, which no grid or baseline runs")
 
     def only(self, names: Sequence[str] | None) -> ExperimentConfig:
-        """Return the experiment on some of its data sets; on all of them if no names are given.
-
-        Raises:
-            ConfigError: a name is not a data set of the experiment.
-        """
+        """Return the experiment on some of its data sets; on all of them if no names are given."""
         if not names:
             return self
         if unknown := [name for name in names if name not in self.data]:

@@ -16,6 +16,7 @@ from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.lab.experiment.data import History
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
+from girl_features.tiers import at_tier
 from girl_features.vectors.regression import LinearMap, ridge_path
 from girl_features.vectors.similarity import mean_of_nearest
 
@@ -25,7 +26,7 @@ _RIDGES = (0.1, 1.0, 10.0, 100.0)  # on unit vectors of some thousand pairs
 
 def cv_twice(parts: RankingParts) -> RankingParts:
     """Return [c; j; c]: the CV in the generated JD's place, so as wide as the enhanced row without new content."""
-    return _map(parts, lambda f: _with_generated(f, f.cv))
+    return _from_cv(parts, lambda cv: cv)
 
 
 def shuffled(parts: RankingParts, seed: int) -> RankingParts:
@@ -55,13 +56,12 @@ def shuffled(parts: RankingParts, seed: int) -> RankingParts:
 
 def regression(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
     """Return the pairs with j' predicted from c by a ridge regression, fitted on m matched pairs (m, d)."""
-    expected_jd = fit_jd_regression(cv_vectors, jd_vectors)
-    return _map(parts, lambda f: _with_generated(f, expected_jd(f.cv)))
+    return _from_cv(parts, fit_jd_regression(cv_vectors, jd_vectors))
 
 
 def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
     """Return the pairs with j' as the mean JD vector of the N_NEIGHBOURS matched pairs whose CVs are nearest to c."""
-    return _map(parts, lambda f: _with_generated(f, mean_of_nearest(f.cv, cv_vectors, jd_vectors, N_NEIGHBOURS)))
+    return _from_cv(parts, lambda cv: mean_of_nearest(cv, cv_vectors, jd_vectors, N_NEIGHBOURS))
 
 
 def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
@@ -100,10 +100,10 @@ def _without_jd(cv: np.ndarray, jd: np.ndarray, contract: str) -> PairFeatures:
     return PairFeatures(cv, jd, np.zeros_like(cv), np.full(len(cv), Tier.PRIOR, np.int8), contract)
 
 
-def _map(parts: RankingParts, change: Callable[[PairFeatures], PairFeatures]) -> RankingParts:
-    return RankingParts(*(part._replace(features=change(part.features)) for part in parts))
-
-
-def _with_generated(features: PairFeatures, vectors: np.ndarray) -> PairFeatures:
-    tier = np.full(features.n_pairs, Tier.GENERATED, np.int8)
-    return features._replace(generated_jd=vectors.astype(np.float32), tier=tier)
+def _from_cv(parts: RankingParts, generate: Callable[[np.ndarray], np.ndarray]) -> RankingParts:
+    """Return the pairs with j' made from c, for every pair."""
+    changed_parts = []
+    for part in parts:
+        vectors = generate(part.features.cv).astype(np.float32)
+        changed_parts.append(part._replace(features=at_tier(part.features, Tier.GENERATED, vectors)))
+    return RankingParts(*changed_parts)

@@ -35,7 +35,6 @@ _DECISIONS_WITH_TEXTS = """
     ORDER BY decided_at, job_seeker_id, job_id
 """
 
-
 # removes the CV versions that no decision from $start on refers to
 _DELETE_UNRANKED = """
     DELETE FROM job_seekers WHERE (job_seeker_id, updated_at) NOT IN (
@@ -74,11 +73,7 @@ class ExperimentData(NamedTuple):
 
 
 def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
-    """Read the decisions of every window with their texts.
-
-    Raises:
-        EmptyWindowError: a ranking window is empty or of one class.
-    """
+    """Read the decisions of every window with their texts; EmptyWindowError for a ranking window of one class."""
     split = ranking_split(tables, windows)
     decisions = {}
     for part, ranked in split._asdict().items():

@@ -55,7 +55,6 @@ def prepare(
 
     Raises:
         InterruptedRunError: `should_stop` returned True.
-        GirlError: as training, materializing and reading do.
     """
     config, source, folder = config.on(name), config.data[name], config.folder_of(name)
     write_sample_market(source)

@@ -12,8 +12,8 @@ import numpy as np
 from girl_features.evaluation.metrics import CalibrationCurve, calibration_curve
 from girl_features.evaluation.results import (
     BASE,
+    Measured,
     ResultRow,
-    SliceMetrics,
     Verdict,
     gains_over,
     make_result,
@@ -102,7 +102,7 @@ def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Ma
         measured = {cell: measure_slice(cell_scores, pairs) for cell, cell_scores in scores.items()}
         for cell, metrics in measured.items():
             base = measured.get(Cell(cell.predictor, BASE))
-            rows.append(make_result(prepared.name, cell.predictor, cell.row, pairs, metrics, base, len(scores[cell])))
+            rows.append(make_result(prepared.name, cell, pairs, metrics, base, len(scores[cell])))
         for claim in config.all_claims:
             claims.append(judge_claim(prepared.name, claim, name, measured, int(mask.sum()), prepared.simulation))
     curves = {cell: calibration_curve(test.labels, cell_scores[0]) for cell, cell_scores in scores.items()}
@@ -110,7 +110,7 @@ def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Ma
 
 
 def judge_claim(
-    data: str, claim: Claim, slice_name: str, measured: Mapping[Cell, SliceMetrics | None], n: int, simulation: bool
+    data: str, claim: Claim, slice_name: str, measured: Mapping[Cell, Measured], n: int, simulation: bool
 ) -> ClaimResult:
     """Return the verdict on `claim`, from the cells as measured on one slice of n pairs."""
     subject, over = (measured[cell] for cell in claim.cells)

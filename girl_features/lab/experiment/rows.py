@@ -21,6 +21,7 @@ from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import Ranker, TextRanker
 
+BASE_ROWS = ("base", "contrastive", "base-windows")  # their rankers have the form `base`
 SHUFFLE_SEED = 0
 
 
@@ -31,7 +32,7 @@ class ExperimentSteps(NamedTuple):
     """
 
     make_ranker: Callable[[str, str, int], Ranker]
-    make_baseline: Callable[[str, int, Path, VectorTable], TextRanker]
+    make_baseline: Callable[..., TextRanker]  # from name and seed, `language_model` folder and its vector `table`
     train: Callable[[str, Tables, Windows, GirlConfig], Path]
     tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path], Path]
     open_encoder: Callable[[str], TextEncoder]
@@ -62,66 +63,54 @@ class PreparedData(NamedTuple):
     folder: Path  # of tuned encoders and vectors
 
 
-class RowFeatures(NamedTuple):
-    """The ranking windows with the features of one row."""
-
-    form: str  # base or enhanced
-    parts: RankingParts
-    weighs_spread: bool = False
-
-
 def row_features(
     row: str,
     prepared: PreparedData,
     reference: GeneratorFeatures,
     samples: GeneratorFeatures | None,
     steps: ExperimentSteps,
-) -> RowFeatures:
+) -> RankingParts:
     """Return the features of `row`. New vectors and tuned encoders are kept on disk.
 
     The controls are made from the generator `reference`, and rows such as `mean-4` from `samples`.
     """
     if row in prepared.generators:
-        return RowFeatures("enhanced", prepared.generators[row].parts)
+        return prepared.generators[row].parts
     pooling = parse_pooling(row)
     if pooling is not None:
         assert samples is not None, "checked with the config"
         jds = [jd for part in samples.texts.values() for pair_jds in part for jd in pair_jds]
-        parts = pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
-        return RowFeatures("enhanced", parts, weighs_spread=pooling.pooling == "dispersion")
+        return pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
     if row == "cv-twice":
-        return RowFeatures("enhanced", controls.cv_twice(reference.parts))
+        return controls.cv_twice(reference.parts)
     if row == "shuffled":
-        return RowFeatures("enhanced", controls.shuffled(reference.parts, SHUFFLE_SEED))
+        return controls.shuffled(reference.parts, SHUFFLE_SEED)
     base = _base_parts(reference)
     if row == "base":
-        return RowFeatures("base", base)
+        return base
     if row == "contrastive":
-        return RowFeatures("base", _contrastive_parts(prepared, base, steps))
+        return _contrastive_parts(prepared, base, steps)
     history = prepared.data.history
     table = prepared.vectors.table([*history.cvs, *history.jds])
     if row == "base-windows":
         cv, jd = table.of(list(history.cvs)), table.of(list(history.jds))
-        return RowFeatures("base", controls.more_training_pairs(base, cv, jd, history))
+        return controls.more_training_pairs(base, cv, jd, history)
     cv, jd = map(table.of, _matched_texts(history))
     if row == "regression":
-        return RowFeatures("enhanced", controls.regression(reference.parts, cv, jd))
+        return controls.regression(reference.parts, cv, jd)
     assert row == "neighbour", row
-    return RowFeatures("enhanced", controls.neighbour(reference.parts, cv, jd))
+    return controls.neighbour(reference.parts, cv, jd)
 
 
 def baseline_vectors(
-    prepared: PreparedData,
-    reference: GeneratorFeatures,
-    baselines: Sequence[str],
-    language_model_encoder: Callable[[Path], TextEncoder],
+    prepared: PreparedData, reference: GeneratorFeatures, baselines: Sequence[str], steps: ExperimentSteps
 ) -> VectorTable:
     """Return vectors, by the reference generator's language model, of all generated and real JDs of the windows."""
     if not any(name.startswith("bigrec") for name in baselines):
         return VectorTable({}, np.zeros((0, 1), np.float32))  # no other baseline reads them
     texts = [pair_jds[0] for part in reference.texts.values() for pair_jds in part if pair_jds]
     texts += [jd for frame in prepared.data.decisions.values() for jd in frame["jd"]]
-    return TextVectors(language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
+    return TextVectors(steps.language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
 
 
 def _base_parts(reference: GeneratorFeatures) -> RankingParts:

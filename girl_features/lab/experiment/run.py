@@ -25,9 +25,8 @@ from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
 from girl_features.lab.experiment.data import text_parts
 from girl_features.lab.experiment.fits import FitId, FitTask, Parts, fit_path, parts_hash, read_fit, run_fit
 from girl_features.lab.experiment.results import ExperimentResults, measure_data
-from girl_features.lab.experiment.rows import ExperimentSteps, PreparedData, baseline_vectors, row_features
+from girl_features.lab.experiment.rows import BASE_ROWS, ExperimentSteps, PreparedData, baseline_vectors, row_features
 from girl_features.lab.experiment.several_jds import SpreadRanker
-from girl_features.lab.text_vectors import VectorTable
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker, TextRanker
 
@@ -88,13 +87,14 @@ def _fit_tasks(
     samples = prepared.generators[config.samples] if config.samples else None
     for row, cells in groupby(config.cells, key=lambda cell: cell.row):
         parts: Parts
+        make: Callable[[str, int], Ranker | TextRanker]
         if row == BASELINE_ROW:
             parts, settings = text_parts(prepared.data, reference.texts), reference.contract.fingerprint
-            table = baseline_vectors(prepared, reference, config.baselines, steps.language_model_encoder)
-            make = partial(_make_baseline, steps.make_baseline, reference.folder, table)
+            table = baseline_vectors(prepared, reference, config.baselines, steps)
+            make = partial(steps.make_baseline, language_model=reference.folder, table=table)
         else:
-            form, parts, weighs_spread = row_features(row, prepared, reference, samples, steps)
-            settings = f"{form} {weighs_spread}"
+            form, weighs_spread = "base" if row in BASE_ROWS else "enhanced", row.startswith("dispersion-")
+            parts, settings = row_features(row, prepared, reference, samples, steps), f"{form} {weighs_spread}"
             make = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
         inputs = parts_hash(parts)
         for cell in cells:
@@ -108,12 +108,6 @@ def _make_ranker(
 ) -> Ranker:
     ranker = CosineRanker() if predictor == "cosine" else make_ranker(predictor, form, seed)
     return SpreadRanker(ranker) if weighs_spread else ranker
-
-
-def _make_baseline(
-    make: Callable[[str, int, Path, VectorTable], TextRanker], folder: Path, table: VectorTable, name: str, seed: int
-) -> TextRanker:
-    return make(name, seed, folder, table)
 
 
 def _make_missing(
