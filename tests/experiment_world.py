@@ -26,7 +26,6 @@ from girl_features.lab.experiment.run import run_experiment
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
-from girl_features.vectors.regression import fit_logistic
 from tests.fakes import HashingEncoder, feature_contract
 from tests.text_pairs import objects
 
@@ -84,8 +83,7 @@ def prepared_for(folder: Path, name: str) -> PreparedData:
     data = ExperimentData(name, frames, history, windows)
     market = folder / "out" / "trial" / name
     vectors = TextVectors(HashingEncoder(D), market / "vectors")
-    notes = ("girl: stage sft",)
-    generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, notes)
+    generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, "stage sft")
     return PreparedData(name, True, data, {"girl": generator}, vectors, "hashing", market)
 
 
@@ -178,7 +176,6 @@ def steps_for(log: Path | None = None) -> ExperimentSteps:
         tune_encoder=_nothing,
         open_encoder=_nothing,
         language_model_encoder=_hashing,
-        fit_logistic=fit_logistic,
     )
 
 

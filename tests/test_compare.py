@@ -19,10 +19,10 @@ from girl_features.evaluation.bootstrap import (
     resampled_log_loss,
     seed_shares,
 )
-from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
+from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.metrics import auc, log_loss
 from girl_features.evaluation.reference import CosineRanker
-from girl_features.evaluation.results import ResultRow
+from girl_features.evaluation.results import Comparison, ResultRow
 from girl_features.evaluation.run import save_comparison
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier

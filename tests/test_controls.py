@@ -17,7 +17,6 @@ from girl_features.lab.experiment.several_jds import SpreadRanker, pool_generate
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
-from girl_features.vectors.regression import fit_logistic
 from girl_features.vectors.similarity import mean_of_nearest
 from tests.text_pairs import objects
 
@@ -163,7 +162,7 @@ def test_the_spread_says_when_to_trust_a_score() -> None:
         return PairFeatures(np.ones((n, D), np.float32), jd, generated, tier, "0123456789ab"), labels
 
     (train, labels), (valid, valid_labels), (test, test_labels) = world(10), world(500), world(500)
-    plain, spread = LogitOfJd(), SpreadRanker(LogitOfJd(), fit_logistic)
+    plain, spread = LogitOfJd(), SpreadRanker(LogitOfJd())
     spread.fit(train, labels, valid, valid_labels)
     scores = spread.score(test)
     assert ((scores > 0) & (scores < 1)).all()

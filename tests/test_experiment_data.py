@@ -9,9 +9,9 @@ import pytest
 
 from girl_features.errors import GirlError
 from girl_features.input.splits import Windows
-from girl_features.lab.experiment import extras as experiment_extras
+from girl_features.lab.experiment import report as experiment_report
 from girl_features.lab.experiment.data import keep_ranked_cvs, load_data
-from girl_features.lab.experiment.extras import make_extras
+from girl_features.lab.experiment.report import make_extras
 from girl_features.lab.experiment.results import DataResults
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import Tombstones, copy_tombstones, id_hash, lift_tombstone, raise_tombstone
@@ -64,7 +64,7 @@ def test_an_extra_that_fails_says_so_on_the_page(tmp_path: Path, monkeypatch: py
     def fails(*_: object, **__: object) -> None:
         raise GirlError("the endpoint is down; start it and run again")
 
-    monkeypatch.setattr(experiment_extras, "measure_run", fails)
+    monkeypatch.setattr(experiment_report, "measure_run", fails)
     config = config_for(tmp_path, ground_queries=5)
     results = DataResults(config, prepared_for(tmp_path, "market"), [], [], {}, {})
     found = make_extras(results, steps_for(None))

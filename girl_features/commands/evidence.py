@@ -28,19 +28,15 @@ def run(
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
     from girl_features.errors import InterruptedRunError
+    from girl_features.evaluation.machine import n_cores
     from girl_features.lab.experiment.config import load_experiment
-    from girl_features.lab.experiment.plan import plan_experiment, plan_lines
-    from girl_features.lab.experiment.prepare import (
-        default_jobs,
-        prepare,
-        write_sample_market,
-    )
+    from girl_features.lab.experiment.prepare import plan_experiment, plan_lines, prepare
     from girl_features.lab.experiment.run import run_experiment
 
     config = load_experiment(file).only(data)
-    n_workers = jobs or default_jobs()
+    n_workers = jobs or n_cores()
     if dry_run:
-        plans = plan_experiment(config, lambda name: write_sample_market(config.data[name]))
+        plans = plan_experiment(config)
         result = [plan._asdict() for plan in plans]
         common.emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return
@@ -68,8 +64,7 @@ def _report(results: Any, steps: ExperimentSteps, command: str, markdown: Path |
     from datetime import UTC, datetime
 
     from girl_features.evaluation.machine import machine_description
-    from girl_features.lab.experiment.extras import make_extras
-    from girl_features.lab.experiment.report import to_json, write_experiment
+    from girl_features.lab.experiment.report import make_extras, to_json, write_experiment
     from girl_features.lab.experiment.summary import verdict_line
 
     folder = results.config.workspace / results.config.name
@@ -95,7 +90,6 @@ def _experiment_steps() -> ExperimentSteps:
     from girl_features.encoder import SentenceTransformerEncoder
     from girl_features.errors import require
     from girl_features.lab.experiment.rows import ExperimentSteps
-    from girl_features.vectors.regression import fit_logistic
 
     rankers, baselines = "girl_features.integrations.rankers", "girl_features.lab.baselines"
     return ExperimentSteps(
@@ -105,7 +99,6 @@ def _experiment_steps() -> ExperimentSteps:
         tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
         language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
-        fit_logistic=fit_logistic,
     )
 
 

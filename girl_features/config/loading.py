@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from girl_features.config.settings import GirlConfig
 from girl_features.errors import ConfigError
 
+Model = TypeVar("Model", bound=BaseModel)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -28,20 +29,29 @@ def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
     """
     if not path.is_file():
         raise ConfigError(f"no config at {str(path)!r}; `girl init DIR` writes one, or give --config FILE")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} should hold a mapping with at least `tables:`, found {type(raw).__name__}")
     for override in overrides or []:
         _apply_override(raw, override)
+    return _resolve_paths(validated(GirlConfig, raw, path), path.parent.resolve())
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the values of a YAML file; raise ConfigError if it is not YAML."""
     try:
-        config = GirlConfig.model_validate(raw)
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+
+
+def validated(model: type[Model], raw: Any, path: Path) -> Model:
+    """Return the values of the file `path` as a pydantic model; the ConfigError names each wrong setting."""
+    try:
+        return model.model_validate(raw)
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{path}: {places}") from error
-    return _resolve_paths(config, path.parent.resolve())
 
 
 def write_resolved(config: GirlConfig, path: Path) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 from girl_features.errors import UndefinedMetricError
 from girl_features.evaluation.metrics import checked_scores, log_losses, weighted_auc
 
-LEVEL = 0.95
 _WEIGHTS_AT_ONCE = 2_000_000  # float64 weights in memory at a time: 16 MB for each temporary array
 
 
@@ -30,21 +29,8 @@ class Resamples(NamedTuple):
     n_redrawn: int  # draws that were replaced because they lacked a class
 
 
-class Interval(NamedTuple):
-    """Ends of a percentile interval."""
-
-    low: float
-    high: float
-
-
 def resample_seekers(labels: np.ndarray, seeker_ids: np.ndarray, n_resamples: int, seed: int) -> Resamples:
-    """Draw the seekers `n_resamples` times with replacement, and replace draws that lack a class.
-
-    Args:
-        labels: (n,) bool.
-        seeker_ids: (n,) str, the seeker of each row.
-        n_resamples: number of draws.
-        seed: of the random generator.
+    """Draw the seekers of n rows with replacement, `n_resamples` times, and replace draws that lack a class.
 
     Raises:
         ShapeError: labels and ids differ in length.
@@ -72,11 +58,7 @@ def resample_seekers(labels: np.ndarray, seeker_ids: np.ndarray, n_resamples: in
 
 
 def resampled_auc(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Return the (r,) AUC of each resample, averaged over the seeds it draws; `scores` are (s, n).
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `metrics.auc`.
-    """
+    """Return the (r,) AUC of each resample, averaged over the seeds it draws; `scores` are (s, n)."""
     n_resamples = len(resamples.counts)
     total = np.zeros(n_resamples)
     shares = seed_shares(n_resamples, len(scores))
@@ -91,21 +73,10 @@ def resampled_auc(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) 
 
 
 def resampled_log_loss(labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Return the (r,) LogLoss of each resample, averaged over the seeds it draws.
-
-    Args:
-        labels: (n,) bool.
-        scores: (s, n) probabilities.
-        resamples: of the n rows.
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `metrics.log_losses`.
-    """
+    """Return the (r,) LogLoss of each resample, averaged over the seeds it draws; `scores` are (s, n) probabilities."""
     n_rows = np.bincount(resamples.seeker)
-    by_seeker = np.stack(
-        [np.bincount(resamples.seeker, weights=log_losses(labels, seed_scores)) for seed_scores in scores]
-    )  # (s, m)
-    by_seed = resamples.counts @ by_seeker.T  # (r, s), summed over the rows drawn
+    by_seeker = [np.bincount(resamples.seeker, weights=log_losses(labels, seed_scores)) for seed_scores in scores]
+    by_seed = resamples.counts @ np.stack(by_seeker, axis=1)  # (r, m) @ (m, s): sums over the rows drawn
     shares = seed_shares(len(resamples.counts), len(scores))
     return np.asarray((by_seed * shares).sum(axis=1) / (resamples.counts @ n_rows))
 
@@ -116,7 +87,7 @@ def seed_shares(n_resamples: int, n_seeds: int) -> np.ndarray:
     return np.asarray(drawn / n_seeds)
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval:
-    """Return the ends of the middle `level` of (r,) resampled values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the middle 95 % of (r,) resampled values."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError, UndefinedMetricError
 from girl_features.evaluation.reference import CosineRanker
-from girl_features.evaluation.results import (
-    BASE,
-    DEFINITIONS,
-    Comparison,
-    EvaluationSlice,
-    ResultRow,
-    make_result,
-    make_slice,
-    measure_slice,
-)
+from girl_features.evaluation.results import BASE, DEFINITIONS, Comparison, make_result, make_slice, measure_slice
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import JOB_SEEKER_ID, MATCHED, Tier
 from girl_features.tiers import CAVEAT, StandIns, at_tier, prior_alone
-
-__all__ = ["BASE", "COSINE", "Comparison", "LabelledPairs", "RankingParts", "ResultRow", "compare_rows"]
 
 COSINE = "cosine"
 
@@ -43,6 +34,16 @@ class LabelledPairs(NamedTuple):
         seeker_ids = decisions[JOB_SEEKER_ID].to_numpy().astype(np.str_)
         return cls(features, decisions[MATCHED].to_numpy(), seeker_ids, decisions["is_cold_start"].to_numpy())
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of pairs and of seekers, and of pairs of each kind."""
+        return {
+            "n": len(self.labels),
+            "n_matched": int(self.labels.sum()),
+            "n_seekers": len(np.unique(self.seeker_ids)),
+            "n_cold_start": int(self.is_cold_start.sum()),
+            "n_with_generated_jd": int(self.features.has_generated_jd.sum()),
+        }
+
 
 class RankingParts(NamedTuple):
     """The three windows on which a ranker is trained, calibrated and evaluated."""
@@ -59,22 +60,16 @@ def compare_rows(
     make_ranker: Callable[[str, str, int], Ranker],
     seeds: Sequence[int],
     n_bootstrap: int = 1000,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda n_fits: None,
     bootstrap_seed: int = 0,
     stand_ins: StandIns = prior_alone,
 ) -> Comparison:
     """Train every predictor on every row with every seed, and compare each row with base on the test part.
 
-    Args:
-        data: name of the data set.
-        splits: row name to its parts: `base` and at least one more, all of the same pairs in the same order.
-        predictors: names `make_ranker` knows; the untrained `cosine` is added as a base-only reference.
-        make_ranker: (predictor, form, seed) to an unfitted ranker; the form is `base` or `enhanced`.
-        seeds: of the rankers; metrics are averaged over them.
-        n_bootstrap: number of resamples of the test seekers.
-        progress: called with 1 after each of the predictors x rows x seeds fits.
-        bootstrap_seed: of the resampling.
-        stand_ins: features the lower tiers of a look-up give the test pairs; each tier is a slice, `tier_prior` ...
+    `splits` has the parts of each row, `base` and at least one more, all of the same pairs in the same order.
+    `make_ranker` makes an unfitted ranker from predictor, form (`base` or `enhanced`) and seed. The untrained `cosine`
+    is added as a base-only reference. Metrics are averaged over the seeds. `progress` is called with 1 after each fit.
+    Each lower tier of a look-up that `stand_ins` gives features for is a slice of its own, `tier_prior` ...
 
     Raises:
         ConfigError: nothing to compare, repeated predictors or seeds, or `cosine` among the predictors.
@@ -85,23 +80,22 @@ def compare_rows(
     _check_same_pairs(splits)
     test = splits[BASE].test
     cells, tier_cells = _score_all(splits, predictors, make_ranker, seeds, progress, stand_ins)
-
-    def slice_of(name: str, mask: np.ndarray) -> EvaluationSlice:
-        return make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
-
-    every_pair = slice_of("all", np.ones(len(test.labels), dtype=bool))
-    slices = [every_pair, slice_of("cold", test.is_cold_start.astype(bool))]
+    masks = {"all": np.ones(len(test.labels), dtype=bool), "cold": test.is_cold_start.astype(bool)}
+    slices = [
+        make_slice(name, test.labels, test.seeker_ids, mask, n_bootstrap, bootstrap_seed)
+        for name, mask in masks.items()
+    ]
     measured = {pairs.name: {cell: measure_slice(scores, pairs) for cell, scores in cells.items()} for pairs in slices}
     rows = []
     for pairs in slices:
-        for (predictor, row), metrics in measured[pairs.name].items():
-            base = measured[pairs.name][predictor, BASE]
-            rows.append(make_result(data, predictor, row, pairs, metrics, base, len(cells[predictor, row])))
+        for cell, metrics in measured[pairs.name].items():
+            base = measured[pairs.name][cell[0], BASE]
+            rows.append(make_result(data, cell, pairs, metrics, base, len(cells[cell])))
     tier_rows = []
     for (predictor, row, tier), scores in tier_cells.items():
-        pairs = every_pair._replace(name=f"tier_{tier.name.lower()}")
+        pairs = slices[0]._replace(name=f"tier_{tier.name.lower()}")
         base = measured["all"][predictor, BASE]
-        tier_rows.append(make_result(data, predictor, row, pairs, measure_slice(scores, pairs), base, len(scores)))
+        tier_rows.append(make_result(data, (predictor, row), pairs, measure_slice(scores, pairs), base, len(scores)))
     meta = {
         "data": data,
         "seeds": list(seeds),
@@ -109,7 +103,7 @@ def compare_rows(
         "bootstrap_seed": bootstrap_seed,
         "n_redrawn": {s.name: s.resamples.n_redrawn if s.resamples else None for s in slices},
         "contracts": {row: parts.test.features.contract for row, parts in splits.items()},
-        "parts": {name: _describe(part) for name, part in splits[BASE]._asdict().items()},
+        "parts": {name: part.counts() for name, part in splits[BASE]._asdict().items()},
         "definitions": DEFINITIONS,
     }
     if {Tier.STUDENT, Tier.NEIGHBOURS} & {tier for _, _, tier in tier_cells}:
@@ -148,8 +142,7 @@ def _check_settings(
 
 def _check_same_pairs(splits: Mapping[str, RankingParts]) -> None:
     for row, parts in splits.items():
-        for name, part in parts._asdict().items():
-            base_part = getattr(splits[BASE], name)
+        for name, part, base_part in zip(RankingParts._fields, parts, splits[BASE], strict=True):
             n = part.features.n_pairs
             for field in ("labels", "seeker_ids", "is_cold_start"):
                 values = getattr(part, field)
@@ -167,32 +160,25 @@ def _score_all(
     predictors: Sequence[str],
     make_ranker: Callable[[str, str, int], Ranker],
     seeds: Sequence[int],
-    progress: Callable[[int], object] | None,
+    progress: Callable[[int], object],
     stand_ins: StandIns,
 ) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str, Tier], np.ndarray]]:
-    """Return (predictor, row) -> (s, n) test probabilities, one line for each seed, and the same by tier.
-
-    The cosine has nothing random in it, and so one line.
-    """
-    cells = {(COSINE, BASE): _fit_and_score(CosineRanker(), splits[BASE], "the cosine")[np.newaxis]}
-    tier_cells: dict[tuple[str, str, Tier], np.ndarray] = {}
-    lower_tiers = {row: stand_ins(parts.test.features) for row, parts in splits.items() if row != BASE}
-    for predictor in predictors:
-        for row, parts in splits.items():
-            scores: list[np.ndarray] = []
-            by_tier: dict[Tier, list[np.ndarray]] = {tier: [] for tier in lower_tiers.get(row, ())}
-            for seed in seeds:
-                name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
-                ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
-                scores.append(_fit_and_score(ranker, parts, name))
-                for tier, tier_scores in by_tier.items():
-                    tier_scores.append(_score(ranker, at_tier(parts.test.features, tier, lower_tiers[row][tier]), name))
-                if progress is not None:
-                    progress(1)
-            cells[predictor, row] = np.stack(scores)
-            for tier, tier_scores in by_tier.items():
-                tier_cells[predictor, row, tier] = np.stack(tier_scores)
-    return cells, tier_cells
+    """Return (predictor, row) -> (s, n) test probabilities of s seeds (the cosine has one), and the same by tier."""
+    cells = defaultdict(list, {(COSINE, BASE): [_fit_and_score(CosineRanker(), splits[BASE], "the cosine")]})
+    tier_cells: dict[tuple[str, str, Tier], list[np.ndarray]] = defaultdict(list)
+    lower_tiers = {row: {} if row == BASE else stand_ins(parts.test.features) for row, parts in splits.items()}
+    for predictor, (row, parts), seed in product(predictors, splits.items(), seeds):
+        name = f"ranker {predictor!r}, row {row!r}, seed {seed}"
+        ranker = make_ranker(predictor, BASE if row == BASE else "enhanced", seed)
+        cells[predictor, row].append(_fit_and_score(ranker, parts, name))
+        for tier, vectors in lower_tiers[row].items():
+            features = at_tier(parts.test.features, tier, vectors)
+            tier_cells[predictor, row, tier].append(_score(ranker, features, name))
+        progress(1)
+    return (
+        {cell: np.stack(scores) for cell, scores in cells.items()},
+        {cell: np.stack(scores) for cell, scores in tier_cells.items()},
+    )
 
 
 def _fit_and_score(ranker: Ranker, parts: RankingParts, name: str) -> np.ndarray:
@@ -204,40 +190,19 @@ def _score(ranker: Ranker, features: PairFeatures, name: str) -> np.ndarray:
     return check_scores(ranker.score(features), features.n_pairs, name)
 
 
-def _describe(part: LabelledPairs) -> dict[str, Any]:
-    return {
-        "n": len(part.labels),
-        "n_matched": int(part.labels.sum()),
-        "n_seekers": len(np.unique(part.seeker_ids)),
-        "n_cold_start": int(part.is_cold_start.sum()),
-        "n_with_generated_jd": int(part.features.has_generated_jd.sum()),
-    }
-
-
 def _score_frame(
     data: str, cells: Mapping[tuple[str, str], np.ndarray], test: LabelledPairs, seeds: Sequence[int]
 ) -> pl.DataFrame:
     """Return one line for each predictor, row, seed and test pair; the seed is null for the cosine."""
-    pairs = pl.DataFrame(
-        {
-            "pair": np.arange(len(test.labels)),
-            JOB_SEEKER_ID: test.seeker_ids.astype(str),
-            MATCHED: test.labels.astype(bool),
-            "is_cold_start": test.is_cold_start.astype(bool),
-        }
-    )
+    pairs = {
+        "pair": np.arange(len(test.labels)),
+        JOB_SEEKER_ID: test.seeker_ids.astype(str),
+        MATCHED: test.labels.astype(bool),
+        "is_cold_start": test.is_cold_start.astype(bool),
+    }
     frames = []
     for (predictor, row), scores in cells.items():
-        cell_seeds: Sequence[int | None] = [None] if predictor == COSINE else seeds
-        for seed, seed_scores in zip(cell_seeds, scores, strict=True):
-            frames.append(
-                pairs.select(
-                    pl.lit(data).alias("data"),
-                    pl.lit(predictor).alias("predictor"),
-                    pl.lit(row).alias("row"),
-                    pl.lit(seed, dtype=pl.Int64).alias("seed"),
-                    pl.all(),
-                    pl.Series("score", seed_scores),
-                )
-            )
+        for seed, seed_scores in zip([None] if predictor == COSINE else seeds, scores, strict=True):
+            fit = {"data": data, "predictor": predictor, "row": row, "seed": seed}
+            frames.append(pl.DataFrame({**fit, **pairs, "score": seed_scores}, schema_overrides={"seed": pl.Int64}))
     return pl.concat(frames)

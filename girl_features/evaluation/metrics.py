@@ -22,12 +22,8 @@ class CalibrationCurve(NamedTuple):
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Return the chance that a random match scores above a random mismatch; a tie counts one half (Mann-Whitney).
 
-    Args:
-        labels: (n,) bool, or numbers 0 and 1.
-        scores: (n,) finite numbers; only their order matters.
-
     Raises:
-        ShapeError: labels and scores differ in length.
+        ShapeError: the (n,) labels and (n,) scores differ in length.
         UndefinedMetricError: only one class among the labels, or a score that is not finite.
     """
     matched, scores = checked_scores(labels, scores)
@@ -37,13 +33,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return (r,) AUCs, each as if row i occurred `weights[i, r]` times. O(n log n + n r).
 
-    Args:
-        labels: (n,) bool, with both classes.
-        scores: (n,) finite numbers.
-        weights: (n, r) counts, at least one match and one mismatch above zero in every column.
-
     Raises:
-        UndefinedMetricError: a column of weights leaves only one class.
+        UndefinedMetricError: a column of the (n, r) weights leaves only one class.
     """
     positives, negatives = np.flatnonzero(labels), np.flatnonzero(~labels)
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
@@ -65,9 +56,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the (n,) cost in nats of each pair: -log of the probability of the true label, clipped by CLIP.
 
-    Raises:
-        ShapeError: labels and scores differ in length.
-        UndefinedMetricError: a probability outside 0 to 1, or not finite.
+    Raises as `checked_probabilities`.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
     of_true_label = np.where(matched, probabilities, 1 - probabilities)
@@ -75,7 +64,7 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean of `log_losses`, in nats; same arguments and errors."""
+    """Return the mean of `log_losses`, in nats; same errors."""
     return float(log_losses(labels, probabilities).mean())
 
 
@@ -91,9 +80,7 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, n_bins: int
     Equal probabilities always share a bin, so the curve does not depend on the order of the rows. Many equal
     probabilities make fewer bins.
 
-    Raises:
-        ShapeError: labels and probabilities differ in length.
-        UndefinedMetricError: a probability outside 0 to 1, or `n_bins` below 1.
+    Raises as `checked_probabilities`, and UndefinedMetricError if `n_bins` is below 1.
     """
     matched, probabilities = checked_probabilities(labels, probabilities)
     if n_bins < 1:
@@ -135,11 +122,7 @@ def checked_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
 
 
 def checked_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return as `checked_scores` does, having checked that every probability is from 0 to 1.
-
-    Raises:
-        ShapeError, UndefinedMetricError: as `checked_scores`; UndefinedMetricError also for a value outside 0 to 1.
-    """
+    """Return as `checked_scores` does; a probability outside 0 to 1 is an UndefinedMetricError too."""
     matched, probabilities = checked_scores(labels, probabilities)
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise UndefinedMetricError(

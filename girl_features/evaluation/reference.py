@@ -16,11 +16,7 @@ class CosineRanker:
         self._slope, self._intercept = 1.0, 0.0
 
     def fit(
-        self,
-        features: PairFeatures,
-        labels: np.ndarray,
-        valid_features: PairFeatures,
-        valid_labels: np.ndarray,
+        self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
     ) -> None:
         """Calibrate on the valid part; the training part is not used. Raises ShapeError as every Ranker does."""
         check_labels(valid_features, valid_labels)

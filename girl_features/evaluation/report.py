@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -21,7 +20,7 @@ from girl_features.evaluation.tables import (
     markdown_table,
     rich_table,
     value_text,
-    write_blocks,
+    write_page,
 )
 
 PREDICTOR = Column("predictor", "predictor")
@@ -32,55 +31,42 @@ GAIN = Column("gain", "auc_gain", "+.4f")
 GAIN_INTERVAL = Column("gain, 95 %", "auc_gain_low", "+.4f", "auc_gain_high")
 LOGLOSS = Column("LogLoss", "logloss", ".4f")
 VERDICT = Column("verdict", "verdict")
-ECE = Column("ECE", "ece", ".4f")
 _NARROW_COLUMNS = [PREDICTOR, ROW, AUC, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]  # fit a terminal of 80 columns
 _WIDE_COLUMNS = [PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, VERDICT]
 _PAGE_COLUMNS = [*_WIDE_COLUMNS, Column("pairs", "n")]
 _SPREAD_COLUMNS = [
-    Column("slice", "slice"),
-    PREDICTOR,
-    ROW,
+    *(Column("slice", "slice"), PREDICTOR, ROW),
     Column("SD of AUC", "auc_seed_sd", ".4f"),
     Column("SD of gain", "auc_gain_seed_sd", ".4f"),
     Column("LogLoss - base", "logloss_gain", "+.4f"),
     Column("LogLoss - base, 95 %", "logloss_gain_low", "+.4f", "logloss_gain_high"),
-    Column("Brier", "brier", ".4f"),
-    ECE,
+    *(Column("Brier", "brier", ".4f"), Column("ECE", "ece", ".4f")),
 ]
 _WIDE = 100  # terminal columns from which the intervals of the AUC are shown too
-SLICE_TITLES = {
-    "all": "all test pairs (as table III of GIRL)",
-    "cold": "cold-start seekers (as table IV of GIRL)",
-}
-HOW_TO_READ = (
-    "Columns headed 95 % hold percentile intervals of a paired bootstrap: test seekers are drawn with replacement, "
-    "each with all of their pairs, and the seeds of the rankers too; metrics are averaged over the seeds drawn. An "
-    "interval covers the sampling of test seekers and seeds: not other training data, another run of the generator's "
-    "training, or another market."
+_SLICE_TITLES = {"all": "all test pairs (as table III of GIRL)", "cold": "cold-start seekers (as table IV of GIRL)"}
+_COUNTS = (
+    "{n} of {n_seekers} seekers, {n_matched} matched, {n_cold_start} cold-start, {n_with_generated_jd} with a "
+    "generated JD"
 )
-
-
-class _SliceTable(NamedTuple):
-    """The rows of one slice."""
-
-    title: str
-    rows: pl.DataFrame
-    notes: list[str]
 
 
 def print_comparison(comparison: Comparison, simulation: bool = False, console: Console | None = None) -> None:
     """Print one table for each slice and the warning about chance, to stdout or to `console`."""
     console = console or Console()
     columns = _WIDE_COLUMNS if console.width >= _WIDE else _NARROW_COLUMNS
-    for table in _slice_tables(comparison, simulation):
-        console.print(rich_table(table.rows, columns, table.title, table.notes))
+    for title, rows, notes in _slice_tables(comparison, simulation):
+        console.print(rich_table(rows, columns, title, notes))
         console.print()
     console.print(Text(chance_warning(comparison)))
 
 
 def markdown_tables(comparison: Comparison, simulation: bool = False) -> str:
     """Return one Markdown section for each slice."""
-    return "\n\n".join(_section(table, _PAGE_COLUMNS) for table in _slice_tables(comparison, simulation))
+    sections = [
+        f"## {inline(title)}\n\n{markdown_table(rows, _PAGE_COLUMNS)}\n\n{bullets(map(inline, notes))}"
+        for title, rows, notes in _slice_tables(comparison, simulation)
+    ]
+    return "\n\n".join(sections)
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -114,19 +100,11 @@ def write_markdown(
     simulation: bool = False,
     plot: str | None = None,
 ) -> None:
-    """Write the results page.
+    """Write the results page to `path`, and make its folder if it is absent.
 
-    Args:
-        path: of the page; its folder is made if absent.
-        comparison: the results; seeds and bootstrap settings come from its `meta`.
-        command: the command that made the results, as typed.
-        machine: see `girl_features.evaluation.machine.machine_description`.
-        date: of the run.
-        windows: name of each time window to its description.
-        contracts: row to a description of the contract its features were made by.
-        notes: further paragraphs.
-        simulation: the data are simulated; every headline says so.
-        plot: link to a picture, relative to the page.
+    `windows` are name -> description, `contracts` row -> description of the contract its features were made by, and
+    `plot` is the link to a picture, relative to the page. With `simulation`, every headline says that the data are
+    simulated.
     """
     meta = comparison.meta
     seeds = ", ".join(map(str, meta["seeds"]))
@@ -134,58 +112,39 @@ def write_markdown(
         "Date": date.isoformat(),
         "Machine": machine,
         "Seeds": f"{seeds} (rankers); {meta['bootstrap_seed']} (bootstrap, {meta['n_bootstrap']} resamples)",
+        **{f"Pairs, {name}": _COUNTS.format(**part) for name, part in meta["parts"].items()},
+        **{f"Window, {name}": text for name, text in windows.items()},
+        **{f"Contract, {row}": text for row, text in contracts.items()},
     }
-    facts |= {f"Pairs, {name}": _counts(part) for name, part in meta["parts"].items()}
-    facts |= {f"Window, {name}": text for name, text in windows.items()}
-    facts |= {f"Contract, {row}": text for row, text in contracts.items()}
     suffix = " (simulation)" if simulation else ""
-    title = f"Results on {meta['data']}{suffix}"
-    spread = _SliceTable(
-        f"Spread over seeds, and calibration{suffix}",
-        frame_of(comparison.rows),
-        ["LogLoss - base below 0 is better."],
+    write_page(
+        path,
+        Path(__file__).with_name("page.md"),
+        title=inline(f"{meta['data']}{suffix}"),
+        command="\n".join(f"    {line}" for line in command.splitlines()),
+        facts=bullets(f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()),
+        findings=bullets(map(inline, [*findings(comparison), chance_warning(comparison)])),
+        tables=markdown_tables(comparison, simulation),
+        picture=f"![Gain in AUC over base, with intervals]({plot})" if plot else "",
+        simulation=suffix,
+        spread=markdown_table(frame_of(comparison.rows), _SPREAD_COLUMNS),
+        definitions=bullets(f"`{name}`: {text}" for name, text in DEFINITIONS.items()),
+        notes=f"## Notes\n\n{bullets(map(inline, notes))}" if notes else "",
     )
-    blocks = [
-        f"# {inline(title)}",
-        "\n".join(f"    {line}" for line in command.splitlines()),
-        bullets(f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()),
-        "## What was shown",
-        bullets(inline(sentence) for sentence in [*findings(comparison), chance_warning(comparison)]),
-        markdown_tables(comparison, simulation),
-    ]
-    if plot:
-        blocks.append(f"![Gain in AUC over base, with intervals]({plot})")
-    blocks += [
-        _section(spread, _SPREAD_COLUMNS),
-        "## How to read this",
-        HOW_TO_READ,
-        bullets(f"`{name}`: {text}" for name, text in DEFINITIONS.items()),
-    ]
-    if notes:
-        blocks += ["## Notes", bullets(map(inline, notes))]
-    write_blocks(path, blocks)
 
 
-def _slice_tables(comparison: Comparison, simulation: bool) -> list[_SliceTable]:
+def _slice_tables(comparison: Comparison, simulation: bool) -> Iterator[tuple[str, pl.DataFrame, list[str]]]:
+    """Yield title, rows and notes of each slice."""
     prefix = "Simulation: " if simulation else ""
-    tables = []
     for name in dict.fromkeys(row.slice for row in comparison.rows):
         rows = [row for row in comparison.rows if row.slice == name]
         size = f"{rows[0].n} pairs of {rows[0].n_seekers} seekers"
-        title = f"{prefix}{comparison.meta['data']}, {SLICE_TITLES.get(name, name)}, {size}"
+        title = f"{prefix}{comparison.meta['data']}, {_SLICE_TITLES.get(name, name)}, {size}"
         notes = list(dict.fromkeys(row.note for row in rows if row.note is not None))
         n_redrawn = comparison.meta["n_redrawn"].get(name)
         if n_redrawn:
             notes.append(f"{n_redrawn} resamples lacked a class and were drawn again")
-        tables.append(_SliceTable(title, frame_of(rows), notes))
-    return tables
-
-
-def _section(table: _SliceTable, columns: Sequence[Column]) -> str:
-    blocks = [f"## {inline(table.title)}", markdown_table(table.rows, columns)]
-    if table.notes:
-        blocks.append(bullets(map(inline, table.notes)))
-    return "\n\n".join(blocks)
+        yield title, frame_of(rows), notes
 
 
 def _finding(row: ResultRow) -> str:
@@ -198,10 +157,3 @@ def _finding(row: ResultRow) -> str:
     if row.verdict != "not shown" and row.auc_gain_seed_sd is None:  # the interval does not cover other seeds
         caution = "; one seed only: another may differ"
     return f"{outcome} {where} (AUC {value_text(row.auc_gain, '+.4f')}, 95 % interval {ends}{caution})"
-
-
-def _counts(part: Mapping[str, int]) -> str:
-    return (
-        f"{part['n']} of {part['n_seekers']} seekers, {part['n_matched']} matched, "
-        f"{part['n_cold_start']} cold-start, {part['n_with_generated_jd']} with a generated JD"
-    )

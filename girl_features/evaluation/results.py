@@ -9,14 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from girl_features.evaluation import metrics
-from girl_features.evaluation.bootstrap import (
-    Resamples,
-    percentile_interval,
-    resample_seekers,
-    resampled_auc,
-    resampled_log_loss,
-)
+from girl_features.evaluation import bootstrap, metrics
 
 BASE = "base"
 MIN_SEEKERS = 10  # an interval needs so many seekers with a match, and so many with a mismatch
@@ -81,7 +74,7 @@ class EvaluationSlice(NamedTuple):
     mask: np.ndarray  # (n_test,) bool
     labels: np.ndarray  # (n,) bool, of the masked pairs
     n_seekers: int
-    resamples: Resamples | None  # None: too few seekers for intervals
+    resamples: bootstrap.Resamples | None  # None: too few seekers for intervals
     note: str | None
 
 
@@ -94,6 +87,9 @@ class SliceMetrics(NamedTuple):
     ece: float
     resampled_auc: np.ndarray | None  # (r,)
     resampled_log_loss: np.ndarray | None  # (r,)
+
+
+Measured = SliceMetrics | None  # None where the slice lacks a class
 
 
 class Gains(NamedTuple):
@@ -121,11 +117,11 @@ def make_slice(
     elif fewest < MIN_SEEKERS:
         note = f"one of the classes is held by {fewest} seekers: no interval below {MIN_SEEKERS}"
     else:
-        resamples = resample_seekers(labels, seeker_ids, n_bootstrap, seed)
+        resamples = bootstrap.resample_seekers(labels, seeker_ids, n_bootstrap, seed)
     return EvaluationSlice(name, mask, labels, len(np.unique(seeker_ids)), resamples, note)
 
 
-def measure_slice(scores: np.ndarray, pairs: EvaluationSlice) -> SliceMetrics | None:
+def measure_slice(scores: np.ndarray, pairs: EvaluationSlice) -> Measured:
     """Return metrics of (s, n_test) probabilities on a slice, or None if the slice lacks a class."""
     labels, resamples = pairs.labels, pairs.resamples
     if labels.all() or not labels.any():
@@ -140,23 +136,18 @@ def measure_slice(scores: np.ndarray, pairs: EvaluationSlice) -> SliceMetrics | 
         log_loss=each_seed(metrics.log_loss),
         brier=float(each_seed(metrics.brier).mean()),
         ece=float(each_seed(metrics.expected_calibration_error).mean()),
-        resampled_auc=resampled_auc(labels, scores, resamples) if resamples else None,
-        resampled_log_loss=resampled_log_loss(labels, scores, resamples) if resamples else None,
+        resampled_auc=bootstrap.resampled_auc(labels, scores, resamples) if resamples else None,
+        resampled_log_loss=bootstrap.resampled_log_loss(labels, scores, resamples) if resamples else None,
     )
 
 
 def make_result(
-    data: str,
-    predictor: str,
-    row: str,
-    pairs: EvaluationSlice,
-    measured: SliceMetrics | None,
-    base: SliceMetrics | None,
-    n_seeds: int,
+    data: str, cell: tuple[str, str], pairs: EvaluationSlice, measured: Measured, base: Measured, n_seeds: int
 ) -> ResultRow:
-    """Return one cell, with its gains over `base`, the same predictor's base row, unless it is that row itself."""
+    """Return the cell of a predictor and a row, with its gains over the same predictor's base row; base has none."""
+    predictor, row = cell
     gains = gains_over(measured, base) if measured and base and row != BASE else Gains()
-    low, high = _interval(measured.resampled_auc if measured else None)
+    low, high = _interval(measured.resampled_auc, 0.0) if measured else (None, None)
     return ResultRow(
         data=data,
         predictor=predictor,
@@ -179,8 +170,8 @@ def make_result(
 
 def gains_over(measured: SliceMetrics, base: SliceMetrics) -> Gains:
     """Return the differences of `measured` from `base`, on the same resamples."""
-    auc_low, auc_high = _interval(_difference(measured.resampled_auc, base.resampled_auc))
-    loss_low, loss_high = _interval(_difference(measured.resampled_log_loss, base.resampled_log_loss))
+    auc_low, auc_high = _interval(measured.resampled_auc, base.resampled_auc)
+    loss_low, loss_high = _interval(measured.resampled_log_loss, base.resampled_log_loss)
     return Gains(
         auc_gain=float(measured.auc.mean() - base.auc.mean()),
         auc_gain_low=auc_low,
@@ -202,12 +193,8 @@ def verdict_of(low: float | None, high: float | None) -> Verdict | None:
     return "worse" if high < 0 else "not shown"
 
 
-def _difference(values: np.ndarray | None, base: np.ndarray | None) -> np.ndarray | None:
-    return None if values is None or base is None else values - base
-
-
-def _interval(values: np.ndarray | None) -> tuple[float | None, float | None]:
-    return (None, None) if values is None else percentile_interval(values)
+def _interval(values: np.ndarray | None, base: np.ndarray | float | None) -> tuple[float | None, float | None]:
+    return (None, None) if values is None or base is None else bootstrap.percentile_interval(values - base)
 
 
 def _spread(values: np.ndarray) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,11 @@ import polars as pl
 from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
-from girl_features.evaluation.compare import Comparison, LabelledPairs, RankingParts, compare_rows
+from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
+from girl_features.evaluation.results import Comparison
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
 from girl_features.generator.opening import find_generator, load_encoder, make_contract, was_trained_as
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
@@ -34,7 +35,6 @@ class Evaluation(NamedTuple):
     comparison: Comparison
     windows: Windows
     contracts: dict[str, FeatureContract]  # row name -> contract
-    parts: dict[str, RankingParts]  # row name -> windows its rankers were given
     records: dict[str, GeneratorRecord]  # row name -> how its generator was trained
 
 
@@ -57,37 +57,23 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
-    rows = {
-        row: RankingParts(*(_labelled(config.feast_repo, contract, decisions) for decisions in split))
-        for row, (contract, _) in generators.items()
-    }
+    rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
-    settings = config.evaluate
-    n_fits = len(rows) * len(settings.predictors) * len(settings.seeds)
-    with Progress("rankers", n_fits, "fits") as progress:
+    predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
+    stand_ins = stand_ins_of(config.lookup, config.students_dir)
+    with Progress("rankers", len(rows) * len(predictors) * len(seeds), "fits") as progress:
         comparison = compare_rows(
-            config.name,
-            rows,
-            settings.predictors,
-            make_ranker,
-            settings.seeds,
-            settings.n_bootstrap,
-            progress=progress.advance,
-            stand_ins=stand_ins_of(config.lookup, config.students_dir),
+            config.name, rows, predictors, make_ranker, seeds, n_bootstrap, progress.advance, stand_ins=stand_ins
         )
     save_comparison(config, comparison)
-    records = {row: record for row, (_, record) in generators.items()}
-    return Evaluation(comparison, windows, {row: contract for row, (contract, _) in generators.items()}, rows, records)
+    contracts = {row: contract for row, (contract, _) in generators.items()}
+    return Evaluation(comparison, windows, contracts, {row: record for row, (_, record) in generators.items()})
 
 
 def materialized_generators(
     config: GirlConfig, encoder: TextEncoder
 ) -> dict[str, tuple[FeatureContract, GeneratorRecord]]:
-    """Return row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`.
-
-    Raises:
-        UnknownContractError: the generator in use has not been materialized yet.
-    """
+    """Return row name -> contract and record of the generators to compare, earlier stages first; see `run_evaluate`."""
     store = PartsStore(config.store_dir)
     _, record = find_generator(config)
     contract = make_contract(config, record, encoder)
@@ -105,28 +91,25 @@ def materialized_generators(
     return {ROW_OF_STAGE.get(stage, f"girl-{stage}"): by_stage[stage] for stage in order if stage in by_stage}
 
 
-def write_results_page(path: Path, evaluation: Evaluation, *, command: str, simulation: bool = False) -> None:
+def write_results_page(path: Path, evaluation: Evaluation, *, command: str) -> None:
     """Write the results page of `evaluation`, with its picture beside it."""
     plot = path.with_suffix(".png")
-    plot_gains(evaluation.comparison, plot, simulation)
-    ends = {
-        name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC"
-        for name, end in evaluation.windows._asdict().items()
-    }
+    plot_gains(evaluation.comparison, plot)
+    ends = evaluation.windows._asdict()
     encoder = next(iter(evaluation.contracts.values())).encoder
+    notes = [f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens."]
+    for record in evaluation.records.values():
+        if record.metrics:
+            notes += [f"Generator, stage {record.stage}: {record.training_text()}.", *record.notes]
     write_markdown(
         path,
         evaluation.comparison,
         command=command,
         machine=machine_description(),
         date=datetime.now(UTC).date(),
-        windows=ends,
+        windows={name.removesuffix("_end"): f"until {end:%Y-%m-%d %H:%M} UTC" for name, end in ends.items()},
         contracts={row: _described(contract) for row, contract in evaluation.contracts.items()},
-        notes=[
-            f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens.",
-            *(note for record in evaluation.records.values() for note in _record_notes(record)),
-        ],
-        simulation=simulation,
+        notes=notes,
         plot=plot.name,
     )
 
@@ -141,15 +124,12 @@ def _described(contract: FeatureContract) -> str:
     )
 
 
-def _record_notes(record: GeneratorRecord) -> list[str]:
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    trained_on = f"{record.n_pairs} {'CVs' if record.stage == 'ppo' else 'pairs'}"
-    return [f"Generator, stage {record.stage}: {trained_on}; {figures}.", *record.notes] if figures else []
-
-
-def _labelled(feast_repo: Path, contract: FeatureContract, decisions: pl.DataFrame) -> LabelledPairs:
-    keys = decisions.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
-    return LabelledPairs.of(join_pairs(feast_repo, contract, keys), decisions)
+def labelled_parts(feast_repo: Path, contract: FeatureContract, frames: Iterable[pl.DataFrame]) -> RankingParts:
+    """Return features of one contract and outcomes of the decisions of each window, by a point-in-time join."""
+    keys = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
+    return RankingParts(
+        *(LabelledPairs.of(join_pairs(feast_repo, contract, frame.select(keys)), frame) for frame in frames)
+    )
 
 
 def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:

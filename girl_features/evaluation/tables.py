@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,14 +39,9 @@ def markdown_table(frame: pl.DataFrame, columns: Sequence[Column] | None = None)
 
 def rich_table(frame: pl.DataFrame, columns: Sequence[Column], title: str, notes: Sequence[str] = ()) -> Table:
     """Return a table for the terminal, with the notes below it. No text is read as markup."""
-    table = Table(
-        title=Text(title, style="bold"),
-        caption=Text("\n".join(notes)) if notes else None,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    caption = Text("\n".join(notes)) if notes else None
+    layout: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title=Text(title, style="bold"), caption=caption, **layout)
     for column in columns:
         table.add_column(Text(column.heading), justify="right" if column.number_format else "left")
     for row in frame.iter_rows(named=True):
@@ -75,10 +71,12 @@ def bullets(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def write_blocks(path: Path, blocks: Iterable[str]) -> None:
-    """Write Markdown blocks to a page, an empty line between them; missing folders are made."""
+def write_page(path: Path, template: Path, **blocks: str) -> None:
+    """Fill `template` with Markdown blocks, and write the page; missing folders are made. A block may be empty."""
+    how_to_read = Path(__file__).with_name("how_to_read.md").read_text(encoding="utf-8")
+    text = template.read_text(encoding="utf-8").format(how_to_read=how_to_read, **blocks)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(block.strip("\n") for block in blocks) + "\n", encoding="utf-8")
+    path.write_text(re.sub(r"\n{3,}", "\n\n", text.rstrip()) + "\n", encoding="utf-8")
 
 
 def _cell_text(row: Mapping[str, Any], column: Column) -> str:

@@ -43,6 +43,11 @@ class GeneratorRecord(BaseModel):
     parents: dict[str, str] = {}  # stage -> SHA-256 of the weights that training started from or used
     notes: tuple[str, ...] = ()  # remarks for readers of the metrics
 
+    def training_text(self) -> str:
+        """Return the number of training examples and the metrics in words."""
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"{self.n_pairs} {'CVs' if self.stage == 'ppo' else 'pairs'}; {figures}"
+
 
 def base_folder(name: str | Path) -> Path:
     """Return the folder of a base model: `name` itself, or the snapshot of that name from the Hugging Face hub.

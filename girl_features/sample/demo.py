@@ -18,8 +18,8 @@ from rich.text import Text
 from girl_features.batch.local import materialize
 from girl_features.config import GirlConfig, load_config
 from girl_features.contract import FeatureContract
-from girl_features.evaluation.compare import Comparison
 from girl_features.evaluation.report import print_comparison
+from girl_features.evaluation.results import Comparison
 from girl_features.evaluation.run import run_evaluate
 from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
 from girl_features.input.splits import cut_windows

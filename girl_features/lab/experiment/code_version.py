@@ -8,8 +8,9 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from girl_features.evaluation.machine import installed_versions
 
 _PACKAGE = __name__.split(".")[0]
 _PACKAGE_FOLDER = Path(__file__).parents[2]
@@ -21,11 +22,8 @@ def code_hash(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    for name in _FITTING_PACKAGES:
-        try:
-            digest.update(f"{name}=={version(name)}\0".encode())
-        except PackageNotFoundError:
-            continue
+    for name, number in installed_versions(_FITTING_PACKAGES).items():
+        digest.update(f"{name}=={number}\0".encode())
     return digest.hexdigest()
 
 
@@ -49,13 +47,9 @@ def imported_sources(modules: Iterable[str]) -> list[Path]:
 def _source_of(module: str) -> Path | None:
     """Return the file of a module or package of this package; None for any other name."""
     package, *rest = module.split(".")
-    if package != _PACKAGE:
-        return None
     path = _PACKAGE_FOLDER.joinpath(*rest)
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
+    candidates = (path.with_suffix(".py"), path / "__init__.py") if package == _PACKAGE else ()
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _imported_names(node: ast.AST) -> Iterator[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from girl_features.config import NAME_PATTERN
+from girl_features.config.loading import read_yaml, validated
 from girl_features.errors import ConfigError
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
@@ -20,7 +22,6 @@ BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead 
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
 _GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
-Stage = Literal["sft", "reward", "ppo"]
 
 
 class _ExperimentModel(BaseModel):
@@ -32,16 +33,16 @@ class DataSource(_ExperimentModel):
 
     config: Path
     simulation: bool = False
-    sample_seekers: int | None = Field(None, ge=40, description="write a sample market of this size first, if absent")
+    sample_seekers: int | None = Field(None, ge=40)  # write a sample market of this size first, if it is absent
     sample_seed: int = 0
-    without: tuple[str, ...] = Field((), description="generators and baselines not made on this data set")
+    without: tuple[str, ...] = ()  # generators and baselines not made on this data set
 
 
 class ExperimentGenerator(_ExperimentModel):
     """A generator of the experiment: the stages that train it, and its changes to the data set's girl.yaml."""
 
-    stages: tuple[Stage, ...] = ("sft",)
-    set: tuple[str, ...] = Field((), description="as `--set`: sampling.n=8")
+    stages: tuple[Literal["sft", "reward", "ppo"], ...] = ("sft",)
+    set: tuple[str, ...] = ()  # as `--set`: sampling.n=8
 
 
 class Grid(_ExperimentModel):
@@ -51,17 +52,20 @@ class Grid(_ExperimentModel):
     predictors: tuple[str, ...]
 
 
+class Cell(NamedTuple):
+    """One predictor on one row's features."""
+
+    predictor: str
+    row: str
+
+
 class Claim(_ExperimentModel):
     """`subject` ranks better than `over`; each is `predictor/row`."""
 
     name: str
     subject: str
     over: str
-    cause: str = Field(
-        "",
-        max_length=60,
-        description="what the subject changes, for a claim that looks for the cause of a missing lift",
-    )
+    cause: str = Field("", max_length=60)  # what the subject changes, for a claim about the cause of a missing lift
 
     @field_validator("subject", "over")
     @classmethod
@@ -70,12 +74,10 @@ class Claim(_ExperimentModel):
             raise ValueError(f"should be predictor/row, as mlp/girl, found {value!r}")
         return value
 
-
-class Cell(NamedTuple):
-    """One predictor on one row's features."""
-
-    predictor: str
-    row: str
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """Cells of the two sides, the subject first."""
+        return Cell(*self.subject.split("/")), Cell(*self.over.split("/"))
 
 
 class ExperimentConfig(_ExperimentModel):
@@ -85,19 +87,15 @@ class ExperimentConfig(_ExperimentModel):
     workspace: Path = Path(".girl/experiments")
     data: dict[Annotated[str, Field(pattern=NAME_PATTERN)], DataSource]
     generators: dict[Annotated[str, Field(pattern=_GENERATOR_PATTERN)], ExperimentGenerator]
-    reference: str = Field("", description="generator the controls are compared with; default: the last")
-    samples: str | None = Field(None, description="generator with sampling.n JDs a CV, for rows such as mean-4")
+    reference: str = ""  # generator the controls are compared with; default: the last
+    samples: str | None = None  # generator with sampling.n JDs a CV, for rows such as mean-4
     grids: tuple[Grid, ...]
     baselines: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     n_bootstrap: int = Field(1000, ge=100)
-    claims: tuple[Claim, ...] | None = Field(
-        None, description="default: each generator over base and over the controls"
-    )
-    ground_queries: int | None = Field(
-        None, ge=1, description="number of test decisions grounded by the reference generator"
-    )
-    judge: tuple[str, str] | None = Field(None, description="two generators whose JDs are compared")
+    claims: tuple[Claim, ...] | None = None  # default: each generator over base and over the controls
+    ground_queries: int | None = Field(None, ge=1)  # number of test decisions grounded by the reference generator
+    judge: tuple[str, str] | None = None  # two generators whose JDs are compared
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:
@@ -113,12 +111,10 @@ class ExperimentConfig(_ExperimentModel):
                     f"`data.{name}.without` should name some of `generators` and `baselines`, but not every generator; "
                     f"found {list(source.without)}"
                 )
-        for key, generator in (("reference", self.reference_generator), ("samples", self.samples)):
+        named = [("`reference` is", self.reference_generator), ("`samples` is", self.samples)]
+        for key, generator in [*named, *(("`judge` names", generator) for generator in self.judge or ())]:
             if generator is not None and generator not in self.generators:
-                raise ValueError(f"`{key}` is {generator!r}; `generators` has {', '.join(self.generators)}")
-        for generator in self.judge or ():
-            if generator not in self.generators:
-                raise ValueError(f"`judge` names {generator!r}; `generators` has {', '.join(self.generators)}")
+                raise ValueError(f"{key} {generator!r}; `generators` has {', '.join(self.generators)}")
         if clash := set(self.generators) & {*CONTROLS, "base", BASELINE_ROW}:
             raise ValueError(f"a generator cannot be called {sorted(clash)[0]!r}: that is the name of another row")
         self._check_rows()
@@ -133,18 +129,12 @@ class ExperimentConfig(_ExperimentModel):
                 raise ValueError(f"row {row!r} needs `samples`: a generator with several JDs a CV")
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
             raise ValueError(f"no baseline {unknown[0]!r}; known are: {', '.join(BASELINES)}")
-        cells = {f"{cell.predictor}/{cell.row}" for cell in self.cells}
         for claim in self.claims or ():
-            for side in (claim.subject, claim.over):
-                if side not in cells:
-                    raise ValueError(f"claim {claim.name!r} speaks of {side!r}, which no grid or baseline runs")
+            if unknown := ["/".join(cell) for cell in claim.cells if cell not in self.cells]:
+                raise ValueError(f"claim {claim.name!r} speaks of {unknown[0]!r}, which no grid or baseline runs")
 
     def only(self, names: Sequence[str] | None) -> ExperimentConfig:
-        """Return the experiment on some of its data sets; on all of them if no names are given.
-
-        Raises:
-            ConfigError: a name is not a data set of the experiment.
-        """
+        """Return the experiment on some of its data sets; on all of them if no names are given."""
         if not names:
             return self
         if unknown := [name for name in names if name not in self.data]:
@@ -159,19 +149,17 @@ class ExperimentConfig(_ExperimentModel):
         rows = set(left_out)
         if self.samples in left_out:
             rows |= {cell.row for cell in self.cells if parse_pooling(cell.row)}
-        claims = self.claims
-        if claims is not None:
-            claims = tuple(claim for claim in claims if not _names_of(claim) & rows)
         grids = [grid.model_copy(update={"rows": tuple(r for r in grid.rows if r not in rows)}) for grid in self.grids]
+        claims = [claim for claim in self.claims or () if not _names_of(claim) & rows]
         return self.model_copy(
             update={
                 "generators": {name: made for name, made in self.generators.items() if name not in left_out},
                 "reference": "" if self.reference in left_out else self.reference,
                 "samples": None if self.samples in left_out else self.samples,
                 "grids": tuple(grids),
-                "judge": None if self.judge and left_out & set(self.judge) else self.judge,
+                "judge": None if left_out & set(self.judge or ()) else self.judge,
                 "baselines": tuple(name for name in self.baselines if name not in left_out),
-                "claims": claims,
+                "claims": None if self.claims is None else tuple(claims),
             }
         )
 
@@ -203,23 +191,19 @@ class ExperimentConfig(_ExperimentModel):
         """Claims of the file, or if it has none, each generator over base and over each control, by predictor."""
         if self.claims is not None:
             return list(self.claims)
-        cells, claims = set(self.cells), []
-        for predictor, row in self.cells:
-            if row not in self.generators:
-                continue
-            for other in ("base", *CONTROLS):
-                if other == "shuffled" and row != self.reference_generator:
-                    continue  # the shuffled JDs are those of the reference generator
-                if Cell(predictor, other) in cells:
-                    subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
-                    claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
+        cells, claims = self.cells, []
+        for (predictor, row), other in product(cells, ("base", *CONTROLS)):
+            # the shuffled JDs are those of the reference generator
+            is_pair = row in self.generators and (other != "shuffled" or row == self.reference_generator)
+            if is_pair and Cell(predictor, other) in cells:
+                subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
+                claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         return claims
 
 
 def _names_of(claim: Claim) -> set[str]:
     """Return the rows and the baselines that the claim is about."""
-    sides = [side.split("/") for side in (claim.subject, claim.over)]
-    return {predictor if row == BASELINE_ROW else row for predictor, row in sides}
+    return {cell.predictor if cell.row == BASELINE_ROW else cell.row for cell in claim.cells}
 
 
 class JDPooling(NamedTuple):
@@ -243,18 +227,14 @@ def load_experiment(path: Path) -> ExperimentConfig:
     """
     if not path.is_file():
         raise ConfigError(f"no experiment at {str(path)!r}; give a YAML with `data:`, or a girl.yaml")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict) or not {"data", "tables"} & set(raw):
         raise ConfigError(f"{path} should hold an experiment (`data:`) or a girl.yaml (`tables:`)")
-    try:
-        config = ExperimentConfig.model_validate(raw if "data" in raw else _default_experiment(raw, path))
-    except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {places}") from error
-    base = path.parent.resolve()
+    if "data" not in raw:
+        name, workspace = str(raw.get("name", "girl")), Path(str(raw.get("workspace", ".girl"))) / "experiments"
+        default = read_yaml(Path(__file__).with_name("default.yaml"))
+        raw = {"name": name, "workspace": workspace, "data": {name: {"config": path.name}}, **default}
+    config, base = validated(ExperimentConfig, raw, path), path.parent.resolve()
     data = {
         name: source.model_copy(update={"config": (base / source.config.expanduser()).resolve()})
         for name, source in config.data.items()
@@ -262,24 +242,10 @@ def load_experiment(path: Path) -> ExperimentConfig:
     return config.model_copy(update={"data": data, "workspace": (base / config.workspace.expanduser()).resolve()})
 
 
-def _default_experiment(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return base, GIRL-SFT and GIRL with the cheap controls, on the tables of a girl.yaml."""
-    name = str(raw.get("name", "girl"))
-    return {
-        "name": name,
-        "workspace": str(Path(str(raw.get("workspace", ".girl"))) / "experiments"),
-        "data": {name: {"config": path.name}},
-        "generators": {
-            "girl-sft": {
-                "stages": ["sft"],
-                "set": ["generator.stage=sft", "sampling.best_of=null"],
-            },  # SFT comes before the reward model that best-of-n needs
-            "girl": {"stages": ["sft", "reward", "ppo"], "set": ["generator.stage=ppo"]},
-        },
-        "grids": [
-            {
-                "rows": ["base", "girl-sft", "girl", "cv-twice", "shuffled", "regression", "neighbour", "base-windows"],
-                "predictors": ["mlp", "dot", "lightgbm"],
-            },
-        ],
-    }
+def known_models() -> pl.DataFrame:
+    """Return model, seconds_a_fit and paper_auc of the models that are known.
+
+    Seconds are those of a fit on 1,000 training pairs and one core of a small server: an order of magnitude. The AUC
+    is that on JobRec in the journal version of the paper: another market, for orientation only.
+    """
+    return pl.read_csv(Path(__file__).with_name("models.csv"))

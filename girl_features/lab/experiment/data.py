@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,17 +9,17 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
-from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
-from girl_features.pairs import join_pairs
+from girl_features.lab.experiment.fits import LabelledTexts
 from girl_features.ranker import PairTexts
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 
-PARTS = ("train", "valid", "test")
-COUNT_BINS = ((0, 0), (1, 4), (5, 9), (10, None))  # decisions of a seeker in the ranking training window
+_KEYS = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
+# least and largest number of decisions of a seeker in the ranking training window
+COUNT_SLICES = {"0 decisions": (0, 0), "1-4 decisions": (1, 4), "5-9 decisions": (5, 9), "10+ decisions": (10, np.inf)}
 
 # decisions from $start to before $end, without erased seekers, each with the newest CV version strictly before it
 _DECISIONS_WITH_TEXTS = """
@@ -36,7 +34,6 @@ _DECISIONS_WITH_TEXTS = """
     JOIN jobs USING (job_id)
     ORDER BY decided_at, job_seeker_id, job_id
 """
-
 
 # removes the CV versions that no decision from $start on refers to
 _DELETE_UNRANKED = """
@@ -71,35 +68,22 @@ class ExperimentData(NamedTuple):
         test = self.decisions["test"]
         counted = self.decisions["train"].group_by(JOB_SEEKER_ID).len("n_decisions")
         n = test.join(counted, on=JOB_SEEKER_ID, how="left", maintain_order="left")["n_decisions"].fill_null(0)
-        counts = n.to_numpy()
-        masks = {"all": np.ones(len(counts), bool), "cold": test["is_cold_start"].to_numpy()}
-        for low, high in COUNT_BINS:
-            if high is None:
-                masks[f"{low}+ decisions"] = counts >= low
-            else:
-                name = str(low) if high == low else f"{low}-{high}"
-                masks[f"{name} decisions"] = (counts >= low) & (counts <= high)
-        return masks
+        by_count = {name: n.is_between(low, high).to_numpy() for name, (low, high) in COUNT_SLICES.items()}
+        return {"all": np.ones(test.height, bool), "cold": test["is_cold_start"].to_numpy(), **by_count}
 
 
 def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
-    """Read the decisions of every window with their texts.
-
-    Raises:
-        EmptyWindowError: a ranking window is empty or of one class.
-    """
+    """Read the decisions of every window with their texts; EmptyWindowError for a ranking window of one class."""
     split = ranking_split(tables, windows)
     decisions = {}
-    for part in PARTS:
+    for part, ranked in split._asdict().items():
         frame = _decisions_with_texts(tables, *windows.bounds(part))
-        keys = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
-        frame = frame.join(getattr(split, part).select(*keys, "is_cold_start"), on=keys, maintain_order="left")
-        assert frame.height == getattr(split, part).height, "a decision was lost or doubled"
+        frame = frame.join(ranked.select(*_KEYS, "is_cold_start"), on=_KEYS, maintain_order="left")
+        assert frame.height == ranked.height, "a decision was lost or doubled"
         decisions[part] = frame
     before = _decisions_with_texts(tables, None, windows.rl_end)
-    history = History(
-        _objects(before["cv"]), _objects(before["jd"]), before[MATCHED].to_numpy(), _strings(before[JOB_SEEKER_ID])
-    )
+    seekers = _strings(before[JOB_SEEKER_ID])
+    history = History(_objects(before["cv"]), _objects(before["jd"]), before[MATCHED].to_numpy(), seekers)
     return ExperimentData(name, decisions, history, windows)
 
 
@@ -108,23 +92,14 @@ def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
     tables.connection.execute(_DELETE_UNRANKED, {"start": windows.rl_end})
 
 
-def joined_parts(data: ExperimentData, feast_repo: Path, contract: FeatureContract) -> RankingParts:
-    """Return the features of one contract for the ranking windows, from a point-in-time join through Feast."""
-    parts = []
-    for part in PARTS:
-        frame = data.decisions[part]
-        features = join_pairs(feast_repo, contract, frame.select(JOB_SEEKER_ID, JOB_ID, DECIDED_AT))
-        parts.append(LabelledPairs.of(features, frame))
-    return RankingParts(*parts)
-
-
 def generated_texts(data: ExperimentData, store: PartsStore, contract: FeatureContract) -> dict[str, np.ndarray]:
     """Return part -> (n,) object array of tuples: the JDs generated from the CV version of each decision, if any."""
     jds_of_version = generated_by_version(store, contract)
     texts = {}
     for part, frame in data.decisions.items():
         keys = frame.select(JOB_SEEKER_ID, "updated_at", "cv_hash").iter_rows()
-        texts[part] = _tuples([jds_of_version.get(key, ()) for key in keys])
+        texts[part] = np.empty(frame.height, dtype=object)  # np.array would make the tuples a second axis
+        texts[part][:] = [jds_of_version.get(key, ()) for key in keys]
     return texts
 
 
@@ -139,18 +114,13 @@ def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[t
         return {(seeker, updated_at, cv_hash): tuple(texts) for seeker, updated_at, cv_hash, texts in rows}
 
 
-def pair_texts(data: ExperimentData, generated: dict[str, np.ndarray]) -> dict[str, PairTexts]:
-    """Return part -> ids and texts of its decisions, for rankers that read texts."""
-    return {
-        part: PairTexts(
-            _strings(frame[JOB_SEEKER_ID]),
-            _strings(frame[JOB_ID]),
-            _objects(frame["cv"]),
-            _objects(frame["jd"]),
-            generated[part],
-        )
-        for part, frame in data.decisions.items()
-    }
+def text_parts(data: ExperimentData, generated: dict[str, np.ndarray]) -> list[LabelledTexts]:
+    """Return ids, texts and outcomes of each ranking window, for rankers that read texts."""
+    parts = []
+    for part, frame in data.decisions.items():
+        ids, texts = map(_strings, frame[[JOB_SEEKER_ID, JOB_ID]]), map(_objects, frame[["cv", "jd"]])
+        parts.append(LabelledTexts(PairTexts(*ids, *texts, generated[part]), frame[MATCHED].to_numpy()))
+    return parts
 
 
 def _decisions_with_texts(tables: Tables, start: object, end: object) -> pl.DataFrame:
@@ -165,9 +135,3 @@ def _strings(column: pl.Series) -> np.ndarray:
 def _objects(column: pl.Series) -> np.ndarray:
     shared: dict[str, str] = {}  # equal texts become one string, which saves memory
     return np.array([shared.setdefault(text, text) for text in column.to_list()], dtype=object)
-
-
-def _tuples(values: Sequence[tuple[str, ...]]) -> np.ndarray:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array

@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +31,14 @@ class FitId(NamedTuple):
     seed: int
 
 
-class TextParts(NamedTuple):
-    """Ids, texts and outcomes of the three ranking windows."""
+class LabelledTexts(NamedTuple):
+    """Ids, texts and outcomes of n pairs."""
 
-    texts: dict[str, PairTexts]  # part -> pairs
-    labels: dict[str, np.ndarray]  # part -> (n,) bool
+    features: PairTexts
+    labels: np.ndarray  # (n,) bool
+
+
+Parts = RankingParts | Sequence[LabelledTexts]  # of the train, valid and test windows
 
 
 class FitTask(NamedTuple):
@@ -42,25 +46,25 @@ class FitTask(NamedTuple):
 
     id: FitId
     path: Path
-    make: Callable[[], Ranker | TextRanker]
-    parts: RankingParts | TextParts
+    make: Callable[[str, int], Ranker | TextRanker]  # from predictor and seed
+    parts: Parts
 
 
-def parts_hash(parts: RankingParts | TextParts) -> str:
+def parts_hash(parts: Parts) -> str:
     """Return a hash of everything a ranker is given: vectors, tiers, contract, texts, ids and labels of every part."""
     digest = hashlib.sha256()
-    if isinstance(parts, TextParts):
-        for name, texts in parts.texts.items():
-            _add_array(digest, parts.labels[name])
-            for column in texts:
-                for value in column:
-                    encoded = repr(value).encode("utf-8", "backslashreplace")
-                    digest.update(f"{len(encoded)}:".encode() + encoded)
-        return digest.hexdigest()
     for part in parts:
-        digest.update(part.features.contract.encode())
-        for array in (*part.features[:4], part.labels):
-            _add_array(digest, array)
+        if isinstance(part, LabelledTexts):
+            arrays = [part.labels]
+            for value in chain.from_iterable(part.features):
+                encoded = repr(value).encode("utf-8", "backslashreplace")
+                digest.update(f"{len(encoded)}:".encode() + encoded)
+        else:
+            digest.update(part.features.contract.encode())
+            arrays = [*part.features[:4], part.labels]
+        for array in arrays:
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
@@ -71,23 +75,13 @@ def fit_path(folder: Path, fit: FitId, inputs: str, code: str, settings: str) ->
 
 
 def run_fit(task: FitTask) -> None:
-    """Fit the ranker, score the test part, and write the scores and the seconds taken.
-
-    Raises:
-        ShapeError, UndefinedMetricError: the ranker returned something other than one probability for each pair.
-    """
+    """Fit the ranker, score the test part, and write the scores and the seconds taken."""
     started = time.monotonic()
-    ranker, parts = task.make(), task.parts
-    if isinstance(parts, TextParts):
-        texts, labels = parts.texts, parts.labels
-        ranker.fit(texts["train"], labels["train"], texts["valid"], labels["valid"])  # type: ignore[arg-type]
-        scores, n_pairs = ranker.score(texts["test"]), texts["test"].n_pairs  # type: ignore[arg-type]
-    else:
-        train, valid, test = parts
-        ranker.fit(train.features, train.labels, valid.features, valid.labels)  # type: ignore[arg-type]
-        scores, n_pairs = ranker.score(test.features), test.features.n_pairs  # type: ignore[arg-type]
+    ranker: Any = task.make(task.id.predictor, task.id.seed)  # reads the features of task.parts, vectors or texts
+    train, valid, test = task.parts
+    ranker.fit(train.features, train.labels, valid.features, valid.labels)
     name = f"ranker {task.id.predictor!r}, row {task.id.row!r}, seed {task.id.seed}"
-    scores = check_scores(scores, n_pairs, name)
+    scores = check_scores(ranker.score(test.features), len(test.labels), name)
     write_fit(task.path, task.id, scores, time.monotonic() - started)
 
 
@@ -111,8 +105,3 @@ def read_fit(path: Path, n: int) -> tuple[np.ndarray, float] | None:
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
     return (scores, seconds) if scores.shape == (n,) else None
-
-
-def _add_array(digest: hashlib._Hash, array: np.ndarray) -> None:
-    digest.update(f"{array.shape}{array.dtype}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())

@@ -15,11 +15,7 @@ _MOST_ROWS = 4  # rows drawn in one panel
 
 
 def plot_data(results: DataResults, folder: Path) -> list[tuple[str, str]]:
-    """Write the PNGs of one data set to `folder`, and return the file name and the caption of each.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Write the PNGs of one data set to `folder`, and return the file name and the caption of each."""
     plots = (
         ("lift", "gain in AUC over base, 95 % intervals over test seekers", _draw_lift),
         ("calibration", "predicted against observed match rate, in ten bins", _draw_calibration),

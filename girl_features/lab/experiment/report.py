@@ -3,56 +3,43 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from girl_features.evaluation.report import (
-    AUC,
-    AUC_INTERVAL,
-    ECE,
-    GAIN,
-    GAIN_INTERVAL,
-    HOW_TO_READ,
-    LOGLOSS,
-    PREDICTOR,
-    ROW,
-    VERDICT,
-)
-from girl_features.evaluation.tables import Column, bullets, frame_of, inline, markdown_table, write_blocks
-from girl_features.lab.experiment.config import BASELINE_ROW, Cell, parse_pooling
-from girl_features.lab.experiment.data import PARTS
+from girl_features.errors import GirlError
+from girl_features.evaluation.report import AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, PREDICTOR, ROW, VERDICT
+from girl_features.evaluation.tables import Column, bullets, frame_of, inline, markdown_table, write_page
+from girl_features.lab.experiment.config import BASELINE_ROW, Cell, known_models, parse_pooling
 from girl_features.lab.experiment.plots import plot_data
 from girl_features.lab.experiment.results import DataResults, ExperimentResults
-from girl_features.lab.experiment.summary import chance_line, distinct_slices, slice_title, summary_section, title_of
+from girl_features.lab.experiment.rows import ExperimentSteps
+from girl_features.lab.experiment.summary import chance_line, distinct_slices, slice_title, summary_section
+from girl_features.lab.grounding.report import candidates_text, grounding_table, rows_as_json
+from girl_features.lab.grounding.run import measure_run
+from girl_features.lab.judge import run as judge_run
+from girl_features.lab.judge.verdicts import as_json, judge_pairs
 
-# AUC on JobRec in the journal version of the paper: another market, for orientation only
-PAPER_AUC = {
-    "ncf": 0.5415,
-    "pjfnn": 0.5508,
-    "apjfnn": 0.5911,
-    "mlp-plain, base (BERT)": 0.6349,
-    "ft-llm": 0.6313,
-    "bigrec": 0.5499,
-    "bigrec-mlp": 0.6297,
-}
-ROW_NOTES = {
-    "base": "CV and job alone",
-    "cv-twice": "[c; j; c]: the CV in the generated JD's place, so as wide as an enhanced row, without new content",
-    "shuffled": "the generated JD of another seeker, by the reference generator",
-    "regression": "j' predicted from c by a ridge regression on matched pairs of the generator's windows: no LLM",
-    "neighbour": "mean JD of the five matched pairs of the generator's windows with the nearest CVs: no LLM",
-    "contrastive": "base, with the text encoder tuned on the matched pairs of the generator's windows: no generation",
-    "base-windows": "base, trained on the generator's windows too",
-}
 FEW_SEEDS = 5
 _CELL_COLUMNS = [
-    *(PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, VERDICT, LOGLOSS, ECE),
-    Column("SD, seeds", "auc_seed_sd", ".4f"),
+    *(PREDICTOR, ROW, AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, VERDICT, LOGLOSS),
+    *(Column("ECE", "ece", ".4f"), Column("SD, seeds", "auc_seed_sd", ".4f")),
+]
+_JOURNAL_COLUMNS = [
+    *(Column("model", "model"), AUC, AUC_INTERVAL, LOGLOSS),
+    *(Column("cold AUC", "cold_auc", ".4f"), Column("cold LogLoss", "cold_logloss", ".4f")),
+    Column("AUC in the paper, other data", "paper_auc", ".4f"),
+]
+_K_COLUMNS = [
+    *(PREDICTOR, Column("pooling", "pooling"), Column("k", "k"), AUC),
+    *(GAIN._replace(heading="gain over base"), GAIN_INTERVAL, VERDICT),
+    Column("tokens a CV", "tokens", ".0f"),
+    Column("vectors served", "vectors"),
+    Column("s a fit", "seconds", ".1f"),
 ]
 
 
@@ -67,17 +54,10 @@ def write_experiment(
 ) -> None:
     """Write the page, its pictures in a folder of its own name beside it, and Parquet tables in the workspace.
 
-    Args:
-        results: of the experiment.
-        page: Markdown file to write.
-        command: the command that made the results, as typed.
-        machine: see `girl_features.evaluation.machine.machine_description`.
-        date: of the run.
-        extras: further Markdown blocks, by data set.
+    `extras` are further Markdown blocks, by data set; `machine` is a `machine_description`.
     """
     config = results.config
     write_parquet_tables(results, config.workspace / config.name)
-    pictures = page.with_suffix("")
     facts = [
         f"**Date:** {date.isoformat()}",
         f"**Machine:** {inline(machine)}",
@@ -86,34 +66,32 @@ def write_experiment(
     ]
     if len(config.seeds) < FEW_SEEDS:
         facts.append(f"**Fewer than {FEW_SEEDS} seeds**: a trial, not evidence.")
-    blocks = [f"# Evidence: {inline(config.name)}", f"    {inline(command)}", bullets(facts)]
-    blocks.append("## What is shown, and what is not")
-    blocks += [summary_section(data, config.data[data.prepared.name].without) for data in results.data]
-    blocks.append(chance_line(results))
+    data_blocks = []
     for data in results.data:
-        blocks += [*_data_blocks(data, pictures), *(extras or {}).get(data.prepared.name, [])]
-    blocks += [
-        "## How to read this",
-        HOW_TO_READ,
-        bullets(f"`{name}`: {text}." for name, text in ROW_NOTES.items()),
-        "Controls learn from every decision of the windows before the rankers' windows; a generator learns from those "
-        "decisions at most. All scores are calibrated on the validation window in the same way before LogLoss and ECE.",
-    ]
-    write_blocks(page, blocks)
+        data_blocks += [*_data_blocks(data, page.with_suffix("")), *(extras or {}).get(data.prepared.name, [])]
+    write_page(
+        page,
+        Path(__file__).with_name("page.md"),
+        name=inline(config.name),
+        command=inline(command),
+        facts=bullets(facts),
+        summaries="\n\n".join(summary_section(data, config.data[data.prepared.name].without) for data in results.data),
+        chance=chance_line(results),
+        data="\n\n".join(data_blocks),
+    )
 
 
 def write_parquet_tables(results: ExperimentResults, folder: Path) -> None:
     """Write results.parquet, claims.parquet and calibration.parquet, which DuckDB and polars can query."""
     folder.mkdir(parents=True, exist_ok=True)
     curves = [
-        {"data": data.prepared.name, **cell._asdict(), "mean_probability": probability, "match_rate": rate, "n": n}
+        pl.DataFrame({"data": data.prepared.name, **cell._asdict(), **curve._asdict()})
         for data in results.data
         for cell, curve in data.calibration.items()
-        for probability, rate, n in zip(*(column.tolist() for column in curve), strict=True)
     ]
     frame_of(row for data in results.data for row in data.rows).write_parquet(folder / "results.parquet")
     frame_of(claim for data in results.data for claim in data.claims).write_parquet(folder / "claims.parquet")
-    pl.DataFrame(curves, infer_schema_length=None).write_parquet(folder / "calibration.parquet")
+    pl.concat(curves).write_parquet(folder / "calibration.parquet")
 
 
 def to_json(results: ExperimentResults) -> dict[str, Any]:
@@ -125,39 +103,58 @@ def to_json(results: ExperimentResults) -> dict[str, Any]:
     }
 
 
+class ExtraSections(NamedTuple):
+    """Further sections on one data set."""
+
+    blocks: list[str]  # Markdown
+    values: dict[str, Any]  # the same as plain values
+
+
+def make_extras(data: DataResults, steps: ExperimentSteps) -> ExtraSections:
+    """Make the grounding and the comparison of two generators' JDs, if the experiment asks for them.
+
+    If one fails, its section holds the error instead: the rest of the page took hours and is not given up.
+    """
+    makers: dict[str, Callable[[DataResults, ExperimentSteps], ExtraSections]] = {}
+    if data.config.ground_queries is not None:
+        makers["from generated JD to real jobs"] = _grounding
+    if data.config.judge is not None:
+        makers["two generators' JDs compared"] = _judgement
+    extras = ExtraSections([], {})
+    for title, make in makers.items():
+        try:
+            section = make(data, steps)
+        except GirlError as error:
+            blocks = [f"### {data.title}, {title}", f"**Not made:** {inline(str(error))}"]
+            section = ExtraSections(blocks, {"not_made": str(error)})
+        extras = ExtraSections(extras.blocks + section.blocks, extras.values | section.values)
+    return extras
+
+
 def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
     test = data.prepared.generators[data.config.reference_generator].parts.test
     size = f"{len(test.labels)} test pairs, {int(test.labels.sum())} matched, {data.rows[0].n_seekers} seekers"
-    blocks = [f"## {title_of(data)}: {size}", _windows_table(data), _generators_table(data)]
-    for slice_name in distinct_slices(data):
-        blocks += _slice_blocks(data, slice_name)
+    blocks = [f"## {data.title}: {size}", _windows_table(data), _generators_table(data)]
+    for name in distinct_slices(data):
+        rows = [row for row in data.rows if row.slice == name and row.row != BASELINE_ROW]
+        blocks.append(f"### {data.title}, {slice_title(name)}, {rows[0].n} pairs of {rows[0].n_seekers} seekers")
+        blocks += [markdown_table(frame_of(rows), _CELL_COLUMNS), *dict.fromkeys(row.note for row in rows if row.note)]
     blocks += [*_journal_blocks(data), *_k_blocks(data)]
-    blocks += [f"![{caption}]({pictures.name}/{file})" for file, caption in plot_data(data, pictures)]
-    return blocks
+    return blocks + [f"![{caption}]({pictures.name}/{file})" for file, caption in plot_data(data, pictures)]
 
 
 def _windows_table(data: DataResults) -> str:
     history, ends = data.prepared.data.history, data.prepared.data.windows
-    parts = data.prepared.generators[data.config.reference_generator].parts
-    generators = {
-        "window": "generators'",
-        "until": f"{ends.rl_end:%Y-%m-%d}",
-        "pairs": len(history.matched),
-        "seekers": len(np.unique(history.job_seeker_ids)),
-        "matched": int(history.matched.sum()),
-    }
-    rankers = [
-        {
-            "window": name,
-            "until": f"{end:%Y-%m-%d}" if end else "",
-            "pairs": len(part.labels),
-            "seekers": len(np.unique(part.seeker_ids)),
-            "matched": int(part.labels.sum()),
-            "of cold-start seekers": int(part.is_cold_start.sum()),
-        }
-        for name, part, end in zip(PARTS, parts, (ends.train_end, ends.valid_end, None), strict=True)
-    ]
-    return markdown_table(pl.DataFrame([generators, *rankers]))
+    parts = data.prepared.generators[data.config.reference_generator].parts._asdict()
+    n_seekers = len(np.unique(history.job_seeker_ids))
+    rows = [("generators'", ends.rl_end, len(history.matched), n_seekers, int(history.matched.sum()), None)]
+    for name, part in parts.items():
+        counts = part.counts()
+        end = ends.bounds(name).end
+        rows.append((name, end, counts["n"], counts["n_seekers"], counts["n_matched"], counts["n_cold_start"]))
+    names = ["window", "until", "pairs", "seekers", "matched", "of cold-start seekers"]
+    frame = pl.DataFrame(rows, names, orient="row")
+    return markdown_table(frame.with_columns(pl.col("until").dt.strftime("%Y-%m-%d")))
 
 
 def _generators_table(data: DataResults) -> str:
@@ -167,54 +164,31 @@ def _generators_table(data: DataResults) -> str:
             "contract": generator.contract.fingerprint,
             "tokens a CV": f"{generator.tokens_a_cv:.0f}",
             "test pairs with a JD": f"{generator.parts.test.features.generated_jd.any(axis=1).mean():.1%}",
-            "trained": "; ".join(note.removeprefix(f"{name}: ") for note in generator.notes),
+            "trained": generator.training,
         }
         for name, generator in data.prepared.generators.items()
     ]
     return markdown_table(pl.DataFrame(lines))
 
 
-def _slice_blocks(data: DataResults, slice_name: str) -> list[str]:
-    rows = [row for row in data.rows if row.slice == slice_name and row.row != BASELINE_ROW]
-    title = f"### {title_of(data)}, {slice_title(slice_name)}, {rows[0].n} pairs of {rows[0].n_seekers} seekers"
-    notes = dict.fromkeys(row.note for row in rows if row.note)
-    return [title, markdown_table(frame_of(rows), _CELL_COLUMNS), *notes]
-
-
 def _journal_blocks(data: DataResults) -> list[str]:
     """Compare the journal version's baselines with base and the generators, beside the paper's AUC on other data."""
-    rows = {(row.predictor, row.row, row.slice): row for row in data.rows}
-    models = {row.predictor: (row.predictor, BASELINE_ROW) for row in data.rows if row.row == BASELINE_ROW}
+    models = {name: Cell(name, BASELINE_ROW) for name in data.config.baselines}
     if not models:
         return []
-    models["mlp-plain, base (BERT)"] = ("mlp-plain", "base")
-    for generator in data.prepared.generators:
-        models[f"mlp-plain, {generator}"] = ("mlp-plain", generator)
-    lines = []
-    for model, (predictor, row_name) in models.items():
-        row, cold = rows.get((predictor, row_name, "all")), rows.get((predictor, row_name, "cold"))
-        if row is not None:
-            lines.append(
-                {
-                    "model": model,
-                    "paper_auc": PAPER_AUC.get(model),
-                    "auc": row.auc,
-                    "auc_low": row.auc_low,
-                    "auc_high": row.auc_high,
-                    "logloss": row.logloss,
-                    "cold_auc": cold.auc if cold else None,
-                    "cold_logloss": cold.logloss if cold else None,
-                }
-            )
-    columns = [
-        *(Column("model", "model"), AUC, AUC_INTERVAL, LOGLOSS),
-        Column("cold AUC", "cold_auc", ".4f"),
-        Column("cold LogLoss", "cold_logloss", ".4f"),
-        Column("AUC in the paper, other data", "paper_auc", ".4f"),
-    ]
+    models["mlp-plain, base (BERT)"] = Cell("mlp-plain", "base")
+    models |= {f"mlp-plain, {generator}": Cell("mlp-plain", generator) for generator in data.prepared.generators}
+    cells, frame = ["predictor", "row"], frame_of(data.rows)
+    cold = frame.filter(slice="cold").select(*cells, cold_auc="auc", cold_logloss="logloss")
+    lines = (
+        pl.DataFrame([(model, *cell) for model, cell in models.items()], ["model", *cells], orient="row")
+        .join(frame.filter(slice="all"), on=cells, maintain_order="left")
+        .join(cold, on=cells, how="left", maintain_order="left")
+        .join(known_models(), on="model", how="left", maintain_order="left")
+    )
     return [
-        f"### {title_of(data)}, the baselines of the journal version",
-        markdown_table(pl.DataFrame(lines, infer_schema_length=None), columns),
+        f"### {data.title}, the baselines of the journal version",
+        markdown_table(lines, _JOURNAL_COLUMNS),
         f"FT-LLM tunes, and BIGRec reads, this experiment's own generator ({inline(data.config.reference_generator)}) "
         f"where the paper takes a model of billions of parameters; BERT is represented by the MLP over "
         f"{inline(data.prepared.encoder)}.",
@@ -229,24 +203,48 @@ def _k_blocks(data: DataResults) -> list[str]:
     tokens_a_jd = generator.tokens_a_cv / generator.contract.sampling.n
     lines = []
     for row in data.rows:
-        pooling = parse_pooling(row.row)
-        if pooling is not None and row.slice == "all":
-            is_one_vector = pooling.pooling in ("mean", "dispersion")
+        wanted = parse_pooling(row.row)
+        if wanted is not None and row.slice == "all":
+            is_one_vector = wanted.pooling in ("mean", "dispersion")
             costs = {
-                "tokens": pooling.k * tokens_a_jd,
-                "vectors": 1 if is_one_vector else pooling.k,
+                "tokens": wanted.k * tokens_a_jd,
+                "vectors": 1 if is_one_vector else wanted.k,
                 "seconds": data.seconds[Cell(row.predictor, row.row)],
             }
-            lines.append({**asdict(row), **pooling._asdict(), **costs})
+            lines.append({**asdict(row), **wanted._asdict(), **costs})
     if not lines:
         return []
-    columns = [
-        *(PREDICTOR, Column("pooling", "pooling"), Column("k", "k"), AUC),
-        Column("gain over base", "auc_gain", "+.4f"),
-        *(GAIN_INTERVAL, VERDICT),
-        Column("tokens a CV", "tokens", ".0f"),
-        Column("vectors served", "vectors"),
-        Column("s a fit", "seconds", ".1f"),
-    ]
     frame = pl.DataFrame(lines, infer_schema_length=None).sort("predictor", "pooling", "k", maintain_order=True)
-    return [f"### {title_of(data)}, k generated JDs a CV", markdown_table(frame, columns)]
+    return [f"### {data.title}, k generated JDs a CV", markdown_table(frame, _K_COLUMNS)]
+
+
+def _grounding(data: DataResults, steps: ExperimentSteps) -> ExtraSections:
+    name = data.config.reference_generator
+    config = data.prepared.generators[name].config
+    rows = measure_run(config, steps.make_ranker, limit=data.config.ground_queries)
+    size = f"{rows[0].n_queries} matched test decisions of {rows[0].n_seekers} seekers"
+    header, lines = grounding_table(rows)
+    blocks = [
+        f"### {data.title}, from generated JD to real jobs: {name}, {size}",
+        markdown_table(pl.DataFrame(lines, schema=list(header), orient="row")),
+        f"{candidates_text(rows)} Matcher and reward model order the hundred nearest by distance.",
+    ]
+    return ExtraSections(blocks, {"grounding": rows_as_json(rows)})
+
+
+def _judgement(data: DataResults, steps: ExperimentSteps) -> ExtraSections:
+    assert data.config.judge is not None
+    left, right = ((name, data.prepared.generators[name].contract) for name in data.config.judge)
+    config = data.prepared.generators[right[0]].config
+    encoder = steps.open_encoder(data.prepared.encoder)
+    sides = judge_run.sides_of(config, encoder, left, right, judge_run.N_CVS)
+    chat = judge_run.choose_chat(None, config.workspace / "judge")
+    if chat is None:
+        measures = judge_run.run_measures(config, sides)
+        lines, title = judge_run.measures_lines(measures, sides), "reference-free measures, no judge"
+        values: dict[str, Any] = {"measures": [measure._asdict() for measure in measures.measures]}
+    else:
+        report = judge_pairs(chat, sides.pairs)
+        lines, title = judge_run.judge_lines(report, sides), "judge"
+        values = {"judge": as_json(report)}
+    return ExtraSections([f"### {data.title}, {title}", bullets(map(inline, lines))], values)

@@ -12,8 +12,8 @@ import numpy as np
 from girl_features.evaluation.metrics import CalibrationCurve, calibration_curve
 from girl_features.evaluation.results import (
     BASE,
+    Measured,
     ResultRow,
-    SliceMetrics,
     Verdict,
     gains_over,
     make_result,
@@ -50,6 +50,11 @@ class ClaimResult:
     verdict: Verdict | None = None  # on AUC
     logloss_verdict: Verdict | None = None
 
+    @property
+    def compared(self) -> str:
+        """Both sides in words."""
+        return f"{self.subject} over {self.over}"
+
 
 class DataResults(NamedTuple):
     """Everything measured on one data set."""
@@ -60,6 +65,11 @@ class DataResults(NamedTuple):
     claims: list[ClaimResult]
     calibration: dict[Cell, CalibrationCurve]  # of the first seed, all pairs
     seconds: dict[Cell, float]  # one fit, mean over the seeds
+
+    @property
+    def title(self) -> str:
+        """Name of the data set, marked if it is simulated."""
+        return f"{self.prepared.name}{' (simulation)' if self.prepared.simulation else ''}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Ma
         measured = {cell: measure_slice(cell_scores, pairs) for cell, cell_scores in scores.items()}
         for cell, metrics in measured.items():
             base = measured.get(Cell(cell.predictor, BASE))
-            rows.append(make_result(prepared.name, cell.predictor, cell.row, pairs, metrics, base, len(scores[cell])))
+            rows.append(make_result(prepared.name, cell, pairs, metrics, base, len(scores[cell])))
         for claim in config.all_claims:
             claims.append(judge_claim(prepared.name, claim, name, measured, int(mask.sum()), prepared.simulation))
     curves = {cell: calibration_curve(test.labels, cell_scores[0]) for cell, cell_scores in scores.items()}
@@ -100,10 +110,10 @@ def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Ma
 
 
 def judge_claim(
-    data: str, claim: Claim, slice_name: str, measured: Mapping[Cell, SliceMetrics | None], n: int, simulation: bool
+    data: str, claim: Claim, slice_name: str, measured: Mapping[Cell, Measured], n: int, simulation: bool
 ) -> ClaimResult:
     """Return the verdict on `claim`, from the cells as measured on one slice of n pairs."""
-    subject, over = measured[Cell(*claim.subject.split("/"))], measured[Cell(*claim.over.split("/"))]
+    subject, over = (measured[cell] for cell in claim.cells)
     names = (data, claim.name, claim.subject, claim.over, slice_name)
     if subject is None or over is None:
         return ClaimResult(*names, n=n, seeds=0, simulation=simulation)

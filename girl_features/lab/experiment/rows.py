@@ -16,13 +16,12 @@ from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.config import parse_pooling
-from girl_features.lab.experiment.data import PARTS, ExperimentData, History, pair_texts
-from girl_features.lab.experiment.fits import TextParts
+from girl_features.lab.experiment.data import ExperimentData, History
 from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import Ranker, TextRanker
-from girl_features.schema import MATCHED
 
+BASE_ROWS = ("base", "contrastive", "base-windows")  # their rankers have the form `base`
 SHUFFLE_SEED = 0
 
 
@@ -33,12 +32,11 @@ class ExperimentSteps(NamedTuple):
     """
 
     make_ranker: Callable[[str, str, int], Ranker]
-    make_baseline: Callable[[str, int, Path, VectorTable], TextRanker]
+    make_baseline: Callable[..., TextRanker]  # from name and seed, `language_model` folder and its vector `table`
     train: Callable[[str, Tables, Windows, GirlConfig], Path]
     tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path], Path]
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
-    fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class GeneratorFeatures(NamedTuple):
@@ -50,7 +48,7 @@ class GeneratorFeatures(NamedTuple):
     parts: RankingParts
     texts: dict[str, np.ndarray]  # part -> (n,) object array of tuples of generated JDs
     tokens_a_cv: float  # mean new tokens for all JDs of one CV
-    notes: tuple[str, ...]
+    training: str  # stage, number of training examples and metrics, in words
 
 
 class PreparedData(NamedTuple):
@@ -65,81 +63,54 @@ class PreparedData(NamedTuple):
     folder: Path  # of tuned encoders and vectors
 
 
-class RowFeatures(NamedTuple):
-    """The ranking windows with the features of one row."""
-
-    form: str  # base or enhanced
-    parts: RankingParts
-    weighs_spread: bool = False
-
-
 def row_features(
     row: str,
     prepared: PreparedData,
     reference: GeneratorFeatures,
     samples: GeneratorFeatures | None,
     steps: ExperimentSteps,
-) -> RowFeatures:
+) -> RankingParts:
     """Return the features of `row`. New vectors and tuned encoders are kept on disk.
 
-    Args:
-        row: name, as in the experiment's grids.
-        prepared: the data set.
-        reference: generator the controls are compared with.
-        samples: generator of several JDs a CV, for rows such as `mean-4`.
-        steps: encoders, for the row `contrastive`.
-
-    Raises:
-        ShapeError: too little data for a control.
+    The controls are made from the generator `reference`, and rows such as `mean-4` from `samples`.
     """
     if row in prepared.generators:
-        return RowFeatures("enhanced", prepared.generators[row].parts)
+        return prepared.generators[row].parts
     pooling = parse_pooling(row)
     if pooling is not None:
         assert samples is not None, "checked with the config"
         jds = [jd for part in samples.texts.values() for pair_jds in part for jd in pair_jds]
-        parts = pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
-        return RowFeatures("enhanced", parts, weighs_spread=pooling.pooling == "dispersion")
+        return pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
     if row == "cv-twice":
-        return RowFeatures("enhanced", controls.cv_twice(reference.parts))
+        return controls.cv_twice(reference.parts)
     if row == "shuffled":
-        return RowFeatures("enhanced", controls.shuffled(reference.parts, SHUFFLE_SEED))
+        return controls.shuffled(reference.parts, SHUFFLE_SEED)
     base = _base_parts(reference)
     if row == "base":
-        return RowFeatures("base", base)
+        return base
     if row == "contrastive":
-        return RowFeatures("base", _contrastive_parts(prepared, base, steps))
+        return _contrastive_parts(prepared, base, steps)
     history = prepared.data.history
     table = prepared.vectors.table([*history.cvs, *history.jds])
     if row == "base-windows":
         cv, jd = table.of(list(history.cvs)), table.of(list(history.jds))
-        return RowFeatures("base", controls.more_training_pairs(base, cv, jd, history))
-    matched = _matched_with_cv(history)
-    cv, jd = table.of(list(history.cvs[matched])), table.of(list(history.jds[matched]))
+        return controls.more_training_pairs(base, cv, jd, history)
+    cv, jd = map(table.of, _matched_texts(history))
     if row == "regression":
-        return RowFeatures("enhanced", controls.regression(reference.parts, cv, jd))
+        return controls.regression(reference.parts, cv, jd)
     assert row == "neighbour", row
-    return RowFeatures("enhanced", controls.neighbour(reference.parts, cv, jd))
-
-
-def baseline_parts(data: ExperimentData, reference: GeneratorFeatures) -> TextParts:
-    """Return ids and texts of the ranking windows, with the JDs of the reference generator."""
-    labels = {part: data.decisions[part][MATCHED].to_numpy() for part in PARTS}
-    return TextParts(pair_texts(data, reference.texts), labels)
+    return controls.neighbour(reference.parts, cv, jd)
 
 
 def baseline_vectors(
-    prepared: PreparedData,
-    reference: GeneratorFeatures,
-    baselines: Sequence[str],
-    language_model_encoder: Callable[[Path], TextEncoder],
+    prepared: PreparedData, reference: GeneratorFeatures, baselines: Sequence[str], steps: ExperimentSteps
 ) -> VectorTable:
     """Return vectors, by the reference generator's language model, of all generated and real JDs of the windows."""
     if not any(name.startswith("bigrec") for name in baselines):
         return VectorTable({}, np.zeros((0, 1), np.float32))  # no other baseline reads them
     texts = [pair_jds[0] for part in reference.texts.values() for pair_jds in part if pair_jds]
     texts += [jd for frame in prepared.data.decisions.values() for jd in frame["jd"]]
-    return TextVectors(language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
+    return TextVectors(steps.language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
 
 
 def _base_parts(reference: GeneratorFeatures) -> RankingParts:
@@ -149,20 +120,17 @@ def _base_parts(reference: GeneratorFeatures) -> RankingParts:
 
 
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
-    history = prepared.data.history
-    matched = _matched_with_cv(history)
-    folder = steps.tune_encoder(
-        prepared.encoder, list(history.cvs[matched]), list(history.jds[matched]), prepared.folder / "encoders"
-    )
+    cvs, jds = _matched_texts(prepared.data.history)
+    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders")
     encoder = steps.open_encoder(str(folder))
-    frames = [prepared.data.decisions[part] for part in PARTS]
+    frames = list(prepared.data.decisions.values())
     texts = [text for frame in frames for column in ("cv", "jd") for text in frame[column]]
     table = TextVectors(encoder, prepared.folder / "vectors").table(texts)
     vectors = [(table.of(frame["cv"].to_list()), table.of(frame["jd"].to_list())) for frame in frames]
     return controls.with_vectors(base, vectors, encoder.contract.fingerprint)
 
 
-def _matched_with_cv(history: History) -> np.ndarray:
-    """Return (m,) bool: matched decisions of the generator's windows whose CV is not empty."""
-    has_text = np.array([bool(cv.strip()) for cv in history.cvs], bool)
-    return np.asarray(history.matched & has_text)
+def _matched_texts(history: History) -> tuple[list[str], list[str]]:
+    """Return CVs and JDs of the matched decisions of the generator's windows whose CV is not empty."""
+    matched = history.matched & np.array([bool(cv.strip()) for cv in history.cvs], bool)
+    return list(history.cvs[matched]), list(history.jds[matched])

@@ -14,41 +14,27 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from girl_features.errors import InterruptedRunError, WorkerLostError
 from girl_features.evaluation.reference import CosineRanker
 from girl_features.lab.experiment.code_version import code_hash, imported_sources
 from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
-from girl_features.lab.experiment.fits import FitId, FitTask, fit_path, parts_hash, read_fit, run_fit
+from girl_features.lab.experiment.data import text_parts
+from girl_features.lab.experiment.fits import FitId, FitTask, Parts, fit_path, parts_hash, read_fit, run_fit
 from girl_features.lab.experiment.results import ExperimentResults, measure_data
-from girl_features.lab.experiment.rows import (
-    ExperimentSteps,
-    PreparedData,
-    baseline_parts,
-    baseline_vectors,
-    row_features,
-)
+from girl_features.lab.experiment.rows import BASE_ROWS, ExperimentSteps, PreparedData, baseline_vectors, row_features
 from girl_features.lab.experiment.several_jds import SpreadRanker
 from girl_features.progress import Progress
-from girl_features.ranker import Ranker
+from girl_features.ranker import Ranker, TextRanker
 
 _FITTING_MODULES = (  # in addition to the modules of the steps
     "girl_features.evaluation.reference",
     "girl_features.lab.experiment.fits",
     "girl_features.lab.experiment.several_jds",
 )
-
-
-class _FitsOnDisk(NamedTuple):
-    """All fits of one data set."""
-
-    paths: dict[FitId, Path]
-    n_made: int  # by this run
 
 
 def run_experiment(
@@ -61,16 +47,11 @@ def run_experiment(
 ) -> ExperimentResults:
     """Make every fit that is not on disk, then measure all of them.
 
-    Args:
-        config: the experiment.
-        steps: rankers and trainers.
-        prepare: data set name -> its windows, with generators trained and materialized.
-        n_workers: processes that fit; 1 fits in this process.
-        should_stop: asked before each fit.
+    `prepare` trains and materializes the generators of a data set and returns its windows. With one worker, this
+    process fits. `should_stop` is asked before each fit.
 
     Raises:
         InterruptedRunError: `should_stop` returned True.
-        GirlError: as the steps do.
     """
     code = code_hash(imported_sources(fitting_modules(steps)))
     results, n_fits, n_kept = [], 0, 0
@@ -80,10 +61,10 @@ def run_experiment(
         with Progress(f"fits on {name}", n_wanted, "fits") as progress:
             tasks = _fit_tasks(data_config, prepared, steps, code)
             n_pairs = prepared.data.decisions["test"].height
-            fits = _make_missing(tasks, n_pairs, n_workers, should_stop, progress)
-        n_fits += fits.n_made
-        n_kept += len(fits.paths) - fits.n_made
-        results.append(measure_data(data_config, prepared, fits.paths))
+            paths, n_made = _make_missing(tasks, n_pairs, n_workers, should_stop, progress)
+        n_fits += n_made
+        n_kept += len(paths) - n_made
+        results.append(measure_data(data_config, prepared, paths))
     return ExperimentResults(config, results, n_fits, n_kept)
 
 
@@ -93,7 +74,7 @@ def fitting_modules(steps: ExperimentSteps) -> list[str]:
     How features and texts are made does not matter here, because their values are part of a fit's name. The values of
     the vectors that baselines read are not, so the encoder that makes those vectors is in the list.
     """
-    makers = (steps.make_ranker, steps.make_baseline, steps.fit_logistic, steps.language_model_encoder)
+    makers = (steps.make_ranker, steps.make_baseline, steps.language_model_encoder)
     functions = [maker.func if isinstance(maker, partial) else maker for maker in makers]
     return [*_FITTING_MODULES, *(function.__module__ for function in functions)]
 
@@ -104,55 +85,43 @@ def _fit_tasks(
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
     reference = prepared.generators[config.reference_generator]
     samples = prepared.generators[config.samples] if config.samples else None
-    row_cells = [cell for cell in config.cells if cell.row != BASELINE_ROW]
-    for row in dict.fromkeys(cell.row for cell in row_cells):
-        features = row_features(row, prepared, reference, samples, steps)
-        inputs = parts_hash(features.parts)
-        settings = f"{features.form} {features.weighs_spread}"
-        for predictor in [cell.predictor for cell in row_cells if cell.row == row]:
-            for seed in config.seeds_of(predictor):
-                fit = FitId(prepared.name, predictor, row, seed)
-                make: Callable[[], Ranker] = partial(_make, steps.make_ranker, predictor, features.form, seed)
-                if features.weighs_spread:
-                    make = partial(_with_spread, make, steps.fit_logistic)
-                path = fit_path(prepared.folder / "cells", fit, inputs, code, settings)
-                yield FitTask(fit, path, make, features.parts)
-    if config.baselines:
-        yield from _baseline_tasks(config, prepared, steps, code)
+    for row, cells in groupby(config.cells, key=lambda cell: cell.row):
+        parts: Parts
+        make: Callable[[str, int], Ranker | TextRanker]
+        if row == BASELINE_ROW:
+            parts, settings = text_parts(prepared.data, reference.texts), reference.contract.fingerprint
+            table = baseline_vectors(prepared, reference, config.baselines, steps)
+            make = partial(steps.make_baseline, language_model=reference.folder, table=table)
+        else:
+            form, weighs_spread = "base" if row in BASE_ROWS else "enhanced", row.startswith("dispersion-")
+            parts, settings = row_features(row, prepared, reference, samples, steps), f"{form} {weighs_spread}"
+            make = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
+        inputs = parts_hash(parts)
+        for cell in cells:
+            for seed in config.seeds_of(cell.predictor):
+                fit = FitId(prepared.name, cell.predictor, row, seed)
+                yield FitTask(fit, fit_path(prepared.folder / "cells", fit, inputs, code, settings), make, parts)
 
 
-def _baseline_tasks(
-    config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
-) -> Iterator[FitTask]:
-    reference = prepared.generators[config.reference_generator]
-    parts = baseline_parts(prepared.data, reference)
-    table = baseline_vectors(prepared, reference, config.baselines, steps.language_model_encoder)
-    inputs, settings = parts_hash(parts), reference.contract.fingerprint
-    for name in dict.fromkeys(config.baselines):
-        for seed in config.seeds_of(name):
-            fit = FitId(prepared.name, name, BASELINE_ROW, seed)
-            path = fit_path(prepared.folder / "cells", fit, inputs, code, settings)
-            yield FitTask(fit, path, partial(steps.make_baseline, name, seed, reference.folder, table), parts)
-
-
-def _make(make_ranker: Callable[[str, str, int], Ranker], predictor: str, form: str, seed: int) -> Ranker:
-    return CosineRanker() if predictor == "cosine" else make_ranker(predictor, form, seed)
-
-
-def _with_spread(
-    make: Callable[[], Ranker], fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> SpreadRanker:
-    return SpreadRanker(make(), fit_logistic)
+def _make_ranker(
+    make_ranker: Callable[[str, str, int], Ranker], form: str, weighs_spread: bool, predictor: str, seed: int
+) -> Ranker:
+    ranker = CosineRanker() if predictor == "cosine" else make_ranker(predictor, form, seed)
+    return SpreadRanker(ranker) if weighs_spread else ranker
 
 
 def _make_missing(
     tasks: Iterable[FitTask], n_pairs: int, n_workers: int, should_stop: Callable[[], bool], progress: Progress
-) -> _FitsOnDisk:
-    """Make the fits without a whole file on disk. Few tasks wait at a time, since each carries its pairs."""
+) -> tuple[dict[FitId, Path], int]:
+    """Make the fits without a whole file on disk; return the files of all fits, and how many were made.
+
+    Few tasks wait at a time, since each carries its pairs.
+    """
     paths: dict[FitId, Path] = {}
     pending: set[Future[None]] = set()
     n_made = 0
-    with _open_pool(n_workers) as pool:
+    workers = ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_start_worker) if n_workers > 1 else None
+    with workers or nullcontext() as pool:
         for task in tasks:
             paths[task.id] = task.path
             if read_fit(task.path, n_pairs) is not None:
@@ -172,13 +141,7 @@ def _make_missing(
                 pending = _collect(pending, progress)
         while pending:
             pending = _collect(pending, progress)
-    return _FitsOnDisk(paths, n_made)
-
-
-def _open_pool(n_workers: int) -> ProcessPoolExecutor | nullcontext[None]:
-    if n_workers == 1:
-        return nullcontext()
-    return ProcessPoolExecutor(n_workers, get_context("spawn"), initializer=_start_worker)
+    return paths, n_made
 
 
 def _collect(pending: set[Future[None]], progress: Progress) -> set[Future[None]]:

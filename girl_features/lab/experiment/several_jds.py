@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
@@ -11,7 +9,7 @@ from girl_features.lab.experiment.config import JDPooling
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
-from girl_features.vectors.regression import log_loss_of_logits, platt_scale
+from girl_features.vectors.regression import fit_logistic, log_loss_of_logits, platt_scale
 from girl_features.vectors.similarity import cosine
 
 TEMPERATURES = (0.02, 0.05, 0.1, 0.3, 1.0)  # of the attention; near 0 it equals `max`, far above 1 `mean`
@@ -24,13 +22,7 @@ def pool_generated_jds(
 
     With `max` and `attention`, j' depends on the job too, so it belongs to the pair, not to the CV, and must be pooled
     from k stored vectors when a pair is scored. `dispersion` pools as `mean` does: the length of the mean tells how
-    similar the k vectors are, which SpreadRanker uses.
-
-    Args:
-        parts: the ranking windows.
-        texts: part -> (n,) object array of tuples of texts.
-        table: the vector of each text.
-        wanted: pooling and k.
+    similar the k vectors are, which SpreadRanker uses. `texts` are part -> (n,) tuples of generated JDs.
     """
     stacked = {name: _stack(texts[name], table, wanted.k) for name in texts}  # part -> (n, k, d), (n, k)
     temperature = _best_temperature(parts.train, *stacked["train"]) if wanted.pooling == "attention" else 0.0
@@ -51,8 +43,8 @@ class SpreadRanker:
     Probability = logistic(a + b * logit + c * length + d * logit * length), fitted on the valid part.
     """
 
-    def __init__(self, ranker: Ranker, fit_logistic: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        self._ranker, self._fit_logistic = ranker, fit_logistic
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
         self._weights = np.array([1.0, 0.0, 0.0, 0.0])
 
     def fit(
@@ -60,7 +52,7 @@ class SpreadRanker:
     ) -> None:
         """Train the inner ranker, then fit a, b, c and d on the valid part. Raises as the inner ranker does."""
         self._ranker.fit(features, labels, valid_features, valid_labels)
-        self._weights = self._fit_logistic(self._columns(valid_features), valid_labels)
+        self._weights = fit_logistic(self._columns(valid_features), valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 probabilities of a match, in (0, 1). Raises as the inner ranker does."""

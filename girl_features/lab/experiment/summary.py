@@ -12,6 +12,9 @@ from girl_features.evaluation.tables import Column, bullets, inline, interval_te
 from girl_features.lab.experiment.config import parse_pooling
 from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults
 
+_COMPARED = Column("compared", "compared")
+_CAUSE_COLUMNS = [Column("what was changed", "cause"), _COMPARED, Column("AUC without", "auc_over", ".4f")]
+
 
 def verdict_line(claim: ClaimResult) -> str:
     """Return one claim on one slice in one sentence."""
@@ -27,12 +30,7 @@ def verdict_line(claim: ClaimResult) -> str:
 
 
 def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
-    """Return the rows that rank best, then every claim with its verdicts.
-
-    Args:
-        data: results on one data set.
-        left_out: generators and baselines that were not made on it.
-    """
+    """Return the rows that rank best, then every claim with its verdicts; `left_out` names what was not made."""
     verdicts = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "not shown"))
     lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
@@ -41,11 +39,7 @@ def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
     equal_slices = distinct_slices(data).get("all")
     if equal_slices:
         lines.append(f"The same pairs as all, and so not shown again: {', '.join(map(slice_title, equal_slices))}.")
-    blocks = [f"### {title_of(data)}", bullets(lines), _claims_table(data)]
-    causes = _causes_table(data)
-    if causes:
-        blocks += [f"#### {title_of(data)}, looking for causes", causes]
-    return "\n\n".join(blocks)
+    return "\n\n".join([f"### {data.title}", bullets(lines), _claims_table(data), *_cause_blocks(data)])
 
 
 def chance_line(results: ExperimentResults) -> str:
@@ -54,7 +48,7 @@ def chance_line(results: ExperimentResults) -> str:
         claim.verdict is not None
         for data in results.data
         for claim in data.claims
-        if claim.slice in ("all", "cold") and claim.slice in distinct_slices(data)
+        if claim.slice in _claim_slices(data)
     )
     return (
         f"{n} differences are listed above at 95 % each, without correction: if nothing differed, about {n * 0.05:.2g} "
@@ -72,11 +66,6 @@ def distinct_slices(data: DataResults) -> dict[str, list[str]]:
     return {names[0]: names[1:] for names in by_content.values()}
 
 
-def title_of(data: DataResults) -> str:
-    """Return a data set's name, marked if it is simulated."""
-    return f"{data.prepared.name}{' (simulation)' if data.prepared.simulation else ''}"
-
-
 def slice_title(name: str) -> str:
     """Return a slice's name in words."""
     titles = {"all": "all test pairs", "cold": "cold-start seekers"}
@@ -85,25 +74,27 @@ def slice_title(name: str) -> str:
 
 def _best_rows(data: DataResults) -> list[str]:
     ranked = sorted((r for r in data.rows if r.slice == "all" and r.auc is not None), key=lambda r: -(r.auc or 0))
-    with_jd = [row for row in ranked if row.row in data.prepared.generators or parse_pooling(row.row)]
-    lines = []
-    for title, rows in (
-        ("Best of all", ranked),
-        ("Best with a generated JD", with_jd),
-        ("Best base", [row for row in ranked if row.row == BASE]),
-    ):
-        if rows:
-            ends = interval_text(rows[0].auc_low, rows[0].auc_high, ".4f")
-            auc = value_text(rows[0].auc, ".4f")
-            lines.append(f"{title}: `{inline(rows[0].predictor)}`, `{inline(rows[0].row)}`, AUC {auc} ({ends}).")
-    return lines
+    groups = {
+        "Best of all": ranked,
+        "Best with a generated JD": [r for r in ranked if r.row in data.prepared.generators or parse_pooling(r.row)],
+        "Best base": [row for row in ranked if row.row == BASE],
+    }
+    return [
+        f"{title}: `{inline(rows[0].predictor)}`, `{inline(rows[0].row)}`, AUC {value_text(rows[0].auc, '.4f')} "
+        f"({interval_text(rows[0].auc_low, rows[0].auc_high, '.4f')})."
+        for title, rows in groups.items()
+        if rows
+    ]
+
+
+def _claim_slices(data: DataResults) -> list[str]:
+    """Return the slices whose claims are listed: all pairs, and cold-start seekers if those are other pairs."""
+    return [name for name in ("all", "cold") if name in distinct_slices(data)]
 
 
 def _claims_table(data: DataResults) -> str:
-    """Return a table with a line for each claim: all pairs, then cold-start seekers if those are other pairs."""
-    slices = [name for name in ("all", "cold") if name in distinct_slices(data)]
-    columns = [Column("claim", "claim"), Column("compared", "compared")]
-    for name in slices:
+    columns = [Column("claim", "claim"), _COMPARED]
+    for name in _claim_slices(data):
         columns += [
             Column(f"{slice_title(name)}: gain in AUC", f"{name} auc_gain", "+.4f"),
             Column("95 %", f"{name} auc_gain_low", "+.4f", f"{name} auc_gain_high"),
@@ -113,35 +104,24 @@ def _claims_table(data: DataResults) -> str:
         ]
     lines: dict[str, dict[str, object]] = {}
     for result in data.claims:
-        line = lines.setdefault(result.claim, {"claim": result.claim, "compared": _compared(result)})
+        line = lines.setdefault(result.claim, {"claim": result.claim, "compared": result.compared})
         line |= {f"{result.slice} {key}": value for key, value in asdict(result).items()}
         line[f"{result.slice} verdict"] = result.verdict or "too few seekers"
-        line[f"{result.slice} logloss"] = (
-            f"{value_text(result.logloss_gain, '+.4f')} {value_text(result.logloss_verdict)}"
-        )
+        loss = value_text(result.logloss_gain, "+.4f")
+        line[f"{result.slice} logloss"] = f"{loss} {value_text(result.logloss_verdict)}"
     return markdown_table(pl.DataFrame(list(lines.values()), infer_schema_length=None), columns)
 
 
-def _compared(result: ClaimResult) -> str:
-    return f"{result.subject} over {result.over}"
-
-
-def _causes_table(data: DataResults) -> str:
-    """Return the claims that look for the cause of a missing lift, on all test pairs; empty if there are none."""
+def _cause_blocks(data: DataResults) -> list[str]:
+    """Return the claims that look for the cause of a missing lift, on all test pairs."""
     causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
     lines = [
-        {**asdict(result), "cause": causes[result.claim], "compared": _compared(result)}
+        {**asdict(result), "cause": causes[result.claim], "compared": result.compared}
         for result in data.claims
         if result.claim in causes and result.slice == "all"
     ]
     if not lines:
-        return ""
-    columns = [
-        Column("what was changed", "cause"),
-        Column("compared", "compared"),
-        Column("AUC without", "auc_over", ".4f"),
-        GAIN,
-        GAIN_INTERVAL,
-        VERDICT,
-    ]
-    return markdown_table(pl.DataFrame(lines, infer_schema_length=None).sort("cause", "compared"), columns)
+        return []
+    frame = pl.DataFrame(lines, infer_schema_length=None).sort("cause", "compared")
+    table = markdown_table(frame, [*_CAUSE_COLUMNS, GAIN, GAIN_INTERVAL, VERDICT])
+    return [f"#### {data.title}, looking for causes", table]

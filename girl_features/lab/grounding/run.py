@@ -11,11 +11,12 @@ import numpy as np
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
+from girl_features.evaluation.run import labelled_parts
 from girl_features.generator.checkpoint import trained_reward_models
 from girl_features.generator.opening import find_generator, find_reward_model, load_encoder, make_contract
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows
 from girl_features.input.tables import Tables, open_tables
-from girl_features.lab.experiment.data import ExperimentData, generated_by_version, joined_parts, load_data
+from girl_features.lab.experiment.data import ExperimentData, generated_by_version, load_data
 from girl_features.lab.grounding.open_jobs import (
     SHORTLIST,
     JobTable,
@@ -145,7 +146,7 @@ def _matcher_scorer(
 ) -> PairScorer:
     """Fit the matcher on the ranking windows; LeakageError if the generator has seen their labels."""
     check_no_leakage(data.windows, inputs.contract.trained_until)
-    parts = joined_parts(data, config.feast_repo, inputs.contract)
+    parts = labelled_parts(config.feast_repo, inputs.contract, data.decisions.values())
     matcher = make_ranker(*MATCHER, 0)
     matcher.fit(parts.train.features, parts.train.labels, parts.valid.features, parts.valid.labels)
 
