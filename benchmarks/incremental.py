@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from measuring import made_up_contract, new_process, peak_memory_mb, random_unit_vectors
+from measuring import made_up_contract, made_up_encoder, new_process, peak_memory_mb, random_unit_vectors
 from results_page import describe, write_json
 
 from girl_features import schema
@@ -31,7 +31,6 @@ from girl_features.batch.estimate import make_plan
 from girl_features.batch.local import local_chunks
 from girl_features.batch.run import Batch, fill_store
 from girl_features.config import TableConfig, TablesConfig
-from girl_features.contract import EncoderContract
 from girl_features.evaluation.machine import machine_description
 from girl_features.generator.opening import LoadedModels
 from girl_features.input.tables import Tables, load_tables
@@ -71,15 +70,7 @@ class CountingGenerator:
 class RandomEncoder:
     """Returns a random vector of length one for each text."""
 
-    contract = EncoderContract(
-        name="random",
-        weights_sha256="0" * 64,
-        max_tokens=256,
-        pooling="mean",
-        normalized=True,
-        dtype="float32",
-        dimension=DIMENSION,
-    )
+    contract = made_up_encoder(DIMENSION)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         vectors = random_unit_vectors(np.random.default_rng(len(texts)), len(texts), DIMENSION)

@@ -1,16 +1,15 @@
-"""Shared parts of the benchmarks: clocks, quiet calls, processes, Redis, made-up contracts and random vectors."""
+"""Shared parts of the benchmarks: quiet calls, processes, Redis, made-up contracts and random vectors."""
 
 from __future__ import annotations
 
 import multiprocessing
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
@@ -22,8 +21,6 @@ import numpy as np
 
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
 
-CLOCKS: dict[bool, Callable[[], float]] = {True: time.process_time, False: time.perf_counter}  # by --cpu-time
-
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -31,30 +28,6 @@ def quiet() -> Iterator[None]:
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def median_rates(
-    names: list[str], run: Callable[[str, int], dict[str, float]], rounds: int, clock: Callable[[], float]
-) -> dict[str, dict[str, float]]:
-    """Let contenders take turns and return the median of each contender's rates.
-
-    Args:
-        names: the contenders.
-        run: does a contender's work of one round and returns how much it did, by the name of the rate.
-        rounds: number of rounds.
-        clock: returns seconds.
-    """
-    rates: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for round_number in range(rounds):
-        for name in names:
-            start = clock()
-            amounts = run(name, round_number)
-            seconds = clock() - start
-            rates[name].append({rate: amount / seconds for rate, amount in amounts.items()})
-            print(f"  round {round_number} {name}: {rates[name][-1]}", file=sys.stderr, flush=True)
-    return {
-        name: {rate: statistics.median(row[rate] for row in rows) for rate in rows[0]} for name, rows in rates.items()
-    }
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -88,6 +61,12 @@ def redis_server() -> Iterator[str | None]:
             yield f"127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+def made_up_encoder(dimension: int) -> EncoderContract:
+    """Return a contract of an encoder that does not exist."""
+    fields = {"name": "none", "weights_sha256": "0" * 64, "max_tokens": 256, "pooling": "mean", "normalized": True}
+    return EncoderContract.model_validate({**fields, "dtype": "float32", "dimension": dimension})
 
 
 def made_up_contract(name: str, encoder: EncoderContract, **settings: Any) -> FeatureContract:
