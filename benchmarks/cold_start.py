@@ -17,6 +17,7 @@ vectors.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from cold_start_data import ColdStartData, market_data, stored_data
-from ideal_market import n_blocks_for
 from results_page import markdown_table, page_head, write_json, write_page
 
 from girl_features.config import StudentConfig, load_config
@@ -38,11 +38,14 @@ from girl_features.mapping.fit import fit_map
 from girl_features.mapping.losses import compare_mapped
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
+from girl_features.sample.market import BLOCK_SEEKERS
 from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, bundle_stand_ins
 from girl_features.trainers.student import FittedStudent, RankedPairs, fit_student
 from girl_features.vectors.similarity import unit_rows
 
+PREDICTORS, SEEDS = ["mlp", "lightgbm"], [0, 1, 2]
+CACHE = Path(".girl/cold-start")  # folder for encoded texts
 TIER_DROPOUT = 0.3
 N_NEIGHBOURS = 10
 RANKER_WEIGHT = 0.3  # of the student that also learns a dot ranker's loss
@@ -254,19 +257,16 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, action="append", default=[], help="a girl.yaml whose CVs are materialized; repeatable"
     )
-    parser.add_argument("--predictors", nargs="+", default=["mlp", "lightgbm"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=Path(".girl/cold-start"), help="folder for encoded texts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    n_blocks, n_markets = n_blocks_for(arguments.seekers), arguments.markets
-    predictors, seeds, n_bootstrap = arguments.predictors, arguments.seeds, 1000
+    n_blocks, n_markets = max(2, math.ceil(arguments.seekers / BLOCK_SEEKERS)), arguments.markets
+    predictors, seeds, n_bootstrap = PREDICTORS, SEEDS, 1000
     if arguments.quick:
         n_blocks, n_markets, predictors, seeds, n_bootstrap = 2, 1, ["lightgbm"], [0], 200
     result: dict[str, Any] = {"seeds": seeds, "data": [], "rows": [], "students": [], "losses": []}
     encoder = SentenceTransformerEncoder()
-    loaders = [partial(market_data, seed, n_blocks, encoder, arguments.cache) for seed in range(n_markets)]
+    loaders = [partial(market_data, seed, n_blocks, encoder, CACHE) for seed in range(n_markets)]
     loaders += [partial(stored_data, load_config(path)) for path in arguments.config]
     for load in loaders:
         data = load()
