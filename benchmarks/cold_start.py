@@ -153,37 +153,25 @@ def tier_rows(data: str, predictor: str, scores: dict[str, np.ndarray], part: Ev
     rows = []
     for name, tier in measured.items():
         gains = Gains() if name == "none" else gains_over(tier, none)
-        kept: Row = dict.fromkeys(("auc_kept", "auc_kept_low", "auc_kept_high", "logloss_kept"))
+        row: Row = {
+            "data": data,
+            "predictor": predictor,
+            "tier": name,
+            "n_pairs": len(part.labels),
+            "n_seekers": part.n_seekers,
+            "auc": float(tier.auc.mean()),
+            "auc_seed_sd": float(tier.auc.std(ddof=1)) if len(tier.auc) > 1 else 0.0,
+            "logloss": float(tier.log_loss.mean()),
+            **{key: value for key, value in gains._asdict().items() if key not in ("auc_gain_seed_sd", "verdict")},
+            **dict.fromkeys(("auc_kept", "auc_kept_low", "auc_kept_high", "logloss_kept")),
+        }
         if name != "none" and whole.verdict == "better":
-            kept = _kept(tier, none, generated)
-        rows.append(
-            {
-                "data": data,
-                "predictor": predictor,
-                "tier": name,
-                "n_pairs": len(part.labels),
-                "n_seekers": part.n_seekers,
-                "auc": float(tier.auc.mean()),
-                "auc_seed_sd": float(tier.auc.std(ddof=1)) if len(tier.auc) > 1 else 0.0,
-                "logloss": float(tier.log_loss.mean()),
-                **{key: value for key, value in gains._asdict().items() if key not in ("auc_gain_seed_sd", "verdict")},
-                **kept,
-            }
-        )
+            ratios = (tier.resampled_auc - none.resampled_auc) / (generated.resampled_auc - none.resampled_auc)
+            row["auc_kept_low"], row["auc_kept_high"] = percentile_interval(ratios)
+            row["auc_kept"] = gains.auc_gain / whole.auc_gain
+            row["logloss_kept"] = gains.logloss_gain / whole.logloss_gain
+        rows.append(row)
     return rows
-
-
-def _kept(tier: SliceMetrics, none: SliceMetrics, generated: SliceMetrics) -> Row:
-    """Return a tier's shares of the generated tier's gain."""
-    gain, whole = gains_over(tier, none), gains_over(generated, none)
-    ratios = (tier.resampled_auc - none.resampled_auc) / (generated.resampled_auc - none.resampled_auc)
-    low, high = percentile_interval(ratios)
-    return {
-        "auc_kept": gain.auc_gain / whole.auc_gain,
-        "auc_kept_low": low,
-        "auc_kept_high": high,
-        "logloss_kept": gain.logloss_gain / whole.logloss_gain,
-    }
 
 
 def page(result: dict[str, Any]) -> list[str]:
