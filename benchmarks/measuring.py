@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: quiet calls, processes, Redis, made-up contracts and random vectors."""
+"""Shared parts of the benchmarks: quiet calls, processes, Redis, made-up contracts, vectors and rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import GENERATED_JDS, VIEWS
+
+FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @contextmanager
@@ -82,6 +88,19 @@ def made_up_contract(name: str, encoder: EncoderContract, **settings: Any) -> Fe
         "encoder": encoder,
     }
     return FeatureContract.model_validate({**fields, **settings})
+
+
+def write_rows(store: PartsStore, contract: FeatureContract, view: str, rows: Mapping[str, Any]) -> None:
+    """Write one part of a view. `rows` gives columns of n values each; the view's others get one constant for all n."""
+    n = len(next(iter(rows.values())))
+    fingerprint = contract.fingerprint if view == GENERATED_JDS else contract.encoder.fingerprint
+    constants: dict[pa.DataType, Any] = {pa.string(): "x", pa.bool_(): False, pa.int64(): 1, pa.float64(): 0.1}
+    constants |= {pa.float32(): 0.0, pa.list_(pa.string()): ["x"], pa.list_(pa.int64()): [0]}
+    constants[schema.UTC_MICROSECONDS] = FIRST_DAY
+    columns = VIEWS[view].schema
+    filled = {field.name: [constants.get(field.type)] * n for field in columns}
+    filled |= {**rows, schema.CONTRACT: [fingerprint] * n}
+    store.write_part(view, fingerprint, pa.table(filled, schema=columns))
 
 
 def random_unit_vectors(rng: np.random.Generator, n: int, dimension: int) -> np.ndarray:

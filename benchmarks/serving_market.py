@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import yaml
-from measuring import made_up_contract, quiet, random_unit_vectors
+from measuring import FIRST_DAY, made_up_contract, quiet, random_unit_vectors, write_rows
 from raw_stores import RawStore, open_raw
 from store_data import StoreKind, online_settings
 
@@ -20,11 +19,11 @@ from girl_features.lookup.bundle import Bundle, write_bundle
 from girl_features.lookup.vector_map import VectorMap
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS
 from girl_features.store.repo import apply_repo
 
 SEED = 0
-GENERATED_AT = datetime(2024, 1, 1, tzinfo=UTC)
-CHANGED_AT = GENERATED_AT + timedelta(days=30)  # when the CV of a stale seeker changed
+CHANGED_AT = FIRST_DAY + timedelta(days=30)  # when the CV of a stale seeker changed
 HIDDEN_SIZE = 256  # the default of `girl train student`
 RAW_TABLES = ("generated", "cv")  # of a bare store
 
@@ -55,10 +54,14 @@ def build_market(root: Path, encoder: EncoderContract, n: int, n_jobs: int) -> M
     jobs = [f"job-{i}" for i in range(n_jobs)]
     cv = dict(zip([*hits, *stale, *cv_alone], random_unit_vectors(rng, n + 2 * n_others, d), strict=True))
     generated = dict(zip([*hits, *stale], random_unit_vectors(rng, n + n_others, d), strict=True))
-    jd = dict(zip(jobs, random_unit_vectors(rng, n_jobs, d), strict=True))
-    _write(store, contract, "cv_vectors", schema.CV_VECTORS_SCHEMA, cv, dict.fromkeys(stale, CHANGED_AT))
-    _write(store, contract, "generated_jds", schema.GENERATED_SCHEMA, generated, {})
-    _write(store, contract, "jd_vectors", schema.JD_VECTORS_SCHEMA, jd, {})
+    jd_vectors = list(random_unit_vectors(rng, n_jobs, d))
+    times = [CHANGED_AT if name in stale else FIRST_DAY for name in cv]
+    cv_rows = {schema.JOB_SEEKER_ID: list(cv), schema.CV_VECTOR: list(cv.values())}
+    cv_rows |= {schema.EVENT_TIMESTAMP: times, schema.CREATED_TIMESTAMP: times}
+    write_rows(store, contract, CV_VECTORS, cv_rows)
+    generated_rows = {schema.JOB_SEEKER_ID: list(generated), schema.GENERATED_JD_VECTOR: list(generated.values())}
+    write_rows(store, contract, GENERATED_JDS, generated_rows)
+    write_rows(store, contract, JD_VECTORS, {schema.JOB_ID: jobs, schema.JD_VECTOR: jd_vectors})
     bundle = write_bundle(root / "bundle", _bundle(rng, contract), {})
     return Market(contract, store, hits, stale, cv_alone, jobs, cv, generated, bundle)
 
@@ -98,30 +101,3 @@ def _bundle(rng: np.random.Generator, contract: FeatureContract) -> Bundle:
     h = HIDDEN_SIZE
     student = VectorMap(weights(d, d), weights(d), weights(d, h), weights(h), weights(h, d), weights())
     return Bundle(contract, weights(d), weights(d), student, None, None)
-
-
-def _write(
-    store: PartsStore,
-    contract: FeatureContract,
-    view: str,
-    columns: pa.Schema,
-    vectors: dict[str, np.ndarray],
-    changed_at: dict[str, datetime],
-) -> None:
-    """Write one part with these vectors; columns without a vector or a time get a constant."""
-    fingerprint = contract.fingerprint if view == "generated_jds" else contract.encoder.fingerprint
-    times = [changed_at.get(name, GENERATED_AT) for name in vectors]
-    constant: dict[pa.DataType, Any] = {pa.string(): "x", pa.bool_(): False, pa.int64(): 1, pa.float64(): 0.0}
-    constant |= {pa.float32(): 0.0, pa.list_(pa.string()): ["x"], pa.list_(pa.int64()): [0]}
-    table = {}
-    for field in columns:
-        if field.type == schema.VECTOR:
-            table[field.name] = list(vectors.values())
-        elif field.type == schema.UTC_MICROSECONDS:
-            table[field.name] = times
-        elif field.name in (schema.JOB_SEEKER_ID, schema.JOB_ID):
-            table[field.name] = list(vectors)
-        else:
-            value = fingerprint if field.name == schema.CONTRACT else constant[field.type]
-            table[field.name] = [value] * len(vectors)
-    store.write_part(view, fingerprint, pa.table(table, schema=columns))

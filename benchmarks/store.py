@@ -1,6 +1,6 @@
 """Compare the Feast stores of this project with those of Feast and with the engine underneath, on the same data.
 
-    python benchmarks/store.py [--quick] [--json FILE] [--only NAME ...]
+    python benchmarks/store.py [--quick] [--json FILE]
 
 `limit` is what the engine does without a feature store: a bare Parquet part, DuckDB's ASOF join, SQLite's
 SELECT ... IN, Redis' MGET. The three take turns, and the least time of each counts, because other work on the machine
@@ -12,7 +12,6 @@ are made smaller or left out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -30,11 +29,12 @@ os.environ.setdefault("FEAST_USAGE", "False")  # before Feast is imported
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import quiet, redis_server
+import store_joins
+from measuring import new_process, quiet, redis_server
 from raw_stores import RawStore, open_raw, redis_client
-from results_page import write_json
+from results_page import describe, write_json
 from store_data import StoreKind, open_store, rows_as_bytes, vectors_table, write_folder
-from store_joins import JoinProcess, JoinRequest
+from store_joins import JoinRequest, prepare_join
 
 EVERYTHING = (datetime(2023, 12, 31, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC))  # start and end to materialize
 ENOUGH_SECONDS = 8.0  # a measurement is not repeated once its runs took so long in all
@@ -111,16 +111,16 @@ class StoreBench:
 
     def tasks(self) -> dict[str, Callable[[], Iterator[Row]]]:
         """Return all tasks in the order of the results."""
-        tasks: dict[str, Callable[[], Iterator[Row]]] = {"online_sqlite": partial(self.online, None)}
-        if self.redis is not None:
-            tasks["online_redis"] = partial(self.online, self.redis)
+        databases = {"sqlite": None, "redis": self.redis} if self.redis else {"sqlite": None}
+        tasks: dict[str, Callable[[], Iterator[Row]]] = {}
+        for database, server in databases.items():
+            tasks[f"online_{database}"] = partial(self.online, server)
         tasks["append_1k_onto_100k"] = partial(self.append, "append_1k_onto_100k")
         tasks["history_1_version"] = partial(self.history, "history_1_version", 1)
         tasks["history_3_versions"] = partial(self.history, "history_3_versions", 3)
         tasks["history_30_versions"] = partial(self.history, "history_30_versions", 30)
-        tasks["materialize_sqlite"] = partial(self.materialize, None)
-        if self.redis is not None:
-            tasks["materialize_redis"] = partial(self.materialize, self.redis)
+        for database, server in databases.items():
+            tasks[f"materialize_{database}"] = partial(self.materialize, server)
         tasks["append_1k_onto_1m"] = partial(self.append, "append_1k_onto_1m")
         tasks["history_100_versions"] = partial(self.history, "history_100_versions", 100)
         return tasks
@@ -148,16 +148,26 @@ class StoreBench:
         n_seekers, n_rows = self.size.history[versions]
         if versions == 100:
             n_rows = n_rows * 384 // self.dimension  # Feast's own store holds a vector for every pair of rows
-        folder = write_folder(self.root / name / "parts", n_seekers, versions, self.dimension)
-        request = JoinRequest(folder, n_seekers, versions, n_rows, self.dimension)
+        root = self.root / name
+        folder = write_folder(root / "parts", n_seekers, versions, self.dimension)
+        peaks: dict[str, float] = {}  # after the first join, in MB
+
+        def join(kind: str) -> None:
+            peak_mb = processes[kind].submit(store_joins.join, requests[kind]).result()
+            peaks.setdefault(kind, peak_mb)
+
+        requests = {
+            kind: JoinRequest(kind, root / kind, folder, n_seekers, versions, n_rows, self.dimension) for kind in KINDS
+        }
         with ExitStack() as stack:
-            processes = {kind: stack.enter_context(JoinProcess(kind, request)) for kind in KINDS}
-            work: dict[str, Callable[[], object]] = {kind: process.join for kind, process in processes.items()}
+            processes = {kind: stack.enter_context(new_process()) for kind in KINDS}
+            for kind in KINDS:
+                processes[kind].submit(prepare_join, requests[kind]).result()
+            work = {kind: partial(join, kind) for kind in KINDS}
             yield result_row(f"{name}{self.suffix}", least_seconds(work, self.size.repeats), "s")
-            if versions == 100:
-                peaks = {kind: process.peak_mb for kind, process in processes.items()}
-                yield result_row(f"{name}_rss{self.suffix}", peaks, "MB")
-        shutil.rmtree(self.root / name)
+        if versions == 100:
+            yield result_row(f"{name}_rss{self.suffix}", peaks, "MB")
+        shutil.rmtree(root)
 
     def materialize(self, redis: str | None) -> Iterator[Row]:
         """Move rows from the parts to an online store."""
@@ -240,38 +250,23 @@ def _clean_up(root: Path, redis: str | None) -> None:
         redis_client(redis).flushall()
 
 
-def show(row: Row) -> None:
-    """Print one row."""
-    values = " ".join(f"{row[kind]:12.4g}" for kind in KINDS)
-    print(
-        f"{row['name']:30} {values} {row['unit']:7} {row['stock_over_ours']:8.1f}x {row['ours_over_limit']:7.2f}x",
-        flush=True,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the data, to see that all tasks run")
-    parser.add_argument("--json", type=Path, help="write the rows to this file; rows of other tasks in it stay")
-    parser.add_argument("--only", nargs="*", default=[], help="tasks to run")
-    parser.add_argument("--dimensions", nargs="*", type=int, default=[384, 768])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
-    print(f"{'':30} {'ours':>12} {'stock':>12} {'limit':>12} {'':7} {'stock/ours':>9} {'ours/limit':>8}")
-    kept = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    rows = {row["name"]: row for row in kept}
+    rows: list[Row] = []
     with redis_server() as redis, tempfile.TemporaryDirectory(prefix="girl-bench-") as root:
-        for dimension in arguments.dimensions:
+        for dimension in (384, 768):
             bench = StoreBench(Path(root) / str(dimension), size, dimension, redis)
             for name, task in bench.tasks().items():
-                if arguments.only and name not in arguments.only:
-                    continue
                 if size is FULL and (dimension, name) in TOO_LARGE:
                     continue
                 for row in task():
-                    rows[row["name"]] = row
-                    show(row)
-                    write_json(arguments.json, list(rows.values()))
+                    rows.append(row)
+                    print(describe(row), flush=True)
+                    write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":
