@@ -1,22 +1,29 @@
-"""Data of the serving benchmark: vectors of made-up seekers in this project's, Feast's and bare stores."""
+"""Data of the serving benchmark: long CVs, and vectors of made-up seekers in our, Feast's and bare stores."""
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import yaml
 from measuring import FIRST_DAY, made_up_contract, quiet, random_unit_vectors, write_rows
 from raw_stores import RawStore, open_raw
 from store_data import StoreKind, online_settings
 
 from girl_features import schema
+from girl_features.config import GirlConfig
 from girl_features.contract import EncoderContract, FeatureContract
+from girl_features.generator.opening import load_encoder
 from girl_features.init_repo import write_repo
 from girl_features.lookup.bundle import Bundle, write_bundle
+from girl_features.lookup.encoder_export import export_encoder
+from girl_features.lookup.host_encoder import HostEncoder
 from girl_features.lookup.vector_map import VectorMap
+from girl_features.sample.tables import write_sample
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS
@@ -25,6 +32,7 @@ from girl_features.store.repo import apply_repo
 SEED = 0
 CHANGED_AT = FIRST_DAY + timedelta(days=30)  # when the CV of a stale seeker changed
 HIDDEN_SIZE = 256  # the default of `girl train student`
+CV_WORDS = 1000
 RAW_TABLES = ("generated", "cv")  # of a bare store
 
 
@@ -101,3 +109,23 @@ def _bundle(rng: np.random.Generator, contract: FeatureContract) -> Bundle:
     h = HIDDEN_SIZE
     student = VectorMap(weights(d, d), weights(d), weights(d, h), weights(h), weights(h, d), weights())
     return Bundle(contract, weights(d), weights(d), student, None, None)
+
+
+def long_cvs(root: Path, n: int) -> list[str]:
+    """Return n texts of CV_WORDS words each, made of CVs of the sample market in random order."""
+    write_sample(root / "sample", n_seekers=200, seed=SEED)
+    pieces = pl.read_parquet(root / "sample" / "job_seekers.parquet")["cv"].to_list()
+    rng = np.random.default_rng(SEED)
+    texts = []
+    for _ in range(n):
+        words = " ".join(pieces[i] for i in rng.permutation(len(pieces))).split()
+        texts.append(" ".join(words[:CV_WORDS]))
+    return texts
+
+
+def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
+    """Return the config's encoder without torch, as `girl train student` puts it into a bundle for services."""
+    folder.mkdir()
+    encoder = load_encoder(config)
+    print(f"encoder on the host: {export_encoder(encoder, config.encoder.name, texts, folder)}", file=sys.stderr)
+    return HostEncoder(folder, encoder.contract)
