@@ -27,8 +27,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("FEAST_USAGE", "False")
 
 import numpy as np  # noqa: E402
+import polars as pl  # noqa: E402
 from measuring import redis_server  # noqa: E402
-from results_page import describe, markdown_table, page_head, write_json, write_page  # noqa: E402
+from results_page import describe, page_head, write_json, write_page  # noqa: E402
 from serving_load import Load, load_test, serving  # noqa: E402
 from serving_market import (  # noqa: E402
     RAW_TABLES,
@@ -42,6 +43,7 @@ from serving_market import (  # noqa: E402
 )
 
 from girl_features.config import GirlConfig  # noqa: E402
+from girl_features.evaluation.tables import Column, markdown_table  # noqa: E402
 from girl_features.lookup import FeatureClient  # noqa: E402
 from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQueue  # noqa: E402
 from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, Tier  # noqa: E402
@@ -54,17 +56,12 @@ JOBS_RANKED = 100
 WARM_UP = 5  # CVs encoded before the first that counts
 
 
-class Size(NamedTuple):
-    """Amount of work."""
-
-    seekers: int
-    repeats: dict[int, int]  # seekers per request -> requests
-    encoded: int  # CVs
-    load_seconds: float
-
-
-FULL = Size(20_000, {1: 3000, 100: 800, 500: 300}, 300, 10.0)
-QUICK = Size(1_000, {1: 200, 100: 60, 500: 30}, 30, 2.0)
+# The amount of work; --quick does a tenth of it
+N_SEEKERS = 20_000
+REPEATS = {1: 3000, 100: 800, 500: 300}  # seekers per request -> requests
+N_ENCODED = 300  # CVs
+LOAD_SECONDS = 10.0
+QUICK_DIVISOR = 10
 Row = dict[str, Any]
 AIMS = {  # row -> the aim in words, and a check whether the row reaches it
     "hit_1": ("at most 2 x the raw read", lambda row: row["ratio"] <= 2),
@@ -72,16 +69,17 @@ AIMS = {  # row -> the aim in words, and a check whether the row reaches it
     "student_with_encoder": ("p99 under 30 ms on one core", lambda row: row["cpu_p99_ms"] < 30),
     "service_rank_100_at_10x": ("no answers but 200 and 429", lambda row: row["n_errors"] == 0),
 }
-COLUMNS = {  # heading -> key of a row
-    "p50": "p50_ms",
-    "p99": "p99_ms",
-    "raw p50": "baseline_p50_ms",
-    "ratio": "ratio",
-    "CPU p50": "cpu_p50_ms",
-    "CPU p99": "cpu_p99_ms",
-    "stock p50": "stock_p50_ms",
-    "stock p99": "stock_p99_ms",
-}
+COLUMNS = [
+    Column("", "name"),
+    Column("p50", "p50_ms", ".4g"),
+    Column("p99", "p99_ms", ".4g"),
+    Column("raw p50", "baseline_p50_ms", ".4g"),
+    Column("ratio", "ratio", ".4g"),
+    Column("CPU p50", "cpu_p50_ms", ".4g"),
+    Column("CPU p99", "cpu_p99_ms", ".4g"),
+    Column("stock p50", "stock_p50_ms", ".4g"),
+    Column("stock p99", "stock_p99_ms", ".4g"),
+]
 EXPLANATION = """\
 - `hit_N`: `FeatureClient.job_seekers` for N seekers who have both vectors in the store. `student`: a seeker with a CV
   vector and no generated JD. `student_with_encoder`: an unseen seeker whose CV of a thousand words is encoded for the
@@ -107,8 +105,8 @@ class CallSeconds(NamedTuple):
 class ServingBench:
     """Look-ups on one kind of online store."""
 
-    def __init__(self, root: Path, market: Market, size: Size, encoder: Any, redis: str | None) -> None:
-        self.market, self.size = market, size
+    def __init__(self, root: Path, market: Market, divisor: int, encoder: Any, redis: str | None) -> None:
+        self.market, self.divisor = market, divisor
         self.suffix = "_redis" if redis else ""
         folder = root / ("redis" if redis else "sqlite")
         repo = publish_market(market, folder / "ours", "ours", redis)
@@ -160,7 +158,7 @@ class ServingBench:
         views = ViewNames.of(self.market.contract)
         features = [f"{views.generated}:{GENERATED_JD_VECTOR}", f"{views.cv}:{CV_VECTOR}"]
         times: dict[str, list[CallSeconds]] = {"ours": [], "stock": [], "baseline": []}
-        for turn in range(max(6, self.size.repeats[n] // CALLS_IN_A_ROW)):
+        for turn in range(max(6, REPEATS[n] // self.divisor // CALLS_IN_A_ROW)):
             ids = draw_ids()
             if turn == 0:
                 self._check(ids, expected)
@@ -202,8 +200,8 @@ def service_load(bench: ServingBench) -> Row:
     app = create_app(Ranking(bench.client, ranker, market.contract.fingerprint, "lightgbm"), limits)
     body: dict[str, object] = {"job_seeker_id": market.hits[0], "job_ids": market.jobs[:JOBS_RANKED]}
     with serving(app) as port:
-        alone: Load = load_test(port, body, 1, bench.size.load_seconds)
-        loaded = load_test(port, body, 10 * (limits.n_threads + limits.n_waiting), bench.size.load_seconds)
+        alone: Load = load_test(port, body, 1, LOAD_SECONDS / bench.divisor)
+        loaded = load_test(port, body, 10 * (limits.n_threads + limits.n_waiting), LOAD_SECONDS / bench.divisor)
     return {
         "name": "service_rank_100_at_10x",
         "p50_ms": round(loaded.p50_ms, 3),
@@ -216,16 +214,16 @@ def service_load(bench: ServingBench) -> Row:
     }
 
 
-def measure(size: Size, root: Path) -> Iterator[Row]:
+def measure(divisor: int, root: Path) -> Iterator[Row]:
     """Yield the rows of all tasks: on SQLite, then on Redis if it is installed."""
     tables = {name: {"path": "unused"} for name in ("job_seekers", "jobs", "interactions")}
     config = GirlConfig.model_validate({"tables": tables})
-    cvs = long_cvs(root, size.encoded + WARM_UP)
+    cvs = long_cvs(root, N_ENCODED // divisor + WARM_UP)
     encoder = hosted_encoder(config, root / "encoder", cvs[:8])
-    market = build_market(root, encoder.contract, size.seekers, 2 * JOBS_RANKED)
+    market = build_market(root, encoder.contract, N_SEEKERS // divisor, 2 * JOBS_RANKED)
     with redis_server() as redis:
         for server in [None] if redis is None else [None, redis]:
-            bench = ServingBench(root, market, size, encoder, server)
+            bench = ServingBench(root, market, divisor, encoder, server)
             for n in (1, 100, 500):
                 yield bench.hit(n)
             yield bench.student()
@@ -267,10 +265,8 @@ def _row(name: str, times: dict[str, list[CallSeconds]]) -> Row:
 def page(rows: Sequence[Row], n_seekers: int) -> list[str]:
     """Return the lines of the results page."""
     facts = {"Data": f"{n_seekers} seekers, 384 dimensions", "Unit": "milliseconds"}
-    cells = []
-    for row in rows:
-        numbers = [f"{row[key]:.4g}" if key in row else "" for key in COLUMNS.values()]
-        cells.append([f"`{row['name']}`", *numbers])
+    cells = [{column.name: row.get(column.name) for column in COLUMNS} | {"name": f"`{row['name']}`"} for row in rows]
+    table = markdown_table(pl.DataFrame(cells), COLUMNS)
     aims = []
     for row in rows:
         if row["name"] in AIMS:
@@ -278,7 +274,7 @@ def page(rows: Sequence[Row], n_seekers: int) -> list[str]:
             counts = ", ".join(f"{n} x {status}" for status, n in row.get("statuses", {}).items())
             verdict = ("reached" if is_reached(row) else "missed") + (f" ({counts})" if counts else "")
             aims.append(f"- `{row['name']}`: the aim is {aim}; {verdict}.")
-    return [*page_head("Serving", facts), *markdown_table(["", *COLUMNS], cells), "", *aims, "", EXPLANATION]
+    return [*page_head("Serving", facts), table, "", *aims, "", EXPLANATION]
 
 
 def main() -> None:
@@ -287,16 +283,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--markdown", type=Path, help="also write the results page to this file")
     arguments = parser.parse_args()
-    size = QUICK if arguments.quick else FULL
+    divisor = QUICK_DIVISOR if arguments.quick else 1
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="girl-serving-") as root:
-        for row in measure(size, Path(root)):
+        for row in measure(divisor, Path(root)):
             rows.append(row)
             print(describe(row), flush=True)
             write_json(arguments.json, rows)
-    write_page(arguments.markdown, page(rows, size.seekers))
+    write_page(arguments.markdown, page(rows, N_SEEKERS // divisor))
     if any(row.get("n_errors") for row in rows):
         sys.exit("the service returned answers other than 200 and 429; see `statuses`")
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("FEAST_USAGE", "False")  # before Feast is imported
 
@@ -45,33 +45,18 @@ TOO_LARGE = {(768, "append_1k_onto_1m")}  # Feast's own store needs 10 GB for it
 Row = dict[str, Any]
 
 
-class Size(NamedTuple):
-    """Amount of data."""
-
-    history: dict[int, tuple[int, int]]  # versions -> seekers, rows to join
-    append: dict[str, int]  # task -> rows already there
-    materialize: int  # rows
-    online: int  # seekers
-    repeats: int
-    online_requests: int  # of one id
-
-
-FULL = Size(
-    {3: (100_000, 100_000), 30: (10_000, 100_000), 100: (1_000, 75_000), 1: (300_000, 300_000)},
-    {"append_1k_onto_100k": 100_000, "append_1k_onto_1m": 1_000_000},
-    100_000,
-    20_000,
-    5,
-    400,
-)
-QUICK = Size(
-    {3: (5_000, 5_000), 30: (500, 5_000), 100: (100, 3_000), 1: (15_000, 15_000)},
-    {"append_1k_onto_100k": 10_000, "append_1k_onto_1m": 30_000},
-    5_000,
-    2_000,
-    3,
-    40,
-)
+# The amount of data; --quick does a twentieth of it
+HISTORY = {  # versions -> seekers, rows to join
+    1: (300_000, 300_000),
+    3: (100_000, 100_000),
+    30: (10_000, 100_000),
+    100: (1_000, 75_000),
+}
+APPEND = {"append_1k_onto_100k": 100_000, "append_1k_onto_1m": 1_000_000}  # task -> rows already there
+N_MATERIALIZED = 100_000  # rows
+N_ONLINE = 20_000  # seekers
+N_ONLINE_REQUESTS = 400  # of one id
+REPEATS, QUICK_REPEATS = 5, 3
 
 
 def least_seconds(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -105,8 +90,9 @@ def result_row(name: str, costs: dict[str, float], unit: str, values: dict[str, 
 class StoreBench:
     """All tasks at one dimension."""
 
-    def __init__(self, root: Path, size: Size, dimension: int, redis: str | None) -> None:
-        self.root, self.size, self.dimension, self.redis = root, size, dimension, redis
+    def __init__(self, root: Path, is_quick: bool, dimension: int, redis: str | None) -> None:
+        self.root, self.dimension, self.redis = root, dimension, redis
+        self.divisor, self.repeats = (20, QUICK_REPEATS) if is_quick else (1, REPEATS)
         self.suffix = "" if dimension == 384 else f"_{dimension}"
 
     def tasks(self) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -128,24 +114,25 @@ class StoreBench:
     def append(self, name: str) -> Iterator[Row]:
         """Append 1,000 rows: to a folder, to one file (Feast's own store cannot append to a folder), and bare."""
         root = self.root / name
-        folder = write_folder(root / "folder", self.size.append[name], 1, self.dimension)
+        n_rows = APPEND[name] // self.divisor
+        folder = write_folder(root / "folder", n_rows, 1, self.dimension)
         single = root / "single.parquet"
         pq.write_table(pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*"))]), single)
         sources = {"ours": folder, "stock": single}
         stores = {kind: open_store(root / kind, sources[kind], self.dimension, kind) for kind in FEAST_KINDS}
-        rows = vectors_table(1000, 1, self.dimension, first=self.size.append[name])
+        rows = vectors_table(1000, 1, self.dimension, first=n_rows)
         bare = root / "bare"
         bare.mkdir()
         numbers = count()
         work: dict[str, Callable[[], object]] = {kind: _appender(store, rows) for kind, store in stores.items()}
         work["limit"] = lambda: pq.write_table(rows, bare / f"{next(numbers)}.parquet")
-        seconds = least_seconds(work, self.size.repeats)
+        seconds = least_seconds(work, self.repeats)
         shutil.rmtree(root)
         yield result_row(f"{name}{self.suffix}", seconds, "s")
 
     def history(self, name: str, versions: int) -> Iterator[Row]:
         """Join vectors to entities as of their times; each kind in its own process, to measure its memory."""
-        n_seekers, n_rows = self.size.history[versions]
+        n_seekers, n_rows = (n // self.divisor for n in HISTORY[versions])
         if versions == 100:
             n_rows = n_rows * 384 // self.dimension  # Feast's own store holds a vector for every pair of rows
         root = self.root / name
@@ -164,7 +151,7 @@ class StoreBench:
             for kind in KINDS:
                 processes[kind].submit(prepare_join, requests[kind]).result()
             work = {kind: partial(join, kind) for kind in KINDS}
-            yield result_row(f"{name}{self.suffix}", least_seconds(work, self.size.repeats), "s")
+            yield result_row(f"{name}{self.suffix}", least_seconds(work, self.repeats), "s")
         if versions == 100:
             yield result_row(f"{name}_rss{self.suffix}", peaks, "MB")
         shutil.rmtree(root)
@@ -172,14 +159,14 @@ class StoreBench:
     def materialize(self, redis: str | None) -> Iterator[Row]:
         """Move rows from the parts to an online store."""
         name = f"materialize_{'redis' if redis else 'sqlite'}"
-        root, n_rows = self.root / name, self.size.materialize
+        root, n_rows = self.root / name, N_MATERIALIZED // self.divisor
         folder = write_folder(root / "parts", n_rows, 1, self.dimension)
         stores = {kind: open_store(root / kind, folder, self.dimension, kind, redis) for kind in FEAST_KINDS}
         work: dict[str, Callable[[], object]] = {
             kind: partial(store.materialize, *EVERYTHING) for kind, store in stores.items()
         }
         work["limit"] = lambda: _fill(open_raw(root / "raw.db", redis, self.dimension), folder)
-        seconds = least_seconds(work, min(2, self.size.repeats))
+        seconds = least_seconds(work, min(2, self.repeats))
         _clean_up(root, redis)
         rates = {kind: n_rows / value for kind, value in seconds.items()}
         yield result_row(f"{name}{self.suffix}", seconds, "rows/s", rates)
@@ -188,7 +175,8 @@ class StoreBench:
         """Read the vectors of 1 to 500 seekers into a numpy array."""
         database = "redis" if redis else "sqlite"
         root = self.root / f"online_{database}"
-        folder = write_folder(root / "parts", self.size.online, 1, self.dimension)
+        n_seekers = N_ONLINE // self.divisor
+        folder = write_folder(root / "parts", n_seekers, 1, self.dimension)
         ours, stock = (open_store(root / kind, folder, self.dimension, kind, redis) for kind in FEAST_KINDS)
         for store in (ours, stock):
             with quiet():
@@ -197,11 +185,10 @@ class StoreBench:
         _fill(raw, folder)
         rng = np.random.default_rng(0)
         for n in IDS_A_REQUEST:
-            ids = [f"seeker-{i}" for i in rng.choice(self.size.online, n, replace=False)]
+            ids = [f"seeker-{i}" for i in rng.choice(n_seekers, n, replace=False)]
             reads = {"ours": partial(_read_packed, ours, ids), "stock": partial(_read_stock, stock, ids)}
-            seconds = _least_read_seconds(
-                {**reads, "limit": partial(_read_raw, raw, ids)}, max(10, self.size.online_requests // n)
-            )
+            reads["limit"] = partial(_read_raw, raw, ids)
+            seconds = _least_read_seconds(reads, max(10, N_ONLINE_REQUESTS // self.divisor // n))
             milliseconds = {kind: 1000 * value for kind, value in seconds.items()}
             yield result_row(f"online_{n}_{database}{self.suffix}", milliseconds, "ms")
         _clean_up(root, redis)
@@ -255,13 +242,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a twentieth of the data, to see that all tasks run")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
-    size = QUICK if arguments.quick else FULL
     rows: list[Row] = []
     with redis_server() as redis, tempfile.TemporaryDirectory(prefix="girl-bench-") as root:
         for dimension in (384, 768):
-            bench = StoreBench(Path(root) / str(dimension), size, dimension, redis)
+            bench = StoreBench(Path(root) / str(dimension), arguments.quick, dimension, redis)
             for name, task in bench.tasks().items():
-                if size is FULL and (dimension, name) in TOO_LARGE:
+                if not arguments.quick and (dimension, name) in TOO_LARGE:
                     continue
                 for row in task():
                     rows.append(row)
