@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,6 @@ def page_head(title: str, facts: Mapping[str, str]) -> list[str]:
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     known = {"Date": str(datetime.now(UTC).date()), "Machine": machine_description(), **facts}
     return [f"# {title}", "", f"    {command}", "", *(f"- **{name}:** {fact}" for name, fact in known.items()), ""]
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def describe(row: Mapping[str, Any]) -> str:
