@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from cold_start_data import ColdStartData, market_data, stored_data
-from results_page import page_head, write_json, write_page
+from measuring import page_head, write_json, write_page
 
 from girl_features.config import StudentConfig, load_config
 from girl_features.encoder import SentenceTransformerEncoder

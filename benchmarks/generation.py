@@ -37,8 +37,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import numpy as np
 import polars as pl
 import torch
-from measuring import made_up_contract, made_up_encoder
-from results_page import describe, write_json
+from measuring import describe, made_up_contract, made_up_encoder, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

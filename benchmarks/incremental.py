@@ -23,14 +23,15 @@ import numpy as np
 import pyarrow as pa
 from measuring import (
     FIRST_DAY,
+    describe,
     made_up_contract,
     made_up_encoder,
     new_process,
     peak_memory_mb,
     random_unit_vectors,
+    write_json,
     write_rows,
 )
-from results_page import describe, write_json
 
 from girl_features import schema
 from girl_features.batch.chunk import Origin

@@ -1,15 +1,17 @@
-"""Shared parts of the benchmarks: quiet calls, processes, Redis, made-up contracts, vectors and rows."""
+"""Shared parts of the benchmarks: processes, Redis, made-up contracts, vectors and rows, and the files of results."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
@@ -22,6 +24,7 @@ import pyarrow as pa
 
 from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.evaluation.machine import machine_description
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, VIEWS
 
@@ -107,3 +110,32 @@ def random_unit_vectors(rng: np.random.Generator, n: int, dimension: int) -> np.
     """Return (n, dimension) float32 random vectors of length one."""
     vectors = rng.standard_normal((n, dimension), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_json(path: Path | None, results: Any) -> None:
+    """Write `results` to `path` and make its folder. Do nothing if the user asked for no JSON."""
+    if path is not None:
+        _write(path, json.dumps(results, indent=1))
+
+
+def write_page(path: Path | None, lines: Iterable[str]) -> None:
+    """Write the lines of a Markdown page to `path` and make its folder. Do nothing if the user asked for no page."""
+    if path is not None:
+        _write(path, "\n".join(lines))
+
+
+def page_head(title: str, facts: Mapping[str, str]) -> list[str]:
+    """Return the first lines of a page: title, the command of this run, date, machine and `facts`."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    known = {"Date": str(datetime.now(UTC).date()), "Machine": machine_description(), **facts}
+    return [f"# {title}", "", f"    {command}", "", *(f"- **{name}:** {fact}" for name, fact in known.items()), ""]
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Return one line for the screen with all that a result row says."""
+    return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -28,8 +28,7 @@ os.environ.setdefault("FEAST_USAGE", "False")
 
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
-from measuring import redis_server  # noqa: E402
-from results_page import describe, page_head, write_json, write_page  # noqa: E402
+from measuring import describe, page_head, redis_server, write_json, write_page  # noqa: E402# noqa: E402
 from serving_load import Load, load_test, serving  # noqa: E402
 from serving_market import (  # noqa: E402
     RAW_TABLES,

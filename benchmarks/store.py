@@ -30,9 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import store_joins
-from measuring import new_process, quiet, redis_server
+from measuring import describe, new_process, quiet, redis_server, write_json
 from raw_stores import RawStore, open_raw, redis_client
-from results_page import describe, write_json
 from store_data import StoreKind, open_store, rows_as_bytes, vectors_table, write_folder
 from store_joins import JoinRequest, prepare_join
 

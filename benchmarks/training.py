@@ -36,7 +36,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
 import torch
-from results_page import write_json
+from measuring import write_json
 from training_page import tables_of, write_training_page
 from training_run import run_part
 

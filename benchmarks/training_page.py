@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 from matplotlib.figure import Figure
-from results_page import page_head
+from measuring import page_head
 
 from girl_features.evaluation.tables import markdown_table
 
