@@ -17,38 +17,75 @@ vectors.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from cold_start_data import ColdStartData, market_data, stored_data
-from ideal_market import n_blocks_for
-from results_page import markdown_table, page_head, write_json, write_page
+from measuring import page_head, write_json, write_page
 
 from girl_features.config import StudentConfig, load_config
 from girl_features.encoder import SentenceTransformerEncoder
 from girl_features.errors import GirlError
 from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.results import EvaluationSlice, Gains, SliceMetrics, gains_over, make_slice, measure_slice
+from girl_features.evaluation.tables import Column, markdown_table
 from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lookup.bundle import Bundle
 from girl_features.mapping.fit import fit_map
 from girl_features.mapping.run import compare_mapped
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
+from girl_features.sample.market import BLOCK_SEEKERS
 from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, bundle_stand_ins
 from girl_features.trainers.student import FittedStudent, RankedPairs, fit_student
 from girl_features.vectors.similarity import unit_rows
 
+PREDICTORS, SEEDS = ["mlp", "lightgbm"], [0, 1, 2]
+CACHE = Path(".girl/cold-start")  # folder for encoded texts
 TIER_DROPOUT = 0.3
 N_NEIGHBOURS = 10
 RANKER_WEIGHT = 0.3  # of the student that also learns a dot ranker's loss
 WITH_RANKER_LOSS = "student + ranker's loss"
 Row = dict[str, Any]
 
+TIER_COLUMNS = [
+    Column("predictor", "predictor"),
+    Column("tier", "tier"),
+    Column("AUC", "auc_text"),
+    Column("gain", "auc_gain", "+.4f"),
+    Column("gain 95 %", "auc_gain_low", "+.4f", "auc_gain_high"),
+    Column("LogLoss", "logloss", ".4f"),
+    Column("gain", "logloss_gain", "+.4f"),
+    Column("kept AUC", "auc_kept_text"),
+    Column("95 %", "interval_text"),
+    Column("kept LogLoss", "logloss_kept_text"),
+]
+STUDENT_COLUMNS = [
+    Column("student", "name"),
+    Column("CVs", "n_cvs"),
+    Column("parameters", "n_parameters"),
+    Column("cosine", "cosine_student", ".3f"),
+    Column("linear", "cosine_linear", ".3f"),
+    Column("neighbours", "cosine_neighbours", ".3f"),
+    Column("prior", "cosine_prior", ".3f"),
+]
+LOSS_COLUMNS = [
+    Column("data", "data"),
+    Column("predictor", "predictor"),
+    Column("map", "kind"),
+    Column("cosine", "cosine", ".3f"),
+    Column("AUC old", "auc_old", ".4f"),
+    Column("AUC mapped", "auc_mapped", ".4f"),
+    Column("AUC trained again", "auc_retrained", ".4f"),
+    Column("cost", "auc_loss", "+.4f"),
+    Column("95 %", "auc_loss_low", "+.4f", "auc_loss_high"),
+]
 INTRODUCTION = """\
 Pairs of seekers without a decision in the training window. Gains are over `none`, a ranker trained without
 generated JDs; intervals are 95 %, seekers resampled, seeds averaged. *Kept* is the share of the generated
@@ -150,100 +187,52 @@ def tier_rows(data: str, predictor: str, scores: dict[str, np.ndarray], part: Ev
     rows = []
     for name, tier in measured.items():
         gains = Gains() if name == "none" else gains_over(tier, none)
-        kept: Row = dict.fromkeys(("auc_kept", "auc_kept_low", "auc_kept_high", "logloss_kept"))
+        row: Row = {
+            "data": data,
+            "predictor": predictor,
+            "tier": name,
+            "n_pairs": len(part.labels),
+            "n_seekers": part.n_seekers,
+            "auc": float(tier.auc.mean()),
+            "auc_seed_sd": float(tier.auc.std(ddof=1)) if len(tier.auc) > 1 else 0.0,
+            "logloss": float(tier.log_loss.mean()),
+            **{key: value for key, value in gains._asdict().items() if key not in ("auc_gain_seed_sd", "verdict")},
+            **dict.fromkeys(("auc_kept", "auc_kept_low", "auc_kept_high", "logloss_kept")),
+        }
         if name != "none" and whole.verdict == "better":
-            kept = _kept(tier, none, generated)
-        rows.append(
-            {
-                "data": data,
-                "predictor": predictor,
-                "tier": name,
-                "n_pairs": len(part.labels),
-                "n_seekers": part.n_seekers,
-                "auc": float(tier.auc.mean()),
-                "auc_seed_sd": float(tier.auc.std(ddof=1)) if len(tier.auc) > 1 else 0.0,
-                "logloss": float(tier.log_loss.mean()),
-                **{key: value for key, value in gains._asdict().items() if key not in ("auc_gain_seed_sd", "verdict")},
-                **kept,
-            }
-        )
+            ratios = (tier.resampled_auc - none.resampled_auc) / (generated.resampled_auc - none.resampled_auc)
+            row["auc_kept_low"], row["auc_kept_high"] = percentile_interval(ratios)
+            row["auc_kept"] = gains.auc_gain / whole.auc_gain
+            row["logloss_kept"] = gains.logloss_gain / whole.logloss_gain
+        rows.append(row)
     return rows
-
-
-def _kept(tier: SliceMetrics, none: SliceMetrics, generated: SliceMetrics) -> Row:
-    """Return a tier's shares of the generated tier's gain."""
-    gain, whole = gains_over(tier, none), gains_over(generated, none)
-    ratios = (tier.resampled_auc - none.resampled_auc) / (generated.resampled_auc - none.resampled_auc)
-    low, high = percentile_interval(ratios)
-    return {
-        "auc_kept": gain.auc_gain / whole.auc_gain,
-        "auc_kept_low": low,
-        "auc_kept_high": high,
-        "logloss_kept": gain.logloss_gain / whole.logloss_gain,
-    }
 
 
 def page(result: dict[str, Any]) -> list[str]:
     """Return the lines of the results page."""
     rankers = f"seeds {result['seeds']}, tier dropout {TIER_DROPOUT}"
     lines = [*page_head("Cold start: what each tier keeps", {"Rankers": rankers}), INTRODUCTION]
-    tier_head = ["predictor", "tier", "AUC", "gain", "gain 95 %", "LogLoss", "gain", "kept AUC", "95 %", "kept LogLoss"]
-    student_head = ["student", "CVs", "parameters", "cosine", "linear", "neighbours", "prior"]
     for data in result["data"]:
         rows = [row for row in result["rows"] if row["data"] == data["name"]]
         students = [student for student in result["students"] if student["data"] == data["name"]]
         name = data["name"] + (" (SIMULATION, ideal generator)" if data["ideal"] else "")
         lines += [f"## {name}: {rows[0]['n_pairs']} pairs of {rows[0]['n_seekers']} seekers", ""]
-        lines += [*markdown_table(tier_head, map(_tier_cells, rows)), ""]
-        lines += [*markdown_table(student_head, map(_student_cells, students)), ""]
+        lines += [markdown_table(pl.DataFrame(map(_with_texts, rows), infer_schema_length=None), TIER_COLUMNS), ""]
+        lines += [markdown_table(pl.DataFrame(students), STUDENT_COLUMNS), ""]
         lines += ["(Cosines to the generator's own vectors, on held-out seekers.)", ""]
     if result["losses"]:
-        loss_head = ["data", "predictor", "map", "cosine", "AUC old", "AUC mapped", "AUC trained again", "cost", "95 %"]
         lines += ["## A ranker of an old contract on mapped vectors of a new one (SIMULATION)", ""]
-        lines += markdown_table(loss_head, map(_loss_cells, result["losses"]))
+        lines.append(markdown_table(pl.DataFrame(result["losses"]), LOSS_COLUMNS))
     return lines
 
 
-def _tier_cells(row: Row) -> list[str]:
-    kept = ""
+def _with_texts(row: Row) -> Row:
+    texts = {"auc_text": f"{row['auc']:.4f} ± {row['auc_seed_sd']:.4f}"}
+    for key in ("auc_kept", "auc_kept_low", "auc_kept_high", "logloss_kept"):
+        texts[f"{key}_text"] = "" if row[key] is None else f"{100 * row[key]:.0f} %"
     if row["auc_kept_low"] is not None:
-        kept = f"{_percent(row['auc_kept_low'])} to {_percent(row['auc_kept_high'])}"
-    return [
-        row["predictor"],
-        row["tier"],
-        f"{row['auc']:.4f} ± {row['auc_seed_sd']:.4f}",
-        _signed(row["auc_gain"]),
-        _interval(row["auc_gain_low"], row["auc_gain_high"]),
-        f"{row['logloss']:.4f}",
-        _signed(row["logloss_gain"]),
-        _percent(row["auc_kept"]),
-        kept,
-        _percent(row["logloss_kept"]),
-    ]
-
-
-def _student_cells(student: Row) -> list[str]:
-    cosines = [f"{student[f'cosine_{name}']:.3f}" for name in ("student", "linear", "neighbours", "prior")]
-    return [student["name"], str(student["n_cvs"]), str(student["n_parameters"]), *cosines]
-
-
-def _loss_cells(loss: Row) -> list[str]:
-    aucs = [f"{loss[name]:.4f}" for name in ("auc_old", "auc_mapped", "auc_retrained")]
-    interval = _interval(loss["auc_loss_low"], loss["auc_loss_high"])
-    named = [loss["data"], loss["predictor"], loss["kind"], f"{loss['cosine']:.3f}"]
-    return [*named, *aucs, _signed(loss["auc_loss"]), interval]
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.4f}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:+.4f}, {high:+.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f} %"
+        texts["interval_text"] = f"{texts['auc_kept_low_text']} to {texts['auc_kept_high_text']}"
+    return {"interval_text": "", **row, **texts}
 
 
 def main() -> None:
@@ -254,19 +243,16 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, action="append", default=[], help="a girl.yaml whose CVs are materialized; repeatable"
     )
-    parser.add_argument("--predictors", nargs="+", default=["mlp", "lightgbm"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=Path(".girl/cold-start"), help="folder for encoded texts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    n_blocks, n_markets = n_blocks_for(arguments.seekers), arguments.markets
-    predictors, seeds, n_bootstrap = arguments.predictors, arguments.seeds, 1000
+    n_blocks, n_markets = max(2, math.ceil(arguments.seekers / BLOCK_SEEKERS)), arguments.markets
+    predictors, seeds, n_bootstrap = PREDICTORS, SEEDS, 1000
     if arguments.quick:
         n_blocks, n_markets, predictors, seeds, n_bootstrap = 2, 1, ["lightgbm"], [0], 200
     result: dict[str, Any] = {"seeds": seeds, "data": [], "rows": [], "students": [], "losses": []}
     encoder = SentenceTransformerEncoder()
-    loaders = [partial(market_data, seed, n_blocks, encoder, arguments.cache) for seed in range(n_markets)]
+    loaders = [partial(market_data, seed, n_blocks, encoder, CACHE) for seed in range(n_markets)]
     loaders += [partial(stored_data, load_config(path)) for path in arguments.config]
     for load in loaders:
         data = load()

@@ -1,4 +1,8 @@
-"""Data sets of the cold-start benchmark: a simulated market with ideal generators, and the store of a config."""
+"""Data sets of the cold-start benchmark: a simulated market with ideal generators, and the store of a config.
+
+For each CV the ideal generator writes the JD of the job that fits the CV best by the planted law. The job is from
+another block of the market than the seeker's, so that its JD is never the text under decision.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ideal_market import TEST_FROM, TRAIN_FROM, TRAIN_UNTIL, IdealMarket, ideal_market
+import polars as pl
 from measuring import made_up_contract
+from polars import selectors
 
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
@@ -21,11 +26,13 @@ from girl_features.mapping.fit import SharedCVs
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures
-from girl_features.sample.market import SPAN_DAYS
-from girl_features.schema import Tier
+from girl_features.sample.market import BLOCK_SEEKERS, SPAN_DAYS, Jobs, People, simulate_block, true_fit
+from girl_features.sample.tables import block_tables
+from girl_features.schema import CV, JD, JOB_SEEKER_ID, Tier
 from girl_features.store.parts import PartsStore
 from girl_features.trainers.student import StudentData, read_student_data
 
+TRAIN_FROM, TRAIN_UNTIL, TEST_FROM = 0.55, 0.82, 0.88  # shares of the decisions, by time: the default windows
 ENCODED_AT_ONCE = 256
 
 
@@ -41,35 +48,37 @@ class ColdStartData(NamedTuple):
     both: SharedCVs | None = None  # CVs under both generators, without seekers of the test part
 
 
+class IdealMarket(NamedTuple):
+    """A simulated market with the JDs of its ideal generators; texts are row numbers of `texts`, times are days."""
+
+    texts: list[str]  # each once
+    versions: pl.DataFrame  # of CVs: job_seeker_id, cv, best (JD), second (JD of the second-best job), updated_at
+    decisions: pl.DataFrame  # the same of the decision's CV version, jd, matched, decided_at
+
+
 def market_data(seed: int, n_blocks: int, encoder: SentenceTransformerEncoder, cache: Path) -> ColdStartData:
     """Simulate a market with two ideal generators, which write the best and the second-best job's JD of each CV."""
-    market = ideal_market(n_blocks, seed)
-    vectors = _encoded(market.texts, encoder, cache)
-    decisions, versions = market.decisions, market.versions
-    train_from, train_until, test_from = np.quantile(decisions.decided_at, (TRAIN_FROM, TRAIN_UNTIL, TEST_FROM))
-    in_training = (decisions.decided_at >= train_from) & (decisions.decided_at < train_until)
-    warm = np.unique(decisions.seeker[in_training])
-    is_cold = ~np.isin(decisions.seeker, warm)
-    ends = [train_from, train_until, test_from, SPAN_DAYS + 1]
+    texts, versions, decisions = ideal_market(n_blocks, seed)
+    vectors = _encoded(texts, encoder, cache)
+    train_from, train_until, test_from = np.quantile(decisions["decided_at"], (TRAIN_FROM, TRAIN_UNTIL, TEST_FROM))
+    decided_at, seeker = pl.col("decided_at"), pl.col(JOB_SEEKER_ID)
+    warm = decisions.filter(decided_at >= train_from, decided_at < train_until)[JOB_SEEKER_ID].to_list()
+    tested = decisions.filter(decided_at >= test_from)[JOB_SEEKER_ID].to_list()
+    decisions = decisions.with_columns(is_cold_start=~seeker.is_in(warm))
+    taught = versions.filter(pl.col("updated_at") < train_until, ~seeker.is_in(tested) | seeker.is_in(warm))
+    untested = versions.filter(~seeker.is_in(tested))
     contract = made_up_contract("ideal", encoder.contract)
     second_contract = made_up_contract("second-best", encoder.contract)
-    tested = np.unique(decisions.seeker[decisions.decided_at >= test_from])
-    is_tested = np.isin(versions.seeker, tested)
-    is_taught = (versions.updated_at < train_until) & (~is_tested | np.isin(versions.seeker, warm))
-    taught = StudentData(
-        versions.seeker[is_taught].tolist(), vectors[versions.cv[is_taught]], vectors[versions.best[is_taught]]
-    )
-    both = SharedCVs(
-        versions.seeker[~is_tested], vectors[versions.second[~is_tested]], vectors[versions.best[~is_tested]]
-    )
+    ends = [train_from, train_until, test_from, SPAN_DAYS + 1]
+    untested_seekers = untested[JOB_SEEKER_ID].to_numpy().astype(np.str_)
     return ColdStartData(
         f"market {seed}",
         True,
-        _parts(market, vectors, decisions.best, is_cold, ends, contract),
-        taught,
+        _parts(decisions, vectors, "best", ends, contract),
+        StudentData(taught[JOB_SEEKER_ID].to_list(), vectors[taught["cv"]], vectors[taught["best"]]),
         contract,
-        _parts(market, vectors, decisions.second, is_cold, ends, second_contract),
-        both,
+        _parts(decisions, vectors, "second", ends, second_contract),
+        SharedCVs(untested_seekers, vectors[untested["second"]], vectors[untested["best"]]),
     )
 
 
@@ -86,24 +95,57 @@ def stored_data(config: GirlConfig) -> ColdStartData:
     return ColdStartData(config.name, False, parts, taught, contract)
 
 
+def ideal_market(n_blocks: int, seed: int) -> IdealMarket:
+    """Simulate a market of `n_blocks` blocks, at least two."""
+    blocks = [simulate_block(seed, block) for block in range(n_blocks)]
+    tables = [block_tables(seed, block, BLOCK_SEEKERS, 0) for block in range(n_blocks)]
+    all_versions, all_decisions = [], []
+    for block, market in enumerate(blocks):
+        other = (block + 1) % n_blocks
+        best_jobs = _jobs_by_fit(market.versions.people, blocks[other].jobs)[:, :2]
+        other_jds = pl.Series(tables[other]["jobs"][JD])
+        versions = pl.DataFrame(
+            {
+                JOB_SEEKER_ID: [f"{block}-{i}" for i in market.versions.seeker.tolist()],
+                "cv": pl.Series(tables[block]["job_seekers"][CV]),
+                "best": other_jds.gather(best_jobs[:, 0]),
+                "second": other_jds.gather(best_jobs[:, 1]),
+                "updated_at": market.versions.updated_at,
+            }
+        )
+        decisions = versions[market.decisions.version].with_columns(
+            jd=pl.Series(tables[block]["jobs"][JD]).gather(market.decisions.job),
+            matched=pl.Series(market.decisions.matched),
+            decided_at=pl.Series(market.decisions.decided_at),
+        )
+        all_versions.append(versions)
+        all_decisions.append(decisions)
+    versions, decisions = pl.concat(all_versions), pl.concat(all_decisions)
+    texts = pl.concat([versions["cv"], versions["best"], versions["second"], decisions["jd"]])
+    texts = texts.unique(maintain_order=True)
+    numbers = (selectors.string() - selectors.by_name(JOB_SEEKER_ID)).replace_strict(texts, np.arange(len(texts)))
+    return IdealMarket(texts.to_list(), versions.with_columns(numbers), decisions.with_columns(numbers))
+
+
+def _jobs_by_fit(people: People, jobs: Jobs) -> np.ndarray:
+    """Return (n people, n jobs) numbers of the jobs, the best first."""
+    rows = People(*(column[:, None] for column in people))
+    columns = Jobs(*(column[None, :] for column in jobs))
+    return np.argsort(-true_fit(rows, columns), axis=1, kind="stable")
+
+
 def _parts(
-    market: IdealMarket,
-    vectors: np.ndarray,
-    generated: np.ndarray,
-    is_cold: np.ndarray,
-    ends: list[float],
-    contract: FeatureContract,
+    decisions: pl.DataFrame, vectors: np.ndarray, generated: str, ends: list[float], contract: FeatureContract
 ) -> RankingParts:
-    """Return the decisions in three windows of time, with `generated` as the JDs of the generator."""
-    decisions = market.decisions
-    tier = np.full(len(generated), Tier.GENERATED, np.int8)
-    features = PairFeatures(
-        vectors[decisions.cv], vectors[decisions.jd], vectors[generated], tier, contract.fingerprint
-    )
+    """Return the decisions in three windows of time, with the JDs of the column `generated` as the generator's."""
     parts = []
-    for low, high in pairwise(ends):
-        rows = (decisions.decided_at >= low) & (decisions.decided_at < high)
-        parts.append(LabelledPairs(features.take(rows), decisions.matched[rows], decisions.seeker[rows], is_cold[rows]))
+    for start, end in pairwise(ends):
+        rows = decisions.filter(pl.col("decided_at") >= start, pl.col("decided_at") < end)
+        tier = np.full(len(rows), Tier.GENERATED, np.int8)
+        features = PairFeatures(
+            vectors[rows["cv"]], vectors[rows["jd"]], vectors[rows[generated]], tier, contract.fingerprint
+        )
+        parts.append(LabelledPairs.of(features, rows))
     return RankingParts(*parts)
 
 

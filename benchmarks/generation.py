@@ -4,9 +4,8 @@
 
 The models have Llama's shape and random weights. Prompts have 256 tokens and share those of the template; 128 new
 tokens are sampled. Each word is one token, so texts can be compared token by token. All contenders take turns in one
-process on `--threads` threads (default 1), and the median of three rounds counts. On a machine with other work,
-`--cpu-time` counts the CPU seconds of this process; with one thread that is about the time an idle machine needs. Trust
-the ratios more than the rates.
+process on one thread, and the median of three rounds counts. On a machine with other work, `--cpu-time` counts the CPU
+seconds of this process, which is about the time an idle machine needs. Trust the ratios more than the rates.
 
 `share_of_limit` compares with the tokens per second that reading weights and cache from memory would allow, at a
 bandwidth measured here. `agreement` compares greedy texts with the reference: the share of tokens before the first
@@ -24,9 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -36,15 +37,14 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import numpy as np
 import polars as pl
 import torch
-from measuring import CLOCKS, made_up_contract, median_rates
-from results_page import describe, write_json
+from measuring import describe, made_up_contract, made_up_encoder, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from girl_features.batch.local import local_chunks
 from girl_features.batch.run import run_batch
 from girl_features.config import GirlConfig
-from girl_features.contract import EncoderContract, SamplingContract
+from girl_features.contract import SamplingContract
 from girl_features.generator import Generator
 from girl_features.generator.engines import open_engine
 from girl_features.generator.opening import load_models
@@ -57,40 +57,52 @@ PLAIN_BATCHES = (8, 32)
 LETTERS = str.maketrans("0123456789", "abcdefghij")
 BATCH, ROUNDS, QUICK_ROUNDS = 32, 3, 1
 ENGINES = ("transformers", "openvino", "openvino-float32")
-SHAPES = {
-    "15m": {"vocab_size": 8192, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 7, "heads": (6, 6)},
+SHAPES = {  # arguments of LlamaConfig
+    "15m": {
+        "vocab_size": 8192,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+    },
     "135m": {
         "vocab_size": 49152,
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,
-        "heads": (9, 3),
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
     },
 }
 
-
 Clock = Callable[[], float]  # seconds
 Write = Callable[[list[str]], int]  # CVs to number of new tokens
-Contenders = dict[str, tuple[Write, int]]  # name -> function and number of CVs per round
+
+
+class Contender(NamedTuple):
+    """One way to write JDs."""
+
+    name: str
+    write: Write
+    n_cvs: int  # in each round
+    engine: str
+    batch: int  # JDs generated at once
 
 
 def make_model(size: str, folder: Path) -> Path:
     """Write a model with random weights and its tokenizer, and return the folder."""
-    shape = dict(SHAPES[size])
-    heads, kv_heads = shape.pop("heads")
+    shape = SHAPES[size]
     words = ["<pad>", "<unk>", "<end>"]
     splitter = pre_tokenizers.Whitespace()
     words += sorted({piece for piece, _ in splitter.pre_tokenize_str(f"{PLAIN.before_cv} {PLAIN.after_cv}")})
     words += [f"w{i}" for i in range(shape["vocab_size"] - len(words))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = splitter
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
-    ).save_pretrained(folder)
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<end>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     config = LlamaConfig(
         **shape,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -133,22 +145,17 @@ def plain_loop(model: Any, tokenizer: Any, batch: int) -> Write:
     return write
 
 
-def open_contender(
-    engine: str, folder: Path, threads: int, temperature: float = TEMPERATURE, batch: int = BATCH
-) -> Generator:
+def open_generator(engine: str, folder: Path, temperature: float = TEMPERATURE, batch: int = BATCH) -> Generator:
     """Open the model in `folder` on an engine."""
-    encoder = EncoderContract(
-        name="none", weights_sha256="", max_tokens=1, pooling="mean", normalized=True, dtype="float32", dimension=1
-    )
     contract = made_up_contract(
         folder.name,
-        encoder,
+        made_up_encoder(dimension=1),
         prompt_version=PLAIN.version,
         max_cv_tokens=CV_TOKENS,
         sampling=SamplingContract(n=1, temperature=temperature, top_p=TOP_P, max_new_tokens=NEW_TOKENS, seed=0),
         engine=None if engine == "transformers" else engine,
     )
-    return open_engine(contract, folder, batch_size=batch, threads=threads, exports=folder.parent / "exports")
+    return open_engine(contract, folder, batch_size=batch, threads=1, exports=folder.parent / "exports")
 
 
 def engine_loop(generator: Generator, n: int) -> Write:
@@ -161,21 +168,19 @@ def engine_loop(generator: Generator, n: int) -> Write:
     return write
 
 
-def rates(contenders: Contenders, rounds: int, clock: Clock) -> dict[str, dict[str, float]]:
-    """Return the median rates of contenders that take turns; the CVs are new in each round."""
-    for write, _ in contenders.values():
-        write(random_cvs(1, seed=0))  # engines compile at their first use
-    cvs = {
-        (name, number): random_cvs(n_cvs, seed=1000 * number + len(name))
-        for name, (_, n_cvs) in contenders.items()
-        for number in range(rounds)
-    }
-
-    def run(name: str, number: int) -> dict[str, float]:
-        write, n_cvs = contenders[name]
-        return {"tokens_per_s": write(cvs[name, number]), "cvs_per_s": n_cvs}
-
-    return median_rates(list(contenders), run, rounds, clock)
+def median_rates(contenders: list[Contender], rounds: int, clock: Clock) -> np.ndarray:
+    """Return the median tokens and CVs per second of n contenders that take turns on new CVs, as (n, 2) floats."""
+    for contender in contenders:
+        contender.write(random_cvs(1, seed=0))  # engines compile at their first use
+    rates = np.empty((rounds, len(contenders), 2))
+    for round_number in range(rounds):
+        for i, contender in enumerate(contenders):
+            cvs = random_cvs(contender.n_cvs, seed=1000 * round_number + len(contender.name))
+            start = clock()
+            n_tokens = contender.write(cvs)
+            rates[round_number, i] = np.array([n_tokens, contender.n_cvs]) / (clock() - start)
+            print(f"  round {round_number} {contender.name}: {rates[round_number, i]}", file=sys.stderr, flush=True)
+    return np.median(rates, axis=0)
 
 
 def read_bandwidth(n_bytes: int) -> float:
@@ -204,65 +209,65 @@ def limit_tokens_per_s(folder: Path, engine: str, batch: int) -> float:
     return batch * read_bandwidth(n_bytes) / n_bytes
 
 
-def words_of(generator: Generator, cvs: list[str]) -> list[list[str]]:
-    """Return the words of one JD per CV; seeds are the numbers of the CVs."""
-    texts = generator.generate(cvs, [[i] for i in range(len(cvs))])
+def words_of(generator: Generator, cvs: list[str], seeds: Sequence[int]) -> list[list[str]]:
+    """Return the words of one JD per CV."""
+    texts = generator.generate(cvs, [[seed] for seed in seeds])
     return [cv_texts[0].text.split() for cv_texts in texts]
 
 
 def agreement(texts: list[list[str]], reference: list[list[str]]) -> dict[str, float]:
     """Return the mean share of words before the first difference, and the share of identical texts."""
-    shares = []
-    for words, reference_words in zip(texts, reference, strict=True):
-        n_same = 0
-        for word, reference_word in zip(words, reference_words, strict=False):
-            if word != reference_word:
-                break
-            n_same += 1
-        shares.append(n_same / max(len(reference_words), 1))
-    identical = [words == reference_words for words, reference_words in zip(texts, reference, strict=True)]
+    pairs = list(zip(texts, reference, strict=True))
+    n_same = [sum(takewhile(bool, map(eq, words, reference_words))) for words, reference_words in pairs]
+    shares = [n / max(len(reference_words), 1) for n, (_, reference_words) in zip(n_same, pairs, strict=True)]
+    identical = [words == reference_words for words, reference_words in pairs]
     return {"tokens": statistics.fmean(shares), "texts": statistics.fmean(identical)}
 
 
-def measure(size: str, folder: Path, quick: bool, threads: int, clock: Clock) -> list[dict[str, Any]]:
+def measure(size: str, folder: Path, quick: bool, clock: Clock) -> list[dict[str, Any]]:
     """Return the rows of all contenders for one model size."""
     n_slow, n_fast = (2, 32) if quick or size == "135m" else (4, 64)
     engines = ENGINES[1:] if quick else ENGINES
     batches = PLAIN_BATCHES[-1:] if quick else PLAIN_BATCHES
-    plain = (
-        AutoModelForCausalLM.from_pretrained(folder).eval(),
-        AutoTokenizer.from_pretrained(folder, padding_side="left"),
-    )
-    generators = {engine: open_contender(engine, folder, threads) for engine in engines}
-    contenders: Contenders = {f"naive_{size}": (plain_loop(*plain, 1), n_slow)}
-    contenders |= {f"plain_batch{batch}_{size}": (plain_loop(*plain, batch), batch) for batch in batches}
-    contenders |= {f"{name}_{size}": (engine_loop(g, 1), n_fast) for name, g in generators.items()}
-    contenders |= {f"{name}_{size}_n4": (engine_loop(g, 4), n_fast // 4) for name, g in generators.items()}
-    measured = rates(contenders, QUICK_ROUNDS if quick else ROUNDS, clock)
-    naive = measured[f"naive_{size}"]["tokens_per_s"]
-    best = max(measured[f"plain_batch{batch}_{size}"]["tokens_per_s"] for batch in batches)
-    batch_of = {f"plain_batch{batch}_{size}": batch for batch in batches} | {f"naive_{size}": 1}
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    generators = {engine: open_generator(engine, folder) for engine in engines}
+    naive = Contender(f"naive_{size}", plain_loop(model, tokenizer, 1), n_slow, "transformers", 1)
+    plain = [
+        Contender(f"plain_batch{batch}_{size}", plain_loop(model, tokenizer, batch), batch, "transformers", batch)
+        for batch in batches
+    ]
+    contenders = [naive, *plain]
+    contenders += [Contender(f"{e}_{size}", engine_loop(g, 1), n_fast, e, BATCH) for e, g in generators.items()]
+    contenders += [Contender(f"{e}_{size}_n4", engine_loop(g, 4), n_fast // 4, e, BATCH) for e, g in generators.items()]
+    rates = median_rates(contenders, QUICK_ROUNDS if quick else ROUNDS, clock).tolist()
+    naive_rate = rates[0][0]
+    best_rate = max(tokens_per_s for tokens_per_s, _ in rates[1 : 1 + len(plain)])
     rows: list[dict[str, Any]] = []
-    for name, row_rates in measured.items():
-        tokens_per_s = row_rates["tokens_per_s"]
-        engine = name.split("_")[0] if name not in batch_of else "transformers"
-        limit = limit_tokens_per_s(folder, engine, batch_of.get(name, BATCH))
-        row = {"name": name, **row_rates, "over_naive": tokens_per_s / naive}
-        rows.append({**row, "over_best_transformers": tokens_per_s / best, "share_of_limit": tokens_per_s / limit})
-    return rows + stability(size, folder, threads, engines, 8 if quick else 16)
+    for contender, (tokens_per_s, cvs_per_s) in zip(contenders, rates, strict=True):
+        rows.append(
+            {
+                "name": contender.name,
+                "tokens_per_s": tokens_per_s,
+                "cvs_per_s": cvs_per_s,
+                "over_naive": tokens_per_s / naive_rate,
+                "over_best_transformers": tokens_per_s / best_rate,
+                "share_of_limit": tokens_per_s / limit_tokens_per_s(folder, contender.engine, contender.batch),
+            }
+        )
+    return rows + stability(size, folder, engines, 8 if quick else 16)
 
 
-def stability(size: str, folder: Path, threads: int, engines: Sequence[str], n: int) -> list[dict[str, Any]]:
+def stability(size: str, folder: Path, engines: Sequence[str], n: int) -> list[dict[str, Any]]:
     """Compare greedy texts with the reference, and sampled texts with those of other batches."""
-    cvs = random_cvs(n, seed=7)
-    reference = words_of(open_contender("transformers", folder, threads, temperature=0.0), cvs)
+    cvs, seeds = random_cvs(n, seed=7), range(n)
+    reference = words_of(open_generator("transformers", folder, temperature=0.0), cvs, seeds)
     rows = []
     for engine in engines:
-        greedy = agreement(words_of(open_contender(engine, folder, threads, temperature=0.0), cvs), reference)
-        together = words_of(open_contender(engine, folder, threads), cvs)
-        fresh = open_contender(engine, folder, threads, batch=8)
-        drawn = fresh.generate(cvs[::-1], [[i] for i in reversed(range(n))])
-        same = agreement([cv_texts[0].text.split() for cv_texts in drawn][::-1], together)
+        greedy = agreement(words_of(open_generator(engine, folder, temperature=0.0), cvs, seeds), reference)
+        together = words_of(open_generator(engine, folder), cvs, seeds)
+        reversed_texts = words_of(open_generator(engine, folder, batch=8), cvs[::-1], seeds[::-1])
+        same = agreement(reversed_texts[::-1], together)
         rows.append({"name": f"agreement_{engine}_{size}", "greedy_with_reference": greedy, "same_text": same})
         print(f"  {rows[-1]}", file=sys.stderr, flush=True)
     return rows
@@ -288,16 +293,15 @@ def _well_formed(text: GeneratedText) -> GeneratedText:
     return text._replace(text=" ".join(words).translate(LETTERS), finish_reason="stop")
 
 
-def job(size: str, folder: Path, workspace: Path, threads: int, n: int) -> dict[str, Any]:
+def job(size: str, folder: Path, workspace: Path, n: int) -> dict[str, Any]:
     """Run the whole batch job over n CVs and compare it with the engine alone, in wall-clock seconds."""
-    config = job_config(folder, workspace, threads, n)
+    config = job_config(folder, workspace, n)
     models = load_models(config)
     models = models._replace(generator=WellFormedGenerator(models.generator))
-    warm_up = random_cvs(4, seed=1)
-    models.generator.generate(warm_up, [[1]] * len(warm_up))
+    write = engine_loop(models.generator, 1)
+    write(random_cvs(4, seed=1))  # warms the engine up
     start = time.perf_counter()
-    n_tokens = engine_loop(models.generator, 1)(random_cvs(n, seed=99))  # not the job's CVs, which it would cache
-    engine_tokens_per_s = n_tokens / (time.perf_counter() - start)
+    engine_tokens_per_s = write(random_cvs(n, seed=99)) / (time.perf_counter() - start)  # the job would cache its CVs
     start = time.perf_counter()
     report = run_batch(config, models.contract, local_chunks(models))
     seconds = time.perf_counter() - start
@@ -307,34 +311,30 @@ def job(size: str, folder: Path, workspace: Path, threads: int, n: int) -> dict[
     return {**row, "share_of_engine": tokens_per_s / engine_tokens_per_s}
 
 
-def job_config(folder: Path, workspace: Path, threads: int, n: int) -> GirlConfig:
+def job_config(folder: Path, workspace: Path, n: int) -> GirlConfig:
     """Write tables of n CVs and return a config for them."""
     workspace.mkdir()
-    start = datetime(2024, 1, 1, tzinfo=UTC)
+    start, next_day = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)
     seekers = [f"s{i}" for i in range(n)]
     tables = {
         "job_seekers": {"job_seeker_id": seekers, "cv": random_cvs(n, seed=5), "updated_at": [start] * n},
         "jobs": {"job_id": ["j"], "jd": ["a cook for our kitchen"], "posted_at": [start]},
-        "interactions": {
-            "job_seeker_id": seekers[:1],
-            "job_id": ["j"],
-            "matched": [True],
-            "decided_at": [start + timedelta(days=1)],
-        },
+        "interactions": {"job_seeker_id": ["s0"], "job_id": ["j"], "matched": [True], "decided_at": [next_day]},
     }
     for name, columns in tables.items():
         pl.DataFrame(columns).write_parquet(workspace / f"{name}.parquet")
+    generator = {
+        "base": str(folder),
+        "trained_until": datetime(2020, 1, 1, tzinfo=UTC),
+        "engine": "openvino",
+        "max_cv_tokens": CV_TOKENS,
+        "threads": 1,
+    }
     return GirlConfig.model_validate(
         {
             "workspace": workspace / "girl",
             "tables": {name: {"path": str(workspace / f"{name}.parquet")} for name in tables},
-            "generator": {
-                "base": str(folder),
-                "trained_until": datetime(2020, 1, 1, tzinfo=UTC),
-                "engine": "openvino",
-                "max_cv_tokens": CV_TOKENS,
-                "threads": threads,
-            },
+            "generator": generator,
             "sampling": {"max_new_tokens": NEW_TOKENS, "temperature": TEMPERATURE, "top_p": TOP_P},
             "chunk_size": 64,
         }
@@ -345,14 +345,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="15 M parameters, one round, fewer engines")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds of this process")
     parser.add_argument("--size", choices=[*SHAPES], action="append", help="this size only; repeatable")
     arguments = parser.parse_args()
-    if arguments.cpu_time and arguments.threads > 1:
-        parser.error("--cpu-time adds up the seconds of all threads; use it with --threads 1")
-    clock = CLOCKS[arguments.cpu_time]
-    torch.set_num_threads(arguments.threads)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    torch.set_num_threads(1)
     sizes = arguments.size or (["15m"] if arguments.quick else [*SHAPES])
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -360,9 +357,9 @@ def main() -> None:
             folder = make_model(size, Path(temporary) / size)
             prompt = encode_prompt(AutoTokenizer.from_pretrained(folder), PLAIN, random_cvs(1, 0)[0], CV_TOKENS)
             print(f"{size}: prompts of {len(prompt.ids)} tokens", file=sys.stderr, flush=True)
-            rows += measure(size, folder, arguments.quick, arguments.threads, clock)
+            rows += measure(size, folder, arguments.quick, clock)
             n = 64 if arguments.quick or size == "135m" else 256
-            rows.append(job(size, folder, Path(temporary) / f"job-{size}", arguments.threads, n))
+            rows.append(job(size, folder, Path(temporary) / f"job-{size}", n))
             print(f"  {rows[-1]}", file=sys.stderr, flush=True)
     for row in rows:
         print(describe(row))

@@ -11,7 +11,6 @@ resident memory is recorded.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,8 +21,17 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from measuring import made_up_contract, new_process, peak_memory_mb, random_unit_vectors
-from results_page import describe, write_json
+from measuring import (
+    FIRST_DAY,
+    describe,
+    made_up_contract,
+    made_up_encoder,
+    new_process,
+    peak_memory_mb,
+    random_unit_vectors,
+    write_json,
+    write_rows,
+)
 
 from girl_features import schema
 from girl_features.batch.chunk import Origin
@@ -31,12 +39,12 @@ from girl_features.batch.estimate import make_plan
 from girl_features.batch.local import local_chunks
 from girl_features.batch.run import Batch, fill_store
 from girl_features.config import TableConfig, TablesConfig
-from girl_features.contract import EncoderContract
 from girl_features.evaluation.machine import machine_description
 from girl_features.generator.opening import LoadedModels
 from girl_features.input.tables import Tables, load_tables
 from girl_features.schema import Encoded, GeneratedText
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS
 
 N_VERSIONS, N_VERSIONS_QUICK = 1_000_000, 20_000
 CHANGED = 100  # one version in this number is new
@@ -44,7 +52,6 @@ N_WORDS = 150  # of a CV: about a kilobyte
 N_JOBS = 1_000
 DIMENSION = 384
 ROWS_A_PART = 10_000
-START = datetime(2024, 1, 1, tzinfo=UTC)
 WORDS = """
     welder nurse driver cook clerk planner engineer teacher analyst carpenter electrician cleaner manager shift site
     patients orders safety reports customers invoices machines lessons team quality budget contracts schedules tools
@@ -71,15 +78,7 @@ class CountingGenerator:
 class RandomEncoder:
     """Returns a random vector of length one for each text."""
 
-    contract = EncoderContract(
-        name="random",
-        weights_sha256="0" * 64,
-        max_tokens=256,
-        pooling="mean",
-        normalized=True,
-        dtype="float32",
-        dimension=DIMENSION,
-    )
+    contract = made_up_encoder(DIMENSION)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         vectors = random_unit_vectors(np.random.default_rng(len(texts)), len(texts), DIMENSION)
@@ -95,14 +94,16 @@ def write_tables(folder: Path, n_versions: int) -> None:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("CREATE TABLE words AS SELECT $words AS list", {"words": WORDS})
         text = f"array_to_string([list[(1 + hash(i, x) % {len(WORDS)})::BIGINT] FOR x IN range({N_WORDS})], ' ')"
-        at = f"TIMESTAMPTZ '{START.isoformat()}'"
+        at = f"TIMESTAMPTZ '{FIRST_DAY.isoformat()}'"
         tables = {
-            "job_seekers": f"SELECT 'seeker-' || (i // 2) AS job_seeker_id, {text} AS cv, "
-            f"{at} + to_days((i % 2)::INTEGER) AS updated_at FROM range({n_versions}) AS r(i), words",
-            "jobs": f"SELECT 'job-' || i AS job_id, {text} AS jd, {at} AS posted_at "
-            f"FROM range({N_JOBS}) AS r(i), words",
-            "interactions": f"SELECT 'seeker-0' AS job_seeker_id, 'job-0' AS job_id, true AS matched, "
-            f"{at} + to_days(1) AS decided_at LIMIT 0",
+            "job_seekers": f"""
+                SELECT 'seeker-' || (i // 2) AS job_seeker_id, {text} AS cv,
+                    {at} + to_days((i % 2)::INTEGER) AS updated_at
+                FROM range({n_versions}) AS r(i), words""",
+            "jobs": f"""
+                SELECT 'job-' || i AS job_id, {text} AS jd, {at} AS posted_at FROM range({N_JOBS}) AS r(i), words""",
+            "interactions": f"""
+                SELECT '' AS job_seeker_id, '' AS job_id, true AS matched, {at} AS decided_at LIMIT 0""",
         }
         for name, query in tables.items():
             connection.execute(f"COPY ({query}) TO '{folder / name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
@@ -112,43 +113,21 @@ def write_earlier_nights(folder: Path) -> None:
     """Write the rows that earlier nights left: all CV versions except the newer one of every fiftieth seeker."""
     store = PartsStore(folder / "store")
     store.save_contract(CONTRACT)
-    encoder, random = RandomEncoder.contract.fingerprint, RandomEncoder()
-    versions = f"""SELECT job_seeker_id, updated_at, left(sha256(cv), 16) AS cv_hash
+    encoder = RandomEncoder()
+    query = f"""
+        SELECT job_seeker_id, updated_at, updated_at AS event_timestamp, updated_at AS created_timestamp,
+            left(sha256(cv), 16) AS cv_hash, [repeat(sha256(job_seeker_id), 8)] AS generated_jds
         FROM '{folder}/job_seekers.parquet'
-        WHERE NOT (updated_at > TIMESTAMPTZ '{START.isoformat()}'
+        WHERE NOT (updated_at > TIMESTAMPTZ '{FIRST_DAY.isoformat()}'
             AND split_part(job_seeker_id, '-', 2)::BIGINT % {CHANGED // 2} = 0)"""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for batch in connection.execute(versions).to_arrow_reader(ROWS_A_PART):
-            n = batch.num_rows
-            vectors = pa.array(list(random.encode([""] * n).vectors), schema.VECTOR)
-            ids, times, hashes = (batch.column(i) for i in range(3))
-            common: dict[str, Any] = {
-                schema.JOB_SEEKER_ID: ids,
-                schema.EVENT_TIMESTAMP: times,
-                schema.CREATED_TIMESTAMP: times,
-                schema.CV_HASH: hashes,
-                schema.CV_TRUNCATED: [False] * n,
-            }
-            cv_rows = common | {schema.CONTRACT: [encoder] * n, schema.CV_VECTOR: vectors}
-            store.write_part("cv_vectors", encoder, pa.table(cv_rows))
-            generated = common | {
-                schema.UPDATED_AT: times,
-                schema.CONTRACT: [CONTRACT.fingerprint] * n,
-                schema.RUN: ["earlier"] * n,
-                schema.ENGINE: ["counting"] * n,
-                schema.SEEDS: [[0]] * n,
-                schema.FINISH_REASONS: [["stop"]] * n,
-                schema.N_PROMPT_TOKENS: [150] * n,
-                schema.N_NEW_TOKENS: [100] * n,
-                schema.SECONDS: [0.1] * n,
-                schema.N_REDACTED: [0] * n,
-                schema.N_GENERATED: [1] * n,
-                schema.GENERATED_JDS: [[hashlib.sha256(b"%d" % i).hexdigest() * 8] for i in range(n)],
-                schema.GENERATED_JD_VECTOR: vectors,
-                schema.GENERATED_JD_DISPERSION: pa.array([0.0] * n, pa.float32()),
-            }
-            store.write_part("generated_jds", CONTRACT.fingerprint, pa.table(generated))
+        for batch in connection.execute(query).to_arrow_reader(ROWS_A_PART):
+            vectors = pa.array(list(encoder.encode([""] * batch.num_rows).vectors), schema.VECTOR)
+            rows = dict(zip(batch.schema.names, batch.columns, strict=True))
+            rows |= {schema.CV_VECTOR: vectors, schema.GENERATED_JD_VECTOR: vectors}
+            for view in (CV_VECTORS, GENERATED_JDS):
+                write_rows(store, CONTRACT, view, rows)
 
 
 def open_tables(folder: Path) -> Tables:

@@ -1,16 +1,17 @@
-"""Shared parts of the benchmarks: clocks, quiet calls, processes, Redis, made-up contracts and random vectors."""
+"""Shared parts of the benchmarks: processes, Redis, made-up contracts, vectors and rows, and the files of results."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import shlex
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
@@ -19,10 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
+from girl_features.evaluation.machine import machine_description
+from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import GENERATED_JDS, VIEWS
 
-CLOCKS: dict[bool, Callable[[], float]] = {True: time.process_time, False: time.perf_counter}  # by --cpu-time
+FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @contextmanager
@@ -31,30 +37,6 @@ def quiet() -> Iterator[None]:
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def median_rates(
-    names: list[str], run: Callable[[str, int], dict[str, float]], rounds: int, clock: Callable[[], float]
-) -> dict[str, dict[str, float]]:
-    """Let contenders take turns and return the median of each contender's rates.
-
-    Args:
-        names: the contenders.
-        run: does a contender's work of one round and returns how much it did, by the name of the rate.
-        rounds: number of rounds.
-        clock: returns seconds.
-    """
-    rates: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for round_number in range(rounds):
-        for name in names:
-            start = clock()
-            amounts = run(name, round_number)
-            seconds = clock() - start
-            rates[name].append({rate: amount / seconds for rate, amount in amounts.items()})
-            print(f"  round {round_number} {name}: {rates[name][-1]}", file=sys.stderr, flush=True)
-    return {
-        name: {rate: statistics.median(row[rate] for row in rows) for rate in rows[0]} for name, rows in rates.items()
-    }
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -90,6 +72,12 @@ def redis_server() -> Iterator[str | None]:
             server.terminate()
 
 
+def made_up_encoder(dimension: int) -> EncoderContract:
+    """Return a contract of an encoder that does not exist."""
+    fields = {"name": "none", "weights_sha256": "0" * 64, "max_tokens": 256, "pooling": "mean", "normalized": True}
+    return EncoderContract.model_validate({**fields, "dtype": "float32", "dimension": dimension})
+
+
 def made_up_contract(name: str, encoder: EncoderContract, **settings: Any) -> FeatureContract:
     """Return a contract of a generator that does not exist. `settings` replace fields of the contract."""
     fields = {
@@ -105,7 +93,49 @@ def made_up_contract(name: str, encoder: EncoderContract, **settings: Any) -> Fe
     return FeatureContract.model_validate({**fields, **settings})
 
 
+def write_rows(store: PartsStore, contract: FeatureContract, view: str, rows: Mapping[str, Any]) -> None:
+    """Write one part of a view. `rows` gives columns of n values each; the view's others get one constant for all n."""
+    n = len(next(iter(rows.values())))
+    fingerprint = contract.fingerprint if view == GENERATED_JDS else contract.encoder.fingerprint
+    constants: dict[pa.DataType, Any] = {pa.string(): "x", pa.bool_(): False, pa.int64(): 1, pa.float64(): 0.1}
+    constants |= {pa.float32(): 0.0, pa.list_(pa.string()): ["x"], pa.list_(pa.int64()): [0]}
+    constants[schema.UTC_MICROSECONDS] = FIRST_DAY
+    columns = VIEWS[view].schema
+    filled = {field.name: [constants.get(field.type)] * n for field in columns}
+    filled |= {**rows, schema.CONTRACT: [fingerprint] * n}
+    store.write_part(view, fingerprint, pa.table(filled, schema=columns))
+
+
 def random_unit_vectors(rng: np.random.Generator, n: int, dimension: int) -> np.ndarray:
     """Return (n, dimension) float32 random vectors of length one."""
     vectors = rng.standard_normal((n, dimension), np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def write_json(path: Path | None, results: Any) -> None:
+    """Write `results` to `path` and make its folder. Do nothing if the user asked for no JSON."""
+    if path is not None:
+        _write(path, json.dumps(results, indent=1))
+
+
+def write_page(path: Path | None, lines: Iterable[str]) -> None:
+    """Write the lines of a Markdown page to `path` and make its folder. Do nothing if the user asked for no page."""
+    if path is not None:
+        _write(path, "\n".join(lines))
+
+
+def page_head(title: str, facts: Mapping[str, str]) -> list[str]:
+    """Return the first lines of a page: title, the command of this run, date, machine and `facts`."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    known = {"Date": str(datetime.now(UTC).date()), "Machine": machine_description(), **facts}
+    return [f"# {title}", "", f"    {command}", "", *(f"- **{name}:** {fact}" for name, fact in known.items()), ""]
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Return one line for the screen with all that a result row says."""
+    return "  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")

@@ -1,25 +1,19 @@
-"""Bare SQLite tables and Redis keys that hold vectors: the lower limit for what any online store takes."""
+"""Bare SQLite tables and Redis keys that hold vectors: the lower limit for what any online store takes.
+
+They know ids and bytes, and nothing of tiers, times, checks or deadlines. `read` returns (m, d) float32 vectors of each
+table, for the m ids it has, in the order of the ids.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 RAW_DATABASE = 2  # of the Redis server; the Feast stores use 0 and 1
-
-
-class RawStore(Protocol):
-    """A store that knows ids and bytes, and nothing of tiers, times, checks or deadlines."""
-
-    def write(self, table: str, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Write the bytes of each id."""
-
-    def read(self, tables: Sequence[str], ids: Sequence[str]) -> list[np.ndarray]:
-        """Return (m, d) float32 vectors of each table, for the m ids it has, in the order of `ids`."""
 
 
 class RawSqlite:
@@ -70,6 +64,9 @@ def redis_client(server: str) -> Any:
 
     host, port = server.split(":")
     return redis.Redis(host=host, port=int(port), db=RAW_DATABASE)
+
+
+RawStore = RawSqlite | RawRedis
 
 
 def open_raw(path: Path, redis: str | None, dimension: int) -> RawStore:

@@ -10,15 +10,15 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from measuring import new_process
 
 
 class Load(NamedTuple):
@@ -27,7 +27,6 @@ class Load(NamedTuple):
     statuses: dict[str, int]  # HTTP status or name of an error -> number of answers
     p50_ms: float  # of the answers with 200
     p99_ms: float
-    seconds: float
 
     @property
     def n_errors(self) -> int:
@@ -54,57 +53,44 @@ def serving(app: Any) -> Iterator[int]:
 
 def load_test(port: int, body: dict[str, object], n_connections: int, seconds: float) -> Load:
     """Send `body` to /rank from `n_connections` connections at once for so many seconds."""
-    command = [sys.executable, __file__, str(port), json.dumps(body), str(n_connections), str(seconds)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Load(**json.loads(finished.stdout))
+    with new_process() as executor:
+        return executor.submit(_load, port, json.dumps(body).encode(), n_connections, seconds).result()
 
 
-async def _ask_repeatedly(
-    port: int, request: bytes, until: float, statuses: dict[str, int], times: list[float]
-) -> None:
-    """Ask over one connection until that time; count each status and add the seconds of each 200 to `times`."""
+def _load(port: int, body: bytes, n_connections: int, seconds: float) -> Load:
+    if hasattr(os, "sched_setaffinity"):
+        # the service keeps to one core; the callers may use the others
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    fields = ("Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    request = "\r\n".join(("POST /rank HTTP/1.1", *fields, "", "")).encode() + body
+    answers = asyncio.run(_ask_over_all(port, request, n_connections, time.monotonic() + seconds))
+    times = [seconds for status, seconds in answers if status == "200"]
+    p50, p99 = np.percentile(times, (50, 99)) * 1000 if times else (float("nan"), float("nan"))
+    return Load(dict(Counter(status for status, _ in answers)), float(p50), float(p99))
+
+
+async def _ask_over_all(port: int, request: bytes, n_connections: int, until: float) -> list[tuple[str, float]]:
+    by_connection = await asyncio.gather(*(_ask_repeatedly(port, request, until) for _ in range(n_connections)))
+    return [answer for answers in by_connection for answer in answers]
+
+
+async def _ask_repeatedly(port: int, request: bytes, until: float) -> list[tuple[str, float]]:
+    """Ask over one connection until that time; return status, or name of the error, and seconds of each answer."""
+    answers = []
     while time.monotonic() < until:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             while time.monotonic() < until:
                 start = time.perf_counter()
                 writer.write(request)
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-                )
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
                 await reader.readexactly(length)
-                status = head[9:12].decode()
-                statuses[status] = statuses.get(status, 0) + 1
-                if status == "200":
-                    times.append(time.perf_counter() - start)
-                if b"\r\nconnection: close" in head.lower():
+                answers.append((head[9:12].decode(), time.perf_counter() - start))
+                if b"\r\nconnection: close" in head:
                     break
             writer.close()
         except (OSError, asyncio.IncompleteReadError) as error:
-            name = type(error).__name__
-            statuses[name] = statuses.get(name, 0) + 1
+            answers.append((type(error).__name__, 0.0))
             await asyncio.sleep(0.01)
-
-
-async def _main(port: int, body: str, n_connections: int, seconds: float) -> Load:
-    data = body.encode()
-    fields = ("Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(data)}")
-    head = "\r\n".join(("POST /rank HTTP/1.1", *fields, "", ""))
-    statuses: dict[str, int] = {}
-    times: list[float] = []
-    start = time.monotonic()
-    asking = (
-        _ask_repeatedly(port, head.encode() + data, start + seconds, statuses, times) for _ in range(n_connections)
-    )
-    await asyncio.gather(*asking)
-    p50, p99 = np.percentile(times, (50, 99)) * 1000 if times else (float("nan"), float("nan"))
-    return Load(statuses, float(p50), float(p99), time.monotonic() - start)
-
-
-if __name__ == "__main__":
-    _port, _body, _n, _seconds = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):
-        # the service keeps to one core; the callers may use the others
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    print(json.dumps(asyncio.run(_main(int(_port), _body, int(_n), float(_seconds)))._asdict()))
+    return answers

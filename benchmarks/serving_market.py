@@ -1,31 +1,38 @@
-"""Data of the serving benchmark: vectors of made-up seekers in this project's, Feast's and bare stores."""
+"""Data of the serving benchmark: long CVs, and vectors of made-up seekers in our, Feast's and bare stores."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import polars as pl
 import yaml
-from measuring import made_up_contract, quiet, random_unit_vectors
+from measuring import FIRST_DAY, made_up_contract, quiet, random_unit_vectors, write_rows
 from raw_stores import RawStore, open_raw
 from store_data import StoreKind, online_settings
 
 from girl_features import schema
+from girl_features.config import GirlConfig
 from girl_features.contract import EncoderContract, FeatureContract
+from girl_features.generator.opening import load_encoder
 from girl_features.init_repo import write_repo
 from girl_features.lookup.bundle import Bundle, write_bundle
+from girl_features.lookup.encoder_export import export_encoder
+from girl_features.lookup.host_encoder import HostEncoder
 from girl_features.lookup.vector_map import VectorMap
+from girl_features.sample.tables import write_sample
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
+from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, JD_VECTORS
 from girl_features.store.repo import apply_repo
 
 SEED = 0
-GENERATED_AT = datetime(2024, 1, 1, tzinfo=UTC)
-CHANGED_AT = GENERATED_AT + timedelta(days=30)  # when the CV of a stale seeker changed
+CHANGED_AT = FIRST_DAY + timedelta(days=30)  # when the CV of a stale seeker changed
 HIDDEN_SIZE = 256  # the default of `girl train student`
+CV_WORDS = 1000
 RAW_TABLES = ("generated", "cv")  # of a bare store
 
 
@@ -55,10 +62,14 @@ def build_market(root: Path, encoder: EncoderContract, n: int, n_jobs: int) -> M
     jobs = [f"job-{i}" for i in range(n_jobs)]
     cv = dict(zip([*hits, *stale, *cv_alone], random_unit_vectors(rng, n + 2 * n_others, d), strict=True))
     generated = dict(zip([*hits, *stale], random_unit_vectors(rng, n + n_others, d), strict=True))
-    jd = dict(zip(jobs, random_unit_vectors(rng, n_jobs, d), strict=True))
-    _write(store, contract, "cv_vectors", schema.CV_VECTORS_SCHEMA, cv, dict.fromkeys(stale, CHANGED_AT))
-    _write(store, contract, "generated_jds", schema.GENERATED_SCHEMA, generated, {})
-    _write(store, contract, "jd_vectors", schema.JD_VECTORS_SCHEMA, jd, {})
+    jd_vectors = list(random_unit_vectors(rng, n_jobs, d))
+    times = [CHANGED_AT if name in stale else FIRST_DAY for name in cv]
+    cv_rows = {schema.JOB_SEEKER_ID: list(cv), schema.CV_VECTOR: list(cv.values())}
+    cv_rows |= {schema.EVENT_TIMESTAMP: times, schema.CREATED_TIMESTAMP: times}
+    write_rows(store, contract, CV_VECTORS, cv_rows)
+    generated_rows = {schema.JOB_SEEKER_ID: list(generated), schema.GENERATED_JD_VECTOR: list(generated.values())}
+    write_rows(store, contract, GENERATED_JDS, generated_rows)
+    write_rows(store, contract, JD_VECTORS, {schema.JOB_ID: jobs, schema.JD_VECTOR: jd_vectors})
     bundle = write_bundle(root / "bundle", _bundle(rng, contract), {})
     return Market(contract, store, hits, stale, cv_alone, jobs, cv, generated, bundle)
 
@@ -100,28 +111,21 @@ def _bundle(rng: np.random.Generator, contract: FeatureContract) -> Bundle:
     return Bundle(contract, weights(d), weights(d), student, None, None)
 
 
-def _write(
-    store: PartsStore,
-    contract: FeatureContract,
-    view: str,
-    columns: pa.Schema,
-    vectors: dict[str, np.ndarray],
-    changed_at: dict[str, datetime],
-) -> None:
-    """Write one part with these vectors; columns without a vector or a time get a constant."""
-    fingerprint = contract.fingerprint if view == "generated_jds" else contract.encoder.fingerprint
-    times = [changed_at.get(name, GENERATED_AT) for name in vectors]
-    constant: dict[pa.DataType, Any] = {pa.string(): "x", pa.bool_(): False, pa.int64(): 1, pa.float64(): 0.0}
-    constant |= {pa.float32(): 0.0, pa.list_(pa.string()): ["x"], pa.list_(pa.int64()): [0]}
-    table = {}
-    for field in columns:
-        if field.type == schema.VECTOR:
-            table[field.name] = list(vectors.values())
-        elif field.type == schema.UTC_MICROSECONDS:
-            table[field.name] = times
-        elif field.name in (schema.JOB_SEEKER_ID, schema.JOB_ID):
-            table[field.name] = list(vectors)
-        else:
-            value = fingerprint if field.name == schema.CONTRACT else constant[field.type]
-            table[field.name] = [value] * len(vectors)
-    store.write_part(view, fingerprint, pa.table(table, schema=columns))
+def long_cvs(root: Path, n: int) -> list[str]:
+    """Return n texts of CV_WORDS words each, made of CVs of the sample market in random order."""
+    write_sample(root / "sample", n_seekers=200, seed=SEED)
+    pieces = pl.read_parquet(root / "sample" / "job_seekers.parquet")["cv"].to_list()
+    rng = np.random.default_rng(SEED)
+    texts = []
+    for _ in range(n):
+        words = " ".join(pieces[i] for i in rng.permutation(len(pieces))).split()
+        texts.append(" ".join(words[:CV_WORDS]))
+    return texts
+
+
+def hosted_encoder(config: GirlConfig, folder: Path, texts: list[str]) -> HostEncoder:
+    """Return the config's encoder without torch, as `girl train student` puts it into a bundle for services."""
+    folder.mkdir()
+    encoder = load_encoder(config)
+    print(f"encoder on the host: {export_encoder(encoder, config.encoder.name, texts, folder)}", file=sys.stderr)
+    return HostEncoder(folder, encoder.contract)

@@ -1,6 +1,6 @@
 """Compare the Feast stores of this project with those of Feast and with the engine underneath, on the same data.
 
-    python benchmarks/store.py [--quick] [--json FILE] [--only NAME ...]
+    python benchmarks/store.py [--quick] [--json FILE]
 
 `limit` is what the engine does without a feature store: a bare Parquet part, DuckDB's ASOF join, SQLite's
 SELECT ... IN, Redis' MGET. The three take turns, and the least time of each counts, because other work on the machine
@@ -12,7 +12,6 @@ are made smaller or left out.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -23,18 +22,18 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("FEAST_USAGE", "False")  # before Feast is imported
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measuring import quiet, redis_server
+import store_joins
+from measuring import describe, new_process, quiet, redis_server, write_json
 from raw_stores import RawStore, open_raw, redis_client
-from results_page import write_json
 from store_data import StoreKind, open_store, rows_as_bytes, vectors_table, write_folder
-from store_joins import JoinProcess, JoinRequest
+from store_joins import JoinRequest, prepare_join
 
 EVERYTHING = (datetime(2023, 12, 31, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC))  # start and end to materialize
 ENOUGH_SECONDS = 8.0  # a measurement is not repeated once its runs took so long in all
@@ -45,33 +44,18 @@ TOO_LARGE = {(768, "append_1k_onto_1m")}  # Feast's own store needs 10 GB for it
 Row = dict[str, Any]
 
 
-class Size(NamedTuple):
-    """Amount of data."""
-
-    history: dict[int, tuple[int, int]]  # versions -> seekers, rows to join
-    append: dict[str, int]  # task -> rows already there
-    materialize: int  # rows
-    online: int  # seekers
-    repeats: int
-    online_requests: int  # of one id
-
-
-FULL = Size(
-    {3: (100_000, 100_000), 30: (10_000, 100_000), 100: (1_000, 75_000), 1: (300_000, 300_000)},
-    {"append_1k_onto_100k": 100_000, "append_1k_onto_1m": 1_000_000},
-    100_000,
-    20_000,
-    5,
-    400,
-)
-QUICK = Size(
-    {3: (5_000, 5_000), 30: (500, 5_000), 100: (100, 3_000), 1: (15_000, 15_000)},
-    {"append_1k_onto_100k": 10_000, "append_1k_onto_1m": 30_000},
-    5_000,
-    2_000,
-    3,
-    40,
-)
+# The amount of data; --quick does a twentieth of it
+HISTORY = {  # versions -> seekers, rows to join
+    1: (300_000, 300_000),
+    3: (100_000, 100_000),
+    30: (10_000, 100_000),
+    100: (1_000, 75_000),
+}
+APPEND = {"append_1k_onto_100k": 100_000, "append_1k_onto_1m": 1_000_000}  # task -> rows already there
+N_MATERIALIZED = 100_000  # rows
+N_ONLINE = 20_000  # seekers
+N_ONLINE_REQUESTS = 400  # of one id
+REPEATS, QUICK_REPEATS = 5, 3
 
 
 def least_seconds(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -105,22 +89,23 @@ def result_row(name: str, costs: dict[str, float], unit: str, values: dict[str, 
 class StoreBench:
     """All tasks at one dimension."""
 
-    def __init__(self, root: Path, size: Size, dimension: int, redis: str | None) -> None:
-        self.root, self.size, self.dimension, self.redis = root, size, dimension, redis
+    def __init__(self, root: Path, is_quick: bool, dimension: int, redis: str | None) -> None:
+        self.root, self.dimension, self.redis = root, dimension, redis
+        self.divisor, self.repeats = (20, QUICK_REPEATS) if is_quick else (1, REPEATS)
         self.suffix = "" if dimension == 384 else f"_{dimension}"
 
     def tasks(self) -> dict[str, Callable[[], Iterator[Row]]]:
         """Return all tasks in the order of the results."""
-        tasks: dict[str, Callable[[], Iterator[Row]]] = {"online_sqlite": partial(self.online, None)}
-        if self.redis is not None:
-            tasks["online_redis"] = partial(self.online, self.redis)
+        databases = {"sqlite": None, "redis": self.redis} if self.redis else {"sqlite": None}
+        tasks: dict[str, Callable[[], Iterator[Row]]] = {}
+        for database, server in databases.items():
+            tasks[f"online_{database}"] = partial(self.online, server)
         tasks["append_1k_onto_100k"] = partial(self.append, "append_1k_onto_100k")
         tasks["history_1_version"] = partial(self.history, "history_1_version", 1)
         tasks["history_3_versions"] = partial(self.history, "history_3_versions", 3)
         tasks["history_30_versions"] = partial(self.history, "history_30_versions", 30)
-        tasks["materialize_sqlite"] = partial(self.materialize, None)
-        if self.redis is not None:
-            tasks["materialize_redis"] = partial(self.materialize, self.redis)
+        for database, server in databases.items():
+            tasks[f"materialize_{database}"] = partial(self.materialize, server)
         tasks["append_1k_onto_1m"] = partial(self.append, "append_1k_onto_1m")
         tasks["history_100_versions"] = partial(self.history, "history_100_versions", 100)
         return tasks
@@ -128,48 +113,59 @@ class StoreBench:
     def append(self, name: str) -> Iterator[Row]:
         """Append 1,000 rows: to a folder, to one file (Feast's own store cannot append to a folder), and bare."""
         root = self.root / name
-        folder = write_folder(root / "folder", self.size.append[name], 1, self.dimension)
+        n_rows = APPEND[name] // self.divisor
+        folder = write_folder(root / "folder", n_rows, 1, self.dimension)
         single = root / "single.parquet"
         pq.write_table(pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("*"))]), single)
         sources = {"ours": folder, "stock": single}
         stores = {kind: open_store(root / kind, sources[kind], self.dimension, kind) for kind in FEAST_KINDS}
-        rows = vectors_table(1000, 1, self.dimension, first=self.size.append[name])
+        rows = vectors_table(1000, 1, self.dimension, first=n_rows)
         bare = root / "bare"
         bare.mkdir()
         numbers = count()
         work: dict[str, Callable[[], object]] = {kind: _appender(store, rows) for kind, store in stores.items()}
         work["limit"] = lambda: pq.write_table(rows, bare / f"{next(numbers)}.parquet")
-        seconds = least_seconds(work, self.size.repeats)
+        seconds = least_seconds(work, self.repeats)
         shutil.rmtree(root)
         yield result_row(f"{name}{self.suffix}", seconds, "s")
 
     def history(self, name: str, versions: int) -> Iterator[Row]:
         """Join vectors to entities as of their times; each kind in its own process, to measure its memory."""
-        n_seekers, n_rows = self.size.history[versions]
+        n_seekers, n_rows = (n // self.divisor for n in HISTORY[versions])
         if versions == 100:
             n_rows = n_rows * 384 // self.dimension  # Feast's own store holds a vector for every pair of rows
-        folder = write_folder(self.root / name / "parts", n_seekers, versions, self.dimension)
-        request = JoinRequest(folder, n_seekers, versions, n_rows, self.dimension)
+        root = self.root / name
+        folder = write_folder(root / "parts", n_seekers, versions, self.dimension)
+        peaks: dict[str, float] = {}  # after the first join, in MB
+
+        def join(kind: str) -> None:
+            peak_mb = processes[kind].submit(store_joins.join, requests[kind]).result()
+            peaks.setdefault(kind, peak_mb)
+
+        requests = {
+            kind: JoinRequest(kind, root / kind, folder, n_seekers, versions, n_rows, self.dimension) for kind in KINDS
+        }
         with ExitStack() as stack:
-            processes = {kind: stack.enter_context(JoinProcess(kind, request)) for kind in KINDS}
-            work: dict[str, Callable[[], object]] = {kind: process.join for kind, process in processes.items()}
-            yield result_row(f"{name}{self.suffix}", least_seconds(work, self.size.repeats), "s")
-            if versions == 100:
-                peaks = {kind: process.peak_mb for kind, process in processes.items()}
-                yield result_row(f"{name}_rss{self.suffix}", peaks, "MB")
-        shutil.rmtree(self.root / name)
+            processes = {kind: stack.enter_context(new_process()) for kind in KINDS}
+            for kind in KINDS:
+                processes[kind].submit(prepare_join, requests[kind]).result()
+            work = {kind: partial(join, kind) for kind in KINDS}
+            yield result_row(f"{name}{self.suffix}", least_seconds(work, self.repeats), "s")
+        if versions == 100:
+            yield result_row(f"{name}_rss{self.suffix}", peaks, "MB")
+        shutil.rmtree(root)
 
     def materialize(self, redis: str | None) -> Iterator[Row]:
         """Move rows from the parts to an online store."""
         name = f"materialize_{'redis' if redis else 'sqlite'}"
-        root, n_rows = self.root / name, self.size.materialize
+        root, n_rows = self.root / name, N_MATERIALIZED // self.divisor
         folder = write_folder(root / "parts", n_rows, 1, self.dimension)
         stores = {kind: open_store(root / kind, folder, self.dimension, kind, redis) for kind in FEAST_KINDS}
         work: dict[str, Callable[[], object]] = {
             kind: partial(store.materialize, *EVERYTHING) for kind, store in stores.items()
         }
         work["limit"] = lambda: _fill(open_raw(root / "raw.db", redis, self.dimension), folder)
-        seconds = least_seconds(work, min(2, self.size.repeats))
+        seconds = least_seconds(work, min(2, self.repeats))
         _clean_up(root, redis)
         rates = {kind: n_rows / value for kind, value in seconds.items()}
         yield result_row(f"{name}{self.suffix}", seconds, "rows/s", rates)
@@ -178,7 +174,8 @@ class StoreBench:
         """Read the vectors of 1 to 500 seekers into a numpy array."""
         database = "redis" if redis else "sqlite"
         root = self.root / f"online_{database}"
-        folder = write_folder(root / "parts", self.size.online, 1, self.dimension)
+        n_seekers = N_ONLINE // self.divisor
+        folder = write_folder(root / "parts", n_seekers, 1, self.dimension)
         ours, stock = (open_store(root / kind, folder, self.dimension, kind, redis) for kind in FEAST_KINDS)
         for store in (ours, stock):
             with quiet():
@@ -187,11 +184,10 @@ class StoreBench:
         _fill(raw, folder)
         rng = np.random.default_rng(0)
         for n in IDS_A_REQUEST:
-            ids = [f"seeker-{i}" for i in rng.choice(self.size.online, n, replace=False)]
+            ids = [f"seeker-{i}" for i in rng.choice(n_seekers, n, replace=False)]
             reads = {"ours": partial(_read_packed, ours, ids), "stock": partial(_read_stock, stock, ids)}
-            seconds = _least_read_seconds(
-                {**reads, "limit": partial(_read_raw, raw, ids)}, max(10, self.size.online_requests // n)
-            )
+            reads["limit"] = partial(_read_raw, raw, ids)
+            seconds = _least_read_seconds(reads, max(10, N_ONLINE_REQUESTS // self.divisor // n))
             milliseconds = {kind: 1000 * value for kind, value in seconds.items()}
             yield result_row(f"online_{n}_{database}{self.suffix}", milliseconds, "ms")
         _clean_up(root, redis)
@@ -240,38 +236,22 @@ def _clean_up(root: Path, redis: str | None) -> None:
         redis_client(redis).flushall()
 
 
-def show(row: Row) -> None:
-    """Print one row."""
-    values = " ".join(f"{row[kind]:12.4g}" for kind in KINDS)
-    print(
-        f"{row['name']:30} {values} {row['unit']:7} {row['stock_over_ours']:8.1f}x {row['ours_over_limit']:7.2f}x",
-        flush=True,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the data, to see that all tasks run")
-    parser.add_argument("--json", type=Path, help="write the rows to this file; rows of other tasks in it stay")
-    parser.add_argument("--only", nargs="*", default=[], help="tasks to run")
-    parser.add_argument("--dimensions", nargs="*", type=int, default=[384, 768])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
-    size = QUICK if arguments.quick else FULL
-    print(f"{'':30} {'ours':>12} {'stock':>12} {'limit':>12} {'':7} {'stock/ours':>9} {'ours/limit':>8}")
-    kept = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    rows = {row["name"]: row for row in kept}
+    rows: list[Row] = []
     with redis_server() as redis, tempfile.TemporaryDirectory(prefix="girl-bench-") as root:
-        for dimension in arguments.dimensions:
-            bench = StoreBench(Path(root) / str(dimension), size, dimension, redis)
+        for dimension in (384, 768):
+            bench = StoreBench(Path(root) / str(dimension), arguments.quick, dimension, redis)
             for name, task in bench.tasks().items():
-                if arguments.only and name not in arguments.only:
-                    continue
-                if size is FULL and (dimension, name) in TOO_LARGE:
+                if not arguments.quick and (dimension, name) in TOO_LARGE:
                     continue
                 for row in task():
-                    rows[row["name"]] = row
-                    show(row)
-                    write_json(arguments.json, list(rows.values()))
+                    rows.append(row)
+                    print(describe(row), flush=True)
+                    write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -65,14 +65,9 @@ def rows_as_bytes(folder: Path) -> Iterator[list[tuple[str, bytes]]]:
 
 
 def open_store(root: Path, source: Path, dimension: int, kind: StoreKind, redis: str | None = None) -> FeatureStore:
-    """Return a Feast store with one view over the parts in `source`.
+    """Return a Feast store in the new folder `root`, with one view over `source`, a folder of parts or a Parquet file.
 
-    Args:
-        root: new folder of the store.
-        source: folder of parts, or one Parquet file.
-        dimension: of the vectors.
-        kind: the plugins of this project, or what comes with Feast.
-        redis: address of the server to use as online store; SQLite if None.
+    The online store is the Redis server at the address `redis`, or SQLite if that is None.
     """
     # Imported here, so that a process that joins by DuckDB alone is measured without Feast.
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType

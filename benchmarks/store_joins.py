@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from measuring import new_process, peak_memory_mb, quiet
+from measuring import peak_memory_mb, quiet
 from store_data import open_store
 
 from girl_features.sql import parquet_relation
@@ -24,6 +24,8 @@ FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 class JoinRequest(NamedTuple):
     """A point-in-time join of random seekers at random times."""
 
+    kind: str  # of store; "limit": DuckDB alone
+    root: Path  # new folder of the store
     folder: Path  # of the parts
     n_seekers: int
     versions: int
@@ -31,53 +33,22 @@ class JoinRequest(NamedTuple):
     dimension: int
 
 
-class JoinProcess:
-    """A process that does one join at a time."""
-
-    def __init__(self, kind: str, request: JoinRequest) -> None:
-        self._executor = new_process()
-        self._executor.submit(_prepare, kind, request).result()
-        self.peak_mb = 0.0  # memory after the first join
-
-    def __enter__(self) -> JoinProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._executor.shutdown()
-
-    def join(self) -> None:
-        peak_mb = self._executor.submit(_join).result()
-        self.peak_mb = self.peak_mb or peak_mb
+def prepare_join(request: JoinRequest) -> None:
+    """Make the entities and the store, so that the first join takes no longer than the next."""
+    _join_of(request)
 
 
-class _Prepared(NamedTuple):
-    """Work of a join process and what it keeps open for it."""
-
-    run: Callable[[], pa.Table]
-    n_rows: int
-    root: tempfile.TemporaryDirectory[str]
-
-
-_prepared: list[_Prepared] = []  # in a join process: its one piece of work
-
-
-def _prepare(kind: str, request: JoinRequest) -> None:
-    root = tempfile.TemporaryDirectory()
-    with quiet():
-        _prepared.append(_Prepared(_join_of(kind, request, Path(root.name)), request.n_rows, root))
-
-
-def _join() -> float:
+def join(request: JoinRequest) -> float:
     """Do the join and return the peak memory of this process in MB."""
-    work = _prepared[0]
     with quiet():
-        n_rows = work.run().num_rows
-    assert n_rows == work.n_rows
+        n_rows = _join_of(request)().num_rows
+    assert n_rows == request.n_rows
     return peak_memory_mb()
 
 
-def _join_of(kind: str, request: JoinRequest, root: Path) -> Callable[[], pa.Table]:
-    """Return a function that joins by a Feast store, or by DuckDB alone if `kind` is "limit"."""
+@cache
+def _join_of(request: JoinRequest) -> Callable[[], pa.Table]:
+    """Return the function that joins. It is made at the first call in a process, and kept."""
     rng = np.random.default_rng(SEED)
     if request.versions == 1:
         seekers = rng.permutation(request.n_seekers)
@@ -86,23 +57,24 @@ def _join_of(kind: str, request: JoinRequest, root: Path) -> Callable[[], pa.Tab
     days = rng.uniform(0, request.versions, request.n_rows) + 0.5
     times = (pd.to_datetime(FIRST_DAY) + pd.to_timedelta(days, unit="D")).floor("us")
     entities = pd.DataFrame({"seeker": [f"seeker-{i}" for i in seekers], "event_timestamp": times})
-    if kind == "limit":
+    if request.kind == "limit":
         return lambda: _asof_join(entities, request.folder)
-    store = open_store(root / kind, request.folder, request.dimension, kind)
+    with quiet():
+        store = open_store(request.root, request.folder, request.dimension, request.kind)
     return lambda: store.get_historical_features(entities, ["facts:vector"]).to_arrow()
 
 
 def _asof_join(entities: pd.DataFrame, folder: Path) -> pa.Table:
     """Join by DuckDB: find the row of each entity without reading vectors, then fetch the vectors of those rows."""
     files = parquet_relation(sorted(folder.glob("*.parquet")), file_row_number=True)
+    query = f"""
+        WITH narrow AS (SELECT seeker, event_timestamp, file_index, file_row_number FROM {files}),
+        picked AS (SELECT e.*, n.file_index, n.file_row_number FROM entity e ASOF LEFT JOIN narrow n
+            ON e.seeker = n.seeker AND e.event_timestamp >= n.event_timestamp)
+        SELECT picked.*, f.vector FROM picked LEFT JOIN {files} f USING (file_index, file_row_number)"""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("frame", pa.Table.from_pandas(entities, preserve_index=False))
         # DuckDB knows the size of a table but not of a registered frame, for which it chooses a slow nested loop
         connection.execute("CREATE TEMP TABLE entity AS FROM frame")
-        return connection.execute(
-            f"WITH narrow AS (SELECT seeker, event_timestamp, file_index, file_row_number FROM {files}), "
-            f"picked AS (SELECT e.*, n.file_index, n.file_row_number FROM entity e ASOF LEFT JOIN narrow n "
-            f"ON e.seeker = n.seeker AND e.event_timestamp >= n.event_timestamp) "
-            f"SELECT picked.*, f.vector FROM picked LEFT JOIN {files} f USING (file_index, file_row_number)"
-        ).to_arrow_table()
+        return connection.execute(query).to_arrow_table()

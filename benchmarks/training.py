@@ -35,10 +35,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
-import polars as pl
 import torch
-from results_page import write_json
-from training_page import write_training_page
+from measuring import write_json
+from training_page import tables_of, write_training_page
 from training_run import run_part
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,31 +82,11 @@ def rows_of(data: str, parts: dict[int, Part]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for stage, metric in names:
         row = {"data": TITLES[data], "stage": stage, "metric": metric}
-        by_seed = []
-        for seed, part in parts.items():
-            value = part["figures"].get(stage, {}).get(metric)
-            if value is not None:
-                by_seed.append({**row, "value": value, "seed": seed})
-        mean = statistics.fmean(seed_row["value"] for seed_row in by_seed)
-        rows += [{**row, "value": mean, "seed": "mean"}, *by_seed]
+        values = {seed: part["figures"].get(stage, {}).get(metric) for seed, part in parts.items()}
+        values = {seed: value for seed, value in values.items() if value is not None}
+        rows.append({**row, "value": statistics.fmean(values.values()), "seed": "mean"})
+        rows += [{**row, "value": value, "seed": seed} for seed, value in values.items()]
     return rows
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print one table per data set, with a row for each metric and a column for each stage."""
-    for data in dict.fromkeys(row["data"] for row in rows):
-        means = [row for row in rows if row["data"] == data and row["seed"] == "mean"]
-        table = pl.DataFrame(means).pivot("stage", index="metric", values="value")
-        print(f"\n{data}")
-        with pl.Config(
-            tbl_rows=-1,
-            tbl_cols=-1,
-            tbl_width_chars=200,
-            tbl_hide_dataframe_shape=True,
-            tbl_hide_column_data_types=True,
-            float_precision=3,
-        ):
-            print(table)
 
 
 def main() -> None:
@@ -135,7 +114,7 @@ def main() -> None:
             source = Path(os.environ["GIRL_DATA"]) / "careers"
         parts[data] = parts_of(data, source, seeds, size, arguments.cache)
     rows = [row for data, data_parts in parts.items() for row in rows_of(data, data_parts)]
-    show(rows)
+    print("\n".join(tables_of(rows)))
     write_json(arguments.json, rows)
     if arguments.markdown:
         write_training_page(arguments.markdown, rows, parts)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from matplotlib.figure import Figure
-from results_page import markdown_table, page_head
+from measuring import page_head
+
+from girl_features.evaluation.tables import markdown_table
 
 STAGES = ("sft", "ppo", "ppo_kl_2", "rloo", "grpo", "dpo", "best_of_2", "best_of_4", "best_of_8")
 COLUMNS = {  # metric -> heading
@@ -36,10 +40,31 @@ def write_training_page(path: Path, rows: list[dict[str, Any]], parts: dict[str,
     about = f"{', '.join(map(str, seeds))} (market, training, sampling); values are mean ± standard deviation"
     image = path.with_suffix(".png")
     lines = [*page_head("The training stages", {"Seeds": about}), f"![Reward gained against KL]({image.name})", ""]
-    for data in dict.fromkeys(row["data"] for row in rows):
-        lines += _section(data, [row for row in rows if row["data"] == data])
-    path.write_text("\n".join([*lines, KEEP]) + kept, encoding="utf-8")
+    path.write_text("\n".join([*lines, *tables_of(rows), KEEP]) + kept, encoding="utf-8")
     plot(image, parts)
+
+
+def tables_of(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of two tables for each data set, with means and spreads over the seeds."""
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            if row["data"] == data and row["seed"] != "mean":
+                values[row["stage"], row["metric"]].append(row["value"])
+        cells = defaultdict(str, {key: _mean_and_spread(by_seed) for key, by_seed in values.items()})
+        reward = [{"reward model": metric, "mean": cells["reward", metric]} for metric in REWARD]
+        columns = [metric for metric in COLUMNS if any(metric == measured for _, measured in values)]
+        generators = [
+            {"generator": stage} | {COLUMNS[metric]: cells[stage, metric] for metric in columns}
+            for stage in STAGES
+            if any(stage == measured for measured, _ in values)
+        ]
+        perplexity, n_cvs = cells["sft", "heldout_perplexity"], cells["sft", "n_test_cvs"]
+        facts = f"SFT perplexity {perplexity}; {n_cvs} test CVs. Common KL {cells['ppo', 'common_kl']}."
+        lines += [f"## {data}", "", facts, "", markdown_table(pl.DataFrame(reward)), ""]
+        lines += [markdown_table(pl.DataFrame(generators)), ""]
+    return lines
 
 
 def plot(path: Path, parts: dict[str, dict[int, Any]]) -> None:
@@ -73,29 +98,3 @@ def _mean_and_spread(values: list[float]) -> str:
     if len(set(values)) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def _section(data: str, rows: list[dict[str, Any]]) -> list[str]:
-    def cell(stage: str, metric: str) -> str:
-        """Return mean and spread over the seeds. The mean is a row too and comes first."""
-        values = [row["value"] for row in rows if (row["stage"], row["metric"]) == (stage, metric)]
-        by_seed = values[1:]
-        return _mean_and_spread(by_seed) if by_seed else ""
-
-    measured = {row["metric"] for row in rows}
-    columns = [metric for metric in COLUMNS if metric in measured]
-    stages = [stage for stage in STAGES if any(row["stage"] == stage for row in rows)]
-    return [
-        f"## {data}",
-        "",
-        f"SFT perplexity {cell('sft', 'heldout_perplexity')}; {cell('sft', 'n_test_cvs')} test CVs. "
-        f"Common KL {cell('ppo', 'common_kl')}.",
-        "",
-        *markdown_table(["reward model", "mean"], [[metric, cell("reward", metric)] for metric in REWARD]),
-        "",
-        *markdown_table(
-            ["generator", *(COLUMNS[metric] for metric in columns)],
-            [[stage, *(cell(stage, metric) for metric in columns)] for stage in stages],
-        ),
-        "",
-    ]

@@ -6,7 +6,6 @@ This works on the simulation only. A generator can learn to please a reward mode
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,15 +16,6 @@ from girl_features.sample.words import sample_words, specialisms
 UNKNOWN = -1  # the JD names no such thing
 NO_SKILL = 64  # the code of a skill that nobody has
 NO_RUNG = 99  # far from every rung, so that it fits nobody
-
-
-class JobCodes(NamedTuple):
-    """A job as the market codes it; see `Jobs`."""
-
-    specialism: int  # or UNKNOWN
-    rung: int  # or UNKNOWN
-    city: int  # or UNKNOWN
-    skills: int  # bit mask, or NO_SKILL
 
 
 def people_by_cv(data: Path, seed: int) -> dict[str, People]:
@@ -47,8 +37,8 @@ def people_by_cv(data: Path, seed: int) -> dict[str, People]:
     return people_of
 
 
-def job_of(text: str) -> JobCodes:
-    """Return the job that a JD describes.
+def job_of(text: str) -> Jobs:
+    """Return the job that a JD describes, with UNKNOWN or NO_SKILL for what the text does not name.
 
     The specialism is the one with most of its titles and duties in the text. The first word decides on the rung if it
     names one, else the first rung whose needs the text names. The city is the one that the text names first.
@@ -57,15 +47,15 @@ def job_of(text: str) -> JobCodes:
     hits = [_n_mentions(text, number) for number in range(len(specialisms()))]
     specialism = int(np.argmax(hits)) if max(hits) > 0 else UNKNOWN
     skills = _skills(text, specialism) if specialism != UNKNOWN else NO_SKILL
-    return JobCodes(specialism, _rung(text), _city(text), skills)
+    return Jobs(*map(np.array, (specialism, _rung(text), _city(text), skills)))
 
 
 def fit_of(people: People, text: str) -> float:
     """Return `true_fit` in [0, 1] of the job that the JD `text` describes. What the text leaves out does not fit."""
-    specialism, rung, city, skills = job_of(text)
-    known_rung = NO_RUNG if rung == UNKNOWN else rung
-    jobs = Jobs(*map(np.array, (specialism, known_rung, city, skills)))
-    return float(true_fit(people, jobs))
+    job = job_of(text)
+    if job.rung == UNKNOWN:
+        job = job._replace(rung=np.array(NO_RUNG))
+    return float(true_fit(people, job))
 
 
 def _n_mentions(text: str, number: int) -> int:
