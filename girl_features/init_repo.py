@@ -50,7 +50,7 @@ def write_repo(target: Path, store_dir: Path, project: str, *, force: bool = Fal
 def _repo_files(store_dir: Path, project: str) -> dict[str, str]:
     if not re.fullmatch(NAME_PATTERN, project):
         raise ConfigError(
-            f"{project!r} is not a valid Feast project name: use a small letter, then up to 39 small letters, digits "
+            f"{project!r} cannot name a Feast project: use a small letter, then up to 39 small letters, digits "
             f"and underscores"
         )
     return {

@@ -72,7 +72,7 @@ def test_the_guide_shows_every_folder_of_the_workspace() -> None:
     [tree] = re.findall(r"```\nworkspace/\n(.*?)```", GUIDE, flags=re.DOTALL)
     shown = set(re.findall(r"^  ([\w.]+)", tree, flags=re.MULTILINE))
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "girl_features").rglob("*.py"))
-    made = set(re.findall(r'(?:config|resolved|self)\.workspace / "([\w.]+)"', sources))
+    made = set(re.findall(r'(?:\b(?:config|resolved|self)\.workspace / |_InWorkspace\()"([\w.]+)"', sources))
     assert len(made) > 10
     assert made == shown
     assert "runs/evaluate-" in tree
