@@ -26,6 +26,7 @@ from girl_features.config import PPOConfig
 from girl_features.generator.reward_model import sequence_scores
 from girl_features.progress import Progress
 from girl_features.trainers import checkpoints, losses, processes
+from girl_features.trainers.checkpoints import Checkpoint
 from girl_features.trainers.rollouts import (
     Rollout,
     enable_recomputing,
@@ -246,7 +247,7 @@ class PPO:
             numbers += torch.randperm(n, generator=draw)[place : place + b - len(numbers)].tolist()
         return numbers
 
-    def _checkpoint(self) -> checkpoints.Checkpoint:
+    def _checkpoint(self) -> Checkpoint:
         tensors = {
             **{f"actor.{name}": p for name, p in trained_weights(self._actor).items()},
             **{f"critic.{name}": p for name, p in trained_weights(self._critic).items()},
@@ -260,7 +261,7 @@ class PPO:
             "history": self._history,
             "evaluations": self._evaluator.evaluations,
         }
-        return checkpoints.Checkpoint(self._iteration, tensors, state)
+        return Checkpoint(self._iteration, tensors, state)
 
     def _resume(self) -> None:
         checkpoint = checkpoints.load_newest(self.checkpoints)

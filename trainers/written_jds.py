@@ -239,7 +239,7 @@ def _log_probabilities_in_chunks(model: Any, samples: Samples, settings: PPOConf
 def concatenate_scores(parts: Sequence[JDScores]) -> JDScores:
     """Return the scores of all parts as one, in their order."""
     *arrays, texts = zip(*parts, strict=True)
-    return JDScores(*(np.concatenate(array) for array in arrays), list(chain.from_iterable(texts)))
+    return JDScores._make([*map(np.concatenate, arrays), list(chain.from_iterable(texts))])
 
 
 def jd_statistics(jds: JDScores) -> dict[str, float]:
