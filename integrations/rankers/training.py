@@ -10,11 +10,11 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.evaluation.compare import LabelledPairs
 from girl_features.evaluation.metrics import auc, log_loss
+from girl_features.evaluation.run import labelled_parts
 from girl_features.input.splits import cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.integrations.rankers.ranker_files import SavedRanker
 from girl_features.integrations.rankers.registry import make_ranker, peek_ranker
-from girl_features.pairs import join_pairs
 from girl_features.ranker import Ranker
 from girl_features.schema import Tier
 from girl_features.tiers import StandIns, at_tier, stand_ins_of
@@ -57,9 +57,7 @@ def train_ranker(
         peek_ranker(folder)  # refuses to replace anything but a ranker
     with open_tables(config) as tables:
         split = ranking_split(tables, cut_windows(tables, config.windows))
-    train, valid, test = (
-        LabelledPairs.of(join_pairs(config.feast_repo, contract, decisions), decisions) for decisions in split
-    )
+    train, valid, test = labelled_parts(config.feast_repo, contract, split)
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
     ranker.fit(train.features, train.labels, valid.features, valid.labels)
