@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from girl_features.errors import UndefinedMetricError, require
-from girl_features.evaluation.results import Comparison, ResultRow
+from girl_features.evaluation.results import SLICE_NAMES, Comparison, ResultRow
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # safe for colour-blind eyes: Okabe, Ito
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_SLICE_NAMES = {"all": "all test pairs", "cold": "cold-start seekers"}
 
 
 def plot_gains(comparison: Comparison, path: Path, simulation: bool = False) -> None:
     """Write a PNG of dots and whiskers: a line for each predictor, a panel for each slice, a colour for each row.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
         UndefinedMetricError: no cell has a gain to draw.
     """
     figure_module = require("matplotlib.figure", "rank")
@@ -36,7 +34,7 @@ def plot_gains(comparison: Comparison, path: Path, simulation: bool = False) -> 
             shift = 0.24 * (index - (len(names) - 1) / 2)
             draw_gains(panel, rows, [predictors.index(row.predictor) + shift for row in rows], name, index)
         panel.axvline(0, color="0.35", linewidth=1)
-        panel.set_title(_SLICE_NAMES.get(slice_name, slice_name), fontsize=10)
+        panel.set_title(SLICE_NAMES.get(slice_name, slice_name), fontsize=10)
         panel.set_xlabel("gain in AUC over base")
         panel.grid(axis="x", color="0.9")
         panel.set_axisbelow(True)

@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.text import Text
 
-from girl_features.evaluation.results import BASE, DEFINITIONS, Comparison, ResultRow
+from girl_features.evaluation.results import BASE, DEFINITIONS, SLICE_NAMES, Comparison, ResultRow
 from girl_features.evaluation.tables import (
     Column,
     bullets,
@@ -43,7 +43,7 @@ _SPREAD_COLUMNS = [
     *(Column("Brier", "brier", ".4f"), Column("ECE", "ece", ".4f")),
 ]
 _WIDE = 100  # terminal columns from which the intervals of the AUC are shown too
-_SLICE_TITLES = {"all": "all test pairs (as table III of GIRL)", "cold": "cold-start seekers (as table IV of GIRL)"}
+_PAPER_TABLES = {"all": " (as table III of GIRL)", "cold": " (as table IV of GIRL)"}
 _COUNTS = (
     "{n} of {n_seekers} seekers, {n_matched} matched, {n_cold_start} cold-start, {n_with_generated_jd} with a "
     "generated JD"
@@ -102,9 +102,8 @@ def write_markdown(
 ) -> None:
     """Write the results page to `path`, and make its folder if it is absent.
 
-    `windows` are name -> description, `contracts` row -> description of the contract its features were made by, and
-    `plot` is the link to a picture, relative to the page. With `simulation`, every headline says that the data are
-    simulated.
+    `windows` and `contracts` map names and rows to descriptions; `plot` is the link to a picture, relative to the page.
+    With `simulation`, every headline says that the data are simulated.
     """
     meta = comparison.meta
     seeds = ", ".join(map(str, meta["seeds"]))
@@ -139,10 +138,9 @@ def _slice_tables(comparison: Comparison, simulation: bool) -> Iterator[tuple[st
     for name in dict.fromkeys(row.slice for row in comparison.rows):
         rows = [row for row in comparison.rows if row.slice == name]
         size = f"{rows[0].n} pairs of {rows[0].n_seekers} seekers"
-        title = f"{prefix}{comparison.meta['data']}, {_SLICE_TITLES.get(name, name)}, {size}"
+        title = f"{prefix}{comparison.meta['data']}, {SLICE_NAMES.get(name, name)}{_PAPER_TABLES.get(name, '')}, {size}"
         notes = list(dict.fromkeys(row.note for row in rows if row.note is not None))
-        n_redrawn = comparison.meta["n_redrawn"].get(name)
-        if n_redrawn:
+        if n_redrawn := comparison.meta["n_redrawn"].get(name):
             notes.append(f"{n_redrawn} resamples lacked a class and were drawn again")
         yield title, frame_of(rows), notes
 

@@ -12,6 +12,7 @@ import polars as pl
 from girl_features.evaluation import bootstrap, metrics
 
 BASE = "base"
+SLICE_NAMES = {"all": "all test pairs", "cold": "cold-start seekers"}
 MIN_SEEKERS = 10  # an interval needs so many seekers with a match, and so many with a mismatch
 Verdict = Literal["better", "worse", "not shown"]
 DEFINITIONS = {

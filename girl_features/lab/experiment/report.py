@@ -205,10 +205,9 @@ def _k_blocks(data: DataResults) -> list[str]:
     for row in data.rows:
         wanted = parse_pooling(row.row)
         if wanted is not None and row.slice == "all":
-            is_one_vector = wanted.pooling in ("mean", "dispersion")
             costs = {
                 "tokens": wanted.k * tokens_a_jd,
-                "vectors": 1 if is_one_vector else wanted.k,
+                "vectors": wanted.k if wanted.pooling in ("max", "attention") else 1,
                 "seconds": data.seconds[Cell(row.predictor, row.row)],
             }
             lines.append({**asdict(row), **wanted._asdict(), **costs})

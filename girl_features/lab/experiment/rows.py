@@ -70,10 +70,7 @@ def row_features(
     samples: GeneratorFeatures | None,
     steps: ExperimentSteps,
 ) -> RankingParts:
-    """Return the features of `row`. New vectors and tuned encoders are kept on disk.
-
-    The controls are made from the generator `reference`, and rows such as `mean-4` from `samples`.
-    """
+    """Return the features of `row`: controls are made from `reference`, rows such as `mean-4` from `samples`."""
     if row in prepared.generators:
         return prepared.generators[row].parts
     pooling = parse_pooling(row)

@@ -68,13 +68,9 @@ class SpreadRanker:
 
 def _stack(texts: np.ndarray, table: VectorTable, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (n, k, d) float32 vectors, and (n, k) bool: True where there is a vector."""
-    present = np.zeros((len(texts), k), bool)
+    present = np.arange(k) < np.array([len(jds) for jds in texts])[:, None]
     vectors = np.zeros((len(texts), k, table.vectors.shape[1]), np.float32)
-    for row, jds in enumerate(texts):
-        first_jds = jds[:k]
-        if first_jds:
-            present[row, : len(first_jds)] = True
-            vectors[row, : len(first_jds)] = table.of(first_jds)
+    vectors[present] = table.of([jd for jds in texts for jd in jds[:k]])
     return vectors, present
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import polars as pl
 
 from girl_features.evaluation.report import GAIN, GAIN_INTERVAL, VERDICT
-from girl_features.evaluation.results import BASE
+from girl_features.evaluation.results import BASE, SLICE_NAMES
 from girl_features.evaluation.tables import Column, bullets, inline, interval_text, markdown_table, value_text
 from girl_features.lab.experiment.config import parse_pooling
 from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults
@@ -36,8 +36,7 @@ def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
     lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
     if left_out:
         lines.append(f"Not made here, and so not compared: {', '.join(left_out)}.")
-    equal_slices = distinct_slices(data).get("all")
-    if equal_slices:
+    if equal_slices := distinct_slices(data).get("all"):
         lines.append(f"The same pairs as all, and so not shown again: {', '.join(map(slice_title, equal_slices))}.")
     return "\n\n".join([f"### {data.title}", bullets(lines), _claims_table(data), *_cause_blocks(data)])
 
@@ -68,8 +67,7 @@ def distinct_slices(data: DataResults) -> dict[str, list[str]]:
 
 def slice_title(name: str) -> str:
     """Return a slice's name in words."""
-    titles = {"all": "all test pairs", "cold": "cold-start seekers"}
-    return titles.get(name, f"seekers with {name} in the training window")
+    return SLICE_NAMES.get(name, f"seekers with {name} in the training window")
 
 
 def _best_rows(data: DataResults) -> list[str]:
