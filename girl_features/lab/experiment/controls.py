@@ -56,7 +56,8 @@ def shuffled(parts: RankingParts, seed: int) -> RankingParts:
 
 def regression(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
     """Return the pairs with j' predicted from c by a ridge regression, fitted on m matched pairs (m, d)."""
-    return _from_cv(parts, fit_jd_regression(cv_vectors, jd_vectors))
+    predicted_jd = fit_jd_regression(cv_vectors, jd_vectors)
+    return _from_cv(parts, lambda cv: predicted_jd(cv))
 
 
 def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> RankingParts:
@@ -67,12 +68,18 @@ def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarra
 def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
     """Return base with m more training pairs, from the generator's windows, without j', which base does not read."""
     train, contract = parts.train, parts.train.features.contract
-    features = (
-        np.concatenate(both) for both in zip(_without_jd(cv, jd, contract)[:4], train.features[:4], strict=True)
+    added = _without_jd(cv, jd, contract)
+    features = PairFeatures(
+        np.concatenate([added.cv, train.features.cv]),
+        np.concatenate([added.jd, train.features.jd]),
+        np.concatenate([added.generated_jd, train.features.generated_jd]),
+        np.concatenate([added.tier, train.features.tier]),
+        contract,
     )
-    more = (history.matched, history.job_seeker_ids, np.zeros(len(cv), bool))
-    outcomes = (np.concatenate(both) for both in zip(more, train[1:], strict=True))
-    return parts._replace(train=LabelledPairs(PairFeatures(*features, contract), *outcomes))
+    labels = np.concatenate([history.matched, train.labels])
+    seeker_ids = np.concatenate([history.job_seeker_ids, train.seeker_ids])
+    is_cold_start = np.concatenate([np.zeros(len(cv), bool), train.is_cold_start])
+    return parts._replace(train=LabelledPairs(features, labels, seeker_ids, is_cold_start))
 
 
 def fit_jd_regression(cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> LinearMap:

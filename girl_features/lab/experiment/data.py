@@ -13,7 +13,7 @@ from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment.fits import LabelledTexts
 from girl_features.ranker import PairTexts
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
+from girl_features.schema import CV, DECIDED_AT, JD, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 
@@ -118,8 +118,9 @@ def text_parts(data: ExperimentData, generated: dict[str, np.ndarray]) -> list[L
     """Return ids, texts and outcomes of each ranking window, for rankers that read texts."""
     parts = []
     for part, frame in data.decisions.items():
-        ids, texts = map(_strings, frame[[JOB_SEEKER_ID, JOB_ID]]), map(_objects, frame[["cv", "jd"]])
-        parts.append(LabelledTexts(PairTexts(*ids, *texts, generated[part]), frame[MATCHED].to_numpy()))
+        seekers, jobs = _strings(frame[JOB_SEEKER_ID]), _strings(frame[JOB_ID])
+        pairs = PairTexts(seekers, jobs, _objects(frame[CV]), _objects(frame[JD]), generated[part])
+        parts.append(LabelledTexts(pairs, frame[MATCHED].to_numpy()))
     return parts
 
 

@@ -178,7 +178,8 @@ class PartsRetrievalJob(LocalRetrievalJob):
         *,
         stream: Callable[[int], AbstractContextManager[pa.RecordBatchReader]] | None = None,
     ) -> None:
-        super().__init__(None, None, full_feature_names, list(on_demand_feature_views), metadata)  # `run` is the plan
+        views = list(on_demand_feature_views)
+        super().__init__(None, None, full_feature_names, views, metadata)  # type: ignore[arg-type]  # `run` is the plan
         self._run, self.stream, self._repo_path = run, stream, repo_path
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
