@@ -116,7 +116,7 @@ def check_part(name: str, pairs: PairFeatures | PairTexts, labels: np.ndarray) -
 def check_text_parts(texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
     """Raise ShapeError unless both parts have pairs, one label per pair, and labels of both classes."""
     for name, part, part_labels in (("training", texts, labels), ("valid", valid_texts, valid_labels)):
-        lengths = {len(column) for column in part}
+        lengths = {len(column) for column in part} | {len(part_labels)}
         if len(lengths) > 1:
-            raise ShapeError(f"{name} part: columns have {sorted(lengths)} rows; wanted one each per pair")
+            raise ShapeError(f"{name} part: columns and labels have {sorted(lengths)} rows; wanted one each per pair")
         check_part(name, part, part_labels)
