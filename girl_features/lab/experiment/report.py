@@ -146,10 +146,8 @@ def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
 def _windows_table(data: DataResults) -> str:
     history, ends = data.prepared.data.history, data.prepared.data.windows
     parts = data.prepared.generators[data.config.reference_generator].parts._asdict()
-    n_seekers = len(np.unique(history.job_seeker_ids))
-    rows: list[tuple[Any, ...]] = [
-        ("generators'", ends.rl_end, len(history.matched), n_seekers, int(history.matched.sum()), None)
-    ]
+    n_seekers, n_matched = len(np.unique(history.job_seeker_ids)), int(history.matched.sum())
+    rows: list[tuple[Any, ...]] = [("generators'", ends.rl_end, len(history.matched), n_seekers, n_matched, None)]
     for name, part in parts.items():
         counts = part.counts()
         end = ends.bounds(name).end
