@@ -49,7 +49,6 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "ranker",
             "schema",
             "sql",
-            "text_ranker",
             "torch_threads",
             "vectors",
         }

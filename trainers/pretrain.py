@@ -1,9 +1,9 @@
 """Pretraining of `tiny` before stage 1, on the CVs and JDs known before the SFT window ends.
 
-Most texts are split in two, with one part in the place of the CV and the other in that of the JD, so that the model
-learns to continue with the same subject in the format of the prompt. The rest stay whole, so that it learns how texts
-begin. All documents are packed into rows of one length. The folder of a base is named by the hash of its inputs, and a
-run that was killed continues from its last checkpoint.
+Most texts are split into two parts, one in the place of the CV and one in the place of the JD. From these the model
+learns the format of the prompt, and to keep to a subject. The other texts stay whole, so that it learns how texts
+begin. All are packed into rows of one length. The folder of a base is named after a hash of its inputs, and a run that
+was killed continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from girl_features.trainers.tiny import new_decoder, train_tokenizer
 
 RECORD = "girl_base.json"
 ROW_TOKENS = 256
-ROWS_A_STEP = 8
-STEPS_A_CHECKPOINT = 100  # or a tenth of all steps, if that is fewer
-WHOLE_SHARE = 0.2  # of documents that are not split
+ROWS_PER_STEP = 8
+STEPS_PER_CHECKPOINT = 100  # or a tenth of all steps, if that is fewer
+WHOLE_SHARE = 0.2  # share of the texts that stay whole
 MIN_PART = 40  # characters
 _SENTENCE_END = re.compile(r"[.;]\s+|\n+")
 _log = logging.getLogger(__name__)
 
 
 class BaseRecipe(NamedTuple):
-    """Everything that decides a pretrained base except its texts."""
+    """Settings that decide a pretrained base, beside its texts and the encoder whose word vectors it starts from."""
 
     shape: TinyConfig
     max_cv_tokens: int
     max_jd_tokens: int
-    max_tokens: int  # of prompt and JD together, which is the number of positions of the model
+    max_tokens: int  # of prompt and JD together: the number of positions of the model
     seed: int
 
 
 def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) -> Path:
-    """Return the folder of the base for these inputs, and train it first if there is no whole one.
+    """Return the folder of the base for these inputs, and train it first if it is absent or damaged.
 
     The columns of `texts` are `marker` (the special token of a CV or a JD) and `text`.
 
@@ -76,14 +76,14 @@ def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) ->
     work = bases_dir / f".{final.name}"
     with exclusive_lock(work / ".lock"):
         if not _is_whole(final):  # another process may have made it in the meantime
-            _make(texts, recipe, inputs, work)
+            _make_base(texts, recipe, inputs, work)
             publish(work, final)
         shutil.rmtree(work)
     return final
 
 
-def _make(texts: pl.DataFrame, recipe: BaseRecipe, inputs: str, work: Path) -> None:
-    """Train the base, and save it as `work`/model."""
+def _make_base(texts: pl.DataFrame, recipe: BaseRecipe, inputs: str, work: Path) -> None:
+    """Make the base, and save it in `work`/model."""
     tokenizer = train_tokenizer(texts["text"], recipe.shape.vocab_size)
     model = new_decoder(tokenizer, recipe.shape, recipe.max_tokens, recipe.seed)
     is_trained = recipe.shape.pretrain_epochs > 0
@@ -117,7 +117,7 @@ def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
 def packed_rows(tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, epoch: int) -> Tensor:
     """Return the (n, ROW_TOKENS) ids of one pass over `texts`. Order and splits depend on seed and epoch.
 
-    Tokens after the last full row are left out; a single row is padded.
+    A last row that is not full is dropped, or padded if it is the only one.
     """
     rng = random.Random(f"{recipe.seed}:{epoch}")
     rows = texts.select("marker", "text").rows()
@@ -130,7 +130,7 @@ def packed_rows(tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, epoch: 
 
 
 def _document(tokenizer: Any, marker: str, text: str, recipe: BaseRecipe, rng: random.Random) -> list[int]:
-    """Return the ids of one text, whole after its marker, or split into a CV and a JD."""
+    """Return the ids of one text: whole with its marker, or split as CV and JD."""
     parts = split_text(text, rng) if rng.random() >= WHOLE_SHARE else None
     if parts is None:
         ids = plain_text_ids(tokenizer, text)[: recipe.max_cv_tokens + recipe.max_jd_tokens]
@@ -143,30 +143,30 @@ def _document(tokenizer: Any, marker: str, text: str, recipe: BaseRecipe, rng: r
 def _train(
     model: Any, tokenizer: Any, texts: pl.DataFrame, recipe: BaseRecipe, checkpoints_dir: Path
 ) -> dict[str, float]:
-    """Train `model` in place, and return the metrics with the last loss in nats a token.
+    """Train `model` in place, and return metrics, with the last loss in nats per token.
 
-    Every step depends on the seed and its own number alone, so a resumed run takes the same steps.
+    The batch of a step depends only on the seed and the number of the step, so a resumed run repeats it.
     """
     learning_rate = recipe.shape.pretrain_learning_rate
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     optimizer = torch.optim.AdamW(weight_decay_groups(model), lr=learning_rate, betas=(0.9, 0.98))
     rows = packed_rows(tokenizer, texts, recipe, 0)
-    steps_an_epoch = max(1, len(rows) // ROWS_A_STEP)
-    n_steps = max(1, round(recipe.shape.pretrain_epochs * steps_an_epoch))
-    every = max(1, min(STEPS_A_CHECKPOINT, n_steps // 10))
+    steps_per_epoch = max(1, len(rows) // ROWS_PER_STEP)
+    n_steps = max(1, round(recipe.shape.pretrain_epochs * steps_per_epoch))
+    every = max(1, min(STEPS_PER_CHECKPOINT, n_steps // 10))
     start = _resume(model, optimizer, checkpoints_dir)
     loss, epoch = 0.0, 0
     with Progress("pretraining", n_steps, "steps") as progress:
         progress.advance(start)
         for step in range(start, n_steps):
-            if step // steps_an_epoch != epoch:
-                epoch = step // steps_an_epoch
+            if step // steps_per_epoch != epoch:
+                epoch = step // steps_per_epoch
                 rows = packed_rows(tokenizer, texts, recipe, epoch)
-            first = step % steps_an_epoch * ROWS_A_STEP
-            batch = rows[[i % len(rows) for i in range(first, first + ROWS_A_STEP)]].to(device)  # (8, ROW_TOKENS)
+            first = step % steps_per_epoch * ROWS_PER_STEP
+            batch = rows[[i % len(rows) for i in range(first, first + ROWS_PER_STEP)]].to(device)  # (8, ROW_TOKENS)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * warm_up_then_down(step / n_steps)
+                group["lr"] = learning_rate * learning_rate_factor(step / n_steps)
             loss = _step(model, optimizer, batch, tokenizer.pad_token_id)
             if not math.isfinite(loss):
                 raise _diverged(step, loss, checkpoints_dir)
@@ -190,10 +190,10 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, batch: Tensor, pad: int)
     return float(loss.detach())
 
 
-def warm_up_then_down(progress: float) -> float:
-    """Return the factor of the learning rate at `progress`, a share of all steps.
+def learning_rate_factor(progress: float) -> float:
+    """Return the factor of the learning rate after the share `progress` of the steps.
 
-    The factor rises over the first 4 % of the steps, and falls linearly to 2 %.
+    It rises in the first 4 % of the steps, then falls linearly to 0.02.
     """
     return min(1.0, (progress + 0.002) / 0.04) * max(0.02, 1 - progress)
 
@@ -206,11 +206,11 @@ def weight_decay_groups(model: Any) -> list[dict[str, Any]]:
 
 
 def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints_dir: Path) -> int:
-    """Load the newest whole checkpoint, and return the step to continue with: 0 if there is no checkpoint."""
+    """Load the newest checkpoint that is intact, and return the step to continue at; 0 if there is none."""
     try:
         checkpoint = checkpoints.load_newest(checkpoints_dir)
-    except CheckpointError as error:  # all checkpoints are damaged; repeating the steps costs only time
-        _log.warning("%s; pretraining starts from the beginning", error)
+    except CheckpointError:  # to repeat the steps costs only time
+        _log.warning("all checkpoints in %s are damaged; pretraining starts from the beginning", checkpoints_dir)
         return 0
     if checkpoint is None:
         return 0
@@ -220,19 +220,14 @@ def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints_dir: Path)
 
 
 def _diverged(step: int, loss: float, checkpoints_dir: Path) -> TrainingError:
-    checkpoint = checkpoints.load_newest(checkpoints_dir)
-    if checkpoint is None:
-        kept = "no checkpoint was written yet"
-    else:
-        kept = f"the checkpoint of step {checkpoint.iteration} is kept in {checkpoints_dir}"
     return TrainingError(
-        f"the loss of pretraining is {loss} at step {step}; {kept}. Lower `generator.tiny.pretrain_learning_rate` "
-        f"and run `girl train sft` again"
+        f"the pretraining loss is {loss} at step {step}; lower `generator.tiny.pretrain_learning_rate` and run "
+        f"`girl train sft` again (checkpoints: {checkpoints_dir})"
     )
 
 
 def _is_whole(folder: Path) -> bool:
-    """True if the folder has a record and its files are those of the record."""
+    """True if the files of the folder have the hash that its record names."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return bool(_files_hash(folder) == record["files_sha256"])

@@ -1,6 +1,6 @@
-"""Stage 3 from the tables to a generator folder with its record.
+"""Run stage 3, from the tables to the folder of a generator with its record.
 
-The setting `ppo.algo` chooses PPO, the default, or one of TRL's trainers (`alternatives.py`).
+The setting `ppo.algo` is `ppo`, the default, or an algorithm of TRL (`alternatives.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from girl_features.trainers.training_data import hold_out_seekers
 from girl_features.trainers.trl_common import generator_adapter
 from girl_features.trainers.written_jds import JDTask, Metrics, PPOModels
 
-PANELS = (
+CURVE_PANELS = (
     ("score", "reward", "value"),
     ("kl",),
     ("words",),
@@ -64,14 +64,14 @@ def train_ppo(
 ) -> Path:
     """Train the stage-3 generator on the CVs of the RL window, and return its folder.
 
-    Inputs that were trained before are trained again only with `force`. With `resume` an interrupted run continues
-    from its checkpoint, with the same losses as an uninterrupted one. `after_iteration` is called with the number of
+    If these inputs have a generator already, only `force` trains again. With `resume` an interrupted run continues
+    from its checkpoint, with the same losses as a run without a stop. `after_iteration` is called with the number of
     finished iterations and the metrics of the last one.
 
     Raises:
-        EmptyWindowError: the RL window has too few CVs of seekers not seen in the windows before.
-        CheckpointError: there is no SFT generator or no reward model made from it, or no evaluation was within the
-            limits.
+        EmptyWindowError: the RL window has too few CVs of seekers without earlier decisions.
+        CheckpointError: there is no SFT generator or no reward model that fits it, or every evaluation broke a
+            limit (KL, or broken, long or repetitive JDs).
         ConfigError: the algorithm cannot train this SFT generator.
     """
     settings = config.ppo
@@ -108,7 +108,7 @@ def train_ppo(
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
-        checkpoints, recompute = work / "checkpoints", torch.cuda.is_available()  # as stages 1 and 2 do
+        checkpoints, recompute = work / "checkpoints", torch.cuda.is_available()  # recompute as in stages 1 and 2
         ppo = PPO(models, train_task, held_out_task, settings, max_new_tokens, checkpoints, recompute, after_iteration)
         result = ppo.run()
     else:
@@ -123,7 +123,7 @@ def train_ppo(
             trained_until=windows.rl_end,
             n_pairs=cvs.height,
             inputs_sha256=inputs,
-            weights_sha256="",  # not known before the model is saved
+            weights_sha256="",  # set when the model is saved
             adapter_sha256=None,
             created_at=datetime.now(UTC),
             settings=settings.model_dump(mode="json"),
@@ -152,7 +152,7 @@ def hash_rl_inputs(
     sft: GeneratorRecord,
     reward: GeneratorRecord,
 ) -> str:
-    """Return the hash of the inputs of stage 3. `pairs` are the preference pairs of DPO, None for other algorithms."""
+    """Return the hash of the inputs of stage 3. `pairs` are the preference pairs for DPO, None otherwise."""
     sources = {
         "ppo": settings.model_dump(mode="json"),
         "max_new_tokens": max_new_tokens,
@@ -167,7 +167,7 @@ def hash_rl_inputs(
 
 
 def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, GeneratorRecord]:
-    """Return folder and record of the newest reward model that was made from this SFT generator or from another base.
+    """Return folder and record of the newest reward model made from this SFT generator, or from `reward.base`.
 
     Raises:
         CheckpointError: there is none.
@@ -185,7 +185,7 @@ def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, Ge
 
 
 def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settings: PPOConfig) -> tuple[PPOModels, Any]:
-    """Return actor, frozen generator and critic, and the generator's tokenizer."""
+    """Return the models of PPO (`frozen` is None for LoRA), and the tokenizer of the generator."""
     torch.manual_seed(settings.seed)  # new adapters are drawn at random
     actor, tokenizer = load_causal_lm(sft_folder)
     actor = actor.float()
@@ -202,21 +202,21 @@ def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settin
 def _save(actor: Any, tokenizer: Any, record: GeneratorRecord, result: RLResult, folder: Path) -> None:
     """Save the generator with its record, its curves and its evaluations."""
     if record.settings["tuning"] == "lora":
-        actor = actor.merge_and_unload()  # the folder needs no base model
+        actor = actor.merge_and_unload()  # the folder then needs no base
     records.save_trained(actor, tokenizer, record, folder)
-    records.write_curves(folder, result.history, "iteration", PANELS)
+    records.write_curves(folder, result.history, "iteration", CURVE_PANELS)
     pl.DataFrame(result.evaluations).write_parquet(folder / "evaluations.parquet")
 
 
 def _summary(result: RLResult, work: Path) -> dict[str, float]:
-    """Return the held-out figures of the kept generator and of the SFT generator, on the same CVs and seeds."""
+    """Return held-out metrics of the best generator and of the SFT generator. CheckpointError if there is no best."""
     best = result.best
     if best is None:
         names = ("score", "kl", "words", "unfinished", "defective", "repetition", "distinct_2")
         last = result.evaluations[-1] if result.evaluations else {}
         figures = ", ".join(f"{name} {last[name]:.3g}" for name in names if name in last)
         raise CheckpointError(
-            f"no evaluation of this run was within the limits on KL, broken, long and repetitive JDs "
+            f"no evaluation of this run was within the limits (KL; broken, long or repetitive JDs) "
             f"({result.stop_reason or 'all iterations were done'}; the last: {figures}); lower "
             f"`ppo.learning_rate`, raise `ppo.kl_weight` or lower `ppo.evaluate_every`. Its checkpoints are in {work}"
         )

@@ -1,4 +1,4 @@
-"""Data that the stages learn from: seekers to hold out, pairs to keep, and token ids of pairs.
+"""Training data of the stages: held-out seekers, pairs to keep, and token ids of pairs.
 
 Pairs are tokenized and cut here, not by TRL, so that the cut texts are counted before anything is trained.
 """
@@ -22,7 +22,7 @@ from girl_features.generator.reward_model import encode_pair
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 
-Rows = list[dict[str, list[int]]]  # one row a pair; columns as TRL's trainer reads them, t tokens each
+Rows = list[dict[str, list[int]]]  # one row per pair: the columns that TRL reads, as token ids
 
 
 class TokenizedRows(NamedTuple):
@@ -36,7 +36,7 @@ class TokenizedRows(NamedTuple):
 def hold_out_seekers(rows: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Split `rows` by job seeker into rows to train on and rows of the held-out seekers.
 
-    Those are a `share` of all seekers, at least two, chosen by a hash of seed and id.
+    Held out are a `share` of the seekers, at least two, chosen by a hash of seed and id.
     """
 
     def digest(job_seeker_id: str) -> bytes:
@@ -48,9 +48,9 @@ def hold_out_seekers(rows: pl.DataFrame, share: float, seed: int) -> tuple[pl.Da
 
 
 def limit_pairs_per_cv(pairs: pl.DataFrame, n_per_cv: int | None, seed: int) -> pl.DataFrame:
-    """Return at most `n_per_cv` preference pairs of each CV, chosen by hash; all of them for None.
+    """Return at most `n_per_cv` preference pairs of each CV, chosen by hash; None keeps all.
 
-    The pairs of one CV share their few JDs, so many of them teach little new.
+    The pairs of one CV share a few JDs, so many pairs of it teach little.
     """
     if n_per_cv is None:
         return pairs
@@ -63,7 +63,7 @@ def limit_pairs_per_cv(pairs: pl.DataFrame, n_per_cv: int | None, seed: int) -> 
 
 
 def window_texts(tables: Tables, windows: Windows, train: pl.DataFrame, held_out: pl.DataFrame) -> pl.DataFrame:
-    """Return every CV and JD known before the SFT window ends, without those of held-out pairs alone.
+    """Return every CV and JD known before the SFT window ends, except those of held-out pairs only.
 
     The CVs of the seekers in `held_out` are left out, and so are the JDs of its pairs unless a pair of `train` has the
     same job. The columns are `marker` (the special token of a CV or a JD) and `text`.
@@ -89,7 +89,7 @@ def window_texts(tables: Tables, windows: Windows, train: pl.DataFrame, held_out
 def tokenize_pairs(
     tokenizer: Any, template: PromptTemplate, pairs: pl.DataFrame, max_cv_tokens: int, max_jd_tokens: int
 ) -> TokenizedRows:
-    """Return `input_ids` of prompt, JD and end token, and `completion_mask`, which is 1 on JD and end token.
+    """Return rows of `input_ids` (prompt, JD, end token) and `completion_mask` (1 on JD and end token).
 
     A JD that is too long ends at its last whole sentence that fits.
     """
@@ -100,7 +100,7 @@ def tokenize_pairs(
         jd_ids = plain_text_ids(tokenizer, jd)
         if len(jd_ids) > max_jd_tokens:
             n_jd_truncated += 1
-            jd_ids = plain_text_ids(tokenizer, whole_sentences(tokenizer.decode(jd_ids[:max_jd_tokens])))
+            jd_ids = plain_text_ids(tokenizer, cut_at_sentence(tokenizer.decode(jd_ids[:max_jd_tokens])))
         completion = [*jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
         mask = [0] * len(prompt.ids) + [1] * len(completion)
         rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
@@ -108,8 +108,8 @@ def tokenize_pairs(
     return TokenizedRows(rows, n_cv_truncated, n_jd_truncated)
 
 
-def whole_sentences(text: str) -> str:
-    """Return `text` up to its last sentence end or line end, or all of it if its second half has neither."""
+def cut_at_sentence(text: str) -> str:
+    """Return `text` up to the last sentence, `; ` or line end in its second half, or all of it if there is none."""
     end = max(text.rfind(mark) for mark in (". ", ".\n", "\n", "; "))
     return text[: end + 1].rstrip() if end > len(text) // 2 else text
 

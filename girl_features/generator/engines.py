@@ -19,7 +19,7 @@ SMALL_BYTES = 120_000_000  # 30 M float32 weights; smaller models run slower wit
 
 
 class Engine(Generator, Protocol):
-    """A generator that is loaded from a checkpoint; the Protocol that every engine implements."""
+    """Protocol of every engine: a generator that is loaded from a checkpoint."""
 
     prompt_version: str  # version of the prompt template in use
 
@@ -35,18 +35,17 @@ def fastest_engine() -> str:
 def settle_engine(
     setting: EngineSetting, contract: FeatureContract, known: Iterable[FeatureContract]
 ) -> FeatureContract:
-    """Return `contract` with the engine that `setting` selects, the value of `generator.engine`.
+    """Return `contract` with the engine that `setting`, the value of `generator.engine`, selects.
 
     Engines write different texts, so each engine has a contract of its own. `auto` selects the fastest engine of this
-    machine, unless the store holds features of `contract` from other engines only. Then it selects the newest of
-    those, because a new machine is not a reason to generate every feature again. `known` are the contracts in the
-    store, oldest first.
+    machine. But if the store has features of this contract from other engines only, it keeps to the newest of these,
+    so that a new machine does not generate everything again. `known` are the contracts in the store, oldest first.
     """
     if setting != "auto":
         return _with_engine(setting, contract)
-    used = [c.engine_name for c in known if _with_engine(c.engine_name, contract) == c]
+    stored = [c.engine_name for c in known if _with_engine(c.engine_name, contract) == c]
     fastest = fastest_engine()
-    return _with_engine(fastest if fastest in used or not used else used[-1], contract)
+    return _with_engine(fastest if fastest in stored or not stored else stored[-1], contract)
 
 
 def _with_engine(engine: str, contract: FeatureContract) -> FeatureContract:
@@ -61,9 +60,9 @@ def open_engine(
     Args:
         contract: gives the engine and the sampling settings.
         folder: a causal LM or a LoRA adapter.
-        batch_size: JDs generated at once; None for 32, or for as many as fit into memory with vLLM.
-        threads: CPU threads; None for one if the model is small, else for all cores.
-        exports: folder of generators in OpenVINO's format.
+        batch_size: JDs generated at once; None is 32, or with vLLM as many as fit into memory.
+        threads: CPU threads; None is one thread for a small model, else all cores.
+        exports: folder that keeps generators in OpenVINO's format.
 
     Raises:
         ConfigError: the engine is not installed.
@@ -102,6 +101,6 @@ def _check_installed(engine: str) -> None:
     if package is not None and find_spec(package) is None:
         raise ConfigError(
             f"the engine {engine!r} needs the package {package!r}, which is not installed: "
-            f"run `pip install 'girl-features[{_EXTRAS[engine]}]'`, or choose another engine with "
-            f"`generator.engine`, which generates every text again under a new contract"
+            f"run `pip install 'girl-features[{_EXTRAS[engine]}]'`, or set `generator.engine`; another "
+            f"engine generates every text again, under a new contract"
         )

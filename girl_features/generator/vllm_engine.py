@@ -1,4 +1,4 @@
-"""The GPU engine: vLLM, with continuous batching, a cache of prompt prefixes and LoRA adapters that stay unmerged."""
+"""The GPU engine: vLLM, with continuous batching, a prefix cache, and LoRA adapters that are not merged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_c
 from girl_features.schema import GeneratedText
 
 EXTRA = "vllm"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM accepts as `max_lora_rank`
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM accepts as `max_lora_rank`
 
 
 class VLLMGenerator:
-    """Generates JDs with vLLM, from the same prompt token ids as the reference engine."""
+    """Generates JDs with vLLM, from the same prompt token ids as the transformers engine."""
 
     def __init__(
         self, folder: str | Path, sampling: SamplingContract, *, max_cv_tokens: int, batch_size: int | None = None
@@ -41,7 +41,7 @@ class VLLMGenerator:
             tokenizer=str(checkpoint),
             trust_remote_code=False,
             load_format="safetensors",
-            generation_config="vllm",  # the checkpoint's own settings must not change the sampling
+            generation_config="vllm",  # ignores the sampling settings of the checkpoint
             max_model_len=self._codec.longest_prompt + sampling.max_new_tokens,
             enable_prefix_caching=True,
             **adapter_options,
@@ -64,7 +64,7 @@ class VLLMGenerator:
 
     def _parameters(self, seed: int) -> Any:
         return self._vllm.SamplingParams(
-            n=1,  # each sample has its own seed, so it is a separate request; the cached prompt is read only once
+            n=1,  # each sample has its own seed, so its own request; the prefix cache spares reading the prompt again
             seed=seed,
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
@@ -76,15 +76,15 @@ class VLLMGenerator:
     def _text(self, completion: Any, request: DrawRequest) -> GeneratedText:
         ids = list(completion.token_ids)
         if completion.finish_reason == "stop":
-            ids.append(self._tokenizer.eos_token_id)  # `decode` stops at the first one, so a second one is harmless
+            ids.append(self._tokenizer.eos_token_id)  # may be the second end token; `decode` stops at the first
         return self._codec.decode(ids, request.prompt)
 
 
 def _max_lora_rank(checkpoint: Path) -> int:
     rank = int(adapter_settings(checkpoint)["r"])
-    if rank > _RANKS[-1]:
+    if rank > _LORA_RANKS[-1]:
         raise CheckpointError(
-            f"the adapter in {checkpoint} has rank {rank}, vLLM takes at most {_RANKS[-1]}; "
+            f"the adapter in {checkpoint} has rank {rank}, vLLM takes at most {_LORA_RANKS[-1]}; "
             f"train with a smaller `sft.lora_rank`, or set `generator.engine` to `transformers`"
         )
-    return min(size for size in _RANKS if size >= rank)
+    return min(size for size in _LORA_RANKS if size >= rank)

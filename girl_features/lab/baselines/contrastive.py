@@ -1,4 +1,4 @@
-"""A text encoder tuned on matched CVs and JDs without generation: the control that a generator has to beat.
+"""A text encoder tuned on matched CVs and JDs, with no generated text: a control that a generator has to beat.
 
 The loss is InfoNCE in both directions over the encoder's cosines; the other pairs of a batch are the negatives.
 """
@@ -21,7 +21,7 @@ from girl_features.lab.experiment.code_version import code_hash
 from girl_features.progress import Progress
 
 MIN_PAIRS = 20
-_SCALE = 20.0  # 1 / temperature; cosines are at most 1, too small for logits
+_SCALE = 20.0  # 1 / temperature; with cosines alone the softmax would be too flat
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class ContrastiveSettings:
     epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 2e-5
-    max_tokens: int = 96  # in tuning only; the tuned encoder reads its full length
+    max_tokens: int = 96  # while tuning; afterwards the encoder reads its full length
     seed: int = 0
 
 
 def tune_encoder(
     name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: ContrastiveSettings | None = None
 ) -> Path:
-    """Tune encoder `name` on m matched pairs, unless this was done before, and return its folder under `folder`.
+    """Return the folder, inside `folder`, of encoder `name` tuned on m matched pairs. Tune it first if it is absent.
 
     Raises:
         ShapeError: fewer than MIN_PAIRS pairs.
@@ -48,8 +48,8 @@ def tune_encoder(
     if len(cvs) < MIN_PAIRS:
         raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
     base = find_encoder_folder(name)
-    ingredients = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
-    digest = hashlib.sha256(repr(ingredients).encode())
+    inputs = (name, weights_hash(base), code_hash([Path(__file__)]), asdict(settings), list(cvs), list(jds))
+    digest = hashlib.sha256(repr(inputs).encode())
     final = folder / f"contrastive-{digest.hexdigest()[:12]}"
     if final.is_dir():
         return final
@@ -61,7 +61,7 @@ def tune_encoder(
     full_length, model.max_seq_length = model.max_seq_length, settings.max_tokens
     _train(torch, model, cvs, jds, settings)
     model.max_seq_length = full_length
-    unfinished = folder / f".{final.name}"  # gets its name when complete
+    unfinished = folder / f".{final.name}"  # renamed when complete
     if unfinished.exists():
         shutil.rmtree(unfinished)
     model.save_pretrained(str(unfinished), create_model_card=False)

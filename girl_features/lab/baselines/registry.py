@@ -1,4 +1,4 @@
-"""Baselines of the journal paper's table, by name. BERT is missing here: it is row base of predictor `mlp-plain`."""
+"""Baselines of the journal paper's table, by name. BERT is not here: it is predictor `mlp-plain` on row `base`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from girl_features.ranker import TextRanker
 
 
 def make_baseline(name: str, seed: int, language_model: Path, table: VectorTable) -> TextRanker:
-    """Return an untrained baseline, one of `experiment.config.BASELINES`.
+    """Return an untrained baseline.
 
     Args:
-        name: name of the baseline.
-        seed: seed of its weights; `bigrec` has no weights.
-        language_model: folder of the tuned generator, the base of FT-LLM.
-        table: that model's vectors of every generated and real JD, for BIGRec.
+        name: one of `experiment.config.BASELINES`.
+        seed: seed of its weights, if it has any.
+        language_model: folder of a trained generator, which FT-LLM tunes further.
+        table: vectors of all real and generated JDs by that generator, for BIGRec.
 
     Raises:
         ConfigError: no such baseline.

@@ -1,4 +1,4 @@
-"""Test scores of one fitted ranker, kept as a small Parquet file whose name is a hash of everything they depend on."""
+"""Test scores of one fitted ranker, in a Parquet file named by a hash of everything that decides the scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _META = b"girl_cell"
 
 
 class FitId(NamedTuple):
-    """Place of a fit in the tables."""
+    """Key of the scores of one fit."""
 
     data: str
     predictor: str
@@ -42,7 +42,7 @@ Parts = RankingParts | Sequence[LabelledTexts]  # of the train, valid and test w
 
 
 class FitTask(NamedTuple):
-    """One fit to make. It is sent to worker processes, so `make` must be importable by name, or a partial of such."""
+    """One fit to make. Workers get it pickled, so `make` is a module-level function or a partial of one."""
 
     id: FitId
     path: Path
@@ -51,7 +51,7 @@ class FitTask(NamedTuple):
 
 
 def parts_hash(parts: Parts) -> str:
-    """Return a hash of everything a ranker is given: vectors, tiers, contract, texts, ids and labels of every part."""
+    """Return a hash of a ranker's input: vectors, tiers and contract, or texts and ids; and the labels of each part."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, LabelledTexts):
@@ -69,7 +69,7 @@ def parts_hash(parts: Parts) -> str:
 
 
 def fit_path(folder: Path, fit: FitId, inputs: str, code: str, settings: str) -> Path:
-    """Return the file of this fit's scores. Its name changes with anything that could change the scores."""
+    """Return the file of this fit's scores. `inputs` and `code` are hashes, and `settings` is any text."""
     key = json.dumps([*fit, inputs, code, settings])
     return folder / f"cell-{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
 
@@ -77,7 +77,7 @@ def fit_path(folder: Path, fit: FitId, inputs: str, code: str, settings: str) ->
 def run_fit(task: FitTask) -> None:
     """Fit the ranker, score the test part, and write the scores and the seconds taken."""
     started = time.monotonic()
-    ranker: Any = task.make(task.id.predictor, task.id.seed)  # reads the features of task.parts, vectors or texts
+    ranker: Any = task.make(task.id.predictor, task.id.seed)  # matches the type of task.parts
     train, valid, test = task.parts
     ranker.fit(train.features, train.labels, valid.features, valid.labels)
     name = f"ranker {task.id.predictor!r}, row {task.id.row!r}, seed {task.id.seed}"

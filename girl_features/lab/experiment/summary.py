@@ -1,4 +1,4 @@
-"""First part of an experiment's page: the rows that rank best, every claim with its verdicts, and tried causes."""
+"""First part of an experiment's page: the best rows, the verdicts on each claim, and the causes that were tried."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def verdict_line(claim: ClaimResult) -> str:
 
 
 def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
-    """Return the rows that rank best, then every claim with its verdicts; `left_out` names what was not made."""
+    """Return the section of one data set. `left_out` names the generators and baselines that were skipped."""
     verdicts = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "not shown"))
     lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
     if left_out:
-        lines.append(f"Not made here, and so not compared: {', '.join(left_out)}.")
+        lines.append(f"Skipped on this data set: {', '.join(left_out)}.")
     if equal_slices := distinct_slices(data).get("all"):
-        lines.append(f"The same pairs as all, and so not shown again: {', '.join(map(slice_title, equal_slices))}.")
+        lines.append(f"No own table, as they hold all test pairs: {', '.join(map(slice_title, equal_slices))}.")
     return "\n\n".join([f"### {data.title}", bullets(lines), _claims_table(data), *_cause_blocks(data)])
 
 
 def chance_line(results: ExperimentResults) -> str:
-    """Return how many of the verdicts chance alone would give."""
+    """Return a sentence on the number of verdicts that chance alone would give."""
     n = sum(
         claim.verdict is not None
         for data in results.data
@@ -50,13 +50,13 @@ def chance_line(results: ExperimentResults) -> str:
         if claim.slice in _claim_slices(data)
     )
     return (
-        f"{n} differences are listed above at 95 % each, without correction: if nothing differed, about {n * 0.05:.2g} "
-        f"would still read better or worse, and as many again by LogLoss."
+        f"{n} differences are listed above at 95 % each, without correction. If no two rows differed, about "
+        f"{n * 0.05:.2g} would still read better or worse by AUC, and as many by LogLoss."
     )
 
 
 def distinct_slices(data: DataResults) -> dict[str, list[str]]:
-    """Return slice -> later slices of exactly the same pairs, which need no table."""
+    """Return slice -> later slices with the same results, which need no table."""
     by_content: dict[tuple[object, ...], list[str]] = {}
     for name in dict.fromkeys(row.slice for row in data.rows):
         rows = [row for row in data.rows if row.slice == name]
@@ -86,7 +86,7 @@ def _best_rows(data: DataResults) -> list[str]:
 
 
 def _claim_slices(data: DataResults) -> list[str]:
-    """Return the slices whose claims are listed: all pairs, and cold-start seekers if those are other pairs."""
+    """Return the slices whose claims are listed: all pairs, and cold-start seekers if that set differs."""
     return [name for name in ("all", "cold") if name in distinct_slices(data)]
 
 
@@ -111,7 +111,7 @@ def _claims_table(data: DataResults) -> str:
 
 
 def _cause_blocks(data: DataResults) -> list[str]:
-    """Return the claims that look for the cause of a missing lift, on all test pairs."""
+    """Return a titled table of the claims that have a `cause`, on all test pairs."""
     causes = {claim.name: claim.cause for claim in data.config.all_claims if claim.cause}
     lines = [
         {**asdict(result), "cause": causes[result.claim], "compared": result.compared}
