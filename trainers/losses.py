@@ -11,32 +11,32 @@ from torch import Tensor
 MAX_LOG_RATIO = 20.0  # e^20 = 5e8; any larger ratio means that the policy has diverged
 
 
-def k1(actor: Tensor, frozen: Tensor, mask: Tensor) -> Tensor:
+def k1(actor_logps: Tensor, frozen_logps: Tensor, mask: Tensor) -> Tensor:
     """Return the (b,) sums of log(actor / frozen) in nats. The arguments are (b, t) log-probabilities.
 
     This estimate of KL(actor || frozen) is unbiased for samples of the actor; single values may be negative. It is
     the default penalty in the reward, because its policy gradient there is that of the KL.
     """
-    return ((actor - frozen) * mask).sum(-1)
+    return ((actor_logps - frozen_logps) * mask).sum(-1)
 
 
-def k3(actor: Tensor, frozen: Tensor, mask: Tensor) -> Tensor:
+def k3(actor_logps: Tensor, frozen_logps: Tensor, mask: Tensor) -> Tensor:
     """Return the (b,) sums of x - 1 - log x in nats, where x = frozen / actor. The arguments are as in `k1`.
 
     This estimate of the same KL is also unbiased, never negative and less noisy. It is logged, and compared with the
     limits on the KL.
     """
-    log_x = _clamped(frozen - actor)
+    log_x = _clamped(frozen_logps - actor_logps)
     return ((log_x.exp() - 1 - log_x) * mask).sum(-1)
 
 
-def paper_kl(actor: Tensor, frozen: Tensor, mask: Tensor) -> Tensor:
+def paper_kl(actor_logps: Tensor, frozen_logps: Tensor, mask: Tensor) -> Tensor:
     """Return the (b,) means of c - 1 - log c, where c = actor / frozen, the paper's CE (GIRL, eq. 3, as printed).
 
     Its expectation under the actor, per token, is the chi-square divergence minus the KL, not the KL
     (docs/adr/0009).
     """
-    log_ratio = _clamped(actor - frozen)
+    log_ratio = _clamped(actor_logps - frozen_logps)
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
