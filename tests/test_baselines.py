@@ -10,7 +10,7 @@ import torch
 
 from girl_features.config import TinyConfig
 from girl_features.encoder import SentenceTransformerEncoder
-from girl_features.errors import CheckpointError, ConfigError, ShapeError
+from girl_features.errors import ConfigError, ShapeError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker
@@ -210,16 +210,6 @@ def test_padding_says_nothing() -> None:
     torch.testing.assert_close(network(cvs, jds), network(*padded))
     blank = PJFNN(20).eval()(torch.zeros((1, 1), dtype=torch.long), jds)
     assert torch.isfinite(blank).all()
-
-
-def test_a_text_ranker_survives_its_folder(tmp_path: Path) -> None:
-    ranker = fit_texts(NeuralTextRanker("pjfnn", 3), trade_pairs(200, 0), trade_pairs(100, 1))
-    ranker.save(tmp_path / "r")  # type: ignore[attr-defined]
-    texts = trade_pairs(20, 2).texts
-    np.testing.assert_array_equal(NeuralTextRanker.load(tmp_path / "r").score(texts), ranker.score(texts))
-    (tmp_path / "r" / "names.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"names\.json"):
-        NeuralTextRanker.load(tmp_path / "r")
 
 
 def test_language_model_vectors_do_not_depend_on_the_batch(language_model: Path) -> None:

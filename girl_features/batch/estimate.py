@@ -82,7 +82,9 @@ def estimate(
     models.encoder.encode(texts)
     seconds_per_text = (time.perf_counter() - generated) / len(texts)
     draws = [draw.result for drawn in (*chunk.kept, *chunk.dropped) for draw in drawn]
-    scale = _count_generations(tables) / len(sample)
+    query = "SELECT count(*) FROM generation_plan WHERE n_characters > 0"  # blank CVs are not generated for
+    [(n_generations,)] = tables.connection.execute(query).fetchall()
+    scale = n_generations / len(sample)
     n_texts = plan.n_cv_vectors + plan.n_jd_vectors + sum(map(len, chunk.kept)) * scale
     seconds = (generated - started) * scale + seconds_per_text * n_texts
     return Estimate(
@@ -94,10 +96,3 @@ def estimate(
         share_failed=sum(failure is not None for failure in chunk.failures) / len(sample),
         cost=None if cost_per_hour is None else cost_per_hour * seconds / SECONDS_PER_HOUR,
     )
-
-
-def _count_generations(tables: Tables) -> int:
-    """Count the CVs in the plan that are not blank."""
-    row = tables.connection.execute("SELECT count(*) FROM generation_plan WHERE n_characters > 0").fetchone()
-    assert row is not None
-    return int(row[0])

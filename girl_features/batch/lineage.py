@@ -60,15 +60,14 @@ def rows_of_run(store: PartsStore, contract: str, run: str) -> RunRows:
             continue
         is_good, is_blank = ("true", "false") if view == GENERATED_JDS else ("false", "status = 'no_cv'")
         with reading(folder) as files, connected() as connection:
-            row = connection.execute(
+            [counts] = connection.execute(
                 f"""SELECT count(*) FILTER ({is_good}), count(*) FILTER (NOT {is_good} AND NOT {is_blank}),
                 count(*) FILTER ({is_blank}), coalesce(sum(n_prompt_tokens), 0)::BIGINT,
                 coalesce(sum(n_new_tokens), 0)::BIGINT, coalesce(sum(seconds), 0)
                 FROM {parquet_relation(files, union_by_name=True)} WHERE run = $run""",
                 {"run": run},
-            ).fetchone()
-        assert row is not None
-        total = RunRows(*(a + b for a, b in zip(total, row, strict=True)))
+            ).fetchall()
+        total = RunRows(*(a + b for a, b in zip(total, counts, strict=True)))
     return total
 
 

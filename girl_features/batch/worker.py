@@ -124,7 +124,8 @@ class Worker:
         from_tables = [newest[name] for name in sorted(without_text) if name in newest and newest[name].cv]
         for version in in_tables:
             if version.job_seeker_id in unknown:
-                _add_known(known, version.job_seeker_id, version.cv_hash, version.updated_at)
+                times = known[version.job_seeker_id]
+                times[version.cv_hash] = max(version.updated_at, times.get(version.cv_hash, version.updated_at))
         dated = [_dated(version, known) for version in offered]
         chosen = [*filter(None, dated), *(_dated(version, known) or version for version in from_tables)]
         versions = {(version.job_seeker_id, version.cv_hash): version for version in reversed(chosen)}
@@ -212,13 +213,8 @@ def _known_cvs(store: PartsStore, contract: FeatureContract, job_seeker_ids: Seq
                 WHERE {JOB_SEEKER_ID} IN (SELECT id FROM wanted) GROUP BY ALL"""
             ).fetchall()
             for name, cv_hash, updated_at in rows:
-                _add_known(known, name, cv_hash, updated_at)
+                known[name][cv_hash] = max(updated_at, known[name].get(cv_hash, updated_at))
     return known
-
-
-def _add_known(known: KnownCVs, job_seeker_id: str, cv_hash: str, updated_at: datetime) -> None:
-    times = known[job_seeker_id]
-    times[cv_hash] = max(updated_at, times.get(cv_hash, updated_at))
 
 
 def _dated(version: CVVersion, known: KnownCVs) -> CVVersion | None:

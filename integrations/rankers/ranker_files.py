@@ -59,18 +59,7 @@ class ReductionManifest(_VectorManifest):
     n_components: int = Field(ge=1, le=65536)
 
 
-class TextRankerManifest(_Manifest):
-    """Everything needed to rebuild a ranker of ids or words around its weights."""
-
-    format: Literal["girl-features text ranker"] = "girl-features text ranker"
-    name: str
-    seed: int
-    max_words: int = Field(ge=1)
-    slope: float
-    intercept: float
-
-
-AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest, TextRankerManifest)
+AnyManifest = TypeVar("AnyManifest", RankerManifest, FallbackManifest, ReductionManifest)
 
 
 class SavedRanker(Ranker, Protocol):

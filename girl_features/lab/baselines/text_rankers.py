@@ -7,33 +7,23 @@ The settings suit some thousand pairs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from girl_features.errors import CheckpointError, ConfigError, GirlError
+from girl_features.errors import ConfigError, GirlError
 from girl_features.integrations.rankers.early_stopping import batches_by_length, train_with_early_stopping
-from girl_features.integrations.rankers.ranker_files import (
-    TextRankerManifest,
-    read_arrays,
-    read_manifest,
-    write_arrays,
-    write_manifest,
-)
 from girl_features.lab.baselines import text_networks as networks
 from girl_features.ranker import PairTexts, check_text_parts
 from girl_features.torch_threads import one_thread
 from girl_features.vectors.regression import Calibration, fit_calibration, log_loss_of_logits
 
-WEIGHTS, NAMES = "ranker.safetensors", "names.json"
 MAX_WORDS = 128
 N_WORDS, MIN_COUNT = 12_000, 2  # size of the vocabulary, and times that its words occur in distinct training texts
 WEIGHT_DECAY, BATCH_SIZE = 1e-3, 64
@@ -95,49 +85,9 @@ class NeuralTextRanker:
         numbers = self._numbers(texts, fitted.seekers, fitted.jobs)
         return fitted.calibration.probabilities(_logits(fitted.network, *numbers))
 
-    def save(self, folder: Path) -> None:
-        """Write weights (safetensors), vocabulary and manifest (JSON) to `folder`, which is created if missing."""
-        fitted = self._require_fitted()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / WEIGHTS, {name: value.numpy() for name, value in fitted.network.state_dict().items()})
-        names = json.dumps({"seekers": list(fitted.seekers), "jobs": list(fitted.jobs)})
-        (folder / NAMES).write_text(names, encoding="utf-8")
-        manifest = TextRankerManifest(
-            name=self.name,
-            seed=self.seed,
-            max_words=self.max_words,
-            slope=fitted.calibration.slope,
-            intercept=fitted.calibration.intercept,
-            sha256={},
-        )
-        write_manifest(folder, manifest, (WEIGHTS, NAMES))
-
-    @classmethod
-    def load(cls, folder: Path) -> NeuralTextRanker:
-        """Return the ranker that `save` wrote to `folder`.
-
-        Raises:
-            CheckpointError: the ranker is missing, incomplete, altered, or of another format.
-        """
-        manifest = read_manifest(folder, TextRankerManifest, (WEIGHTS, NAMES))
-        if manifest.name not in TEXT_NETWORKS:
-            raise CheckpointError(
-                f"{folder} holds a {manifest.name!r} ranker; this version reads {', '.join(TEXT_NETWORKS)}"
-            )
-        ranker = cls(manifest.name, manifest.seed, manifest.max_words)
-        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))  # read_manifest has checked its hash
-        seekers, jobs = _numbered(names["seekers"]), _numbered(names["jobs"])
-        with torch.random.fork_rng(devices=[]):
-            network = ranker._spec.network(len(seekers) + 2, len(jobs) + 2)
-        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-        arrays = read_arrays(folder / WEIGHTS, shapes)
-        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        ranker._fitted = _FittedNetwork(network, seekers, jobs, Calibration(manifest.slope, manifest.intercept))
-        return ranker
-
     def _require_fitted(self) -> _FittedNetwork:
         if self._fitted is None:
-            raise GirlError(f"this {self.name} ranker is not trained yet; call fit() or load()")
+            raise GirlError(f"this {self.name} ranker is not trained yet; call fit()")
         return self._fitted
 
     def _vocabularies(self, texts: PairTexts) -> tuple[dict[str, int], dict[str, int]]:
