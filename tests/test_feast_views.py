@@ -138,3 +138,13 @@ def test_other_project_names_are_refused(tmp_path: Path, name: str) -> None:
 def test_the_store_has_one_place_in_a_workspace(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`store` of a workspace"):
         init_repo(tmp_path, tmp_path / "parts", "girl")
+
+
+def test_the_store_package_hands_out_views_and_plugins() -> None:
+    import girl_features.store as store
+
+    assert store.girl_feature_views is girl_feature_views
+    for name in ("PartsDuckDBOfflineStore", "PackedSqliteOnlineStore", "PackedRedisOnlineStore", "ArrowComputeEngine"):
+        assert {getattr(store, name).__name__, getattr(store, f"{name}Config").__name__} == {name, f"{name}Config"}
+    with pytest.raises(AttributeError):
+        store.NoSuchPlugin  # noqa: B018

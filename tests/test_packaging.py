@@ -87,6 +87,16 @@ def test_a_wheel_made_from_the_sdist_is_the_same(wheel: Path) -> None:
         assert name.endswith("/RECORD") or direct.read(name) == from_sdist.read(name), name
 
 
+def test_a_source_without_the_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_bytes((ROOT / "setup.py").read_bytes())
+    (tmp_path / "girl_features").mkdir()
+    for part in ("trainers", "integrations", "feature_repo"):
+        (tmp_path / "girl_features" / part).write_text(f"../{part}")  # what a zip makes of a link
+    built = subprocess.run([sys.executable, "setup.py", "--name"], cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode != 0
+    assert "the link to trainers/ is missing" in built.stderr
+
+
 def test_every_python_file_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for part in ("girl_features", "trainers", "integrations", "feature_repo"):

@@ -92,6 +92,7 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
         (settings["reward"], "base"),
     ):
         section[key] = _resolve_model(section[key], base)
+    settings["reward"]["base"] = settings["reward"]["base"] or None
     for name, table in settings["tables"].items():
         if table["path"] is not None:
             path = Path(_expand_variables(table["path"], f"tables.{name}.path")).expanduser()

@@ -93,7 +93,8 @@ def _fit_tasks(
             table = baseline_vectors(prepared, reference, config.baselines, steps)
             make = partial(steps.make_baseline, language_model=reference.folder, table=table)
         else:
-            form, weighs_spread = "base" if row in BASE_ROWS else "enhanced", row.startswith("dispersion-")
+            form = "base" if row in BASE_ROWS else "enhanced"
+            weighs_spread = row.startswith("dispersion-") and row not in prepared.generators
             parts, settings = row_features(row, prepared, reference, samples, steps), f"{form} {weighs_spread}"
             make = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
         inputs = parts_hash(parts)
