@@ -115,13 +115,15 @@ def ground(
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     method: Annotated[str, typer.Option(help="For seekers: distance, matcher or reward.")] = "matcher",
-    k: Annotated[int, typer.Option(min=1, help="Jobs a seeker.")] = 10,
-    limit: Annotated[int | None, typer.Option(min=1, help="Measure on so many queries, drawn at random.")] = None,
-    shortlist: Annotated[int, typer.Option(min=1, help="Jobs taken by distance, for the others to order.")] = 100,
+    k: Annotated[int, typer.Option(min=1, help="Number of jobs for each seeker.")] = 10,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on this many queries, drawn at random.")] = None,
+    shortlist: Annotated[
+        int, typer.Option(min=1, help="Number of jobs taken by distance; the other methods order these.")
+    ] = 100,
     many_hires: Annotated[bool, typer.Option(help="A job stays open after its first match.")] = False,
     json_file: common.JsonOption = None,
 ) -> None:
-    """From generated JDs to real jobs: those of some seekers, or how often the job really matched is found."""
+    """Find real jobs by generated JDs: for some seekers, or to measure how often the matched job is found."""
     from girl_features.errors import ConfigError
     from girl_features.lab.grounding.report import grounding_table, rows_as_json
     from girl_features.lab.grounding.run import ground_seekers, measure_run

@@ -9,20 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_MODULES = {
+_MODULES = {  # a plugin's `...Config` class is in the plugin's module
     "girl_feature_views": "feast_views",
     "PartsDuckDBOfflineStore": "offline",
-    "PartsDuckDBOfflineStoreConfig": "offline",
     "PackedSqliteOnlineStore": "online_sqlite",
-    "PackedSqliteOnlineStoreConfig": "online_sqlite",
     "PackedRedisOnlineStore": "online_redis",
-    "PackedRedisOnlineStoreConfig": "online_redis",
     "ArrowComputeEngine": "engine",
-    "ArrowComputeEngineConfig": "engine",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    module = _MODULES.get(name.removesuffix("Config"))
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{module}"), name)
