@@ -117,9 +117,7 @@ def ground(
     method: Annotated[str, typer.Option(help="For seekers: distance, matcher or reward.")] = "matcher",
     k: Annotated[int, typer.Option(min=1, help="Number of jobs for each seeker.")] = 10,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure on this many queries, drawn at random.")] = None,
-    shortlist: Annotated[
-        int, typer.Option(min=1, help="Number of jobs taken by distance; the other methods order these.")
-    ] = 100,
+    shortlist: Annotated[int, typer.Option(min=1, help="Jobs taken by distance, which the other methods order.")] = 100,
     many_hires: Annotated[bool, typer.Option(help="A job stays open after its first match.")] = False,
     json_file: common.JsonOption = None,
 ) -> None:
