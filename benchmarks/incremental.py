@@ -51,7 +51,7 @@ CHANGED = 100  # one version in this number is new
 N_WORDS = 150  # of a CV: about a kilobyte
 N_JOBS = 1_000
 DIMENSION = 384
-ROWS_A_PART = 10_000
+ROWS_PER_PART = 10_000
 WORDS = """
     welder nurse driver cook clerk planner engineer teacher analyst carpenter electrician cleaner manager shift site
     patients orders safety reports customers invoices machines lessons team quality budget contracts schedules tools
@@ -122,7 +122,7 @@ def write_earlier_nights(folder: Path) -> None:
             AND split_part(job_seeker_id, '-', 2)::BIGINT % {CHANGED // 2} = 0)"""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for batch in connection.execute(query).to_arrow_reader(ROWS_A_PART):
+        for batch in connection.execute(query).to_arrow_reader(ROWS_PER_PART):
             vectors = pa.array(list(encoder.encode([""] * batch.num_rows).vectors), schema.VECTOR)
             rows = dict(zip(batch.schema.names, batch.columns, strict=True))
             rows |= {schema.CV_VECTOR: vectors, schema.GENERATED_JD_VECTOR: vectors}

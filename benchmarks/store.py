@@ -39,7 +39,7 @@ EVERYTHING = (datetime(2023, 12, 31, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UT
 ENOUGH_SECONDS = 8.0  # a measurement is not repeated once its runs took so long in all
 KINDS = ("ours", "stock", "limit")
 FEAST_KINDS: tuple[StoreKind, ...] = ("ours", "stock")
-IDS_A_REQUEST = (1, 10, 100, 500)
+IDS_PER_REQUEST = (1, 10, 100, 500)
 TOO_LARGE = {(768, "append_1k_onto_1m")}  # Feast's own store needs 10 GB for it
 Row = dict[str, Any]
 
@@ -183,7 +183,7 @@ class StoreBench:
         raw = open_raw(root / "raw.db", redis, self.dimension)
         _fill(raw, folder)
         rng = np.random.default_rng(0)
-        for n in IDS_A_REQUEST:
+        for n in IDS_PER_REQUEST:
             ids = [f"seeker-{i}" for i in rng.choice(n_seekers, n, replace=False)]
             reads = {"ours": partial(_read_packed, ours, ids), "stock": partial(_read_stock, stock, ids)}
             reads["limit"] = partial(_read_raw, raw, ids)

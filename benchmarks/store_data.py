@@ -18,7 +18,7 @@ from girl_features.store.parts.part_files import parquet_bytes
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-ROWS_A_PART = 100_000  # what one nightly job leaves
+ROWS_PER_PART = 100_000  # what one nightly job leaves
 StoreKind = Literal["ours", "stock"]  # "stock": Feast's own store
 
 
@@ -43,9 +43,9 @@ def vectors_table(n_seekers: int, versions: int, dimension: int, first: int = 0,
 
 
 def write_folder(folder: Path, n_seekers: int, versions: int, dimension: int) -> Path:
-    """Write the rows of all seekers as parts of ROWS_A_PART rows and return the folder."""
+    """Write the rows of all seekers as parts of ROWS_PER_PART rows and return the folder."""
     folder.mkdir(parents=True)
-    step = max(1, ROWS_A_PART // versions)
+    step = max(1, ROWS_PER_PART // versions)
     for number, first in enumerate(range(0, n_seekers, step)):
         table = vectors_table(min(step, n_seekers - first), versions, dimension, first, seed=number)
         (folder / f"{number:04d}.parquet").write_bytes(parquet_bytes(table))

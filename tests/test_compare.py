@@ -32,7 +32,7 @@ from girl_features.vectors.similarity import cosine
 from tests.fakes import ColumnRanker
 from tests.input_tables import write_tables
 
-PAIRS_A_SEEKER = 5
+PAIRS_PER_SEEKER = 5
 
 
 def planted_pairs(
@@ -42,7 +42,7 @@ def planted_pairs(
 
     Every seeker also has a match rate, and an effect of `seeker_sd` on the enhanced scores, of their own.
     """
-    seekers = np.repeat(np.arange(n_seekers), PAIRS_A_SEEKER)
+    seekers = np.repeat(np.arange(n_seekers), PAIRS_PER_SEEKER)
     labels = rng.random(len(seekers)) < rng.choice([0.15, 0.6], n_seekers)[seekers]
     shape = (len(seekers), 4)
     cv, jd, generated = (rng.normal(size=shape) for _ in range(3))
@@ -128,7 +128,7 @@ def test_intervals_cover_the_true_gain_about_95_times_in_a_hundred(enhanced):
 
 
 def ids(n_seekers: int) -> np.ndarray:
-    return np.repeat(np.arange(n_seekers), PAIRS_A_SEEKER).astype(str)
+    return np.repeat(np.arange(n_seekers), PAIRS_PER_SEEKER).astype(str)
 
 
 def test_noise_is_not_shown_about_95_times_in_a_hundred():

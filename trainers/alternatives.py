@@ -79,7 +79,7 @@ class _RegularEvaluation(TrainerCallback):
             return
         kl = self.evaluator.evaluate(state.global_step)["kl"]
         if not kl <= self.settings.stop_kl:  # also if it is NaN
-            self.stop_reason = f"KL of {kl:.3g} nats a JD at step {state.global_step}"
+            self.stop_reason = f"KL of {kl:.3g} nats per JD at step {state.global_step}"
             control.should_training_stop = True
 
 

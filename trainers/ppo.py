@@ -174,7 +174,7 @@ class PPO:
         _stop_unless_finite("reward", rewards)
         _stop_unless_finite("value", values)
         if kl > settings.stop_kl:
-            raise _StopTraining(f"KL of {kl:.3g} nats a JD, above ppo.stop_kl {settings.stop_kl:g},")
+            raise _StopTraining(f"KL of {kl:.3g} nats per JD, above ppo.stop_kl {settings.stop_kl:g},")
         return Rollout(samples, behaviour, frozen, rewards, advantages), metrics
 
     def _learn_actor(self, rollout: Rollout, rows: Tensor) -> Metrics:

@@ -149,7 +149,7 @@ def _held_out_metrics(trainer: SFTTrainer, rows: Rows) -> dict[str, float]:
 
 
 def bits_per_character(loss: float, n_tokens: int, n_characters: int) -> float:
-    """Return a mean loss in nats a token as bits a character of the same text."""
+    """Return a mean loss in nats per token as bits per character of the same text."""
     return loss * n_tokens / math.log(2) / max(1, n_characters)
 
 

@@ -151,7 +151,7 @@ class HeldOutEvaluator:
         """Evaluate once, and keep the weights if their objective is the best so far within the limits.
 
         Returns:
-            Among others `score` (U), `objective` (U minus penalties) and `kl` (k3, nats a JD), means over the CVs.
+            Among others `score` (U), `objective` (U minus penalties) and `kl` (k3, nats per JD), means over the CVs.
         """
         actor = self.models.actor
         was_training = actor.training

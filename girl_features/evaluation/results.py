@@ -36,7 +36,7 @@ class ResultRow:
     auc: float | None
     auc_low: float | None
     auc_high: float | None
-    logloss: float | None  # nats a pair
+    logloss: float | None  # nats per pair
     seeds: int
     n: int  # pairs
     auc_gain: float | None

@@ -72,7 +72,7 @@ class DemoResult(NamedTuple):
             f"Reward model: tells the matched job from the mismatched one in {reward['pair_accuracy']:.0%} of "
             f"{reward['n_heldout_pairs']:.0f} pairs of {reward['n_heldout_seekers']:.0f} seekers it has not seen.\n"
             f"PPO: its score on unseen CVs {ppo['reward_gain_sd']:+.2f} standard deviations over stage 1, at a KL of "
-            f"{ppo['kl_per_sequence']:.2f} nats a JD. A demo trains both for a moment only."
+            f"{ppo['kl_per_sequence']:.2f} nats per JD. A demo trains both for a moment only."
         )
         print_comparison(self.comparison, simulation=True)
         example = self.example

@@ -30,8 +30,8 @@ from girl_features.store.online.packed_rows import PackedRow
 from girl_features.store.online.packed_store import PackedOnlineStore
 from girl_features.store.online.plans import view_id
 
-_KEYS_A_CALL = 250  # every other client waits while a script runs
-_KEYS_A_SCAN = 1_000
+_KEYS_PER_CALL = 250  # every other client waits while a script runs
+_KEYS_PER_SCAN = 1_000
 _PREFIX = b"girl1:"
 _BUFFER_BYTES = 1 << 18
 
@@ -88,8 +88,8 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         prefix, client = _redis_prefix(view_id(config, view)), self._client(config)
         ttl_seconds = config.online_store.key_ttl_seconds or 0
         with client.pipeline(transaction=False) as pipe:
-            for start in range(0, len(rows), _KEYS_A_CALL):
-                batch = rows[start : start + _KEYS_A_CALL]
+            for start in range(0, len(rows), _KEYS_PER_CALL):
+                batch = rows[start : start + _KEYS_PER_CALL]
                 keys = [prefix + row.key for row in batch]
                 pipe.eval(_SCRIPT, len(keys), *keys, ttl_seconds, *(row.data for row in batch))
             failpoint("online.before_commit")
@@ -106,13 +106,13 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[bytes]:
         """List the keys of all rows of a view."""
         prefix = _redis_prefix(view_id(config, view))
-        for key in self._client(config).scan_iter(match=_escaped(prefix) + b"*", count=_KEYS_A_SCAN):
+        for key in self._client(config).scan_iter(match=_escaped(prefix) + b"*", count=_KEYS_PER_SCAN):
             yield bytes(key[len(prefix) :])
 
     def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
         """Remove every row of a view."""
         keys = self.keys(config, view)
-        while batch := list(itertools.islice(keys, _KEYS_A_SCAN)):
+        while batch := list(itertools.islice(keys, _KEYS_PER_SCAN)):
             self.remove_packed(config, view, batch)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:

@@ -28,7 +28,7 @@ from girl_features.store.online.plans import view_id
 N_KEYS_A_READ = 1_000
 MMAP_BYTES = 0x7FFF0000  # the maximum of SQLite; reading mapped pages takes half the time
 _NO_CREATED = -(1 << 63)
-_STEPS_A_CHECK = 1_000  # of SQLite's virtual machine, about fifty keys, between two checks of the deadline
+_STEPS_PER_CHECK = 1_000  # of SQLite's virtual machine, about fifty keys, between two checks of the deadline
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB PRIMARY KEY, event INTEGER NOT NULL, "
     "created INTEGER NOT NULL, data BLOB NOT NULL)"
@@ -149,7 +149,7 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged row survives a power cut
         connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
         if reading:
-            connection.set_progress_handler(lambda: time.monotonic() > self._read.deadline, _STEPS_A_CHECK)
+            connection.set_progress_handler(lambda: time.monotonic() > self._read.deadline, _STEPS_PER_CHECK)
         return connection
 
 

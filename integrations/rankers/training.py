@@ -25,7 +25,7 @@ class TierResult(NamedTuple):
 
     tier: str  # or `as_joined`: each pair at the tier the store has
     auc: float
-    logloss: float  # nats a pair
+    logloss: float  # nats per pair
     n: int  # test pairs
 
 

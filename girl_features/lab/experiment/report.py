@@ -162,7 +162,7 @@ def _generators_table(data: DataResults) -> str:
         {
             "generator": name,
             "contract": generator.contract.fingerprint,
-            "tokens a CV": f"{generator.tokens_a_cv:.0f}",
+            "tokens a CV": f"{generator.tokens_per_cv:.0f}",
             "test pairs with a JD": f"{generator.parts.test.features.generated_jd.any(axis=1).mean():.1%}",
             "trained": generator.training,
         }
@@ -200,7 +200,7 @@ def _k_blocks(data: DataResults) -> list[str]:
     if data.config.samples is None:
         return []
     generator = data.prepared.generators[data.config.samples]
-    tokens_a_jd = generator.tokens_a_cv / generator.contract.sampling.n
+    tokens_a_jd = generator.tokens_per_cv / generator.contract.sampling.n
     lines = []
     for row in data.rows:
         wanted = parse_pooling(row.row)

@@ -47,7 +47,7 @@ class GeneratorFeatures(NamedTuple):
     folder: Path  # of the generator
     parts: RankingParts
     texts: dict[str, np.ndarray]  # part -> (n,) object array of tuples of generated JDs
-    tokens_a_cv: float  # mean new tokens for all JDs of one CV
+    tokens_per_cv: float  # mean new tokens for all JDs of one CV
     training: str  # stage, number of training examples and metrics, in words
 
 
