@@ -81,7 +81,7 @@ def prepare(
             folder=checkpoint,
             parts=labelled_parts(girl_config.feast_repo, contract, data.decisions.values()),
             texts=generated_texts(data, store, contract),
-            tokens_per_cv=_tokens_a_cv(store, contract),
+            tokens_per_cv=_tokens_per_cv(store, contract),
             training=f"stage {record.stage}, trained on {record.training_text()}",
         )
     vectors = TextVectors(encoder, folder / "vectors")
@@ -126,7 +126,7 @@ def write_sample_market(source: DataSource) -> None:
         write_sample(folder, n_seekers=source.sample_seekers, seed=source.sample_seed)  # never over other tables
 
 
-def _tokens_a_cv(store: PartsStore, contract: FeatureContract) -> float:
+def _tokens_per_cv(store: PartsStore, contract: FeatureContract) -> float:
     relation = store.scan("generated_jds", contract.fingerprint)
     assert relation is not None, "materialized above"
     with connected() as connection:

@@ -200,13 +200,13 @@ def _k_blocks(data: DataResults) -> list[str]:
     if data.config.samples is None:
         return []
     generator = data.prepared.generators[data.config.samples]
-    tokens_a_jd = generator.tokens_per_cv / generator.contract.sampling.n
+    tokens_per_jd = generator.tokens_per_cv / generator.contract.sampling.n
     lines = []
     for row in data.rows:
         wanted = parse_pooling(row.row)
         if wanted is not None and row.slice == "all":
             costs = {
-                "tokens": wanted.k * tokens_a_jd,
+                "tokens": wanted.k * tokens_per_jd,
                 "vectors": wanted.k if wanted.pooling in ("max", "attention") else 1,
                 "seconds": data.seconds[Cell(row.predictor, row.row)],
             }
