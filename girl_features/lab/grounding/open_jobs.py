@@ -48,7 +48,7 @@ class Query(NamedTuple):
 PairScorer = Callable[[Query, np.ndarray], np.ndarray]  # (n,) rows of the JobTable -> (n,) scores, higher is better
 
 
-class RankedJobs(NamedTuple):
+class RankedOpenJobs(NamedTuple):
     """Jobs for one query, best first."""
 
     rows: np.ndarray  # (k,) int64: rows of the JobTable
@@ -86,7 +86,7 @@ def open_at(jobs: JobTable, at: datetime, taken_by_first_match: bool = True) -> 
     return np.asarray(known & (np.isnat(jobs.taken_at) | (jobs.taken_at >= moment)))
 
 
-def reorder(ranked: RankedJobs, scores: np.ndarray) -> RankedJobs:
+def reorder(ranked: RankedOpenJobs, scores: np.ndarray) -> RankedOpenJobs:
     """Order the shortlist by other scores, best first; jobs of equal score keep their order.
 
     Raises:
@@ -95,7 +95,7 @@ def reorder(ranked: RankedJobs, scores: np.ndarray) -> RankedJobs:
     if scores.shape != ranked.rows.shape or not np.isfinite(scores).all():
         raise ShapeError(f"{len(ranked.rows)} jobs want as many finite scores, found an array of {scores.shape}")
     order = np.argsort(-scores, kind="stable")
-    return RankedJobs(ranked.rows[order], scores[order].astype(np.float64))
+    return RankedOpenJobs(ranked.rows[order], scores[order].astype(np.float64))
 
 
 def ground(
@@ -108,7 +108,7 @@ def ground(
     by: Callable[[Query], np.ndarray] = lambda query: query.generated_jd_vector,
     taken_by_first_match: bool = True,
     progress: Callable[[int], object] = lambda n: None,
-) -> dict[str, list[RankedJobs]]:
+) -> dict[str, list[RankedOpenJobs]]:
     """Rank the same shortlist of open jobs for each query, by each scorer.
 
     Args:
@@ -127,11 +127,11 @@ def ground(
     if len(jd_vectors) != len(jobs.job_ids):
         raise ShapeError(f"{len(jobs.job_ids)} jobs came with {len(jd_vectors)} vectors")
     index = make_index(jd_vectors)
-    rankings: dict[str, list[RankedJobs]] = {method: [] for method in scorers}
+    rankings: dict[str, list[RankedOpenJobs]] = {method: [] for method in scorers}
     for query in queries:
         rows, similarity = index.search(by(query)[None], size, open_at(jobs, query.at, taken_by_first_match))
         exists = rows[0] >= 0
-        nearest = RankedJobs(rows[0][exists], similarity[0][exists].astype(np.float64))
+        nearest = RankedOpenJobs(rows[0][exists], similarity[0][exists].astype(np.float64))
         for method, scorer in scorers.items():
             if scorer is not None and len(nearest.rows):
                 rankings[method].append(reorder(nearest, scorer(query, nearest.rows)))
@@ -142,7 +142,7 @@ def ground(
 
 
 def measure_grounding(
-    rankings: Sequence[RankedJobs], queries: Sequence[Query], jobs: JobTable, taken_by_first_match: bool = True
+    rankings: Sequence[RankedOpenJobs], queries: Sequence[Query], jobs: JobTable, taken_by_first_match: bool = True
 ) -> GroundingMetrics:
     """Compute recall and NDCG of one method at CUTOFFS. A matched job outside the shortlist counts as a miss.
 
