@@ -1,6 +1,6 @@
 """Features of pairs as the lower tiers of a look-up would give them, so that a ranker learns how good each tier is.
 
-Offline joins return only the tiers generated and prior, but a service meets the others too. Their vectors can be
+Offline joins return only the tiers generated and prior, but a service meets the others too. All but stale can be
 computed from the CV vector alone. Training replaces some generated vectors by them (tier dropout), and an evaluation
 replaces all of them.
 """
@@ -22,7 +22,7 @@ from girl_features.schema import Tier
 from girl_features.vectors.similarity import unit_rows
 
 ROWS_AT_ONCE = 256  # CVs compared with all stored ones at a time
-SAME_CV = 1 - 1e-5  # a stored CV with a higher cosine is taken for the seeker's own, which a new seeker does not have
+SAME_CV = 1 - 1e-5  # a stored CV with a higher cosine counts as the seeker's own; a new seeker has none stored
 CAVEAT = (
     "the student was trained on these seekers too, and neighbours come from the whole store, so `student` and "
     "`neighbours` look better than for new seekers; benchmarks/cold_start.py leaves the seekers of the test window out"
@@ -33,7 +33,7 @@ StandIns = Callable[[PairFeatures], LowerTiers]  # computes these vectors for gi
 
 
 class TierDropout(NamedTuple):
-    """Share of the training pairs moved to lower tiers, and the function that computes the vectors of these tiers."""
+    """Share of the pairs moved to lower tiers in training, and the function that computes these tiers' vectors."""
 
     share: float  # 0 to 1
     stand_ins: StandIns
@@ -46,7 +46,7 @@ def at_tier(features: PairFeatures, tier: Tier, vectors: np.ndarray) -> PairFeat
 
 
 def drop_tiers(features: PairFeatures, lower: LowerTiers, share: float, seed: int) -> PairFeatures:
-    """Move a random share of the pairs to a tier below their own, drawn evenly from the tiers of `lower`.
+    """Move a random share of the pairs, each to a tier below its own, drawn evenly from those in `lower`.
 
     Raises:
         ConfigError: `share` is not from 0 to 1.
@@ -57,7 +57,7 @@ def drop_tiers(features: PairFeatures, lower: LowerTiers, share: float, seed: in
     is_moved = rng.random(features.n_pairs) < share
     draw = rng.random(features.n_pairs)
     lower_tiers = np.array(sorted(lower), np.int8)
-    # per pair, the number of `lower_tiers` that are not below its own tier; it is moved to one of the rest
+    # per pair, the number of `lower_tiers` not below its own tier; the pair is moved to one of the rest
     n_skipped = np.searchsorted(lower_tiers, features.tier, side="right")
     n_candidates = len(lower_tiers) - n_skipped
     is_moved &= n_candidates > 0
@@ -96,7 +96,7 @@ def stand_ins_of(lookup: LookupConfig, students_dir: Path) -> StandIns:
 
 
 def bundle_stand_ins(bundle: Bundle, n_neighbours: int) -> StandIns:
-    """Return a function that computes the vectors of the student, the neighbours and the prior of `bundle`."""
+    """Return a function that gives student and neighbour vectors, if `bundle` has them, and zeros as prior."""
 
     def stand_ins(features: PairFeatures) -> LowerTiers:
         cv_vectors, indices = _distinct_rows(features.cv)
@@ -120,8 +120,8 @@ def mean_of_others(
         cv_vectors: (n, d) float32.
         stored_cvs: (m, d) float32 unit vectors.
         generated: (m, d) float32.
-        k: number of stored CVs; fewer are used if other seekers have fewer, and the mean of all if they have none.
-        seekers: (m,) numbers of the seekers of the stored CVs, which exclude other versions of the seeker's CV;
+        k: number of stored CVs; fewer if all other seekers together have fewer; if they have none, mean of all.
+        seekers: (m,) seeker number of each stored CV, to exclude the other versions of the seeker's own CV;
             without them only the same CV is excluded.
     """
     k = min(k, len(stored_cvs))

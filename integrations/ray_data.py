@@ -40,7 +40,7 @@ PROBLEM_TIMEOUT_S = 10
 
 
 class ModelSource(NamedTuple):
-    """Two functions that give contract and models. They travel to the workers, so both are importable by name."""
+    """Functions that give contract and models. They travel to the workers, so both must be importable by name."""
 
     contract: Callable[[GirlConfig], FeatureContract]  # called by the driver, which may have no room for the generator
     models: Callable[[GirlConfig], LoadedModels]  # called by every worker
@@ -60,7 +60,7 @@ def run_on_ray(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ClusterError: there is no such cluster, it has no room, or a worker failed; what was committed stays.
+        ClusterError: the cluster is not found, has no room, or a worker failed; what was committed stays.
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
@@ -82,13 +82,13 @@ class ChunkWorker:
         self._ray, self._gate = require("ray", "ray"), gate
         with self._reporting_problems():
             if not self._ray.get(gate.load.remote()):
-                raise ClusterError("worker after worker died while it loaded the models; perhaps memory ran out")
+                raise ClusterError("worker after worker died while loading the models; perhaps memory ran out")
             self._models = source.models(_settled(config, contract))
             if self._models.contract != contract:
                 raise ContractMismatchError(self._models.contract.fingerprint, contract.fingerprint)
 
     def __call__(self, chunk: pa.Table) -> dict[str, list[Any]]:
-        """Return one row: the number of the chunk, and the finished chunk, or nothing after a stop."""
+        """Return one row: the chunk's number, and the finished chunk, or empty bytes after a stop."""
         number = chunk["number"][0].as_py()
         kind, rows = pickle.loads(chunk["kind_and_rows"][0].as_py())
         with self._reporting_problems():
@@ -100,7 +100,7 @@ class ChunkWorker:
 
     @contextmanager
     def _reporting_problems(self) -> Iterator[None]:
-        """Tell the gate about an error in the block. Of an error in a worker, Ray hands on its type only."""
+        """Tell the gate about an error in the block. Ray itself hands on only the error's type."""
         try:
             yield
         except Exception as error:
@@ -108,7 +108,7 @@ class ChunkWorker:
             raise
 
     def _finish(self, kind: str, rows: list[Any]) -> FinishedChunk:
-        """Finish a chunk. Its CV and JD texts, which a commit does not need, are left out of the result."""
+        """Finish a chunk. Its CVs and the jobs' JDs are left out of the result: a commit needs neither."""
         encoder = self._models.encoder
         if kind == ENCODE_JOBS:
             return encode_jobs(encoder, rows)._replace(jobs=[job._replace(jd="") for job in rows])
@@ -123,11 +123,11 @@ def _finished_chunks(config: GirlConfig, source: ModelSource, batch: Batch) -> C
     if not batch.report.n_planned and not batch.n_inputs:
         return  # with nothing to do, no cluster is started
     # Ray prints to standard output, which is for results
-    with redirect_stdout(sys.stderr), _errors_of_ray(), connected(config.ray) as n_workers:
+    with redirect_stdout(sys.stderr), _as_cluster_error(), connected(config.ray) as n_workers:
         gate = on_this_node(ChunkGate, n_workers)
         with (
             closing_on_stop(gate, batch.should_stop),
-            _errors_of_ray(gate),
+            _as_cluster_error(gate),
             closing(_results(config, source, batch, gate, n_workers)) as results,
         ):
             for finished in results:
@@ -136,7 +136,7 @@ def _finished_chunks(config: GirlConfig, source: ModelSource, batch: Batch) -> C
 
 
 @contextmanager
-def _errors_of_ray(gate: Any = None) -> Iterator[None]:
+def _as_cluster_error(gate: Any = None) -> Iterator[None]:
     """Turn Ray's errors into a ClusterError, with the problem that a worker told the gate."""
     ray = require("ray", "ray")
     try:
@@ -147,13 +147,13 @@ def _errors_of_ray(gate: Any = None) -> Iterator[None]:
             with suppress(ray.exceptions.RayError):
                 problem = ray.get(gate.problem.remote(), timeout=PROBLEM_TIMEOUT_S)
         raise ClusterError(
-            f"a Ray worker or its cluster failed: {problem or type(error).__name__}; what was committed stays: "
-            f"mend it, then run the same command again, which resumes"
+            f"a Ray worker or its cluster failed: {problem or type(error).__name__}; what was committed stays; "
+            f"mend the fault and run the same command: it resumes"
         ) from error
 
 
 def _results(config: GirlConfig, source: ModelSource, batch: Batch, gate: Any, n_workers: int) -> ChunkIterator:
-    """Yield each finished chunk once, until all are finished, or until a stop and the chunks begun before it."""
+    """Yield each finished chunk once: all chunks or, after a stop, only those begun before it."""
     ray, data = require("ray", "ray"), require("ray.data", "ray")
     planned = data.from_arrow_refs([ray.put(chunk) for chunk in _planned_chunks(batch)])
     finished = planned.map_batches(
@@ -177,7 +177,7 @@ def _results(config: GirlConfig, source: ModelSource, batch: Batch, gate: Any, n
 
 
 def _planned_chunks(batch: Batch) -> Iterator[pa.Table]:
-    """Yield every planned chunk as a table of one row. Those to generate for go first, as they take longest.
+    """Yield every planned chunk as a table of one row. Generation chunks go first, as they take longest.
 
     Rows are pickled, as Ray itself does between its processes.
     """

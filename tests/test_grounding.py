@@ -14,7 +14,7 @@ from girl_features.lab.grounding.nearest import ApproximateIndex, ExactIndex, ma
 from girl_features.lab.grounding.open_jobs import (
     JobTable,
     Query,
-    RankedJobs,
+    RankedOpenJobs,
     chance_recall,
     ground,
     measure_grounding,
@@ -75,7 +75,7 @@ def test_grounding_ranks_the_open_jobs_by_distance_or_by_a_matcher() -> None:
 
 
 def test_recall_and_ndcg_by_hand() -> None:
-    ranked = [RankedJobs(np.array([0, 1, 2]), np.zeros(3)), RankedJobs(np.array([3]), np.zeros(1))]
+    ranked = [RankedOpenJobs(np.array([0, 1, 2]), np.zeros(3)), RankedOpenJobs(np.array([3]), np.zeros(1))]
     asked = [query(4, (1, 0), (1, 2)), query(7, (0, 1), (0,))]
     metrics = measure_grounding(ranked, asked, JOBS)
     assert metrics.recall[1].tolist() == [0, 0]
@@ -87,7 +87,7 @@ def test_recall_and_ndcg_by_hand() -> None:
 
 
 def test_equal_scores_keep_the_order_by_distance_and_bad_ones_are_refused() -> None:
-    ranked = RankedJobs(np.array([7, 3, 5]), np.array([0.9, 0.8, 0.7]))
+    ranked = RankedOpenJobs(np.array([7, 3, 5]), np.array([0.9, 0.8, 0.7]))
     assert reorder(ranked, np.array([1.0, 1.0, 2.0])).rows.tolist() == [5, 7, 3]
     with pytest.raises(ShapeError, match="3 jobs want as many finite scores"):
         reorder(ranked, np.array([1.0, np.nan, 2.0]))

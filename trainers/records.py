@@ -55,7 +55,7 @@ def tuned_weights(record: GeneratorRecord) -> str:
 
 
 def find_trained(folders: Iterable[Path], inputs: str, record_name: str) -> Path | None:
-    """Return the first folder whose record has this hash of inputs.
+    """Return the first folder whose record has this hash, or None.
 
     Raises:
         CheckpointError: a record cannot be read, or the weights beside it have changed.
@@ -64,7 +64,7 @@ def find_trained(folders: Iterable[Path], inputs: str, record_name: str) -> Path
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save model and tokenizer in `folder`, and delete first what a run that was killed while saving left there."""
+    """Save model and tokenizer in `folder`, after deleting whatever an earlier run left there."""
     if folder.exists():
         shutil.rmtree(folder)
     model.save_pretrained(folder)
@@ -76,7 +76,7 @@ def save_trained(
 ) -> GeneratorRecord:
     """Save a model with its record in `folder`, and return the record, completed by the hashes of the weights.
 
-    A LoRA adapter is recorded with the weights of its base.
+    A LoRA adapter's `weights_sha256` is that of its base.
     """
     save_model(model, tokenizer, folder)
     if is_adapter(folder):

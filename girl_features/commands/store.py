@@ -21,7 +21,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     json_file: common.JsonOption = None,
 ) -> None:
-    """Compare the online store with the parts, row by row, and say in one line if they agree."""
+    """Compare online store and parts row by row, and say in one line whether they agree."""
     from girl_features.store.parts import PartsStore
     from girl_features.store.verify import VerifyReport, verify
 
@@ -41,7 +41,7 @@ def doctor(
     mend: Annotated[bool, typer.Option(help="Repair what can be repaired, instead of only naming it.")] = False,
     json_file: common.JsonOption = None,
 ) -> None:
-    """Find damage from crashes and bad disks: cut registries, damaged parts, stale files, dead locks."""
+    """Find damage from crashes and bad disks: broken registries and parts, stale files and locks."""
     from girl_features.store.doctor import examine
     from girl_features.store.parts import PartsStore
 
@@ -80,7 +80,7 @@ def erase(
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Generate for the id again from now on; what was erased is not brought back.")
+        bool, typer.Option("--undo", help="Allow new JDs for the id again; what was erased is not brought back.")
     ] = False,
     json_file: common.JsonOption = None,
 ) -> None:
@@ -104,20 +104,20 @@ def erase(
     def show() -> None:
         common.print_mapping("Erased", result)
         if resolved.students_dir.is_dir():
-            typer.echo("bundles of the student hold vectors without ids: make them anew with `girl train student`")
+            typer.echo("student bundles may still hold its vectors, without the id: run `girl train student`")
 
     common.emit(result, json_file, show)
 
 
 def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]:
-    """Erase a job seeker and count what was removed. The queue holds CVs, so it is emptied even after an error."""
+    """Erase a job seeker and count what was removed. Its queued CVs are removed even after an error."""
     from girl_features.lookup.opening import open_queue
     from girl_features.store.erasing import erase
 
     n_queued = 0
     try:
         report = erase(config.feast_repo, store, seeker)
-    finally:  # after the tombstone is written, so that no later offer is queued
+    finally:  # after `erase`: once the tombstone is written, no CV is queued
         if config.queue_path.is_file():
             n_queued = open_queue(config).erase(seeker)
     return {**report._asdict(), "n_queued": n_queued}

@@ -15,7 +15,7 @@ _PACKAGES = "girl-features feast duckdb numpy torch transformers trl sentence-tr
 def machine_description() -> str:
     """Return CPU model, usable cores, memory in GiB, system, Python version and the versions of key packages."""
     facts = [_cpu_model(), f"{n_cores()} cores"]
-    with suppress(AttributeError, ValueError, OSError):  # not POSIX, or the name is unknown there
+    with suppress(AttributeError, ValueError, OSError):  # not POSIX, or it lacks these settings
         facts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB memory")
     facts += [platform.system(), f"Python {platform.python_version()}"]
     versions = installed_versions(_PACKAGES.split())
@@ -28,7 +28,7 @@ def n_cores() -> int:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return name -> version of those of the packages that are installed."""
+    """Return name -> version of each of the packages that is installed."""
     versions = {}
     for name in packages:
         try:

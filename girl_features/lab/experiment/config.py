@@ -29,11 +29,11 @@ class _ExperimentModel(BaseModel):
 
 
 class DataSource(_ExperimentModel):
-    """A data set of the experiment: its girl.yaml, and if its tables are simulated."""
+    """A data set: its girl.yaml, and whether its tables are simulated."""
 
     config: Path
     simulation: bool = False
-    sample_seekers: int | None = Field(None, ge=40)  # write a sample market of this size first, if it is absent
+    sample_seekers: int | None = Field(None, ge=40)  # seekers of a sample market, written first if absent
     sample_seed: int = 0
     without: tuple[str, ...] = ()  # generators and baselines not made on this data set
 
@@ -65,7 +65,7 @@ class Claim(_ExperimentModel):
     name: str
     subject: str
     over: str
-    cause: str = Field("", max_length=60)  # what the subject changes, for a claim about the cause of a missing lift
+    cause: str = Field("", max_length=60)  # what the subject changes, if that might be why a lift is missing
 
     @field_validator("subject", "over")
     @classmethod
@@ -87,14 +87,14 @@ class ExperimentConfig(_ExperimentModel):
     workspace: Path = Path(".girl/experiments")
     data: dict[Annotated[str, Field(pattern=NAME_PATTERN)], DataSource]
     generators: dict[Annotated[str, Field(pattern=_GENERATOR_PATTERN)], ExperimentGenerator]
-    reference: str = ""  # generator the controls are compared with; default: the last
-    samples: str | None = None  # generator with sampling.n JDs a CV, for rows such as mean-4
+    reference: str = ""  # generator the controls are made from; default: the last
+    samples: str | None = None  # generator with several JDs per CV, for rows such as mean-4
     grids: tuple[Grid, ...]
     baselines: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     n_bootstrap: int = Field(1000, ge=100)
     claims: tuple[Claim, ...] | None = None  # default: each generator over base and over the controls
-    ground_queries: int | None = Field(None, ge=1)  # number of test decisions grounded by the reference generator
+    ground_queries: int | None = Field(None, ge=1)  # most grounding queries, from the reference generator's JDs
     judge: tuple[str, str] | None = None  # two generators whose JDs are compared
 
     @model_validator(mode="after")
@@ -142,7 +142,7 @@ class ExperimentConfig(_ExperimentModel):
         return self.model_copy(update={"data": {name: self.data[name] for name in self.data if name in names}})
 
     def on(self, data: str) -> ExperimentConfig:
-        """Return the experiment without the generators and baselines that are not made on this data set."""
+        """Return the experiment with only the generators and baselines that this data set has."""
         left_out = set(self.data[data].without)
         if not left_out:
             return self
@@ -165,7 +165,7 @@ class ExperimentConfig(_ExperimentModel):
 
     @property
     def reference_generator(self) -> str:
-        """Name of the generator the controls are compared with."""
+        """Name of the generator the controls are made from."""
         return self.reference or list(self.generators)[-1]
 
     @property

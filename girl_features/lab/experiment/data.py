@@ -1,4 +1,4 @@
-"""Data of an experiment: the ranking windows with texts and features, and the windows before them."""
+"""Data of an experiment: the ranking windows and the windows before them, with texts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ExperimentData(NamedTuple):
 
     @property
     def slices(self) -> dict[str, np.ndarray]:
-        """Masks (n_test,) bool by name: all, cold-start seekers, and by decisions in the training window."""
+        """Masks (n_test,) bool by name: all, cold-start seekers, and ranges of training decisions."""
         test = self.decisions["test"]
         counted = self.decisions["train"].group_by(JOB_SEEKER_ID).len("n_decisions")
         n = test.join(counted, on=JOB_SEEKER_ID, how="left", maintain_order="left")["n_decisions"].fill_null(0)
@@ -88,7 +88,7 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
 
 
 def keep_ranked_cvs(tables: Tables, windows: Windows) -> None:
-    """Delete the CV versions that no decision of the ranking windows refers to: an experiment does not need them."""
+    """Delete the CV versions that no decision of the ranking windows refers to: they need no generated JD."""
     tables.connection.execute(_DELETE_UNRANKED, {"start": windows.rl_end})
 
 
@@ -107,7 +107,7 @@ def generated_by_version(store: PartsStore, contract: FeatureContract) -> dict[t
     """Return (job_seeker_id, updated_at, cv_hash) -> the JDs generated from that CV version."""
     relation = store.scan("generated_jds", contract.fingerprint)
     if relation is None:
-        raise StoreError(f"the store holds no generated JD of contract {contract.fingerprint!r}; `girl materialize`")
+        raise StoreError(f"no generated JD of contract {contract.fingerprint!r} is stored; run `girl materialize`")
     with connected() as connection:
         query = f"SELECT job_seeker_id, updated_at, cv_hash, generated_jds FROM {relation}"
         rows = connection.execute(query).pl().iter_rows()

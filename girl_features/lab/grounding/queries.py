@@ -44,7 +44,7 @@ def window_queries(
         The queries, and the number of matches left out because their jobs were no longer open.
 
     Raises:
-        DataError: no matched decision has a generated JD.
+        DataError: there is no such match.
     """
     row_of_job = {job_id: row for row, job_id in enumerate(jobs.job_ids)}
     keys = ["job_seeker_id", "decided_at", "updated_at", "cv_hash", "cv"]
@@ -60,7 +60,7 @@ def window_queries(
         if open_rows:
             query_texts.append(_QueryTexts(seeker, at, cv, jds, open_rows))
     if not query_texts:
-        raise DataError("no matched decision of the test window has a generated JD; run `girl materialize`")
+        raise DataError("no test match has a generated JD and a job still open; run `girl materialize`")
     if limit is not None and limit < len(query_texts):
         drawn = np.random.default_rng(0).choice(len(query_texts), limit, replace=False)
         query_texts = [query_texts[i] for i in sorted(drawn)]

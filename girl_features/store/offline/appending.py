@@ -1,4 +1,4 @@
-"""Append rows to a Feast source: a new part in a folder, or a rewritten file where the source is a single one."""
+"""Append rows to a Feast source: a new part where it is a folder, a rewritten file where it is a file."""
 
 from __future__ import annotations
 

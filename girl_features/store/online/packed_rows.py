@@ -28,7 +28,7 @@ _NULL = PackedValue(packed.NULL, b"")
 FeastRow = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 
 FixedColumn = tuple[int, np.ndarray]  # kind and (n, width) uint8 bytes of n values
-# Feast type -> (Arrow type a column may have, kind in the bytes, type of the bytes)
+# Feast type -> (check of the Arrow type, kind in the bytes, NumPy type)
 _FIXED: dict[Any, tuple[Any, int, str]] = {
     Int64: (pa.types.is_int64, packed.INT64, "<i8"),
     Int32: (pa.types.is_int32, packed.INT32, "<i4"),
@@ -123,7 +123,7 @@ def microseconds(time: datetime) -> int:
 def _pack_one_by_one(
     view: FeatureView, table: pa.Table, fixed: dict[str, FixedColumn], event: np.ndarray, created: list[int | None]
 ) -> list[bytes]:
-    """Pack rows whose values differ in width; `fixed` are the columns that `_fixed_width` could turn into bytes."""
+    """Pack rows that `pack_rows` cannot; `fixed` are the columns that `_fixed_width` could turn into bytes."""
     columns: dict[str, list[PackedValue]] = {}
     for feature in view.features:
         if feature.name in fixed:
@@ -142,7 +142,7 @@ def _pack_one_by_one(
 
 
 def _fixed_width(feature: Any, table: pa.Table, view: FeatureView) -> FixedColumn | None:
-    """Return a column whose values all have one width; None for any other. Checks vectors."""
+    """Return the bytes of a column with one width and no nulls, else None; check vectors."""
     column = table[feature.name]
     if _is_vector(feature):
         ids = table[view.join_keys[0]]
@@ -193,7 +193,7 @@ def _microsecond_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _is_vector(feature: Any) -> bool:
-    """True for a field with a `vector_length`; other lists of floats may have any values."""
+    """True for float32 lists with a `vector_length`; other lists may have any values."""
     return bool(feature.vector_length) and feature.dtype == Array(Float32)
 
 
