@@ -34,7 +34,7 @@ def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> I
         if threads is not None:
             settings["threads"] = threads
         with duckdb.connect(config=settings) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # the bar would go to stdout
             yield connection
 
 

@@ -28,6 +28,7 @@ from girl_features.input.checks import MAX_ID_BYTES
 from girl_features.input.report import MAX_LISTED
 from girl_features.input.sources import printable
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS, SQL_CLEAN_CHARACTERS
+from girl_features.sql import connected
 from tests.input_tables import CLOCK_SKEW, GOOD, NOW, day, load, rows_of, table_of, write_tables
 
 UTF8_SURROGATE = b"abc\xed\xa0\x80"
@@ -681,3 +682,10 @@ def test_dates_in_parquet_are_midnight(tmp_path: Path) -> None:
     seekers = pa.table({"job_seeker_id": ["s1"], "cv": ["cv"], "updated_at": [date(2020, 1, 3)]})
     with load(write_tables(tmp_path, {"job_seekers": seekers})) as tables:
         assert rows_of(tables, "job_seekers")[0][2] == day(2)
+
+
+def test_duckdb_draws_no_progress_bar_on_standard_output(tmp_path: Path) -> None:
+    query = "SELECT current_setting('enable_progress_bar')"
+    with load(write_tables(tmp_path)) as tables, connected() as connection:
+        assert tables.connection.execute(query).fetchone() == (False,)
+        assert connection.execute(query).fetchone() == (False,)

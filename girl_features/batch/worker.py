@@ -182,7 +182,7 @@ def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids
     """Return all CV versions of these seekers in the input table, cleaned as `load_tables` does, by id and time."""
     latest = datetime.now(UTC) + timedelta(minutes=clock_skew_minutes)
     with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
         connection.execute("CREATE TYPE wanted AS ENUM (SELECT DISTINCT id FROM ids)")
         with open_source(connection, "job_seekers", table, home="memory") as source:

@@ -121,7 +121,7 @@ def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
             "temp_directory": str(folder / "spill"),
         },
     )
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # the bar would go to stdout
     return connection
 
 
