@@ -221,8 +221,8 @@ def _resume(model: Any, optimizer: torch.optim.Optimizer, checkpoints_dir: Path)
 
 def _diverged(step: int, loss: float, checkpoints_dir: Path) -> TrainingError:
     return TrainingError(
-        f"the pretraining loss is {loss} at step {step}; lower `generator.tiny.pretrain_learning_rate` and run "
-        f"`girl train sft` again (checkpoints: {checkpoints_dir})"
+        f"the pretraining loss is {loss} at step {step} (checkpoints: {checkpoints_dir}). Lower "
+        f"`generator.tiny.pretrain_learning_rate` and run `girl train sft` again"
     )
 
 
