@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from girl_features.errors import ConfigError, StoreError
 from girl_features.store.failpoints import failpoint
-from girl_features.store.files import exclusive_lock, write_whole
+from girl_features.store.files import exclusive_lock, is_running, write_whole
 
 N_CHANGES_NAMED = 5
 _UNFINISHED = ("stopped", "failed", "killed")  # the run ended before its plan was done
@@ -170,15 +170,7 @@ def _killed(record: RunRecord) -> RunRecord:
 
 
 def _is_dead(record: RunRecord) -> bool:
-    if record.status != "running" or record.host != socket.gethostname():
-        return False
-    try:
-        os.kill(record.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return record.status == "running" and record.host == socket.gethostname() and not is_running(record.pid)
 
 
 def _refusal(record: RunRecord, contract: str, config: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import sqlite3
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from girl_features.errors import StoreError, StoreLockedError
-from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock
+from girl_features.store.files import TEMPORARY_PREFIX, exclusive_lock, is_running
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.compaction import finish_compaction, is_unfinished
 from girl_features.store.parts.part_files import is_intact, part_files, quarantine, quarantined
@@ -103,7 +102,7 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[DoctorFinding]:
         pid, host, since = int(holder["pid"]), str(holder["host"]), str(holder["since"])
     except (OSError, ValueError, KeyError, TypeError):
         return  # its last holder released it, and so emptied it
-    if host == socket.gethostname() and _is_running(pid):
+    if host == socket.gethostname() and is_running(pid):
         return
 
     def release() -> None:
@@ -156,11 +155,3 @@ def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Call
     if mending:
         repair()
     return DoctorFinding(str(path), problem, remedy, mending)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True

@@ -155,3 +155,12 @@ def _holder(path: Path) -> str:
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "a process that has not yet written its name"  # it took the lock a moment ago
+
+
+def is_running(pid: int) -> bool:
+    """True if a process of this machine has this number, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # a process of another user may not be signalled
+        return not isinstance(error, ProcessLookupError)
+    return True
