@@ -120,6 +120,7 @@ COLUMNS = {
     ("interactions", "matched"): _matched(),
 }
 ALL = [(table, column, name) for (table, column), kinds in COLUMNS.items() for name in kinds]
+LIKE_OTHERS = {"int8", "uint16", "float32", "large text", "list", "struct", "16 bytes", "timestamp[s]", "timestamp[ms]"}
 PLAIN = {name: table_of(name, (rows * 2)[:2]) for name, rows in GOOD.items()}
 
 
@@ -179,20 +180,20 @@ def test_a_file_means_in_a_glob_what_it_means_alone_or_it_is_refused(
         if kind.means != REFUSED:
             write(tmp_path / "alone.parquet", table, column, kind, seed=0)
             alone[name] = staged(connection, table, column, f"{tmp_path}/alone.parquet")
-    groups = [tuple(random.choices(list(kinds), k=4)) for _ in range(60)]
+    groups = [tuple(random.choices(list(kinds), k=4)) for _ in range(40)]
     if (table, column) not in (("jobs", "job_id"), ("job_seekers", "job_seeker_id")):
-        groups += product(kinds, repeat=2)
+        groups += product([name for name in kinds if name not in LIKE_OTHERS], repeat=2)
     for number, names in enumerate(groups):
-        for i in range(4):
-            (tmp_path / f"part-{i}.parquet").unlink(missing_ok=True)
+        folder = tmp_path / str(number)
+        folder.mkdir()
         for i, name in enumerate(names):
-            write(tmp_path / f"part-{i}.parquet", table, column, kinds[name], seed=number + i)
+            write(folder / f"part-{i}.parquet", table, column, kinds[name], seed=number + i)
         if all(name in alone for name in names):
             wanted = [(*row[:2], f"part-{i}.parquet") for i, name in enumerate(names) for row in alone[name]]
-            assert staged(connection, table, column, f"{tmp_path}/part-*") == wanted, names
+            assert staged(connection, table, column, f"{folder}/*") == wanted, names
         else:
             with pytest.raises(DataError, match=rf'table {table}: column "{column}" .*, wanted '):
-                staged(connection, table, column, f"{tmp_path}/part-*")
+                staged(connection, table, column, f"{folder}/*")
 
 
 def two_files(tmp_path: Path, table: str, first: pa.Table, second: pa.Table) -> TableConfig:
@@ -249,7 +250,7 @@ def test_zoned_and_naive_files_are_both_right_and_the_naive_rows_noted(tmp_path:
     first, second = (with_column("job_seekers", "updated_at", values) for values in (tokyo, naive))
     path = two_files(tmp_path, "job_seekers", first, second)
     with load(write_tables(tmp_path).model_copy(update={"job_seekers": path}), strict=True) as tables:
-        assert [row[2] for row in rows_of(tables, "job_seekers")] == [day(0), day(1), day(2), day(3)]
+        assert sorted(row[2] for row in rows_of(tables, "job_seekers")) == [day(0), day(1), day(2), day(3)]
         notes = {note.code: note.n_rows for note in tables.report.notes}
         assert notes == {"naive_timestamps": 2, "nanoseconds": 2}
 
