@@ -30,6 +30,18 @@ def rfc_line(random: Random, fields: Row, delimiter: str, end: str) -> str:
     return delimiter.join(written) + end
 
 
+def lax_csv_line(random: Random, fields: Row, end: str) -> str:
+    """Return a row of a program that writes a quotation mark in the middle of a field as it is."""
+    texts = [field or "" for field in fields]
+    may_be_bare = [not text.lstrip().startswith('"') and not any(c in text for c in ",\n\r") for text in texts]
+    return (
+        ",".join(
+            text if bare else rfc_line(random, [text], ",", "") for text, bare in zip(texts, may_be_bare, strict=True)
+        )
+        + end
+    )
+
+
 def mysql_outfile_line(fields: Row) -> str:
     r"""Return a row of `SELECT ... INTO OUTFILE`: \N is NULL; the escape, tab, line end and zero byte are escaped."""
     special = {"\\": "\\\\", "\t": "\\\t", "\n": "\\\n", "\0": "\\0"}
