@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import pytest
 from girl_features.config import TableConfig, TablesConfig
 from girl_features.errors import DataError
 from girl_features.input.opening import open_sources
+from girl_features.sql import connected
 from tests.input_tables import day, load, rows_of, write_tables
 from tests.text_writers import (
     Row,
@@ -103,20 +104,51 @@ def test_a_thousand_hostile_files_give_the_rows_that_were_written(tmp_path: Path
         assert [row[:2] for row in rows_of(tables, "job_seekers")] == sorted(kept)
 
 
-def read(path: Path, quoting: str | None = None) -> list[tuple[str | None, ...]]:
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with connected(threads=1) as connection:
+        connection.execute("SET preserve_insertion_order = true; SET enable_external_file_cache = false")
+        yield connection
+
+
+def read(connection: duckdb.DuckDBPyConnection, path: Path, quoting: str | None = None) -> list[Row]:
     """Return the ids, CVs and times of a file, before they are cleaned."""
-    with duckdb.connect() as connection:
-        config = TableConfig.model_validate({"path": str(path), "quoting": quoting})
-        rows = []
-        with open_sources(connection, "job_seekers", config, home="memory") as sources:
-            for source in sources:
-                select = f"SELECT {', '.join(source.columns.values())} FROM {source.relation}"
-                rows += connection.execute(select).fetchall()
-        return rows
+    config = TableConfig.model_validate({"path": str(path), "quoting": quoting})
+    rows = []
+    with open_sources(connection, "job_seekers", config, home="memory") as sources:
+        for source in sources:
+            select = f"SELECT {', '.join(source.columns.values())} FROM {source.relation}"
+            rows += connection.execute(select).fetchall()
+    return rows
+
+
+@pytest.mark.parametrize("ends", [("\n", "\r\n"), ("\n", "\r"), ("\r", "\r\n")], ids=repr)
+def test_mixed_line_ends_lose_no_row(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, ends: tuple[str, str]
+) -> None:
+    n_right = 0
+    for number in range(350):
+        random = Random(f"{ends} {number}")
+        rows = [
+            (f"s{i}", hostile_text(random) or "x", random.choice(["2020", 'a"'])) for i in range(random.randrange(6))
+        ]
+        line_ends = [random.choice(ends) for _ in range(len(rows) + 1)]
+        lines = [rfc_line(random, row, ",", end) for row, end in zip((HEADER, *rows), line_ends, strict=True)]
+        path = tmp_path / f"{number}.csv"
+        path.write_bytes("".join(lines).encode())
+        try:
+            found = read(connection, path)
+        except DataError as error:
+            assert len(set(line_ends)) > 1 and "its line ends are mixed" in str(error)
+        else:
+            n_right += 1
+            assert found == [tuple(None if field == "\\N" else field for field in row) for row in rows]
+    assert 50 < n_right < 300
 
 
 ESCAPES = [
-    (r"tab \t, line \n, return \r, back \b, form \f, vertical \v", "tab \t, line \n, return \r, back \b, form \f, vertical \v"),
+    (r"tab \t, line \n, return \r", "tab \t, line \n, return \r"),
+    (r"back \b, form \f, vertical \v", "back \b, form \f, vertical \v"),
     (r"\\n \\\\ \\N \N", "\\n \\\\ \\N N"),
     (r"\101\12\x41\x4a\x9", "A\nAJ\t"),
     (r"\303\251 \xc3\xa9", "é é"),
@@ -136,21 +168,23 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize(("written", "cv"), ESCAPES)
-def test_escapes_of_databases(tmp_path: Path, written: str, cv: str | None) -> None:
+def test_escapes_of_databases(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, written: str, cv: str | None
+) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(f"job_seeker_id\tcv\tupdated_at\ns1\t{written}\t2020-01-01\ns2\tlast\t\\N\n".encode())
-    assert read(path, "none") == [("s1", cv, "2020-01-01"), ("s2", "last", None)]
+    assert read(connection, path, "none") == [("s1", cv, "2020-01-01"), ("s2", "last", None)]
 
 
-def test_commas_of_a_database_are_escaped_too(tmp_path: Path) -> None:
+def test_commas_of_a_database_are_escaped_too(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'job_seeker_id,cv,updated_at\ns1,"a\\, b,2020\n')
-    assert read(tmp_path / "a.csv", "none") == [("s1", '"a, b', "2020")]
+    assert read(connection, tmp_path / "a.csv", "none") == [("s1", '"a, b', "2020")]
 
 
 TSV_HEADER = b"job_seeker_id\tcv\tupdated_at\n"
 REFUSED = {
     "a.csv": {
-        b"s1,x\r\ns2,y\n": "line ends are mixed",
+        b'"s1","a","2020-01-01"\r\n"s2","b","2020-01-01"\n': r"line ends are mixed \(\\n and \\r\\n\), or a quotation",
         b"s1,a,2020-01-01\r\ns2,b,2020-01-01\n": "line ends are mixed, some .*write it again with one kind of line end",
         b"s1,a\rb,2020-01-01\n": r"line ends are mixed, .*each \\r in a text in double quotes",
         b"s1,a,2020-01-01\rs2,b,2020-01-01\n": "line ends are mixed",
@@ -159,7 +193,7 @@ REFUSED = {
         b's1,"a,2020-01-01\ns2,b,2020-01-01\n': "Value with unterminated quote found",
     },
     "a.tsv": {
-        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if a database .*`csv` if",
+        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if .*`csv` if",
         b's1\t"a\t2020-01-01\n': "holds a field that opens with a quotation mark, .*quoting: none",
         b'"s1"\ta\t2020-01-01\n': "holds a field that opens with a quotation mark",
         b"s1\tNULL\t2020-01-01\n": "holds a field that is the word NULL",
@@ -180,7 +214,7 @@ REFUSED = {
 @pytest.mark.parametrize(("name", "rows"), [(name, rows) for name, cases in REFUSED.items() for rows in cases])
 def test_a_file_that_could_lose_rows_is_refused_by_name(tmp_path: Path, name: str, rows: bytes) -> None:
     header = TSV_HEADER if name.endswith("tsv") else TSV_HEADER.replace(b"\t", b",")
-    if rows.startswith((b"s1,x\r\n", b"s1,a,2020-01-01\r\n")):
+    if rows.startswith(b"s1,a,2020-01-01\r\n"):
         header = header.replace(b"\n", b"\r\n")
     (tmp_path / name).write_bytes(header + rows)
     config = config_of(tmp_path, name, "none" if name == "none.tsv" else None)
@@ -199,13 +233,15 @@ def test_a_plain_tsv_needs_no_setting(tmp_path: Path) -> None:
         assert cvs == ['a 5" pipe, and NULLs; "quoted"', ' "b']
 
 
-def test_a_mark_is_found_wherever_the_file_is_cut_into_blocks(tmp_path: Path) -> None:
+def test_a_mark_is_found_wherever_the_file_is_cut_into_blocks(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     block = 1 << 20
     for shift in range(-8, 9):
         lines = b"s1\t" + b"x" * (block - len(TSV_HEADER) - 3 + shift) + b"\tNULL\n"
         (tmp_path / "a.tsv").write_bytes(TSV_HEADER + lines)
         with pytest.raises(DataError, match="the word NULL"):
-            read(tmp_path / "a.tsv")
+            read(connection, tmp_path / "a.tsv")
 
 
 FOREIGN = [
@@ -219,36 +255,42 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("name", "data", "message"), FOREIGN)
-def test_other_formats_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_other_formats_are_named(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(data)
     for quoting in (None, "csv", "none"):
         with pytest.raises(DataError, match=message):
-            read(tmp_path / name, quoting)
+            read(connection, tmp_path / name, quoting)
 
 
 @pytest.mark.parametrize("quoting", [None, "csv", "none"])
-def test_a_compressed_file_that_was_cut_or_damaged_is_refused(tmp_path: Path, quoting: str | None) -> None:
+def test_a_compressed_file_that_was_cut_or_damaged_is_refused(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, quoting: str | None
+) -> None:
     rows = "".join(f"s{i},cv {Random(i).random()},2020-01-01\n" for i in range(300))
     whole = gzip.compress(f"job_seeker_id,cv,updated_at\n{rows}".encode())
     path = tmp_path / "a.csv.gz"
     path.write_bytes(whole)
-    assert len(read(path, quoting)) == 300
+    assert len(read(connection, path, quoting)) == 300
     flipped = bytes([*whole[:-6], whole[-6] ^ 1, *whole[-5:]])
     for data in (flipped, *(whole[:n] for n in (30, len(whole) // 2, len(whole) - 9, len(whole) - 1))):
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"job_seekers: .*a.csv.gz' should be .*(EOFError|BadGzipFile)"):
-            read(path, quoting)
+            read(connection, path, quoting)
 
 
 @pytest.mark.parametrize("quoting", [None, "csv", "none"])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
-def test_a_header_alone_is_a_table_without_rows(tmp_path: Path, quoting: str | None, end: bytes) -> None:
+def test_a_header_alone_is_a_table_without_rows(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, quoting: str | None, end: bytes
+) -> None:
     for name, delimiter in (("a.csv", b","), ("a.tsv", b"\t")):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + TSV_HEADER.strip().replace(b"\t", delimiter) + end)
-        assert read(tmp_path / name, quoting) == []
+        assert read(connection, tmp_path / name, quoting) == []
 
 
-def test_damaged_files_give_rows_or_a_named_error(tmp_path: Path) -> None:
+def test_damaged_files_give_rows_or_a_named_error(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     n_refused = 0
     for number in range(300):
         random = Random(number)
@@ -260,7 +302,7 @@ def test_damaged_files_give_rows_or_a_named_error(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.{dialect.ending}"
         path.write_bytes(data)
         try:
-            read(path, dialect.quoting)
+            read(connection, path, dialect.quoting)
         except DataError as error:
             assert "table job_seekers: " in str(error)
             n_refused += 1

@@ -15,8 +15,8 @@ import duckdb
 import pyarrow as pa
 
 from girl_features.errors import DataError
-from girl_features.input.sources import MAX_CSV_LINE_BYTES
-from girl_features.input.text_files import BOM, TextGroup, open_bytes
+from girl_features.input.sources import MAX_CSV_LINE_BYTES, open_bytes
+from girl_features.input.text_files import BOM, TextGroup
 from girl_features.schema import SOURCE_FILE
 
 _BATCH_ROWS = 1 << 13

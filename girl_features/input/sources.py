@@ -6,17 +6,23 @@ because rows hold people's CVs.
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import duckdb
 
 from girl_features.errors import DataError
 
 MAX_CSV_LINE_BYTES = 1 << 26  # of one row of a CSV or TSV file, and of the read buffer; longer texts need Parquet
+CHUNK_BYTES = 1 << 20  # read at once from a file that is looked through
 MAX_PRINTED = 80  # characters of a foreign value in a message
+
+_ONE_LINE_END = r"write it again with one kind of line end, and with each \r in a text in double quotes"
 
 
 class Source(NamedTuple):
@@ -41,6 +47,13 @@ def printable(value: str, limit: int = MAX_PRINTED) -> str:
     cut = value[:limit]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
     return escaped + "…" if len(value) > limit else escaped
+
+
+def open_bytes(name: str) -> BinaryIO:
+    """Open a file for reading its bytes, decompressed if its name ends in .gz."""
+    if name.lower().endswith(".gz"):
+        return io.BufferedReader(gzip.open(name))
+    return Path(name).open("rb")
 
 
 def copy_rows(
@@ -87,11 +100,17 @@ def _explain(message: str, place: str) -> tuple[str, str]:
             r"|Invalid unicode|Maximum line size of \d+ bytes exceeded)"
         )
         cause = re.search(causes, message, re.MULTILINE)
+        ends = _line_ends(files[-1]) if files and cause and "unterminated quote" in cause[0] else []
+        if len(ends) > 1:  # to DuckDB, a quoted field before a line end of another kind is one that does not end
+            reason = (
+                rf"{csv_line[0]}, its line ends are mixed ({' and '.join(ends)}), or a quotation mark is not closed"
+            )
+            return reason + in_file, _ONE_LINE_END
         reason = csv_line[0] + (f", {cause[0]}" if cause else "") + in_file
         return reason, "wanted UTF-8 text, a header line, and fields with breaks or quotes in double quotes"
     if "CSV Parser state machine reached an invalid state" in message:
         reason = rf"its line ends are mixed, some \n and some \r\n or \r{in_file}"
-        return reason, r"write it again with one kind of line end, and with each \r in a text in double quotes"
+        return reason, _ONE_LINE_END
     first = printable(message.splitlines()[0], 300)
     if "Invalid string encoding" in message:
         reason = first.partition(": value")[0]
@@ -101,3 +120,14 @@ def _explain(message: str, place: str) -> tuple[str, str]:
     if "lock" in message.lower():
         return first, "close the program that has the database open, or give a copy of it"
     return first, "check the path, or try the query in DuckDB"
+
+
+def _line_ends(name: str) -> list[str]:
+    r"""Return the kinds of line ends in a file, texts in quotes included: \n, \r\n, \r."""
+    n_lf = n_cr = n_both = 0
+    with open_bytes(name) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            chunk += file.read(1) if chunk.endswith(b"\r") else b""
+            n_lf, n_cr, n_both = n_lf + chunk.count(b"\n"), n_cr + chunk.count(b"\r"), n_both + chunk.count(b"\r\n")
+    counts = {r"\n": n_lf - n_both, r"\r\n": n_both, r"\r": n_cr - n_both}
+    return [kind for kind, n in counts.items() if n]

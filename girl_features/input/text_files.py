@@ -7,17 +7,15 @@ end first, because DuckDB takes one that was cut short for a shorter table.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
 import zlib
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from girl_features.errors import DataError
-from girl_features.input.sources import MAX_CSV_LINE_BYTES, printable
+from girl_features.input.sources import CHUNK_BYTES, MAX_CSV_LINE_BYTES, open_bytes, printable
 from girl_features.schema import SOURCE_FILE
 from girl_features.sql import file_list
 
@@ -27,7 +25,6 @@ NONE = "none"  # the quoting of databases: no quotation marks, but backslash esc
 _PLAIN = "plain"  # neither quotation marks nor escapes
 BOM = b"\xef\xbb\xbf"
 _HEADER_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 20
 # Where the readings of quoted TSV and of a database's TSV differ. A mark has at most _MARK_BYTES bytes.
 _MARKS = re.compile(rb'\\|[\t\r\n]"|[\t\r\n]NULL[\t\r\n]')
 _MARK_BYTES = 6
@@ -48,13 +45,6 @@ class TextGroup(NamedTuple):
     delimiter: str
     quoting: str  # "csv", NONE or _PLAIN
     header: tuple[str, ...]
-
-
-def open_bytes(name: str) -> BinaryIO:
-    """Open a file for reading its bytes, decompressed if its name ends in .gz."""
-    if name.lower().endswith(".gz"):
-        return io.BufferedReader(gzip.open(name))
-    return Path(name).open("rb")
 
 
 def text_groups(table: str, files: Sequence[str], quoting: str | None) -> list[TextGroup]:
@@ -123,11 +113,11 @@ def _first_mark(name: str) -> str | None:
     """
     found = None
     with open_bytes(name) as file:
-        block = b"\n" + file.read(_CHUNK_BYTES).removeprefix(BOM)
+        block = b"\n" + file.read(CHUNK_BYTES).removeprefix(BOM)
         while found is None:
             if b"\\" in block or b'"' in block or b"NULL" in block:  # much faster than the search
                 found = _MARKS.search(block)
-            chunk = file.read(_CHUNK_BYTES)
+            chunk = file.read(CHUNK_BYTES)
             if not chunk:
                 found = found or _MARKS.search(block[-_MARK_BYTES:] + b"\n")
                 break
