@@ -225,6 +225,14 @@ def test_a_file_that_could_lose_rows_is_refused_by_name(tmp_path: Path, name: st
     assert not any(text in message for text in ("C:", "café", "Traceback"))
 
 
+def test_zero_bytes_stay_in_their_field(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    rows = [("s1", "a\0b", "2020"), ("s2", "\0", "2021")]
+    for name, quoting in (("a.csv", None), ("a.csv", "none"), ("a.tsv", None), ("a.tsv", "csv"), ("a.tsv", "none")):
+        delimiter = "," if name == "a.csv" else "\t"
+        (tmp_path / name).write_text("".join(delimiter.join(row) + "\n" for row in (HEADER, *rows)))
+        assert read(connection, tmp_path / name, quoting) == rows
+
+
 def test_a_plain_tsv_needs_no_setting(tmp_path: Path) -> None:
     text = 'job_seeker_id\tcv\tupdated_at\ns1\ta 5" pipe, and NULLs; "quoted"\t2020-01-01\ns2\t "b\t2020-01-02'
     (tmp_path / "a.tsv").write_text(text)
