@@ -27,8 +27,9 @@ from girl_features.contract import FeatureContract
 from girl_features.errors import StoreLockedError
 from girl_features.generator.opening import LoadedModels, load_models
 from girl_features.input.checks import staging_sql
+from girl_features.input.opening import open_sources
 from girl_features.input.report import CheckReport
-from girl_features.input.sources import open_source
+from girl_features.input.sources import Source, copy_rows
 from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
@@ -185,17 +186,23 @@ def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
         connection.execute("CREATE TYPE wanted AS ENUM (SELECT DISTINCT id FROM ids)")
-        with open_source(connection, "job_seekers", table, home="memory") as source:
-            # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
-            is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
-            filtered = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")
-            connection.execute(f"CREATE TABLE memory.main.staged AS {staging_sql(filtered, latest)}")
+        with open_sources(connection, "job_seekers", table, home="memory") as sources:
+            copy_rows(
+                connection, sources, "memory.main.staged", lambda source: staging_sql(_only_wanted(source), latest)
+            )
         rows = connection.execute(
             """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
             QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1
             ORDER BY job_seeker_id, updated_at"""
         ).fetchall()
     return [CVVersion(*row) for row in rows]
+
+
+def _only_wanted(source: Source) -> Source:
+    """Return the rows of `source` whose id is a value of the type `wanted`."""
+    # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
+    is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
+    return source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")
 
 
 def _known_cvs(store: PartsStore, contract: FeatureContract, job_seeker_ids: Sequence[str]) -> KnownCVs:

@@ -31,6 +31,7 @@ class TableConfig(Section):
     query: str | None = None  # SELECT that DuckDB runs, instead of a path
     database: str | None = None  # DuckDB file that the query reads, opened read-only; may contain ${VARIABLE}
     columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the table's column name
+    quoting: Literal["csv", "none"] | None = None  # of CSV and TSV files; "none" is that of databases, with escapes
 
     @model_validator(mode="after")
     def _path_or_query(self) -> TableConfig:
@@ -38,6 +39,8 @@ class TableConfig(Section):
             raise ValueError("give either `path` or `query`, not both or neither")
         if self.database is not None and self.query is None:
             raise ValueError("`database` goes with `query`")
+        if self.quoting is not None and self.path is None:
+            raise ValueError("`quoting` goes with `path`")
         return self
 
 

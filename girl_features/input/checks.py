@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from girl_features.errors import DataError
+from girl_features.input.ids import id_sql
 from girl_features.input.sources import Source
 from girl_features.input.text_cleaning import (
     MAX_TEXT_CHARS,
@@ -76,11 +77,8 @@ def staging_sql(source: Source, latest: datetime) -> str:
         DataError: a column has a type that cannot be converted to the wanted one.
     """
     ids = ID_COLUMNS[source.table]
-    for column in ids:
-        if not _is_text(source.types[column]):
-            raise _wrong_type(source, column, "text", "VARCHAR")
     time = TIME_COLUMN[source.table]
-    typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
+    typed = [f"{id_sql(source, column)} AS {column}" for column in ids]
     typed += _time_columns(source, time)
     checks = [check for column in ids for check in _id_checks(column)] + _time_checks(time, latest)
     if source.table == "interactions":
@@ -133,6 +131,11 @@ def _problem(checks: list[Check]) -> str:
 
 def _wrong_type(source: Source, column: str, wanted: str, sql_type: str) -> DataError:
     source_column = source.columns[column]
+    if column in source.disagreements:
+        return DataError(
+            f"table {source.table}: column {source_column} of {source.place} is {source.disagreements[column]}, wanted "
+            f"{wanted} for {column}; write these files again with one such type"
+        )
     relation = "..." if source.place.startswith("the query") else f"read_parquet({source.place})"
     return DataError(
         f"table {source.table}: column {source_column} of {source.place} is {source.types[column]}, wanted {wanted} "

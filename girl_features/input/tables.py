@@ -6,6 +6,7 @@ Rows are kept in a DuckDB file in a temporary folder (in TMPDIR), so that texts 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,9 +16,10 @@ import duckdb
 from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
 from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN, staging_sql
+from girl_features.input.opening import open_sources
 from girl_features.input.rejections import create_rejections, listed_rejections, reject_rows
 from girl_features.input.report import CheckReport, Note, TableReport
-from girl_features.input.sources import open_source, printable
+from girl_features.input.sources import Source, copy_rows, printable
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
 from girl_features.sql import MEMORY_LIMIT
@@ -144,18 +146,30 @@ def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: d
 
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, latest: datetime) -> int:
     """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0."""
-    with open_source(connection, table, config, home=_CATALOG) as source:
-        connection.execute(f"CREATE TABLE {_CATALOG}.main.{table} AS {staging_sql(source, latest)}")
-    bad_value = connection.execute(
-        f"SELECT rowid + 1, problem.detail FROM {table} WHERE problem.reason = '{BAD_MATCHED}' ORDER BY rowid LIMIT 1"
-    ).fetchone()
-    if bad_value is not None:
-        row_number, value = bad_value
-        raise DataError(
-            f"table {table}: column {source.columns[MATCHED]} of {source.place} holds {printable(value)!r} in row "
-            f"{row_number}, wanted only true/false or 1/0; say in `tables.{table}.query` which values are a match"
-        )
+    with open_sources(connection, table, config, home=_CATALOG) as sources:
+        target = f"{_CATALOG}.main.{table}"
+        copy_rows(connection, sources, target, lambda source: staging_sql(source, latest))
+    _refuse_bad_matched(connection, sources)
     return _count(connection, table)
+
+
+def _refuse_bad_matched(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
+    table = sources[0].table
+    bad = connection.execute(
+        f"""
+        SELECT {SOURCE_FILE}, problem.detail, rowid + 1 - (
+            SELECT min(rowid) FROM {table} AS same WHERE same.{SOURCE_FILE} IS NOT DISTINCT FROM bad.{SOURCE_FILE})
+        FROM {table} AS bad WHERE problem.reason = '{BAD_MATCHED}' ORDER BY rowid LIMIT 1
+        """
+    ).fetchone()
+    if bad is not None:
+        file, value, row_number = bad
+        types = sources[0].disagreements.get(MATCHED)
+        raise DataError(
+            f"table {table}: column {MATCHED} of {sources[0].place if file is None else repr(file)} holds "
+            f"{printable(value)!r} in row {row_number}, wanted only true/false or 1/0"
+            f"{f' (it is {types})' if types else ''}; say in `tables.{table}.query` which values are a match"
+        )
 
 
 def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:

@@ -1,0 +1,203 @@
+"""Open the source of an input table: Parquet, CSV or TSV files, or a query.
+
+Only schemas and headers are read here, and a compressed file or one of tabs once in bytes. Files of one path
+that have other columns or types are read one after the other, so that each means what it would mean alone.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import duckdb
+
+from girl_features.config import TableConfig
+from girl_features.errors import DataError
+from girl_features.input.database_text import register_database_text
+from girl_features.input.parquet_files import parquet_groups, read_as_nulls
+from girl_features.input.sources import Source, printable, read_errors
+from girl_features.input.text_files import CSV, NONE, TSV, csv_relation, text_groups
+from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
+from girl_features.sql import parquet_relation, quote_identifier, quote_literal
+
+_PARQUET = (".parquet", ".pq")
+_SOURCE_CATALOG = "girl_source"
+
+
+@contextmanager
+def open_sources(
+    connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, home: str
+) -> Iterator[list[Source]]:
+    """Yield the sources of the table that `config` describes, in the order of its rows, with their columns checked.
+
+    There is one source, or one for every run of files that have the same columns and types.
+    A `database` is attached read-only for the block, and names in the query are looked up in it.
+    The catalog `home` is current again after the block.
+
+    Raises:
+        DataError: there is no such file, its format is not supported, or columns are missing. Errors of DuckDB while
+            the block reads the source become a DataError too.
+    """
+    place = repr(config.path) if config.path is not None else "the query"
+    if config.database is not None:
+        place += f" on {config.database!r}"
+    failures: list[DataError] = []
+    with read_errors(table, place, failures), ExitStack() as stack:
+        if config.query is not None:
+            if config.database is not None:
+                stack.enter_context(_attached(connection, config.database, home))
+            yield [_query_source(connection, table, config, config.query, place)]
+            return
+        files = _files(table, config.path or "")
+        if files[0].lower().endswith(_PARQUET):
+            yield _parquet_sources(connection, table, config, place, files)
+        else:
+            yield _text_sources(connection, table, config, place, files, failures, stack)
+
+
+@contextmanager
+def _attached(connection: duckdb.DuckDBPyConnection, database: str, home: str) -> Iterator[None]:
+    connection.execute(f"ATTACH {quote_literal(database)} AS {_SOURCE_CATALOG} (READ_ONLY)")
+    try:
+        connection.execute(f"USE {_SOURCE_CATALOG}")
+        yield
+    finally:
+        connection.execute(f"USE {home}")
+        connection.execute(f"DETACH {_SOURCE_CATALOG}")
+
+
+def _files(table: str, path: str) -> list[str]:
+    """Return the files of a path or glob in name order, all of them Parquet, or all of them text."""
+    if Path(path).is_dir():
+        example = f"{path.rstrip('/')}/*.parquet"
+        raise DataError(f"table {table}: {path!r} is a folder; give the files in it, as in {example}")
+    names = [path] if Path(path).is_file() else glob.glob(path, recursive=True)  # noqa: PTH207
+    files = sorted(name for name in names if Path(name).is_file())
+    if not files:
+        raise DataError(f"table {table}: no file at {path!r}; set `tables.{table}.path` to one that exists")
+    for endings in (_PARQUET, CSV + TSV):
+        if all(name.lower().endswith(endings) for name in files):
+            return files
+    raise DataError(
+        f"table {table}: {path!r} should be Parquet ({', '.join(_PARQUET)}) or CSV "
+        f"({', '.join(CSV + TSV)}), all files of one kind; rename them, or give a `query`"
+    )
+
+
+def _query_source(
+    connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, query: str, place: str
+) -> Source:
+    statements = duckdb.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise DataError(f"`tables.{table}.query` should be one SELECT; found {printable(query)!r}")
+    text = query.encode()
+    # positions of tokens, in bytes; a semicolon in quoted text or in a comment is no token
+    starts = (start for start, _ in duckdb.tokenize(query))
+    end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
+    inner = text[:end].decode()
+    described = connection.execute(f"DESCRIBE SELECT * FROM ({inner}\n)").fetchall()
+    types = {str(row[0]): str(row[1]) for row in described}
+    relation = f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({inner}\n))"
+    return _typed_source(table, place, place, config, relation, types)
+
+
+def _parquet_sources(
+    connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, place: str, files: Sequence[str]
+) -> list[Source]:
+    if config.quoting is not None:
+        raise DataError(f"`tables.{table}.quoting` is for CSV and TSV files, but {place} is Parquet; remove it")
+    groups = parquet_groups(connection, files)
+    sources = []
+    for group in groups:
+        relation = parquet_relation(group.files, filename=SOURCE_FILE, hive_partitioning=False)
+        group_place = place if len(groups) == 1 else repr(group.files[0])
+        source = _typed_source(table, place, group_place, config, relation, group.types)
+        sources.append(read_as_nulls(connection, source, group))
+    disagreements: dict[str, str] = {}
+    for column in INPUT_COLUMNS[table]:
+        first = sources[0].types[column]
+        for source, group in zip(sources, groups, strict=True):
+            if source.types[column] != first:
+                two = f"{first} in {groups[0].files[0]!r} and {source.types[column]} in {group.files[0]!r}"
+                disagreements.setdefault(column, two)
+    return [source._replace(disagreements=disagreements) for source in sources]
+
+
+def _typed_source(
+    table: str, place: str, group_place: str, config: TableConfig, relation: str, types: dict[str, str]
+) -> Source:
+    names = _source_names(table, group_place, config.columns, tuple(types))
+    return Source(
+        table=table,
+        place=place,
+        relation=relation,
+        columns={column: quote_identifier(name) for column, name in names.items()},
+        types={column: types[name] for column, name in names.items()},
+        is_csv=False,
+        nanoseconds=set(),
+        disagreements={},
+        one_thread_relation=None,
+    )
+
+
+def _text_sources(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    config: TableConfig,
+    place: str,
+    files: Sequence[str],
+    failures: list[DataError],
+    stack: ExitStack,
+) -> list[Source]:
+    sources = []
+    for number, group in enumerate(text_groups(table, files, config.quoting)):
+        names = _source_names(table, repr(group.files[0]), config.columns, group.header)
+        one_thread = None
+        if group.quoting == NONE:
+            relation = f"girl_database_text_{number}"
+            register_database_text(connection, relation, table, group, failures)
+            stack.callback(connection.unregister, relation)
+        else:
+            relation, one_thread = csv_relation(group, parallel=True), csv_relation(group, parallel=False)
+        sources.append(
+            Source(
+                table=table,
+                place=place,
+                relation=relation,
+                columns={column: f"c{group.header.index(name)}" for column, name in names.items()},
+                types=dict.fromkeys(names, "VARCHAR"),
+                is_csv=True,
+                nanoseconds=set(),
+                disagreements={},
+                one_thread_relation=one_thread,
+            )
+        )
+    return sources
+
+
+def _source_names(table: str, place: str, mapping: dict[str, str], source_columns: Sequence[str]) -> dict[str, str]:
+    """Return the source's name of each of our columns, after a check that each exists once."""
+    wanted = INPUT_COLUMNS[table]
+    unknown = sorted(set(mapping) - set(wanted))
+    if unknown:
+        raise DataError(
+            f"`tables.{table}.columns` maps {', '.join(map(repr, unknown))}, but the columns of {table} are "
+            f"{', '.join(wanted)}; write our name on the left and yours on the right"
+        )
+    names = {column: mapping.get(column, column) for column in wanted}
+    twice = [name for name in names.values() if source_columns.count(name) > 1]
+    if twice:
+        raise DataError(f"table {table}: {place} has the column {twice[0]!r} more than once; wanted each named once")
+    if SOURCE_FILE in map(str.lower, source_columns):
+        raise DataError(f"table {table}: {place} has a column {SOURCE_FILE!r}, a name that we use; rename it")
+    missing = {column: name for column, name in names.items() if name not in source_columns}
+    if missing:
+        listed = ", ".join(map(printable, source_columns[:30])) + (", …" if len(source_columns) > 30 else "")
+        example = ", ".join(f"{column}: YOUR_COLUMN" for column in missing)
+        raise DataError(
+            f"table {table}: {place} has no column {', '.join(map(repr, missing.values()))}; wanted "
+            f"{', '.join(names.values())}, found {listed or 'none'}; set `tables.{table}.columns: {{{example}}}`"
+        )
+    return names
