@@ -26,9 +26,9 @@ from girl_features.config import GirlConfig, TableConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreLockedError
 from girl_features.generator.opening import LoadedModels, load_models
-from girl_features.input.checks import staging_sql
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import open_source
+from girl_features.input.staging import stage_rows
 from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
@@ -189,7 +189,7 @@ def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids
             # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
             is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
             filtered = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")
-            connection.execute(f"CREATE TABLE memory.main.staged AS {staging_sql(filtered, latest)}")
+            stage_rows(connection, "memory.main.staged", filtered, table, latest)
         rows = connection.execute(
             """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
             QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1

@@ -55,6 +55,11 @@ class CheckReport(NamedTuple):
         """Number of rejected rows in all tables, duplicates included."""
         return sum(sum(table.rejected.values()) for table in self.tables.values())
 
+    @property
+    def n_tables_with_rejections(self) -> int:
+        """Number of tables with a rejected row."""
+        return sum(1 for table in self.tables.values() if table.rejected)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts and lists, for JSON."""
         return {

@@ -20,6 +20,7 @@ import duckdb
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
+from girl_features.input.advice import columns_advice, folder_advice
 from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
 from girl_features.sql import file_list, parquet_relation, quote_identifier, quote_literal
 
@@ -114,10 +115,9 @@ def _source_names(table: str, place: str, mapping: dict[str, str], source_column
     missing = {column: name for column, name in names.items() if name not in source_columns}
     if missing:
         listed = ", ".join(map(printable, source_columns[:30])) + (", …" if len(source_columns) > 30 else "")
-        example = ", ".join(f"{column}: YOUR_COLUMN" for column in missing)
         raise DataError(
             f"table {table}: {place} has no column {', '.join(map(repr, missing.values()))}; wanted "
-            f"{', '.join(names.values())}, found {listed or 'none'}; set `tables.{table}.columns: {{{example}}}`"
+            f"{', '.join(names.values())}, found {listed or 'none'}; {columns_advice(table, list(missing), mapping)}"
         )
     return names
 
@@ -125,8 +125,7 @@ def _source_names(table: str, place: str, mapping: dict[str, str], source_column
 def _files(table: str, path: str) -> tuple[list[str], str]:
     """Return the files of a path or glob in name order, and their common type: "parquet" or "csv"."""
     if Path(path).is_dir():
-        example = f"{path.rstrip('/')}/*.parquet"
-        raise DataError(f"table {table}: {path!r} is a folder; give the files in it, as in {example}")
+        raise DataError(f"table {table}: {path!r} is a folder; {folder_advice(path)}")
     names = [path] if Path(path).is_file() else glob.glob(path, recursive=True)  # noqa: PTH207
     files = sorted(name for name in names if Path(name).is_file())
     if not files:
