@@ -20,7 +20,7 @@ from girl_features.input.text_cleaning import (
     SQL_CONTROLS,
     cleaning_sql,
 )
-from girl_features.input.times import bad_time_detail, time_sql
+from girl_features.input.times import bad_time_text, time_sql
 from girl_features.schema import (
     CV,
     CV_HASH,
@@ -80,7 +80,7 @@ def staging_sql(source: Source, config: TableConfig, latest: datetime) -> str:
     typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
     typed += [f"{times.value} AS {time}", f"{times.text} AS time_text"]
     typed += [f"{times.is_naive} AS is_naive", f"{times.is_cut} AS is_cut_time"]
-    checks = [check for column in ids for check in _id_checks(column)] + _time_checks(time, config, latest)
+    checks = [check for column in ids for check in _id_checks(column)] + _time_checks(source.table, config, latest)
     if source.table == "interactions":
         return _interactions_sql(source, typed, checks)
     return _texts_sql(source, typed, checks, config.strip_html)
@@ -145,14 +145,17 @@ def _id_checks(column: str) -> list[Check]:
     ]
 
 
-def _time_checks(column: str, config: TableConfig, latest: datetime) -> list[Check]:
+def _time_checks(table: str, config: TableConfig, latest: datetime) -> list[Check]:
+    column, wanted = TIME_COLUMN[table], "an ISO date or time"
+    if config.time_format is not None:
+        wanted = f"of time_format {config.time_format}".replace("'", "''")
     return [
         Check("null_time", f"{column} IS NULL AND coalesce(trim(time_text), '') = ''", f"'{column} is null'"),
-        Check("bad_time", f"{column} IS NULL", bad_time_detail(column, config)),
+        Check("bad_time", f"{column} IS NULL", f"'{column} is not {wanted}: ' || {bad_time_text(table, config)}"),
         Check(
             "bad_time",
             f"NOT isfinite({column}) OR {column} < TIMESTAMPTZ '{OLDEST} 00:00:00+00'",
-            f"'{column} is before {OLDEST} or not finite'",
+            f"'{column} is before {OLDEST} or not finite' || coalesce(': ' || {bad_time_text(table, config)}, '')",
         ),
         Check(
             "future_time",

@@ -46,13 +46,10 @@ def time_sql(source: Source, column: str, config: TableConfig) -> TimeSQL:
     return TimeSQL(value, "NULL::VARCHAR" if config.time_zone is None else f"{name}::VARCHAR", is_naive, is_cut)
 
 
-def bad_time_detail(column: str, config: TableConfig) -> str:
-    """Return SQL of the reason why `time_text` is no time, which names the setting that would help."""
-    if config.time_format is None:
-        reason, advice = "is not an ISO date or time: ", "; if all are written like this, set time_format"
-    else:
-        reason, advice = f"does not fit time_format {config.time_format}: ", ""
-    return f"{quote_literal(f'{column} {reason}')} || left(time_text, 40) || {quote_literal(advice)}"
+def bad_time_text(table: str, config: TableConfig) -> str:
+    """Return SQL of the text that is no time, with the setting that would help; NULL if the column holds times."""
+    advice = "" if config.time_format else f"; `tables.{table}.time_format` is for times in another format"
+    return f"left(time_text, 40) || {quote_literal(advice)}"
 
 
 def _epoch(name: str, sql_type: str, unit: str) -> TimeSQL:
