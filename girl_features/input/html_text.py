@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from html.entities import html5
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ _INLINE = re.findall(
     "kbd label link map mark meta noscript object param picture q s samp small source span strike strong sub sup svg "
     "textarea time tt u var video wbr",
 )
-_NAMES = "|".join(sorted([*_BREAKS, *_SPACES, *_HIDDEN, *_INLINE], key=len, reverse=True))
-_MARKUP = re.compile(rf"(<!--|-->|<!doctype[^<>]*>|</?(?:{_NAMES})(?:[\s/][^<>]*)?>)", re.IGNORECASE)
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-SQL_HAS_HTML = rf"(?i)<!--|</?(?:{_NAMES})(?:[\s/][^<>]*)?>|&(?:#[0-9]{{1,7}}|#x[0-9a-f]{{1,6}}|nbsp|amp|lt|gt|quot);"
+_NAMES = frozenset([*_BREAKS, *_SPACES, *_HIDDEN, *_INLINE])
+_MARKUP = re.compile(r"(<!--|-->|<!(?i:doctype)[^<>]*>|</?[A-Za-z][A-Za-z0-9]*(?:[\s/][^<>]*)?>)")
+_TAG_NAME = re.compile("</?([A-Za-z0-9]+)")
+_ENTITY = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+SQL_HAS_HTML = (
+    rf"(?i)<!--|</?(?:{'|'.join(sorted(_NAMES))})(?:[\s/][^<>]*)?>"
+    r"|&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|nbsp|amp|lt|gt|quot);"
+)
 
 
 def html_to_text(text: str) -> str:
@@ -40,9 +45,21 @@ def html_to_text(text: str) -> str:
     stays as it is.
     """
     parts = _MARKUP.split(text)
-    if any(markup != "-->" for markup in parts[1::2]):
-        text = re.sub(r"\s*\n\s*", "\n", "".join(_visible(parts))).strip()
-    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    if any(map(_is_html, parts[1::2])):
+        lines = (line.strip() for line in "".join(_visible(parts)).split("\n"))
+        text = "\n".join(line for line in lines if line)
+    return _ENTITY.sub(_character, text)
+
+
+def _is_html(markup: str) -> bool:
+    """True for a comment, a document type, and a tag of an element that HTML has."""
+    return markup.startswith("<!") or _name(markup) in _NAMES
+
+
+def _character(entity: re.Match[str]) -> str:
+    """Return the character of an entity; an unknown entity stays as it is."""
+    name = entity[1]
+    return html.unescape(entity[0]) if name[0] == "#" else html5.get(f"{name};", entity[0])
 
 
 def _visible(parts: list[str]) -> list[str]:
@@ -53,7 +70,7 @@ def _visible(parts: list[str]) -> list[str]:
     for i, part in enumerate(parts):
         if hidden_until:
             hidden_until = "" if i % 2 and _closing(part) == hidden_until else hidden_until
-        elif i % 2 == 0 or part == "-->":
+        elif i % 2 == 0 or not _is_html(part):
             visible.append(part)
         elif part == "<!--":
             hidden_until = "-->" if last_end.get("-->", 0) > i else ""
@@ -66,7 +83,8 @@ def _visible(parts: list[str]) -> list[str]:
 
 
 def _name(tag: str) -> str:
-    return re.split(r"[\s/>]", tag.lstrip("</"), maxsplit=1)[0].lower()
+    name = _TAG_NAME.match(tag)
+    return name[1].lower() if name else ""
 
 
 def _closing(markup: str) -> str:
@@ -75,7 +93,11 @@ def _closing(markup: str) -> str:
 
 def create_strip_html(connection: duckdb.DuckDBPyConnection) -> None:
     """Give `connection` the function STRIP_HTML, which is `html_to_text`."""
-    connection.create_function(STRIP_HTML, _strip_column, ["VARCHAR"], "VARCHAR", type="arrow")  # type: ignore[arg-type,list-item]
+
+    def plain(texts):  # type: ignore[no-untyped-def]  # DuckDB would look for the types of annotations
+        return _strip_column(texts)
+
+    connection.create_function(STRIP_HTML, plain, ["VARCHAR"], "VARCHAR", type="arrow")  # type: ignore[arg-type,list-item]
 
 
 def _strip_column(texts: pa.ChunkedArray) -> pa.Array:

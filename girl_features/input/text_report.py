@@ -15,7 +15,7 @@ from girl_features.input.html_text import SQL_HAS_HTML
 from girl_features.input.report import Note
 from girl_features.input.scripts import main_script, script_shares
 from girl_features.input.tables import Tables
-from girl_features.schema import CV, CV_HASH
+from girl_features.schema import CV, JOB_SEEKER_ID, UPDATED_AT
 
 MAX_SAMPLED = 1000  # CVs; the numbers are exact where the table has no more
 BYTES_PER_TOKEN = 4  # a guess, where there is no tokenizer to count with
@@ -103,8 +103,9 @@ def inspect_texts(tables: Tables, config: TablesConfig, readers: Sequence[Reader
     if "job_seekers" not in tables.report.tables:
         return TextReport(0, 0, {}, [], n_html)
     n_cvs = _first(tables, f"SELECT count(*) FROM job_seekers WHERE {CV} <> ''")
-    newest_hashes = f"SELECT rowid FROM job_seekers WHERE {CV} <> '' ORDER BY {CV_HASH}, rowid LIMIT {MAX_SAMPLED}"
-    rows = tables.connection.execute(f"SELECT {CV} FROM job_seekers WHERE rowid IN ({newest_hashes})").fetchall()
+    order = f"hash({JOB_SEEKER_ID}), {UPDATED_AT}"  # as good as random, and the same each time
+    sample = f"SELECT rowid FROM job_seekers WHERE {CV} <> '' ORDER BY {order} LIMIT {MAX_SAMPLED}"
+    rows = tables.connection.execute(f"SELECT {CV} FROM job_seekers WHERE rowid IN ({sample})").fetchall()
     cvs = [str(row[0]) for row in rows]
     readings = [_read(reader, cvs) for reader in readers] if cvs else []
     return TextReport(n_cvs, len(cvs), script_shares(cvs), readings, n_html)
