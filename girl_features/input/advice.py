@@ -7,9 +7,11 @@ suggestion has a word in capitals to replace; where no cast is right, there is n
 from __future__ import annotations
 
 import glob
+import json
 import re
 from pathlib import Path
 
+import duckdb
 import yaml
 
 from girl_features.config import TableConfig
@@ -22,6 +24,8 @@ _SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 def setting_text(value: object) -> str:
     """Return `value` as YAML on one line, to stand behind the name of a setting."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    if isinstance(value, str) and text.startswith("'"):
+        return json.dumps(value, ensure_ascii=False)  # on one line, and SQL texts may be written into it
     return text.removesuffix("...\n").strip()
 
 
@@ -51,10 +55,20 @@ def folder_advice(folder: str) -> str:
     return f"it holds no file of a table ({', '.join(_SUFFIXES)}); give the path of one"
 
 
+def query_body(query: str) -> str:
+    """Return a query without its semicolon and what follows; a comment at its end is ended by a line feed."""
+    text = query.encode()
+    # positions of tokens, in bytes; a semicolon in quoted text or in a comment is no token
+    starts = (start for start, _ in duckdb.tokenize(query))
+    end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
+    body = text[:end].decode().strip()
+    return f"{body}\n" if "--" in body else body
+
+
 def _relation(config: TableConfig) -> str:
     """Return the rows that `config` names as SQL that reads the same from any folder."""
     if config.query is not None:
-        return f"({config.query.strip().rstrip(';')}\n)"
+        return f"({query_body(config.query)})"
     path = config.path or ""
     if Path(path).is_file():
         path = re.sub(r"([*?\[])", r"[\1]", path)

@@ -20,7 +20,7 @@ import duckdb
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
-from girl_features.input.advice import columns_advice, folder_advice
+from girl_features.input.advice import columns_advice, folder_advice, query_body
 from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
 from girl_features.sql import file_list, parquet_relation, quote_identifier, quote_literal
 
@@ -150,11 +150,7 @@ def _query_relation(table: str, query: str) -> str:
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise DataError(f"`tables.{table}.query` should be one SELECT; found {printable(query)!r}")
-    text = query.encode()
-    # positions of tokens, in bytes; a semicolon in quoted text or in a comment is no token
-    starts = (start for start, _ in duckdb.tokenize(query))
-    end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
-    return f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({text[:end].decode()}\n))"
+    return f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({query_body(query)}))"
 
 
 def _csv_relation(table: str, files: list[str]) -> str:

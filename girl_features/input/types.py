@@ -8,7 +8,7 @@ from girl_features.config import EPOCH_FORMATS, TableConfig
 from girl_features.errors import DataError
 from girl_features.input.advice import columns_advice, query_advice
 from girl_features.input.checks import ID_COLUMNS, TEXT_COLUMN, TIME_COLUMN
-from girl_features.input.sources import Source
+from girl_features.input.sources import Source, printable
 from girl_features.input.times import FLOATS, INTEGERS, is_numeric
 from girl_features.schema import MATCHED
 
@@ -115,7 +115,7 @@ def _is_text(sql_type: str) -> bool:
 
 
 def _wrong_type(source: Source, config: TableConfig, column: str, wanted: str, advice: str) -> DataError:
+    name, sql_type = printable(source.columns[column]), printable(source.types[column])
     return DataError(
-        f"table {source.table}: column {source.columns[column]} of {source.place} is {source.types[column]}, wanted "
-        f"{wanted} for {column}; {advice}"
+        f"table {source.table}: column {name} of {source.place} is {sql_type}, wanted {wanted} for {column}; {advice}"
     )
