@@ -28,7 +28,7 @@ from girl_features.errors import StoreLockedError
 from girl_features.generator.opening import LoadedModels, load_models
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import open_source
-from girl_features.input.staging import stage_rows
+from girl_features.input.staging import checked_staging_sql
 from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
@@ -189,7 +189,8 @@ def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids
             # A filter, not a join: of two rows with the same time the last counts, and a join may change their order.
             is_wanted = f"TRY_CAST({source.columns[JOB_SEEKER_ID]}::VARCHAR AS memory.main.wanted) IS NOT NULL"
             filtered = source._replace(relation=f"(SELECT * FROM {source.relation} WHERE {is_wanted})")
-            stage_rows(connection, "memory.main.staged", filtered, table, latest)
+            rows_sql = checked_staging_sql(connection, filtered, table, latest)
+            connection.execute(f"CREATE TABLE memory.main.staged AS {rows_sql}")
         rows = connection.execute(
             """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
             QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1

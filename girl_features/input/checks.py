@@ -76,10 +76,8 @@ def staging_sql(source: Source, config: TableConfig, latest: datetime) -> str:
     STRIP_HTML.
     """
     ids, time = ID_COLUMNS[source.table], TIME_COLUMN[source.table]
-    times = time_sql(source, time, config)
     typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
-    typed += [f"{times.value} AS {time}", f"{times.text} AS time_text"]
-    typed += [f"{times.is_naive} AS is_naive", f"{times.is_cut} AS is_cut_time"]
+    typed += _time_columns(source, time, config)
     checks = [check for column in ids for check in _id_checks(column)] + _time_checks(source.table, config, latest)
     if source.table == "interactions":
         return _interactions_sql(source, typed, checks)
@@ -143,6 +141,13 @@ def _id_checks(column: str) -> list[Check]:
             "bad_id", rf"regexp_matches({column}, '[\x00-\x1f\x7f-\x{{9f}}]')", f"'{column} holds control characters'"
         ),
     ]
+
+
+def _time_columns(source: Source, column: str, config: TableConfig) -> list[str]:
+    """Return SQL of the time as TIMESTAMPTZ, its text in the table, and two flags: no time zone, digits were cut."""
+    sql = time_sql(source, column, config)
+    names = (column, "time_text", "is_naive", "is_cut_time")
+    return [f"{value} AS {name}" for value, name in zip(sql, names, strict=True)]
 
 
 def _time_checks(table: str, config: TableConfig, latest: datetime) -> list[Check]:

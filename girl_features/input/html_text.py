@@ -92,7 +92,9 @@ def _closing(markup: str) -> str:
 
 
 def create_strip_html(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give `connection` the function STRIP_HTML, which is `html_to_text`."""
+    """Give `connection` the function STRIP_HTML, which is `html_to_text`, unless it has it."""
+    if connection.execute(f"SELECT 1 FROM duckdb_functions() WHERE function_name = '{STRIP_HTML}'").fetchone():
+        return
 
     def plain(texts):  # type: ignore[no-untyped-def]  # DuckDB would look for the types of annotations
         return _strip_column(texts)

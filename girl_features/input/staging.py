@@ -1,4 +1,4 @@
-"""Staging of one input table: its rows in a DuckDB table, each with the first check that it fails."""
+"""The SELECT that stages one source of an input table, after its types were checked."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from girl_features.input.sources import Source
 from girl_features.input.types import check_types
 
 
-def stage_rows(
-    connection: duckdb.DuckDBPyConnection, target: str, source: Source, config: TableConfig, latest: datetime
-) -> None:
-    """Create the table `target` of the checked rows of `source`, in their order: see `checks.staging_sql`.
+def checked_staging_sql(
+    connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig, latest: datetime
+) -> str:
+    """Return `checks.staging_sql`, to be run on `connection`.
 
     Raises:
         DataError: a column has a type that cannot be read.
@@ -24,4 +24,4 @@ def stage_rows(
     check_types(connection, source, config)
     if config.strip_html:
         create_strip_html(connection)
-    connection.execute(f"CREATE TABLE {target} AS {staging_sql(source, config, latest)}")
+    return staging_sql(source, config, latest)

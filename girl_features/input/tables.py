@@ -19,7 +19,7 @@ from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COL
 from girl_features.input.rejections import create_rejections, listed_rejections, reject_rows
 from girl_features.input.report import CheckReport, Note, TableReport
 from girl_features.input.sources import open_source, printable
-from girl_features.input.staging import stage_rows
+from girl_features.input.staging import checked_staging_sql
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
 from girl_features.input.types import matched_advice
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
@@ -184,7 +184,8 @@ def _load(
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, latest: datetime) -> int:
     """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0."""
     with open_source(connection, table, config, home=_CATALOG) as source:
-        stage_rows(connection, f"{_CATALOG}.main.{table}", source, config, latest)
+        rows = checked_staging_sql(connection, source, config, latest)
+        connection.execute(f"CREATE TABLE {_CATALOG}.main.{table} AS {rows}")
     bad_value = connection.execute(
         f"SELECT rowid + 1, problem.detail FROM {table} WHERE problem.reason = '{BAD_MATCHED}' ORDER BY rowid LIMIT 1"
     ).fetchone()

@@ -11,8 +11,9 @@ from girl_features.input.checks import ID_COLUMNS, TEXT_COLUMN, TIME_COLUMN
 from girl_features.input.sources import Source, printable
 from girl_features.input.times import FLOATS, INTEGERS, is_numeric
 from girl_features.schema import MATCHED
+from girl_features.sql import quote_identifier
 
-_EXACT_FLOAT = 2**53  # whole numbers below it are exact in a DOUBLE
+_EXACT_FLOATS = {"FLOAT": 2**24, "DOUBLE": 2**53}  # whole numbers below these are exact in the type
 _SECONDS = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100: no other unit has such numbers then
 _SCALES = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}
 
@@ -37,7 +38,7 @@ def matched_advice(source: Source, config: TableConfig) -> str:
     """Return a query in which the user says which values of `matched` are a match, as the last part of a message."""
     if source.types[MATCHED].endswith("]") or "(" in source.types[MATCHED].removeprefix("DECIMAL("):
         return columns_advice(source.table, [MATCHED], config.columns)
-    name = source.columns[MATCHED]
+    name = _their_name(config, MATCHED)
     case = f"CASE WHEN {name} IN (YOUR_MATCHES) THEN true WHEN {name} IN (YOUR_MISMATCHES) THEN false END"
     return f"say which values are a match and which are none: {query_advice(source.table, config, name, case)}"
 
@@ -50,7 +51,7 @@ def _check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: T
     if sql_type == "DATE" or sql_type.startswith("TIMESTAMP"):
         if time_format is not None:
             raise DataError(
-                f"table {source.table}: column {source.columns[column]} of {source.place} is {sql_type} already; "
+                f"table {source.table}: column {_their_name(config, column)} of {source.place} is {sql_type} already; "
                 f"remove `tables.{source.table}.time_format`"
             )
         return
@@ -79,29 +80,32 @@ def _epoch_advice(connection: duckdb.DuckDBPyConnection, source: Source, column:
 
 
 def _id_advice(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig, column: str) -> str:
-    name, sql_type = source.columns[column], source.types[column]
+    value, name, sql_type = source.columns[column], _their_name(config, column), source.types[column]
     if sql_type in INTEGERS or sql_type == "UUID":
         return query_advice(source.table, config, name, f"CAST({name} AS VARCHAR)")
     if is_numeric(sql_type):
-        limit = f"abs({name}) < {_EXACT_FLOAT}" if sql_type in FLOATS else "true"
-        if sql_type == "FLOAT":
-            limit = f"abs({name}) < {2**24}"
-        if _holds(connection, source, f"{name} = floor({name}) AND {limit}"):
+        limit = f"abs({value}) < {_EXACT_FLOATS[sql_type]}" if sql_type in FLOATS else "true"
+        if _holds(connection, source, f"{value} = floor({value}) AND {limit}"):
             return query_advice(source.table, config, name, f"CAST(CAST({name} AS HUGEINT) AS VARCHAR)")
         return "its numbers are not whole, or too large to be exact; write the table again with ids as text"
     if sql_type == "BLOB":
-        if _holds(connection, source, f"{name} IS NULL OR try(decode({name})) IS NOT NULL"):
+        if _holds(connection, source, f"{value} IS NULL OR try(decode({value})) IS NOT NULL"):
             return query_advice(source.table, config, name, f"decode({name})")
         return "its bytes are not UTF-8 text; write the table again with ids as text"
     return f"no cast makes ids of it: {columns_advice(source.table, [column], config.columns)}"
 
 
 def _text_advice(source: Source, config: TableConfig, column: str) -> str:
-    name, sql_type = source.columns[column], source.types[column]
+    name, sql_type = _their_name(config, column), source.types[column]
     if sql_type in ("VARCHAR[]", "JSON"):
         text = f"{name} ->> '$'" if sql_type == "JSON" else f"array_to_string({name}, chr(10))"
         return query_advice(source.table, config, name, text)
     return f"no cast makes a text of it: {columns_advice(source.table, [column], config.columns)}"
+
+
+def _their_name(config: TableConfig, column: str) -> str:
+    """Return the name of `column` in the user's table, quoted."""
+    return quote_identifier(config.columns.get(column, column))
 
 
 def _holds(connection: duckdb.DuckDBPyConnection, source: Source, condition: str) -> bool:
@@ -115,7 +119,7 @@ def _is_text(sql_type: str) -> bool:
 
 
 def _wrong_type(source: Source, config: TableConfig, column: str, wanted: str, advice: str) -> DataError:
-    name, sql_type = printable(source.columns[column]), printable(source.types[column])
+    name, sql_type = printable(_their_name(config, column)), printable(source.types[column])
     return DataError(
         f"table {source.table}: column {name} of {source.place} is {sql_type}, wanted {wanted} for {column}; {advice}"
     )
