@@ -23,7 +23,7 @@ _SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 def setting_text(value: object) -> str:
     """Return `value` as YAML on one line, to stand behind the name of a setting."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
     if isinstance(value, str) and text.startswith("'"):
         return json.dumps(value, ensure_ascii=False)  # on one line, and SQL texts may be written into it
     return text.removesuffix("...\n").strip()

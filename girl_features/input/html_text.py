@@ -96,10 +96,11 @@ def create_strip_html(connection: duckdb.DuckDBPyConnection) -> None:
     if connection.execute(f"SELECT 1 FROM duckdb_functions() WHERE function_name = '{STRIP_HTML}'").fetchone():
         return
 
-    def plain(texts):  # type: ignore[no-untyped-def]  # DuckDB would look for the types of annotations
-        return _strip_column(texts)
+    from duckdb.func import PythonUDFType
 
-    connection.create_function(STRIP_HTML, plain, ["VARCHAR"], "VARCHAR", type="arrow")  # type: ignore[arg-type,list-item]
+    connection.create_function(
+        STRIP_HTML, lambda texts: _strip_column(texts), ["VARCHAR"], "VARCHAR", type=PythonUDFType.ARROW
+    )  # a lambda, because DuckDB would evaluate the annotations of a function
 
 
 def _strip_column(texts: pa.ChunkedArray) -> pa.Array:
