@@ -15,13 +15,13 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands import evidence, features, online, ranking, runs, setup, store, train
+from girl_features.commands import check, evidence, features, online, ranking, runs, setup, store, train
 from girl_features.errors import GirlError
 
 COMMANDS = (
     setup.init,
     setup.sample,
-    setup.check,
+    check.check,
     features.materialize,
     features.contracts,
     runs.history,

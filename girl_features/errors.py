@@ -21,10 +21,10 @@ class DataError(GirlError):
 class RejectedRowsError(DataError):
     """Rows were rejected while `strict` was asked for."""
 
-    def __init__(self, n_rejected: int, n_tables: int) -> None:
+    def __init__(self, n_rejected: int, n_tables: int, where: str = "`girl check` lists them") -> None:
         super().__init__(
             f"{n_rejected} rows in {n_tables} table(s) were rejected and strict mode allows none; "
-            f"`girl check` lists them with their reasons"
+            f"{where} with their reasons"
         )
 
 

@@ -51,11 +51,13 @@ _SOURCE = """\
 def {name}(inputs):
     from girl_features.integrations.on_demand_view import answer
 
-    return answer(inputs, {contract!r}, {bundle!r}, {trained_until!r})
+    return answer(inputs, {contract!r}, {bundle!r}, {trained_until!r}{options})
 """
 
 
-def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Path) -> dict[str, object]:
+def cold_start_view(
+    views: Mapping[str, object], contract: str, bundle: str | Path, *, strip_html: bool = False
+) -> dict[str, object]:
     """Make the on-demand view of one contract, by its name, for the `globals()` of a definitions file.
 
     Args:
@@ -63,6 +65,7 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
         contract: whole fingerprint.
         bundle: folder that `girl train student` wrote, present on every host that serves this repo; read on first
             use. Its encoder encodes the CVs of requests; without an encoder, only the store's CV vectors are used.
+        strip_html: make CVs of requests plain, as `tables.job_seekers.strip_html` does with those of the table.
 
     Raises:
         UnknownContractError: `views` has no view of this contract.
@@ -79,6 +82,7 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
         contract=contract,
         bundle=str(Path(bundle).expanduser().absolute()),
         trained_until=generated.tags["trained_until"],
+        options=", strip_html=True" if strip_html else "",
     )
     namespace: dict[str, Any] = {}
     exec(source, namespace)
@@ -99,14 +103,16 @@ def cold_start_view(views: Mapping[str, object], contract: str, bundle: str | Pa
     return {name: view}
 
 
-def answer(inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trained_until: str) -> dict[str, list[Any]]:
+def answer(
+    inputs: Mapping[str, Sequence[Any]], contract: str, bundle: str, trained_until: str, strip_html: bool = False
+) -> dict[str, list[Any]]:
     """Return `girl_vector` and `girl_tier` (a number, 0 is best) of n seekers.
 
     `inputs` has columns of n values: the features that Feast looked up, and the CVs of the request. `trained_until` is
-    the ISO time at which the generator's training data ends.
+    the ISO time at which the generator's training data ends. For `strip_html`, see `cold_start_view`.
     """
     generated, generated_at, hashes, cv_vectors, cv_at = (inputs[name] for name in _LOOKED_UP)
-    texts = [clean_cv(text) if isinstance(text, str) else "" for text in inputs[CV]]
+    texts = [clean_cv(text, strip_html) if isinstance(text, str) else "" for text in inputs[CV]]
     training_end = datetime.fromisoformat(trained_until)
     is_stale = [_is_stale(*row, training_end) for row in zip(texts, hashes, generated_at, cv_at, strict=True)]
     vectors, tiers = list(generated), [int(Tier.STALE if stale else Tier.GENERATED) for stale in is_stale]

@@ -96,6 +96,13 @@ def test_each_tier_answers_where_the_one_before_it_cannot(market: ServedMarket, 
     assert not found.vectors.any()
 
 
+@pytest.mark.parametrize("strip_html", [True, False])
+def test_a_cv_that_is_html_is_read_as_the_table_reads_it(market: ServedMarket, folder: Path, strip_html: bool) -> None:
+    with market.client(bundle=folder, encoder=HashingEncoder(), strip_html=strip_html) as client:
+        found = client.job_seekers(["n1", "n2"], ["<p>welder</p>", "welder"])
+    assert (found.cv_vectors[0].tolist() == found.cv_vectors[1].tolist()) == strip_html
+
+
 def test_a_cv_that_came_too_late_is_there_for_the_next_request(market: ServedMarket, folder: Path) -> None:
     encoder = SlowEncoder()
     with market.client(bundle=folder, encoder=encoder) as client:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from feast.feature_server import get_app
 
+from girl_features.contract import text_hash
 from girl_features.errors import UnknownContractError
 from girl_features.init_repo import DEFINITIONS, write_repo
 from girl_features.integrations.on_demand_view import answer, cold_start_view
@@ -132,3 +133,18 @@ def test_a_contract_the_views_lack_is_named(repo: Repo) -> None:
 def test_no_bundle_is_read_to_apply_a_repo(repo: Repo) -> None:
     views = girl_feature_views(repo.bundle.parent / "store")
     assert list(cold_start_view(views, FP, "/nowhere")) == [VIEW]
+
+
+@pytest.mark.parametrize(("strip_html", "tier"), [(True, Tier.GENERATED), (False, Tier.STALE)])
+def test_a_cv_that_is_html_is_known_where_the_table_strips_it(repo: Repo, strip_html: bool, tier: Tier) -> None:
+    given = inputs(cv_hash=[text_hash("R&D\nwelder")], cv=["<p>R&amp;D</p><b>welder</b>"])
+    found = answer(given, FP, str(repo.bundle), "2020-01-01T00:00:00+00:00", strip_html=strip_html)
+    assert found["girl_tier"] == [tier]
+    view = next(
+        iter(
+            cold_start_view(
+                girl_feature_views(repo.folder.parent / "store"), FP, repo.bundle, strip_html=strip_html
+            ).values()
+        )
+    )
+    assert ("strip_html=True" in view.feature_transformation.udf_string) == strip_html  # type: ignore[attr-defined]

@@ -247,5 +247,5 @@ def test_times_of_another_zone_and_unit_are_the_same_moment(small: Market) -> No
 
 
 def test_there_is_no_repo_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="girl init"):
+    with pytest.raises(StoreError, match="`girl materialize` makes one"):
         join_pairs(tmp_path, CONTRACT, decisions(("a", "x", DAY)))

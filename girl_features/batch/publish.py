@@ -37,7 +37,8 @@ def _make_known(config: GirlConfig, store: PartsStore, contract: FeatureContract
     if not (repo / "feature_store.yaml").is_file():
         if config.feast.repo is not None:
             raise ConfigError(
-                f"`feast.repo` names {repo}, which has no feature_store.yaml; `girl init {repo}` writes one"
+                f"`feast.repo` names {repo}, which has no feature_store.yaml; set it to the folder of a Feast repo, or "
+                f"leave it out: `girl materialize` then makes one in the workspace"
             )
         write_repo(repo, config.store_dir, config.name)
     with suppress(StoreError):  # another process may be writing the registry: the check under the lock decides

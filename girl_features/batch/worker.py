@@ -26,10 +26,10 @@ from girl_features.config import GirlConfig, TableConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreLockedError
 from girl_features.generator.opening import LoadedModels, load_models
-from girl_features.input.checks import staging_sql
 from girl_features.input.opening import open_sources
 from girl_features.input.report import CheckReport
 from girl_features.input.sources import Source, copy_rows
+from girl_features.input.staging import checked_staging_sql
 from girl_features.input.tables import Tables
 from girl_features.lookup.generation_queue import GenerationQueue, QueuedCV
 from girl_features.lookup.opening import open_queue
@@ -187,9 +187,11 @@ def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids
         connection.register("ids", pa.table({"id": list(job_seeker_ids)}))
         connection.execute("CREATE TYPE wanted AS ENUM (SELECT DISTINCT id FROM ids)")
         with open_sources(connection, "job_seekers", table, home="memory") as sources:
-            copy_rows(
-                connection, sources, "memory.main.staged", lambda source: staging_sql(_only_wanted(source), latest)
-            )
+
+            def rows_sql(source: Source) -> str:
+                return checked_staging_sql(connection, _only_wanted(source), table, latest)
+
+            copy_rows(connection, sources, "memory.main.staged", rows_sql)
         rows = connection.execute(
             """SELECT job_seeker_id, cv, updated_at, cv_hash FROM staged WHERE problem IS NULL
             QUALIFY row_number() OVER (PARTITION BY job_seeker_id, updated_at ORDER BY rowid DESC) = 1

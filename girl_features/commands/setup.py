@@ -1,4 +1,4 @@
-"""Commands to start with: init, sample, check, demo."""
+"""Commands to start with: init, sample, demo."""
 
 from __future__ import annotations
 
@@ -40,27 +40,6 @@ def sample(
         summary = write_sample(folder, n_seekers=seekers, seed=seed, progress=progress.reach, overwrite=overwrite)
     result = summary._asdict()
     common.emit(result, json_file, lambda: common.print_mapping(f"Simulated market in {folder}", result))
-
-
-def check(
-    config: common.ConfigOption = common.DEFAULT_CONFIG,
-    set_values: common.SetOption = None,
-    strict: Annotated[bool, typer.Option(help="Fail if any row is rejected.")] = False,
-    json_file: common.JsonOption = None,
-) -> None:
-    """Check the tables, list the rows that are rejected and why, and show the time windows."""
-    from girl_features.input.report import print_check
-    from girl_features.input.splits import cut_windows, summarize
-    from girl_features.input.tables import open_tables
-
-    resolved = common.load(config, [*(set_values or []), *(["strict=true"] if strict else [])])
-    with open_tables(resolved) as tables:
-        report = tables.report
-        windows = summarize(tables, cut_windows(tables, resolved.windows))
-    result = {"tables": report.to_dict(), "windows": windows.to_dict()}
-    common.emit(result, json_file, lambda: print_check(report, windows))
-    if report.n_rejected:
-        raise typer.Exit(1)
 
 
 def demo(

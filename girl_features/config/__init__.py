@@ -19,8 +19,10 @@ from girl_features.config.settings import (
     TinyConfig,
     WindowsConfig,
 )
+from girl_features.config.times import EPOCH_FORMATS
 
 __all__ = [
+    "EPOCH_FORMATS",
     "NAME_PATTERN",
     "EngineSetting",
     "FeastConfig",

@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from girl_features.config.times import EPOCH_FORMATS, check_time_format, check_time_zone
+
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"  # names become folders and Feast projects, so only safe characters are allowed
 
 
@@ -32,6 +34,10 @@ class TableConfig(Section):
     database: str | None = None  # DuckDB file that the query reads, opened read-only; may contain ${VARIABLE}
     columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the table's column name
     quoting: Literal["csv", "none"] | None = None  # of CSV and TSV files; "none" is that of databases, with escapes
+    # pattern of times that are texts in another format than ISO, or the unit of times that are numbers since 1970
+    time_format: Annotated[str, AfterValidator(check_time_format)] | None = None
+    time_zone: Annotated[str, AfterValidator(check_time_zone)] | None = None  # of times without a zone; default: UTC
+    strip_html: bool = False  # remove tags from the table's texts, and replace entities by their characters
 
     @model_validator(mode="after")
     def _path_or_query(self) -> TableConfig:
@@ -41,6 +47,8 @@ class TableConfig(Section):
             raise ValueError("`database` goes with `query`")
         if self.quoting is not None and self.path is None:
             raise ValueError("`quoting` goes with `path`")
+        if self.time_zone is not None and self.time_format in EPOCH_FORMATS:
+            raise ValueError(f"`time_format: {self.time_format}` counts from 1970 in UTC; leave out `time_zone`")
         return self
 
 

@@ -119,8 +119,9 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
             f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
         )
     if settings.stage is not None:
+        command = "`girl train sft`" if settings.stage == "sft" else f"`girl train ppo --algo {settings.stage}`"
         missing = f"no trained generator of stage {settings.stage} in {generators_dir}"
-        raise CheckpointError(f"{missing}; run `girl train {settings.stage}` first")
+        raise CheckpointError(f"{missing}; run {command} first")
     if settings.base == "tiny":
         raise CheckpointError(f"no trained generator in {generators_dir}; run `girl train sft` first")
     return _untuned_base(settings)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from girl_features.errors import DataError
-from girl_features.input.ids import id_sql
+from girl_features.config import TableConfig
+from girl_features.input.html_text import STRIP_HTML
 from girl_features.input.sources import Source
 from girl_features.input.text_cleaning import (
     MAX_TEXT_CHARS,
@@ -20,6 +20,7 @@ from girl_features.input.text_cleaning import (
     SQL_CONTROLS,
     cleaning_sql,
 )
+from girl_features.input.times import bad_time_text, time_sql
 from girl_features.schema import (
     CV,
     CV_HASH,
@@ -59,8 +60,6 @@ _FILE_TYPES = (
 )
 _MIN_BINARY_CONTROLS = 32  # a text is binary if it has this many, and a tenth, among its first 1000 characters
 
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-
 
 class Check(NamedTuple):
     """A condition that makes a row bad; the report shows its reason and detail."""
@@ -70,20 +69,19 @@ class Check(NamedTuple):
     detail: str  # SQL of a text
 
 
-def staging_sql(source: Source, latest: datetime) -> str:
+def staging_sql(source: Source, config: TableConfig, latest: datetime) -> str:
     """Return the SELECT of the checked rows of `source`, in their order. A time after `latest` makes a row bad.
 
-    Raises:
-        DataError: a column has a type that cannot be converted to the wanted one.
+    The columns have types that `check_types` accepts. With `config.strip_html`, the connection has the function
+    STRIP_HTML.
     """
-    ids = ID_COLUMNS[source.table]
-    time = TIME_COLUMN[source.table]
-    typed = [f"{id_sql(source, column)} AS {column}" for column in ids]
-    typed += _time_columns(source, time)
-    checks = [check for column in ids for check in _id_checks(column)] + _time_checks(time, latest)
+    ids, time = ID_COLUMNS[source.table], TIME_COLUMN[source.table]
+    typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
+    typed += _time_columns(source, time, config)
+    checks = [check for column in ids for check in _id_checks(column)] + _time_checks(source.table, config, latest)
     if source.table == "interactions":
         return _interactions_sql(source, typed, checks)
-    return _texts_sql(source, typed, checks)
+    return _texts_sql(source, typed, checks, config.strip_html)
 
 
 def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
@@ -98,11 +96,12 @@ def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> 
     """
 
 
-def _texts_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
+def _texts_sql(source: Source, typed: list[str], checks: list[Check], strip_html: bool) -> str:
     """Return the SELECT of a table with texts; `final` is the clean text, empty if it is blank."""
     (id_column,) = ID_COLUMNS[source.table]
     text, time = TEXT_COLUMN[source.table], TIME_COLUMN[source.table]
     extra = f"left(sha256(final), 16) AS {CV_HASH}" if text == CV else f"{time} AS {KNOWN_AT}"
+    texts = _text_columns(source, text, strip_html)
     return f"""
         SELECT {id_column}, final AS {text}, {time}, {extra}, {SOURCE_FILE},
                {_problem(checks + _text_checks(text))} AS problem,
@@ -112,7 +111,7 @@ def _texts_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
         FROM (SELECT *, {cleaning_sql("cut", "is_suspect", "has_controls")} AS clean
         FROM (SELECT *, is_suspect AND regexp_matches(cut, '{SQL_ANY_CONTROL}') AS has_controls
         FROM (SELECT *, regexp_matches(cut, '[^{SQL_CLEAN_CHARACTERS}]') AS is_suspect
-        FROM (SELECT {", ".join(typed)}, {_text_columns(source, text)}, {SOURCE_FILE} FROM {source.relation}))))))
+        FROM (SELECT {", ".join(typed)}, {texts}, {SOURCE_FILE} FROM {source.relation}))))))
     """
 
 
@@ -127,25 +126,6 @@ def _problem(checks: list[Check]) -> str:
         f"WHEN {check.condition} THEN {{'reason': '{check.reason}', 'detail': {check.detail}}}" for check in checks
     )
     return f"CASE {cases} END"
-
-
-def _wrong_type(source: Source, column: str, wanted: str, sql_type: str) -> DataError:
-    source_column = source.columns[column]
-    if column in source.disagreements:
-        return DataError(
-            f"table {source.table}: column {source_column} of {source.place} is {source.disagreements[column]}, wanted "
-            f"{wanted} for {column}; write these files again with one such type"
-        )
-    relation = "..." if source.place.startswith("the query") else f"read_parquet({source.place})"
-    return DataError(
-        f"table {source.table}: column {source_column} of {source.place} is {source.types[column]}, wanted {wanted} "
-        f"for {column}; cast it: `tables.{source.table}.query: SELECT * REPLACE "
-        f"(CAST({source_column} AS {sql_type}) AS {source_column}) FROM {relation}`"
-    )
-
-
-def _is_text(sql_type: str) -> bool:
-    return sql_type == "VARCHAR" or sql_type.startswith("ENUM")
 
 
 def _id_checks(column: str) -> list[Check]:
@@ -163,33 +143,24 @@ def _id_checks(column: str) -> list[Check]:
     ]
 
 
-def _time_columns(source: Source, column: str) -> list[str]:
-    """Return SQL of the time as TIMESTAMPTZ, its text in a CSV file, and two flags: no time zone, digits were cut."""
-    source_column, sql_type = source.columns[column], source.types[column]
-    text, value = "NULL::VARCHAR", f"{source_column}::TIMESTAMPTZ"
-    is_naive, is_cut = "true", "false"
-    if source.is_csv:
-        text, value = source_column, f"try_cast(trim({source_column}) AS TIMESTAMPTZ)"
-        is_naive = rf"NOT regexp_matches({source_column}, ':.*[+\-A-Za-z]')"
-        is_cut = rf"regexp_matches({source_column}, '\.\d{{7}}')"
-    elif sql_type.endswith("WITH TIME ZONE") and sql_type.startswith("TIMESTAMP"):
-        is_naive = "false"
-        is_cut = "true" if column in source.nanoseconds else "false"
-    elif sql_type.startswith("TIMESTAMP"):
-        is_cut = "true" if sql_type == "TIMESTAMP_NS" else "false"
-    elif sql_type != "DATE":
-        raise _wrong_type(source, column, "a timestamp or date", "TIMESTAMPTZ")
-    return [f"{value} AS {column}", f"{text} AS time_text", f"{is_naive} AS is_naive", f"{is_cut} AS is_cut_time"]
+def _time_columns(source: Source, column: str, config: TableConfig) -> list[str]:
+    """Return SQL of the time as TIMESTAMPTZ, its text in the table, and two flags: no time zone, digits were cut."""
+    sql = time_sql(source, column, config)
+    names = (column, "time_text", "is_naive", "is_cut_time")
+    return [f"{value} AS {name}" for value, name in zip(sql, names, strict=True)]
 
 
-def _time_checks(column: str, latest: datetime) -> list[Check]:
+def _time_checks(table: str, config: TableConfig, latest: datetime) -> list[Check]:
+    column, wanted = TIME_COLUMN[table], "an ISO date or time"
+    if config.time_format is not None:
+        wanted = f"of time_format {config.time_format}".replace("'", "''")
     return [
         Check("null_time", f"{column} IS NULL AND coalesce(trim(time_text), '') = ''", f"'{column} is null'"),
-        Check("bad_time", f"{column} IS NULL", f"'{column} is not an ISO date or time: ' || left(time_text, 40)"),
+        Check("bad_time", f"{column} IS NULL", f"'{column} is not {wanted}: ' || {bad_time_text(table, config)}"),
         Check(
             "bad_time",
             f"NOT isfinite({column}) OR {column} < TIMESTAMPTZ '{OLDEST} 00:00:00+00'",
-            f"'{column} is before {OLDEST} or not finite'",
+            f"'{column} is before {OLDEST} or not finite' || coalesce(': ' || {bad_time_text(table, config)}, '')",
         ),
         Check(
             "future_time",
@@ -208,27 +179,23 @@ def _matched_value(source: Source) -> str:
             f"CASE lower(trim({source_column})) WHEN 'true' THEN true WHEN '1' THEN true "
             f"WHEN 'false' THEN false WHEN '0' THEN false END"
         )
-    if sql_type in _INTEGERS:
-        return f"CASE {source_column} WHEN 1 THEN true WHEN 0 THEN false END"
-    raise _wrong_type(source, MATCHED, "true/false or 1/0", "BOOLEAN")
+    return f"CASE {source_column} WHEN 1 THEN true WHEN 0 THEN false END"
 
 
-def _text_columns(source: Source, column: str) -> str:
+def _text_columns(source: Source, column: str, strip_html: bool) -> str:
     """Return SQL of the text cut to MAX_TEXT_CHARS, and two flags: it was longer, its bytes are not UTF-8."""
     source_column, sql_type = source.columns[column], source.types[column]
     if sql_type == "BLOB":
         raw = f"coalesce(try(decode({source_column})), decode({source_column}, 'replace'), '')"
         undecodable = f"{source_column} IS NOT NULL AND try(decode({source_column})) IS NULL"
-    elif _is_text(sql_type):
-        raw, undecodable = f"coalesce({source_column}::VARCHAR, '')", "false"
     else:
-        raise _wrong_type(source, column, "text", "VARCHAR")
+        raw, undecodable = f"coalesce({source_column}::VARCHAR, '')", "false"
     # strlen, in bytes, needs no decoding, so it spares counting the characters of short texts
     is_long = f"(strlen({raw}) > {MAX_TEXT_CHARS} AND length({raw}) > {MAX_TEXT_CHARS})"
-    return (
-        f"CASE WHEN {is_long} THEN left({raw}, {MAX_TEXT_CHARS}) ELSE {raw} END AS cut, {is_long} AS is_truncated, "
-        f"{undecodable} AS is_undecodable"
-    )
+    cut = f"CASE WHEN {is_long} THEN left({raw}, {MAX_TEXT_CHARS}) ELSE {raw} END"
+    if strip_html:
+        cut = f"CASE WHEN contains({raw}, '<') OR contains({raw}, '&') THEN {STRIP_HTML}({cut}) ELSE {cut} END"
+    return f"{cut} AS cut, {is_long} AS is_truncated, {undecodable} AS is_undecodable"
 
 
 def _text_checks(column: str) -> list[Check]:

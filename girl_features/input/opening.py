@@ -15,6 +15,7 @@ import duckdb
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
+from girl_features.input.advice import columns_advice, folder_advice, query_body
 from girl_features.input.database_text import register_database_text
 from girl_features.input.parquet_files import parquet_groups, read_as_nulls
 from girl_features.input.sources import Source, printable, read_errors
@@ -71,8 +72,7 @@ def _attached(connection: duckdb.DuckDBPyConnection, database: str, home: str) -
 def _files(table: str, path: str) -> list[str]:
     """Return the files of a path or glob in name order, all of them Parquet, or all of them text."""
     if Path(path).is_dir():
-        example = f"{path.rstrip('/')}/*.parquet"
-        raise DataError(f"table {table}: {path!r} is a folder; give the files in it, as in {example}")
+        raise DataError(f"table {table}: {path!r} is a folder; {folder_advice(path)}")
     names = [path] if Path(path).is_file() else glob.glob(path, recursive=True)  # noqa: PTH207
     files = sorted(name for name in names if Path(name).is_file())
     if not files:
@@ -92,14 +92,10 @@ def _query_source(
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise DataError(f"`tables.{table}.query` should be one SELECT; found {printable(query)!r}")
-    text = query.encode()
-    # positions of tokens, in bytes; a semicolon in quoted text or in a comment is no token
-    starts = (start for start, _ in duckdb.tokenize(query))
-    end = next((start for start in starts if text[start : start + 1] == b";"), len(text))
-    inner = text[:end].decode()
-    described = connection.execute(f"DESCRIBE SELECT * FROM ({inner}\n)").fetchall()
+    inner = query_body(query)
+    described = connection.execute(f"DESCRIBE SELECT * FROM ({inner})").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
-    relation = f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({inner}\n))"
+    relation = f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({inner}))"
     return _typed_source(table, place, place, config, relation, types)
 
 
@@ -195,9 +191,8 @@ def _source_names(table: str, place: str, mapping: dict[str, str], source_column
     missing = {column: name for column, name in names.items() if name not in source_columns}
     if missing:
         listed = ", ".join(map(printable, source_columns[:30])) + (", …" if len(source_columns) > 30 else "")
-        example = ", ".join(f"{column}: YOUR_COLUMN" for column in missing)
         raise DataError(
             f"table {table}: {place} has no column {', '.join(map(repr, missing.values()))}; wanted "
-            f"{', '.join(names.values())}, found {listed or 'none'}; set `tables.{table}.columns: {{{example}}}`"
+            f"{', '.join(names.values())}, found {listed or 'none'}; {columns_advice(table, list(missing), mapping)}"
         )
     return names

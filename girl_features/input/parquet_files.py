@@ -16,7 +16,7 @@ from girl_features.schema import CV, DECIDED_AT, JD, JOB_ID, JOB_SEEKER_ID, MATC
 from girl_features.sql import file_list, parquet_relation
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-_TEXT, _TIME = ("VARCHAR", "BLOB"), ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DATE")
+_TEXT, _TIME = ("VARCHAR", "BLOB"), ("VARCHAR", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DATE")
 # Beginnings of the types of each column that need no look at its values. A column of nulls only gets the first.
 _USUAL_TYPES = {
     JOB_SEEKER_ID: ("VARCHAR", "UUID", *_INTEGERS),

@@ -48,11 +48,14 @@ def create_rejections(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def reject_rows(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, int]:
-    """Move the bad rows of `table` to `rejections`, and return their number for each reason."""
+def reject_rows(connection: duckdb.DuckDBPyConnection, table: str, resolve: bool) -> dict[str, int]:
+    """Move the bad rows of `table` to `rejections`, and return their number for each reason.
+
+    With `resolve`, decisions without their seeker or job are bad too; the other two tables are there.
+    """
     _insert(connection, table, f"SELECT rowid, problem.reason, problem.detail FROM {table} WHERE problem IS NOT NULL")
     _insert(connection, table, _duplicates_sql(table))
-    if table == "interactions":
+    if resolve:
         _insert(connection, table, _UNRESOLVED)
     # deleted last, because rowids are valid only until rows are deleted
     rejected = f"FROM rejections WHERE table_name = '{table}'"

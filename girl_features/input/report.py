@@ -7,11 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from girl_features.schema import INPUT_COLUMNS
+
 MAX_LISTED = 20  # rejections listed for each table and reason; the counts include all
+_UNLIMITED = 100_000  # characters of a line, when the width of a table is measured
 MAX_PRINTED_REJECTIONS = 3  # for each table and reason; --json lists more
 
 
@@ -55,6 +60,11 @@ class CheckReport(NamedTuple):
         """Number of rejected rows in all tables, duplicates included."""
         return sum(sum(table.rejected.values()) for table in self.tables.values())
 
+    @property
+    def n_tables_with_rejections(self) -> int:
+        """Number of tables with a rejected row."""
+        return sum(1 for table in self.tables.values() if table.rejected)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts and lists, for JSON."""
         return {
@@ -95,14 +105,21 @@ class WindowsSummary(NamedTuple):
         return rows
 
 
-def print_check(report: CheckReport, windows: WindowsSummary) -> None:
-    """Print the counts of read and rejected rows, the notes, and the time windows."""
-    console = Console()
-    tables = Table("table", "read", "kept", "rejected", title="Input", title_justify="left")
-    for name, counts in report.tables.items():
-        reasons = ", ".join(f"{reason} {n}" for reason, n in counts.rejected.items()) or "none"
+def print_check(report: CheckReport, windows: WindowsSummary | None) -> None:
+    """Print the counts of read and rejected rows, the notes, and the time windows if they could be cut.
+
+    Lines are as long as they need to be: a terminal folds them, and a file keeps them whole.
+    """
+    console = Console(soft_wrap=True)
+    tables = _plain_table("Input", ("table", "read", "kept", "rejected"))
+    for name in INPUT_COLUMNS:
+        counts = report.tables.get(name)
+        if counts is None:
+            tables.add_row(name, "not read", "", "")
+            continue
+        reasons = "\n".join(f"{reason} {n:,}" for reason, n in counts.rejected.items()) or "none"
         tables.add_row(name, f"{counts.n_read:,}", f"{counts.n_kept:,}", reasons)
-    console.print(tables)
+    _print_table(console, tables)
     for note in report.notes:
         console.print(Text(f"note: {note.table}: {note.message} ({note.n_rows:,} rows)"))
     n_printed: Counter[tuple[str, str]] = Counter()
@@ -112,7 +129,8 @@ def print_check(report: CheckReport, windows: WindowsSummary) -> None:
             console.print(_rejection_line(rejection))
     if report.n_rejected > MAX_PRINTED_REJECTIONS:
         console.print(f"{report.n_rejected:,} rows rejected in all; --json FILE lists more of them")
-    console.print(_windows_table(windows))
+    if windows is not None:
+        _print_table(console, _windows_table(windows))
 
 
 def _rejection_line(rejection: Rejection) -> Text:
@@ -124,12 +142,27 @@ def _rejection_line(rejection: Rejection) -> Text:
 
 def _windows_table(windows: WindowsSummary) -> Table:
     columns = ("window", "from", "until", "decisions", "matched", "seekers", "usable", "cold")
-    table = Table(*columns, title="Windows", title_justify="left")
+    table = _plain_table("Windows", columns)
     for window in windows.windows:
         counts = (window.n_decisions, window.n_matched, window.n_seekers, window.n_usable)
         cold = f"{window.n_cold_decisions:,}" if window.window in ("valid", "test") else ""
         table.add_row(window.window, _day(window.start), _day(window.end), *(f"{n:,}" for n in counts), cold)
     return table
+
+
+def _plain_table(title: str, columns: tuple[str, ...]) -> Table:
+    """Return an empty table, narrow enough for the windows to fit into 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print `table` as wide as it is, because rich cuts the cells of a table that is wider than its console."""
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    wide = Console(soft_wrap=True, width=max(console.width, Measurement.get(console, unlimited, table).maximum))
+    wide.print(table)
 
 
 def _day(moment: datetime | None) -> str:

@@ -84,11 +84,19 @@ def cut_windows(tables: Tables, config: WindowsConfig) -> Windows:
     n_decisions = tables.connection.execute("SELECT count(*) FROM interactions").fetchone()
     if n_decisions == (0,):
         raise EmptyWindowError(
-            "there are no usable decisions to cut windows from; see what `girl check` says of interactions, "
-            "or give `windows.sft_end` and the other four ends"
+            f"there are no usable decisions to cut windows from: {_why_no_decisions(tables)}; mend that, "
+            f"or give `windows.sft_end` and the other four ends"
         )
     cumulative_shares = [round(share, 9) for share in accumulate(shares)]
     return Windows(*(_instant_at_share(tables, share) for share in cumulative_shares))
+
+
+def _why_no_decisions(tables: Tables) -> str:
+    counts = tables.report.tables["interactions"]
+    if not counts.n_read:
+        return "the table interactions has no rows"
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.rejected.items())
+    return f"all {counts.n_read:,} rows of interactions were rejected ({reasons})"
 
 
 def _instant_at_share(tables: Tables, share: float) -> datetime:

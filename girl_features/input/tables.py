@@ -10,19 +10,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
 from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
-from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN, staging_sql
+from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN
 from girl_features.input.opening import open_sources
 from girl_features.input.rejections import create_rejections, listed_rejections, reject_rows
 from girl_features.input.report import CheckReport, Note, TableReport
 from girl_features.input.sources import Source, copy_rows, printable
+from girl_features.input.staging import checked_staging_sql
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
+from girl_features.input.types import matched_advice
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
-from girl_features.sql import MEMORY_LIMIT
+from girl_features.sql import MEMORY_LIMIT, quote_identifier
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import NO_TOMBSTONES, Tombstones
 
@@ -69,11 +72,28 @@ class Tables:
         self.close()
 
 
+class Inspection(NamedTuple):
+    """The tables as far as they can be read, and the errors of those that cannot."""
+
+    tables: Tables  # close it
+    errors: list[DataError]  # one for each table that is not in `tables`, in their order
+
+
 def open_tables(config: GirlConfig) -> Tables:
     """Read and check the three tables that `config` names. Close the result. See `load_tables` for errors."""
     clock_skew = timedelta(minutes=config.clock_skew_minutes)
     erased = PartsStore(config.store_dir).erased
     return load_tables(config.tables, now=datetime.now(UTC), clock_skew=clock_skew, strict=config.strict, erased=erased)
+
+
+def inspect_tables(config: GirlConfig) -> Inspection:
+    """Read and check those of the three tables that can be read, to report on them. `config.strict` has no effect.
+
+    If job_seekers or jobs cannot be read, decisions without their seeker or job are not found.
+    """
+    errors: list[DataError] = []
+    latest = datetime.now(UTC) + timedelta(minutes=config.clock_skew_minutes)
+    return Inspection(_open(config.tables, latest, errors=errors), errors)
 
 
 def load_tables(
@@ -87,8 +107,9 @@ def load_tables(
     """Read and clean the three tables; leave out and report the rows that cannot be used.
 
     Texts lose control characters, become Unicode NFC and are cut to MAX_TEXT_CHARS. Times become UTC in
-    microseconds; those without a zone are read as UTC. Of rows with the same key the newest is kept, then the last.
-    A row with a blank CV is kept: its seeker exists, though no JD can be generated for it.
+    microseconds; those without a zone are read in the table's `time_zone`, or as UTC. Of rows with the same key the
+    newest is kept, then the last. A row with a blank CV is kept: its seeker exists, though no JD can be generated for
+    it.
 
     Args:
         tables: locations of the tables.
@@ -101,15 +122,25 @@ def load_tables(
         DataError: a table cannot be read, lacks a column, or has one of the wrong type.
         RejectedRowsError: `strict` is set, and at least one row was rejected.
     """
-    latest = now.astimezone(UTC) + clock_skew
+    loaded = _open(tables, now.astimezone(UTC) + clock_skew, erased)
+    if strict and loaded.report.n_rejected:
+        loaded.close()
+        raise RejectedRowsError(loaded.report.n_rejected, loaded.report.n_tables_with_rejections)
+    return loaded
+
+
+def _open(
+    tables: TablesConfig,
+    latest: datetime,
+    erased: Tombstones = NO_TOMBSTONES,
+    errors: list[DataError] | None = None,
+) -> Tables:
+    """Load the tables into a temporary database. Errors of single tables go into `errors`, if it is given."""
     folder = tempfile.TemporaryDirectory(prefix="girl-tables-")
     with ExitStack() as on_error:
         on_error.callback(folder.cleanup)
         connection = on_error.enter_context(_connect(Path(folder.name)))
-        report = _load(connection, tables, latest)
-        if strict and report.n_rejected:
-            n_tables = sum(1 for table in report.tables.values() if table.rejected)
-            raise RejectedRowsError(report.n_rejected, n_tables)
+        report = _load(connection, tables, latest, errors)
         on_error.pop_all()  # all went well: the caller closes them
     return Tables(connection, report, folder, erased)
 
@@ -127,18 +158,26 @@ def _connect(folder: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: datetime) -> CheckReport:
+def _load(
+    connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: datetime, errors: list[DataError] | None
+) -> CheckReport:
     create_rejections(connection)
     reports: dict[str, TableReport] = {}
     notes: list[Note] = []
     for table, config in tables:
-        n_read = _stage(connection, table, config, latest)
-        rejected = reject_rows(connection, table)
+        try:
+            n_read = _stage(connection, table, config, latest)
+        except DataError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+            continue
+        rejected = reject_rows(connection, table, resolve=table == "interactions" and not errors)
         notes += _notes(connection, table)
         for column in (SOURCE_FILE, "problem", "flags"):
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         reports[table] = TableReport(n_read, _count(connection, table), rejected)
-    notes += _set_known_at(connection)
+    notes += [] if errors else _set_known_at(connection)
     report = CheckReport(reports, listed_rejections(connection), notes)
     connection.execute("ALTER TABLE rejections DROP COLUMN source_rowid")
     return report
@@ -147,13 +186,16 @@ def _load(connection: duckdb.DuckDBPyConnection, tables: TablesConfig, latest: d
 def _stage(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, latest: datetime) -> int:
     """Read `table` with the checks of its rows, and return their number. Rowids are the input's row numbers from 0."""
     with open_sources(connection, table, config, home=_CATALOG) as sources:
-        target = f"{_CATALOG}.main.{table}"
-        copy_rows(connection, sources, target, lambda source: staging_sql(source, latest))
-    _refuse_bad_matched(connection, sources)
+
+        def rows_sql(source: Source) -> str:
+            return checked_staging_sql(connection, source, config, latest)
+
+        copy_rows(connection, sources, f"{_CATALOG}.main.{table}", rows_sql)
+    _refuse_bad_matched(connection, sources, config)
     return _count(connection, table)
 
 
-def _refuse_bad_matched(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
+def _refuse_bad_matched(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source], config: TableConfig) -> None:
     table = sources[0].table
     bad = connection.execute(
         f"""
@@ -164,12 +206,16 @@ def _refuse_bad_matched(connection: duckdb.DuckDBPyConnection, sources: Sequence
     ).fetchone()
     if bad is not None:
         file, value, row_number = bad
+        connection.execute(f"DROP TABLE {table}")
         types = sources[0].disagreements.get(MATCHED)
-        raise DataError(
-            f"table {table}: column {MATCHED} of {sources[0].place if file is None else repr(file)} holds "
-            f"{printable(value)!r} in row {row_number}, wanted only true/false or 1/0"
-            f"{f' (it is {types})' if types else ''}; say in `tables.{table}.query` which values are a match"
+        name = config.columns.get(MATCHED, MATCHED)
+        start = (
+            f"table {table}: column {quote_identifier(name)} of {sources[0].place if file is None else repr(file)} "
+            f"holds {printable(value)!r} in row {row_number}, wanted only true/false or 1/0"
         )
+        if types:
+            raise DataError(f"{start}; the column is {types}: write these files again with one such type")
+        raise DataError(f"{start}; {matched_advice(sources[0], config)}")
 
 
 def _notes(connection: duckdb.DuckDBPyConnection, table: str) -> list[Note]:

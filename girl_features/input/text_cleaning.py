@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from girl_features.input.html_text import html_to_text
+
 MAX_TEXT_CHARS = 1_000_000  # characters of one CV or JD; the rest is cut, and the cut is counted
 
 # Control characters to remove: all of Unicode's class Cc but tab, line feed and carriage return. Those that break
@@ -43,9 +45,13 @@ def cleaning_sql(text: str, is_suspect: str, has_controls: str) -> str:
     return f"CASE WHEN {is_suspect} THEN nfc_normalize({without_controls}) ELSE {text} END"
 
 
-def clean_cv(text: str) -> str:
-    """Return `text` cut to MAX_TEXT_CHARS, without control characters, in Unicode NFC; empty if it is blank."""
+def clean_cv(text: str, strip_html: bool = False) -> str:
+    """Return `text` cut to MAX_TEXT_CHARS, without control characters, in Unicode NFC; empty if it is blank.
+
+    `strip_html` is the setting of that name of the table job_seekers: the table's CVs are cleaned in the same way.
+    """
     text = _SURROGATES.sub("\ufffd", text[:MAX_TEXT_CHARS])
+    text = html_to_text(text) if strip_html else text
     text = _CONTROLS.sub("", _LINE_BREAKS.sub("\n", text))
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
     # as the pattern SQL_BLANK

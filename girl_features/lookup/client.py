@@ -73,6 +73,7 @@ class FeatureClient:
         tiers: Collection[Tier] = tuple(Tier),
         n_neighbours: int = 10,
         deadline_ms: float = DEADLINE_MS,
+        strip_html: bool = False,
     ) -> None:
         """Open the Feast repo for the contract with fingerprint `contract`.
 
@@ -85,6 +86,8 @@ class FeatureClient:
             tiers: tiers to use. PRIOR is always used, because every seeker gets an answer.
             n_neighbours: number of stored CVs whose generated vectors are averaged.
             deadline_ms: default deadline of a call, in milliseconds.
+            strip_html: make CVs that are HTML plain, as `tables.job_seekers.strip_html` does with those of the table;
+                the two must agree, or else a CV in a request is taken for a changed one.
 
         Raises:
             StoreError: there is no Feast repo in `repo`.
@@ -94,6 +97,7 @@ class FeatureClient:
         """
         self.contract = contract
         self.deadline_ms = deadline_ms
+        self._strip_html = strip_html
         self._tiers = frozenset(tiers)
         store = open_repo(repo)
         self._views = contract_views(store, contract)
@@ -126,7 +130,7 @@ class FeatureClient:
             ShapeError: `ids` and `cvs` differ in length.
         """
         until = _until(self.deadline_ms if deadline_ms is None else deadline_ms)
-        query = _SeekerQuery.of(ids, cvs)
+        query = _SeekerQuery.of(ids, cvs, self._strip_html)
         now = time.monotonic()
         store_until = now + (until - now) * STORE_SHARE
         (generated, cv), problem = self._reader.read([self._views.generated, self._views.cv], query.ids, store_until)
@@ -269,7 +273,7 @@ class _SeekerQuery(NamedTuple):
     is_blank: np.ndarray  # (n,) bool: `cvs` is empty
 
     @classmethod
-    def of(cls, ids: Sequence[str], cvs: Sequence[str | None] | None) -> _SeekerQuery:
+    def of(cls, ids: Sequence[str], cvs: Sequence[str | None] | None, strip_html: bool) -> _SeekerQuery:
         """Check and clean `ids` and `cvs`."""
         plain_ids = _plain_ids(ids)
         if cvs is None:
@@ -279,7 +283,7 @@ class _SeekerQuery(NamedTuple):
         for text in cvs:
             if text is not None and not isinstance(text, str):
                 raise DataError(f"CVs are strings or None, found a {type(text).__name__}")
-        texts = [None if text is None else clean_cv(text) for text in cvs]
+        texts = [None if text is None else clean_cv(text, strip_html) for text in cvs]
         hashes = [None if text is None else text_hash(text) for text in texts]
         return cls(plain_ids, texts, hashes, np.array([text == "" for text in texts], bool))
 

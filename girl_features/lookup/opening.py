@@ -48,6 +48,7 @@ def open_client(
         tiers=[Tier[name.upper()] for name in settings.tiers],
         n_neighbours=settings.n_neighbours,
         deadline_ms=settings.deadline_ms,
+        strip_html=config.tables.job_seekers.strip_html,
     )
 
 

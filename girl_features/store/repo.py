@@ -57,7 +57,10 @@ def open_repo(repo: Path, *, check_registry: bool = True) -> FeatureStore:
     """
     repo = repo.expanduser().resolve()
     if not (repo / "feature_store.yaml").is_file():
-        raise StoreError(f"no feature_store.yaml in {repo}; `girl init {repo}` writes one")
+        raise StoreError(
+            f"no feature_store.yaml in {repo}; `girl materialize` makes one in the workspace, or set `feast.repo` to "
+            f"the folder of your own Feast repo"
+        )
     from feast import FeatureStore
     from feast.repo_config import FeastConfigError
 

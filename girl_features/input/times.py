@@ -1,0 +1,91 @@
+"""SQL that reads a time column of any kind: a time, a date, a text in ISO or another format, or a number since 1970."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from girl_features.config import EPOCH_FORMATS, TableConfig
+from girl_features.config.times import time_directives
+from girl_features.input.sources import Source
+from girl_features.sql import quote_literal
+
+INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+FLOATS = ("FLOAT", "DOUBLE")
+_MICROSECONDS = {"epoch_s": "1000000", "epoch_ms": "1000", "epoch_us": "1", "epoch_ns": "0.001"}
+_FARTHEST = 10**17  # microseconds from 1970 to the year 5138, beyond which a number is no time
+
+
+class TimeSQL(NamedTuple):
+    """SQL of one time column."""
+
+    value: str  # a TIMESTAMPTZ, NULL where there is none
+    text: str  # what the column holds, if it need not be a time; NULL otherwise
+    is_naive: str  # a bool: the time has no zone, and the settings name none
+    is_cut: str  # a bool: the time is finer than microseconds
+
+
+def is_numeric(sql_type: str) -> bool:
+    """True for the DuckDB types of numbers."""
+    return sql_type in INTEGERS + FLOATS or sql_type.startswith("DECIMAL")
+
+
+def time_sql(source: Source, column: str, config: TableConfig) -> TimeSQL:
+    """Return the SQL of a time column whose type `check_types` has found to fit the settings of `config`."""
+    name, sql_type = source.columns[column], source.types[column]
+    if config.time_format in EPOCH_FORMATS:
+        return _epoch(name, sql_type, config.time_format)
+    if config.time_format is not None:
+        return _formatted(name, config.time_format, config.time_zone)
+    if sql_type == "VARCHAR":
+        return _iso(name, config.time_zone)
+    if sql_type == "TIMESTAMP WITH TIME ZONE":
+        is_cut = "true" if column in source.nanoseconds else "false"
+        return TimeSQL(f"{name}::TIMESTAMPTZ", "NULL::VARCHAR", "false", is_cut)
+    value = _zoned(f"{name}::TIMESTAMP", config.time_zone)
+    is_naive, is_cut = _bool(config.time_zone is None), _bool(sql_type == "TIMESTAMP_NS")
+    return TimeSQL(value, "NULL::VARCHAR" if config.time_zone is None else f"{name}::VARCHAR", is_naive, is_cut)
+
+
+def bad_time_text(table: str, config: TableConfig) -> str:
+    """Return SQL of the text that is no time, with the setting that would help; NULL if the column holds times."""
+    advice = "" if config.time_format else f"; `tables.{table}.time_format` is for times in another format"
+    return f"left(time_text, 40) || {quote_literal(advice)}"
+
+
+def _epoch(name: str, sql_type: str, unit: str) -> TimeSQL:
+    number = f"try_cast({f'trim({name})' if sql_type == 'VARCHAR' else name} AS DECIMAL(28, 9))"
+    exact = f"({number} * {_MICROSECONDS[unit]}::DECIMAL(10, 3))"
+    # a float is never exact, so that its last digits mean nothing
+    whole, is_cut = (f"round({exact})", "false") if sql_type in FLOATS else (f"floor({exact})", None)
+    value = f"CASE WHEN abs({whole}) < {_FARTHEST} THEN make_timestamp(try_cast({whole} AS BIGINT))::TIMESTAMPTZ END"
+    return TimeSQL(value, f"{name}::VARCHAR", "false", is_cut or f"coalesce({exact} <> {whole}, false)")
+
+
+def _formatted(name: str, time_format: str, time_zone: str | None) -> TimeSQL:
+    directives = time_directives(time_format)
+    parsed = f"try_strptime(trim({name}::VARCHAR), {quote_literal(time_format)})"
+    is_cut = _bool("n" in directives)
+    if directives & {"z", "Z"}:
+        return TimeSQL(parsed, f"{name}::VARCHAR", "false", is_cut)
+    return TimeSQL(_zoned(f"{parsed}::TIMESTAMP", time_zone), f"{name}::VARCHAR", _bool(time_zone is None), is_cut)
+
+
+def _iso(name: str, time_zone: str | None) -> TimeSQL:
+    is_naive = rf"NOT regexp_matches({name}, ':.*[+\-A-Za-z]')"
+    is_cut = rf"regexp_matches({name}, '\.\d{{7}}')"
+    value = f"try_cast(trim({name}) AS TIMESTAMPTZ)"
+    if time_zone is None:
+        return TimeSQL(value, name, is_naive, is_cut)
+    naive = _zoned(f"try_cast(trim({name}) AS TIMESTAMP)", time_zone)
+    return TimeSQL(f"CASE WHEN {is_naive} THEN {naive} ELSE {value} END", name, "false", is_cut)
+
+
+def _zoned(timestamp: str, time_zone: str | None) -> str:
+    """Return SQL of a time without a zone as one of `time_zone`, or of UTC. At a change of clocks see the guide."""
+    if time_zone is None:
+        return f"{timestamp}::TIMESTAMPTZ"
+    return f"try({timestamp} AT TIME ZONE {quote_literal(time_zone)})"
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
