@@ -113,9 +113,10 @@ def _whole_floats(ids: pa.ChunkedArray, both: str, column: str) -> pa.ChunkedArr
     row = pc.index(is_bad, True).as_py()
     if row < 0:
         return values.cast(pa.int64())
+    types = {column: "Int64"}
     raise DataError(
-        f"{both}; row {row} holds {values[row].as_py()!r}, which is not a whole number below {limit}, so the id that it "
-        f"was is not known: keep ids whole from the start, as in `pd.read_csv(..., dtype={{{column!r}: 'Int64'}})`"
+        f"{both}; row {row} holds {values[row].as_py()!r}, which is not a whole number below {limit}, so the id "
+        f"that it was is not known: keep ids whole from the start, as in `pd.read_csv(..., dtype={types})`"
     )
 
 

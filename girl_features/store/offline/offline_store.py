@@ -82,7 +82,9 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
             return DuckDBOfflineStore.get_historical_features(*request, filter_by_created_timestamp)
         views = [_view_source(config, view, feature_refs, full_feature_names) for view in feature_views]
         entities, event_timestamp = entity_table(entity_df, {key for view in views for key in view.join_keys.values()})
-        check_names(entities.column_names, [*_feature_names(views), *_on_demand_names(odfvs, full_feature_names)])
+        feature_names = [name for view in views for name in view.features.values()]
+        feature_names += _on_demand_names(odfvs, feature_refs, full_feature_names)
+        check_names(entities.column_names, feature_names)
 
         def run() -> pa.Table:
             result = entities
@@ -219,15 +221,13 @@ def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_fe
     )
 
 
-def _feature_names(views: list[ViewSource]) -> list[str]:
-    return [name for view in views for name in view.features.values()]
-
-
-def _on_demand_names(views: list[OnDemandFeatureView], full_feature_names: bool) -> list[str]:
+def _on_demand_names(views: list[OnDemandFeatureView], refs: list[str], full_feature_names: bool) -> list[str]:
+    """Return the names of the requested on-demand features in the result."""
     names = []
     for view in views:
-        prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
-        names += [f"{prefix}{feature.name}" for feature in view.projection.features]
+        view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+        features = [ref.split(":")[1] for ref in refs if ref.split(":")[0] in (view.name, view_name)]
+        names += [f"{view_name}__{name}" if full_feature_names else name for name in features]
     return names
 
 
