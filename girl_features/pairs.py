@@ -93,8 +93,9 @@ def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
     if missing := [name for name in wanted if name not in decisions.columns]:
         raise DataError(f"decisions lack the columns {missing}; they have {decisions.columns}")
     decisions = decisions.select(wanted)
-    wanted_types = {JOB_SEEKER_ID: pl.String, JOB_ID: pl.String, DECIDED_AT: pl.Datetime("us", "UTC")}
-    decisions = decisions.cast({name: wanted_types[name] for name in wanted if decisions.schema[name] == pl.Null})
+    for name, column_type in zip(wanted, (pl.String(), pl.String(), pl.Datetime("us", "UTC")), strict=True):
+        if decisions.schema[name] == pl.Null:
+            decisions = decisions.with_columns(pl.col(name).cast(column_type))
     for name in (JOB_SEEKER_ID, JOB_ID):
         found = decisions.schema[name]
         if isinstance(found, (pl.Categorical, pl.Enum)):

@@ -45,13 +45,13 @@ class JoinSummary(NamedTuple):
 
 
 class JoinRequest(NamedTuple):
-    """Features to join, and the projection of the generated-JD vectors."""
+    """Features to join, and the projection of their vectors; `join_table` says what each is."""
 
-    repo: Path  # the Feast repo
+    repo: Path
     contract: FeatureContract
-    reduction: Path  # folder of the projection
-    fit: bool = False  # fit the projection on these rows: do this once, with the training rows
-    as_served: bool = False  # use only vectors that were already written at decision time
+    reduction: Path
+    fit: bool
+    as_served: bool
 
 
 def join_table(
@@ -106,10 +106,19 @@ def join_table(
     return summary
 
 
-def join_frame(frame: Frame, request: JoinRequest, columns: Mapping[str, str] = _NO_NAMES) -> tuple[Frame, JoinSummary]:
+def join_frame(
+    frame: Frame,
+    *,
+    repo: Path,
+    contract: FeatureContract,
+    reduction: Path,
+    fit: bool = False,
+    as_served: bool = False,
+    columns: Mapping[str, str] = _NO_NAMES,
+) -> tuple[Frame, JoinSummary]:
     """Return a pandas or polars DataFrame with the `girl_*` columns beside its own, and the counts.
 
-    Rows, their order, the index and all other columns stay as they are. For `columns`, ids and times, see `join_table`.
+    Rows, their order, the index and all other columns stay as they are. For the arguments, see `join_table`.
 
     Raises:
         DataError: no DataFrame, or as `join_table` does.
@@ -118,6 +127,7 @@ def join_frame(frame: Frame, request: JoinRequest, columns: Mapping[str, str] = 
     """
     if not isinstance(frame, (pl.DataFrame, pd.DataFrame)):
         raise DataError(f"a pandas or polars DataFrame is wanted, found {type(frame).__name__}; collect or convert it")
+    request = JoinRequest(repo, contract, reduction, fit, as_served)
     _check_reduction(request)
     found, place = [str(name) for name in frame.columns], "the table"
     names = key_names(found, columns, _NO_NAMES, place, f"name it, as in `columns={{{KEYS[0]!r}: 'your_column'}}`")

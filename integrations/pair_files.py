@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import IO, cast
 
 import polars as pl
 import pyarrow as pa
@@ -56,7 +57,7 @@ def write_pairs(table: pa.Table, path: Path) -> None:
         if name.endswith(_PARQUET):
             pq.write_table(table, path)
             return
-        with gzip.open(path, "wb") if name.endswith(".gz") else path.open("wb") as file:
+        with cast("IO[bytes]", gzip.open(path, "wb") if name.endswith(".gz") else path.open("wb")) as file:
             pl.DataFrame(table).write_csv(file, separator="\t" if name.endswith(_TSV) else ",")
     except pl.exceptions.PolarsError as error:
         path.unlink(missing_ok=True)

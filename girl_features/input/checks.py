@@ -91,8 +91,8 @@ def staging_sql(source: Source, latest: datetime) -> str:
 def decision_times_sql(source: Source) -> str:
     """Return the SELECT of DECIDED_AT in UTC, `problem`, `is_naive` and `is_cut_time` of the rows, in their order."""
     problem = _problem(_time_checks(DECIDED_AT, datetime.max.replace(tzinfo=UTC)))
-    columns = ", ".join(_time_columns(source, DECIDED_AT))
-    return f"SELECT {DECIDED_AT}, {problem} AS problem, is_naive, is_cut_time FROM (SELECT {columns} FROM {source.relation})"
+    rows = f"(SELECT {', '.join(_time_columns(source, DECIDED_AT))} FROM {source.relation})"
+    return f"SELECT {DECIDED_AT}, {problem} AS problem, is_naive, is_cut_time FROM {rows}"
 
 
 def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> str:
