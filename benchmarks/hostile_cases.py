@@ -5,9 +5,10 @@ A case is either read rightly or refused by name; where its values tell nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ class Case(NamedTuple):
     tables: TablesConfig
     expected: dict[str, Rows] | None  # the kept rows; None: only a refusal is right
     named: tuple[str, ...] = ()  # words that a refusal must hold
-    n_rows: dict[str, int] = {}  # rows written, by table
+    n_rows: Mapping[str, int] = MappingProxyType({})  # rows written, by table
 
 
 class _Column(NamedTuple):
@@ -120,6 +121,8 @@ def _write_files(folder: Path, names: Sequence[str], columns: list[list[pa.Array
 def _draw_ids(rng: np.random.Generator, largest: int) -> list[int]:
     """Draw different ids below `largest`, in neighbouring pairs, because neighbours are what inexact types confuse."""
     high = min(largest, 2**62)
-    starts = rng.choice(high // 4, size=N_IDS // 2, replace=False) if high <= 2**31 else rng.integers(high // 4, size=N_IDS)
+    starts = (
+        rng.choice(high // 4, size=N_IDS // 2, replace=False) if high <= 2**31 else rng.integers(high // 4, size=N_IDS)
+    )
     pairs = {int(start) * 2 + shift + high // 4 for start in starts for shift in (0, 1)}
     return [int(i) for i in rng.permutation(sorted(pairs)[:N_IDS])]

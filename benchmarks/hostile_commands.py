@@ -65,9 +65,22 @@ READING = {
     "experiment run": ["experiment", "run", "{folder}/trial.yaml", "--jobs", "1"],
 }
 # Commands that read no table of the user. `serve` and `serve-worker` read stored rows, and run until they are stopped.
-NOT_READING = set(
-    "init sample contracts history lookup serve serve-worker map verify doctor compact erase demo runs".split()
-)
+NOT_READING = {
+    "init",
+    "sample",
+    "contracts",
+    "history",
+    "lookup",
+    "serve",
+    "serve-worker",
+    "map",
+    "verify",
+    "doctor",
+    "compact",
+    "erase",
+    "demo",
+    "runs",
+}
 
 Tables = dict[str, pl.DataFrame]
 
@@ -208,7 +221,9 @@ def _answer(command: str, code: int, error: BaseException | None, output: str) -
     if error is None or (isinstance(error, SystemExit) and code in (0, 1)):
         return Answer(command, "answered", output)
     if isinstance(error, GirlError):
-        return Answer(command, "refused by name" if _names_its_cause(str(error)) else "refused without the name", str(error))
+        return Answer(
+            command, "refused by name" if _names_its_cause(str(error)) else "refused without the name", str(error)
+        )
     if isinstance(error, SystemExit):
         return Answer(command, "refused without the name", output)
     return Answer(command, "traceback", f"{type(error).__name__}: {error}")
@@ -216,4 +231,10 @@ def _answer(command: str, code: int, error: BaseException | None, output: str) -
 
 def _names_its_cause(message: str) -> bool:
     """True if a message names a table, a column, a window or a setting, and a next step can be seen from it."""
-    return re.search(r"job_seekers|\bjobs\b|interactions|job_seeker_id|job_id|\bcv\b|\bjd\b|_at\b|matched|window|CV|JD|`", message) is not None
+    return (
+        re.search(
+            r"job_seekers|\bjobs\b|interactions|job_seeker_id|job_id|\bcv\b|\bjd\b|_at\b|matched|window|CV|JD|`",
+            message,
+        )
+        is not None
+    )

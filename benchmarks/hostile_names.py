@@ -13,13 +13,69 @@ from hostile_world import TABLES, Market, kept_rows, make_market
 
 from girl_features.config import TableConfig, TablesConfig
 
-OUR_WORDS = (
-    "girl_row girl_source_file girl_vector girl_tier girl_cos_cv_jd problem flags reason detail rowid file_row_number "
-    "filename cv_hash jd_hash known_at time_text matched_text cut clean final is_blank is_suspect has_controls is_naive "
-    "is_cut_time is_truncated is_undecodable first_updated_at bad_rowid source_rowid event_timestamp "
-    "created_timestamp contract status row index __index_level_0__ schema columns file bad posted files"
-).split()
-SQL_WORDS = ["select", "from", "order", "group", "user", "table", "1", "a b", 'a"b', "a'b", "a;b", "é", "数据", "*", "%s", "{x}"]
+OUR_WORDS = [
+    "girl_row",
+    "girl_source_file",
+    "girl_vector",
+    "girl_tier",
+    "girl_cos_cv_jd",
+    "problem",
+    "flags",
+    "reason",
+    "detail",
+    "rowid",
+    "file_row_number",
+    "filename",
+    "cv_hash",
+    "jd_hash",
+    "known_at",
+    "time_text",
+    "matched_text",
+    "cut",
+    "clean",
+    "final",
+    "is_blank",
+    "is_suspect",
+    "has_controls",
+    "is_naive",
+    "is_cut_time",
+    "is_truncated",
+    "is_undecodable",
+    "first_updated_at",
+    "bad_rowid",
+    "source_rowid",
+    "event_timestamp",
+    "created_timestamp",
+    "contract",
+    "status",
+    "row",
+    "index",
+    "__index_level_0__",
+    "schema",
+    "columns",
+    "file",
+    "bad",
+    "posted",
+    "files",
+]  # fmt: skip
+SQL_WORDS = [
+    "select",
+    "from",
+    "order",
+    "group",
+    "user",
+    "table",
+    "1",
+    "a b",
+    'a"b',
+    "a'b",
+    "a;b",
+    "é",
+    "数据",
+    "*",
+    "%s",
+    "{x}",
+]
 OTHER_CASES = ["CV", "Jd", "JOB_ID", "Job_Seeker_Id", "MATCHED", "Decided_At", "UPDATED_AT", "Posted_at"]
 NAMES = [*OUR_WORDS, *SQL_WORDS, *OTHER_CASES]
 

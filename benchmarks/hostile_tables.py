@@ -1,6 +1,6 @@
-"""Try input tables as strangers have them, and count the right answers, the refusals, the tracebacks and the wrong answers.
+"""Try input tables as strangers have them, and count right answers, refusals, tracebacks and wrong answers.
 
-    python benchmarks/hostile_tables.py [--quick] [--markdown FILE] [--json FILE]
+python benchmarks/hostile_tables.py [--quick] [--markdown FILE] [--json FILE]
 """
 
 from __future__ import annotations

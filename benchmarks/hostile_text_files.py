@@ -18,7 +18,20 @@ from girl_features.config import TableConfig, TablesConfig
 # What a field may hold. Control characters are left out, because cleaning takes them out of texts.
 _PIECES = (
     *('"', '""', "'", ",", ";", "\t", "\n", "\r\n", "\r", "\\", "\\N", "\\n", "\\t", "\\\\", "N", "NULL", "", " "),
-    *("welder", "C:\\new\\table", '"quoted"', 'a "lone quote', "5'", "#1", "=1+1", "é", "数据", "مدير", "\ufeff", "a|b"),
+    *(
+        "welder",
+        "C:\\new\\table",
+        '"quoted"',
+        'a "lone quote',
+        "5'",
+        "#1",
+        "=1+1",
+        "é",
+        "数据",
+        "مدير",
+        "\ufeff",
+        "a|b",
+    ),
 )
 
 

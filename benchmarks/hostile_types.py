@@ -169,7 +169,7 @@ TEXT_TYPES = [
     ColumnType("dictionary", partial(_known, pa.dictionary(pa.int32(), pa.string()), str)),
     ColumnType("int64", partial(_unknown, pa.int64(), len)),
     ColumnType("float64", partial(_unknown, pa.float64(), lambda t: len(t) / 3)),
-    ColumnType("timestamp", partial(_unknown, pa.timestamp("us"), lambda t: datetime(2020, 1, 1))),  # noqa: DTZ001
+    ColumnType("timestamp", partial(_unknown, pa.timestamp("us"), lambda t: datetime(2020, 1, 1))),
     ColumnType("list<string>", partial(_unknown, pa.list_(pa.string()), str.split)),
     ColumnType("null", lambda values: (pa.nulls(len(values)), [None] * len(values))),
 ]

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
@@ -56,6 +57,29 @@ def open_sources(
             yield _parquet_sources(connection, table, config, place, files)
         else:
             yield _text_sources(connection, table, config, place, files, failures, stack)
+
+
+def read_text_file(connection: duckdb.DuckDBPyConnection, table: str, path: str, quoting: str | None) -> pa.Table:
+    """Return all rows of a CSV or TSV file, in their order, with its columns as text. `quoting` is the setting.
+
+    Raises:
+        DataError: the file cannot be read, or it could be read in two ways.
+    """
+    failures: list[DataError] = []
+    with read_errors(table, repr(path), failures):
+        [group] = text_groups(table, [path], quoting)
+        relations = ["girl_database_text"]
+        if group.quoting == NONE:
+            register_database_text(connection, relations[0], table, group, failures)
+        else:  # DuckDB cannot always tell where a row begins in the middle of a file
+            relations = [csv_relation(group, parallel=True), csv_relation(group, parallel=False)]
+        for relation in relations:
+            try:
+                rows = connection.execute(f"SELECT * EXCLUDE ({SOURCE_FILE}) FROM {relation}").to_arrow_table()
+            except duckdb.NotImplementedException:
+                continue
+            return rows.rename_columns(list(group.header))
+        raise DataError(f"table {table}: DuckDB cannot read {path!r}; write it as Parquet")
 
 
 @contextmanager

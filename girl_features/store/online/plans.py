@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,10 +12,12 @@ from feast.feature_service import FeatureService
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from girl_features.store.online.packed import single_keys
+from girl_features.store.online.request_ids import request_ids
 from girl_features.store.online.response import IdColumn
 
 MAX_PLANS = 100
@@ -40,22 +43,39 @@ class RequestPlan(NamedTuple):
     id_types: dict[str, ValueType]  # by join key
     feature_types: dict[str, ValueType]
     key_version: int
+    is_for_feast: bool  # only Feast's own code can answer it; the ids are checked here all the same
 
     def ids_in(self, entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> list[IdColumn] | None:
-        """Return the ids in `entity_rows`; None if Feast has to convert them, or to report what is wrong with them."""
+        """Return the ids in `entity_rows`; None if Feast has to answer, or to report what is wrong with the request.
+
+        Raises:
+            DataError: an id is missing, or not exactly one of the ids that the store can hold.
+        """
         values_by_key = _by_join_key(entity_rows)
-        if values_by_key.keys() != self.id_types.keys():
-            return None
+        is_ours = not self.is_for_feast and values_by_key.keys() == self.id_types.keys()
         columns: list[IdColumn] = []
         for name, value_type in self.id_types.items():
-            values = values_by_key[name]
+            values: Any = values_by_key.get(name)
+            if not isinstance(values, (list, tuple)) and hasattr(values, "tolist"):  # an array, or a pandas Series
+                values = values.tolist()
             if not isinstance(values, (list, tuple)):
-                return None
+                is_ours = False
+                continue
+            column = self._id_column(name, values, value_type)
+            is_ours = is_ours and bool(column) and len(values) == len(columns[0].keys if columns else values)
+            columns += [] if column is None else [column]
+        return columns if is_ours else None
+
+    def _id_column(self, name: str, values: Sequence[Any], value_type: ValueType) -> IdColumn | None:
+        with suppress(OverflowError, UnicodeEncodeError):  # `request_ids` says which id it was
             keys = single_keys(name, values, value_type, self.key_version)
-            if keys is None or len(keys) != len(columns[0].keys if columns else keys):
-                return None
-            columns.append(IdColumn(name, values, value_type, keys))
-        return columns
+            if keys is not None:
+                return IdColumn(name, values, value_type, keys)
+        if any(isinstance(value, ValueProto) for value in values):
+            return None
+        values = request_ids(name, values, value_type)
+        keys = single_keys(name, values, value_type, self.key_version)
+        return None if keys is None else IdColumn(name, values, value_type, keys)
 
 
 class RequestPlanCache:
@@ -66,8 +86,8 @@ class RequestPlanCache:
 
     def plan_for(
         self, config: RepoConfig, registry: Any, project: str, features: Features, full_feature_names: bool
-    ) -> RequestPlan | None:
-        """Return the plan of a request; None if only Feast's own code can answer it."""
+    ) -> RequestPlan:
+        """Return the plan of a request."""
         feature_names = features.name if isinstance(features, FeatureService) else tuple(features)
         request = (id(registry), project, feature_names, full_feature_names)
         read_at = getattr(registry, "cached_registry_proto_created", None)
@@ -75,10 +95,9 @@ class RequestPlanCache:
         if plan is not None and read_at is not None and plan.registry_read_at == read_at and registry.is_cache_valid():
             return plan
         plan = _make_plan(config, registry, project, features, full_feature_names)
-        if plan is not None:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            self._plans[request] = plan
+        if len(self._plans) >= MAX_PLANS:
+            self._plans.clear()
+        self._plans[request] = plan
         return plan
 
 
@@ -90,23 +109,25 @@ def view_id(config: RepoConfig, view: FeatureView) -> str:
 
 def _make_plan(
     config: RepoConfig, registry: Any, project: str, features: Features, full_feature_names: bool
-) -> RequestPlan | None:
+) -> RequestPlan:
     context = utils._get_cached_request_context(registry, project, features, full_feature_names)
     _, on_demand, _, _, _, grouped, _, request_data, entityless = context
-    if on_demand or request_data or entityless:
-        return None
-    views, id_types = [], {}
+    is_for_feast = bool(on_demand or request_data or entityless)
+    views: list[RequestedView] = []
+    id_types: dict[str, ValueType] = {}
     for view, names in grouped:
-        if view.projection.join_key_map or len(view.join_keys) != 1 or view.join_keys[0] == DUMMY_ENTITY_ID:
-            return None
+        renamed, keys = view.projection.join_key_map, [key for key in view.join_keys if key != DUMMY_ENTITY_ID]
+        is_for_feast = is_for_feast or bool(renamed) or len(view.join_keys) != 1 or not keys
+        id_types |= {
+            renamed.get(f.name, f.name): f.dtype.to_value_type() for f in view.entity_columns if f.name in keys
+        }
         prefix = view.projection.name_to_use()
         response_names = [f"{prefix}__{name}" if full_feature_names else name for name in names]
-        [field], [key] = view.entity_columns, view.join_keys
-        id_types[key] = field.dtype.to_value_type()
-        views.append(RequestedView(view, view_id(config, view), key, list(names), response_names))
+        views += [RequestedView(view, view_id(config, view), key, list(names), response_names) for key in keys[:1]]
     read_at = getattr(registry, "cached_registry_proto_created", None)
     types = OnlineStore._build_feature_types(grouped)
-    return RequestPlan(registry, read_at, views, id_types, types, config.entity_key_serialization_version)
+    key_version = config.entity_key_serialization_version
+    return RequestPlan(registry, read_at, views, id_types, types, key_version, is_for_feast)
 
 
 def _by_join_key(entity_rows: list[dict[str, Any]] | Mapping[str, Any]) -> dict[str, Sequence[Any]]:
