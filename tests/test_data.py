@@ -334,8 +334,8 @@ JOBS_COLUMNS = {"job_id": pa.array(["j1"]), "jd": pa.array(["jd"]), "posted_at":
 WRONG_TYPES = [
     (
         "jobs",
-        {**JOBS_COLUMNS, "job_id": pa.array([1])},
-        r"BIGINT, wanted text for job_id.*CAST\(\"job_id\" AS VARCHAR\)",
+        {**JOBS_COLUMNS, "job_id": pa.array([1.0])},
+        r"DOUBLE, wanted text or integers for job_id.*CAST\(CAST\(\"job_id\" AS HUGEINT\) AS VARCHAR\)",
     ),
     ("jobs", {**JOBS_COLUMNS, "jd": pa.array([1.5])}, "DOUBLE, wanted text for jd"),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 
 from girl_features.config import EPOCH_FORMATS, TableConfig
@@ -13,6 +15,8 @@ from girl_features.input.times import FLOATS, INTEGERS, is_numeric
 from girl_features.schema import MATCHED
 from girl_features.sql import quote_identifier
 
+# ids are compared as text, and of these types every id has one text: the number 5 is '5' in all of them
+_EXACT_IDS = re.compile(r"VARCHAR|ENUM\b.*|U?(?:TINY|SMALL|BIG|HUGE)INT|U?INTEGER|UUID|DECIMAL\(\d+,0\)", re.DOTALL)
 _EXACT_FLOATS = {"FLOAT": 2**24, "DOUBLE": 2**53}  # whole numbers below these are exact in the type
 _SECONDS = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100: no other unit has such numbers then
 _SCALES = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}
@@ -24,8 +28,9 @@ def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: T
     The values of the column are looked at only then, for what the error suggests.
     """
     for column in ID_COLUMNS[source.table]:
-        if not _is_text(source.types[column]):
-            raise _wrong_type(source, config, column, "text", _id_advice(connection, source, config, column))
+        if not _EXACT_IDS.fullmatch(source.types[column]):
+            advice = _id_advice(connection, source, config, column)
+            raise _wrong_type(source, config, column, "text or integers", advice)
     text = TEXT_COLUMN.get(source.table)
     if text is not None and not _is_text(source.types[text]) and source.types[text] != "BLOB":
         raise _wrong_type(source, config, text, "text", _text_advice(source, config, text))
@@ -81,8 +86,6 @@ def _epoch_advice(connection: duckdb.DuckDBPyConnection, source: Source, column:
 
 def _id_advice(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig, column: str) -> str:
     value, name, sql_type = source.columns[column], _their_name(config, column), source.types[column]
-    if sql_type in INTEGERS or sql_type == "UUID":
-        return query_advice(source.table, config, name, f"CAST({name} AS VARCHAR)")
     if is_numeric(sql_type):
         limit = f"abs({value}) < {_EXACT_FLOATS[sql_type]}" if sql_type in FLOATS else "true"
         if _holds(connection, source, f"{value} = floor({value}) AND {limit}"):
