@@ -53,8 +53,11 @@ CASES = {
     "negative float ids": ids(pa.array([-n for n in NUMBERS], pa.float64()), [str(-n) for n in NUMBERS]),
     "float ids near 2**53": ids(pa.array([2.0**53 - 1 - i for i in range(N)]), [str(2**53 - 1 - i) for i in range(N)]),
     "decimal ids": ids(pa.array(NUMBERS, pa.decimal128(20, 2)), list(map(str, NUMBERS))),
+    "large decimal ids": ids(
+        pa.array([10**30 + i for i in range(N)], pa.decimal128(38, 1)), [str(10**30 + i) for i in range(N)]
+    ),
     "bytes ids": ids(pa.array([f"ü{i}".encode() for i in range(N)]), [f"ü{i}" for i in range(N)]),
-    "seekers' ids": Case("job_seekers", "job_seeker_id", pa.array(NUMBERS, pa.float64()), list(map(str, NUMBERS))),
+    "seekers' ids": Case("job_seekers", "job_seeker_id", pa.array(NUMBERS, pa.float32()), list(map(str, NUMBERS))),
     "list texts": Case("job_seekers", "cv", pa.array(TEXTS), [f"{row[0]}\n{row[2]}" for row in TEXTS]),
     "float matched": Case(
         "interactions",
@@ -237,6 +240,18 @@ def test_the_setting_that_a_message_suggests_gives_the_right_rows(workspace: Wor
     with workspace.open() as tables:
         assert rows(tables, case) == case.expected
         assert {note.code for note in tables.report.notes} <= {"decided_before_posted"}
+
+
+EXACT = [pa.int8(), pa.uint16(), pa.int64(), pa.uint64(), pa.decimal128(20, 0), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=str)
+def test_ids_with_one_exact_text_need_no_suggestion(workspace: Workspace, kind: pa.DataType) -> None:
+    values = pa.array([0, 5, 100]) if not pa.types.is_dictionary(kind) else pa.array(["0", "5", "100"])
+    case = ids(values.cast(kind), ["0", "5", "100"])
+    prepare(workspace, case, "path", False)
+    with workspace.open() as tables:
+        assert rows(tables, case) == case.expected
 
 
 REFUSED = {

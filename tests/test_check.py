@@ -123,7 +123,7 @@ def test_a_table_that_cannot_be_read_leaves_the_report_on_the_others(tmp_path: P
 
 WRONG = {
     "job_seekers": pa.table({"id": ["s1"]}),
-    "jobs": table_of("jobs", GOOD["jobs"]).set_column(0, "job_id", pa.array([1, 2])),
+    "jobs": table_of("jobs", GOOD["jobs"]).set_column(0, "job_id", pa.array([1.5, 2])),
     "interactions": table_of("interactions", GOOD["interactions"]).set_column(2, "matched", pa.array([3, 5])),
 }
 

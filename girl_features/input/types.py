@@ -15,8 +15,8 @@ from girl_features.input.times import FLOATS, INTEGERS, is_numeric
 from girl_features.schema import MATCHED
 from girl_features.sql import quote_identifier
 
-# Ids are compared as text, so the type of an id must have one exact text for every id.
-_EXACT_ID = re.compile(r"VARCHAR|ENUM\b.*|U?(?:TINY|SMALL|BIG|HUGE)INT|U?INTEGER|UUID|DECIMAL\(\d+,0\)", re.DOTALL)
+# ids are compared as text, and of these types every id has one text: the number 5 is '5' in all of them
+_EXACT_IDS = re.compile(r"VARCHAR|ENUM\b.*|U?(?:TINY|SMALL|BIG|HUGE)INT|U?INTEGER|UUID|DECIMAL\(\d+,0\)", re.DOTALL)
 _EXACT_FLOATS = {"FLOAT": 2**24, "DOUBLE": 2**53}  # whole numbers below these are exact in the type
 _SECONDS = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100: no other unit has such numbers then
 _SCALES = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}
@@ -28,7 +28,7 @@ def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: T
     The values of the column are looked at only then, for what the error suggests.
     """
     for column in ID_COLUMNS[source.table]:
-        if not _EXACT_ID.fullmatch(source.types[column]):
+        if not _EXACT_IDS.fullmatch(source.types[column]):
             advice = _id_advice(connection, source, config, column)
             raise _wrong_type(source, config, column, "text or integers", advice)
     text = TEXT_COLUMN.get(source.table)
