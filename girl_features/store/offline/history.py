@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.sql import parquet_relation, quote_identifier
+from girl_features.store.feature_types import ColumnPlace, in_declared_type
 from girl_features.store.parts.tombstones import Tombstones
 
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
@@ -34,6 +35,8 @@ class ViewSource(NamedTuple):
     timestamp: str
     created: str | None
     features: dict[str, str]  # column in the files -> name in the result
+    types: dict[str, Any]  # column in the files -> Feast's type
+    name: str
     ttl: timedelta | None
 
 
@@ -52,7 +55,12 @@ def join_view(
     several, the newest event wins, then the newest created time (a row without one comes last), then the row that was
     written last.
 
-    With `created_cutoff`, it may use only feature rows that were created at or before its own time.
+    With `created_cutoff`, it may use only feature rows that were created at or before its own time. Times count in
+    microseconds. Features come in the types that the view declares, as online.
+
+    Raises:
+        StoreError: files that cannot be read without changing a value, or a value without an equal in its declared
+            type.
     """
     entity_keys = list(view.join_keys.values())
     narrow = entities.select([*dict.fromkeys([*entity_keys, event_timestamp])])
@@ -68,7 +76,11 @@ def join_view(
     columns = _gather_vectors(connection, files, vector_names, len(entities))
     other_names += [name for name in vector_names if name not in columns]
     columns |= _gather_in_order(connection, files, other_names)
-    return {result_name: columns[name] for name, result_name in view.features.items()}
+    ids = entities[entity_keys[0]] if entity_keys else None
+    return {
+        result_name: in_declared_type(columns[name], view.types[name], ColumnPlace(view.name, name, ids))
+        for name, result_name in view.features.items()
+    }
 
 
 def _numbered(names: list[str], prefix: str) -> str:

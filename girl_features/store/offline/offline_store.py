@@ -209,6 +209,8 @@ def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_fe
         timestamp=file_column(source, source.timestamp_field),
         created=created_column(source),
         features={file_column(source, name): f"{prefix}{name}" for name in names},
+        types={file_column(source, feature.name): feature.dtype for feature in view.features},
+        name=view.name,
         ttl=view.ttl or None,
     )
 
