@@ -30,7 +30,7 @@ def append_rows(location: Path, view: FeatureView, table: pa.Table) -> None:
     table = _in_declared_types(view, table)
     _check_vector_fields(view, table)
     if location.suffix == ".parquet" and not location.is_dir():
-        _append_to_file(location, table)
+        _append_to_file(location, view, table)
         return
     location.mkdir(parents=True, exist_ok=True)
     source_schema = _first_schema(part_files(location))
@@ -49,7 +49,7 @@ def _first_schema(parts: list[Path]) -> pa.Schema | None:
     return None
 
 
-def _append_to_file(path: Path, table: pa.Table) -> None:
+def _append_to_file(path: Path, view: FeatureView, table: pa.Table) -> None:
     """Rewrite the file with the rows at its end. Writers take turns; readers see the old or the new file."""
     with waiting_lock(path.parent / f".{path.name}.lock", exclusive=True):
         before = pq.read_table(path)

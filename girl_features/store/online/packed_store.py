@@ -29,6 +29,7 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
+from girl_features.errors import StoreError
 from girl_features.store.entity_ids import possible_ids
 from girl_features.store.online.packed import EPOCH, UnpackedRows, single_keys, unpack_rows
 from girl_features.store.online.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
@@ -178,11 +179,18 @@ class PackedOnlineStore(OnlineStore):
         names = requested_features or [feature.name for feature in table.features]
         return _feast_rows(self._rows(config, table, serialized_keys(config, entity_keys), names), names)
 
-    def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
+    def as_online(
+        self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
+    ) -> tuple[list[bytes], FeastRead]:
+        """Return keys and rows of an Arrow batch as they would be read after `write_arrow`, without writing them."""
+        names = [feature.name for feature in view.features]
+        rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
+        return [row.key for row in rows], _feast_rows(unpack_rows([row.data for row in rows], names), names)
+
+    def read_rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> FeastRead:
         """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
-        rows = unpack_rows(self.stored_rows(config, view, serialized_keys(config, entity_keys)), names)
-        return _feast_rows(rows, names)
+        return _feast_rows(unpack_rows(self.stored_rows(config, view, keys), names), names)
 
     async def online_read_async(self, *arguments: Any, **named: Any) -> FeastRead:
         """Run `online_read` in another thread."""
@@ -271,7 +279,12 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Prepare the backend for the views that stay, and drop the rows of the views that go."""
+        """Prepare the backend for the views that stay, and drop the rows of the views that go.
+
+        Raises:
+            StoreError: two entities of one name have ids of different types. Feast would keep one of them for both.
+        """
+        _check_entity_names(entities_to_keep)
         for view in tables_to_keep:
             self.create_view(config, view)
         for view in tables_to_delete:
@@ -283,6 +296,18 @@ class PackedOnlineStore(OnlineStore):
     @abstractmethod
     def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
         """Remove every row of a view."""
+
+
+def _check_entity_names(entities: Sequence[Entity]) -> None:
+    types: dict[str, ValueType] = {}
+    for entity in entities:
+        first = types.setdefault(entity.name, entity.value_type)
+        if first != entity.value_type:
+            raise StoreError(
+                f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
+                f"keep one of them. If one is yours and one of `girl_feature_views`, hand yours over in your "
+                f"definitions file: girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
+            )
 
 
 def _feast_rows(rows: UnpackedRows, names: Sequence[str]) -> FeastRead:
