@@ -33,7 +33,7 @@ def exact_ids(label: str, ids: Sequence[Any], value_type: ValueType) -> list[Any
             f"the id column {label} is of type {value_type.name}, which cannot be the key of an online row; "
             f"declare the entity as STRING or INT64"
         )
-    convert = _CONVERSIONS.get(value_type, _as_integer)
+    convert: Callable[[Any], Any] = _CONVERSIONS.get(value_type, _as_integer)
     result = []
     for row, value in enumerate(ids):
         found = value if isinstance(value, ValueProto) else convert(value)
@@ -63,7 +63,8 @@ def _as_integer(value: Any) -> int | None:
     if isinstance(value, Decimal):
         return int(value) if value.is_finite() and value == value.to_integral_value() else None
     if isinstance(value, numbers.Real):
-        return int(value) if abs(value) < 2**53 and value == int(value) else None  # NaN is not below anything
+        number = float(value)
+        return int(number) if abs(number) < 2**53 and number.is_integer() else None  # NaN is not below anything
     return None
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from girl_features.sql import parquet_relation, quote_identifier
+from girl_features.sql import quote_identifier
 from girl_features.store.feature_types import ColumnPlace, in_declared_type
+from girl_features.store.parts.file_types import typed_relation
 from girl_features.store.parts.tombstones import Tombstones
 
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
@@ -99,11 +100,12 @@ def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, fi
     keys = list(view.join_keys)
     is_wanted = " AND ".join(f"{quote_identifier(key)} IN (SELECT e{i} FROM entity)" for i, key in enumerate(keys))
     timestamp = quote_identifier(view.timestamp)
+    columns = [name for name in (*keys, view.timestamp, view.created) if name is not None]
     connection.execute(
         f"CREATE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
         f"CAST({timestamp} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
-        f"FROM {parquet_relation(files, file_row_number=True)} WHERE {is_wanted or 'true'} "
+        f"FROM {typed_relation(files, columns, file_row_number=True)} WHERE {is_wanted or 'true'} "
         f"AND {Tombstones.of(view.location).condition(keys)} AND {timestamp} IS NOT NULL"
     )
 
@@ -206,7 +208,7 @@ def _gather_in_order(
     if not names:
         return {}
     columns = ", ".join(f"part.{quote_identifier(name)}" for name in names)
-    rows = parquet_relation(files, file_row_number=True)
+    rows = typed_relation(files, names, file_row_number=True)
     query = (
         f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
         f"USING (file_index, file_row_number)) AS part ON entity.row = part.row ORDER BY entity.row"
