@@ -136,8 +136,8 @@ def _needs_no_look(column: pa.ChunkedArray) -> bool:
 
 
 def _lists(array: pa.Array, target: pa.DataType, dtype: Any, place: ColumnPlace, start: int) -> pa.Array:
-    if kinds.is_null(array.type):
-        return array.cast(target)
+    if array.null_count == len(array):
+        return pa.nulls(len(array), target)
     if not (kinds.is_list(array.type) or kinds.is_large_list(array.type) or kinds.is_fixed_size_list(array.type)):
         raise place.refusal(f"it is {array.type}, but the view declares {dtype}; declare the type that it has")
     lengths = pc.list_value_length(array).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
@@ -161,7 +161,9 @@ def _exact(values: pa.Array, target: pa.DataType, dtype: Any, place: ColumnPlace
     if kinds.is_dictionary(values.type):
         values = values.dictionary_decode()
     found = values.type
-    if not kinds.is_null(found) and not _may_become(found, target):
+    if values.null_count == len(values):  # DuckDB reads a column of nulls alone as integers
+        return pa.nulls(len(values), target)
+    if not _may_become(found, target):
         raise place.refusal(
             f"it holds {found}, but the view declares {dtype}; declare the type that it has, or cast the column in "
             f"the source (a duration or a time of day, which Feast has no type for, to a number)"
@@ -223,4 +225,5 @@ def _can_cast(value: pa.Scalar, target: pa.DataType) -> bool:
 
 
 def _shown(value: pa.Scalar) -> str:
-    return str(value)[:100] if kinds.is_timestamp(value.type) else repr(value.as_py())[:100]
+    is_time = kinds.is_timestamp(value.type)  # Python has no times beyond the year 9999
+    return str(value.cast(pa.string()).as_py()) if is_time else repr(value.as_py())[:100]

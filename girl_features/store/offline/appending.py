@@ -53,7 +53,8 @@ def _append_to_file(path: Path, view: FeatureView, table: pa.Table) -> None:
     """Rewrite the file with the rows at its end. Writers take turns; readers see the old or the new file."""
     with waiting_lock(path.parent / f".{path.name}.lock", exclusive=True):
         before = pq.read_table(path)
-        after = pa.concat_tables([before, _in_source_schema(table, before.schema, view, path)])
+        added = _in_source_schema(table, before.schema, view, path)
+        after = pa.concat_tables([before, added], promote_options="permissive")
         write_whole(path, parquet_bytes(Tombstones.of(path.parent).without_erased(after)))
 
 
@@ -63,16 +64,23 @@ def _in_source_schema(table: pa.Table, wanted: pa.Schema, view: FeatureView, loc
             f"rows for {location} have the columns {table.column_names}, but the source has {wanted.names}; "
             f"send just those"
         )
-    columns = []
+    columns = {}
     for field in wanted:
+        column = table[field.name]
         try:
-            columns.append(table[field.name].cast(field.type))
+            columns[field.name] = column if _holds_nulls_alone(field.type) else column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise StoreError(
                 f"rows for {location} do not fit its column types: view {view.name!r}, column {field.name!r}: it is "
                 f"{table[field.name].type}, but the source has {field.type} ({error}); send that type"
             ) from error
-    return pa.table(columns, schema=wanted.remove_metadata())
+    return pa.table(columns)
+
+
+def _holds_nulls_alone(kind: pa.DataType) -> bool:
+    """True for the type of a column in which no row of the source has a value yet."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_null(kind)) or (is_list and _holds_nulls_alone(kind.value_type))
 
 
 def _in_declared_types(view: FeatureView, table: pa.Table) -> pa.Table:

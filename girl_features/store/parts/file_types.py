@@ -16,6 +16,7 @@ import pyarrow.types as kinds
 from girl_features.errors import StoreError
 from girl_features.sql import parquet_relation
 
+_NULL = "null"  # the name of the type, at the end of the group of a list of nulls
 MAX_DIGITS = 38  # of a decimal in DuckDB
 _schemas: dict[Path, tuple[tuple[int, int, int], pa.Schema]] = {}  # inode, bytes and time of change of the file
 
@@ -40,9 +41,9 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
                 )
             first, first_path = types.setdefault(name, (found, path))
             has_one_type &= found == first
-            if kinds.is_null(first):
+            if _group(first).endswith(_NULL):
                 types[name] = (found, path)
-            elif not kinds.is_null(found) and _group(found) != _group(first):
+            elif not _are_alike(_group(first), _group(found)):
                 raise StoreError(
                     f"column {name!r} is {first} in {first_path} and {found} in {path}; "
                     f"write both files with one type, for DuckDB would cast one to the other"
@@ -65,6 +66,11 @@ def _schema(path: Path) -> pa.Schema:
         schema = pq.read_schema(path)
         _schemas[path] = (identity, schema)
     return schema
+
+
+def _are_alike(one: str, other: str) -> bool:
+    """True for groups that are equal, or of which one is a list as the other, but has no values in it yet."""
+    return one == other or other.endswith(_NULL) and one.startswith(other.removesuffix(_NULL))
 
 
 def _group(kind: pa.DataType) -> str:
