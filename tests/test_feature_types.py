@@ -188,10 +188,14 @@ def odd_cases() -> dict[str, Case]:
     gap = [1.5, None, NAN]
     return {
         "missing entries in float32 lists": Case(
-            pa.array([gap, [None], [], None], pa.list_(pa.float32())), Array(Float32), [[1.5, NAN, NAN], [NAN], [], None]
+            pa.array([gap, [None], [], None], pa.list_(pa.float32())),
+            Array(Float32),
+            [[1.5, NAN, NAN], [NAN], [], None],
         ),
         "missing entries in float64 lists": Case(
-            pa.array([gap, [None], [], None], pa.list_(pa.float64())), Array(Float64), [[1.5, NAN, NAN], [NAN], [], None]
+            pa.array([gap, [None], [], None], pa.list_(pa.float64())),
+            Array(Float64),
+            [[1.5, NAN, NAN], [NAN], [], None],
         ),
         "missing entries in fixed-size lists": Case(
             pa.array([[1.5, None], None], pa.list_(pa.float64(), 2)), Array(Float64), [[1.5, NAN], None]
@@ -348,8 +352,7 @@ def history(store: FeatureStore, view: FeatureView, n: int) -> list[Any]:
     job = store._get_provider().offline_store.get_historical_features(
         store.config, [view], [f"{view.name}:value"], asked, store.registry, store.project
     )
-    rows = job.to_arrow()["value"].to_pylist(maps_as_pydicts="strict")
-    return [value for value in rows]
+    return list(job.to_arrow()["value"].to_pylist(maps_as_pydicts="strict"))
 
 
 def test_there_are_a_thousand_values() -> None:
@@ -379,9 +382,7 @@ def test_what_was_written_is_in_history_and_survives_an_append(
     if n_there:
         parts_of(place, table.slice(0, n_there))
     grown = view_of("grown", place / "lake.parquet" if turn == 2 else place, case.dtype)
-    plain_store._get_provider().offline_store.offline_write_batch(
-        plain_store.config, grown, table.slice(n_there), None
-    )
+    plain_store._get_provider().offline_store.offline_write_batch(plain_store.config, grown, table.slice(n_there), None)
     assert plain(history(plain_store, grown, n)) == wanted
 
 
@@ -396,9 +397,7 @@ def test_what_has_no_equal_is_refused_by_name(tmp_path: Path, plain_store: Featu
     told = f"'value'.*{message}"
     if name != "decimal256":  # which DuckDB alone cannot read
         with pytest.raises(GirlError, match=told):
-            provider.online_store.write_arrow(
-                plain_store.config, view, table.to_batches()[0], "event_timestamp", None
-            )
+            provider.online_store.write_arrow(plain_store.config, view, table.to_batches()[0], "event_timestamp", None)
     with pytest.raises(GirlError, match=told):
         raise materialize_error(plain_store, view)
     with pytest.raises(GirlError, match=told):
@@ -412,9 +411,7 @@ def test_what_has_no_equal_is_refused_by_name(tmp_path: Path, plain_store: Featu
 
 @pytest.fixture(scope="module")
 def plain_store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    return open_store(
-        tmp_path_factory.mktemp("plain"), [], offline=OUR_OFFLINE, online=OUR_SQLITE, engine=OUR_ENGINE
-    )
+    return open_store(tmp_path_factory.mktemp("plain"), [], offline=OUR_OFFLINE, online=OUR_SQLITE, engine=OUR_ENGINE)
 
 
 def materialize_error(store: FeatureStore, view: FeatureView) -> BaseException:
@@ -464,7 +461,9 @@ def test_event_and_created_times_of_any_type_publish(
     provider.offline_store.offline_write_batch(plain_store.config, view, table.slice(0, 1), None)
 
 
-@pytest.mark.parametrize("times", [pa.array(["2024-05-01"]), pa.array([1]), pa.array([None], pa.timestamp("us", "UTC"))])
+@pytest.mark.parametrize(
+    "times", [pa.array(["2024-05-01"]), pa.array([1]), pa.array([None], pa.timestamp("us", "UTC"))]
+)
 def test_event_times_that_are_none_are_refused(plain_store: FeatureStore, tmp_path: Path, times: pa.Array) -> None:
     table = pa.table({"item": ["i0"], "event_timestamp": times, "value": [1]})
     view = view_of("timed", tmp_path / "parts", Int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from girl_features.errors import StoreError
+from girl_features.errors import DataError, StoreError
 from girl_features.schema import JOB_SEEKER_ID
 from girl_features.store.online.publishing import Ledger
 from girl_features.store.parts import PartsStore
@@ -26,6 +26,7 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
     The CV stays in the input tables, which this project only reads, but no JD is generated from it any more.
 
     Raises:
+        DataError: `job_seeker_id` is not a string.
         StoreLockedError: another run is writing or publishing.
         StoreError: no Feast repo, or the online store cannot delete a single entity.
     """
@@ -35,6 +36,8 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
     from girl_features.store.entity_ids import possible_ids
     from girl_features.store.online.packed_store import PackedOnlineStore
 
+    if not isinstance(job_seeker_id, str):
+        raise DataError(f"ids are strings, found {job_seeker_id!r} of type {type(job_seeker_id).__name__}; convert it")
     feast_store = open_repo(repo)
     online: Any = feast_store._get_provider().online_store
     folders = [store.root / name for name, spec in VIEWS.items() if spec.key == JOB_SEEKER_ID]

@@ -15,9 +15,14 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast.types import Int32, Int64
 
+from girl_features.errors import StoreError
 from girl_features.sql import quote_identifier
 from girl_features.store.feature_types import ColumnPlace, in_declared_type
+from girl_features.store.offline.entity_rows import numbered_keys
+from girl_features.store.offline.exact_ids import StoredIds, exact_ids, kind_of
+from girl_features.store.offline.stored_columns import stored_columns
 from girl_features.store.parts.file_types import typed_relation
 from girl_features.store.parts.tombstones import Tombstones
 
@@ -36,7 +41,7 @@ class ViewSource(NamedTuple):
     timestamp: str
     created: str | None
     features: dict[str, str]  # column in the files -> name in the result
-    types: dict[str, Any]  # column in the files -> Feast's type
+    types: dict[str, Any]  # column in the files -> Feast's type, of the join keys and all features
     name: str
     ttl: timedelta | None
 
@@ -60,53 +65,61 @@ def join_view(
     microseconds. Features come in the types that the view declares, as online.
 
     Raises:
-        StoreError: files that cannot be read without changing a value, or a value without an equal in its declared
-            type.
+        DataError: ids of the entity rows cannot be compared exactly with those of the files.
+        StoreError: the files lack a column or cannot be read without changing a value, or a value has no equal in its
+            declared type.
     """
-    entity_keys = list(view.join_keys.values())
-    narrow = entities.select([*dict.fromkeys([*entity_keys, event_timestamp])])
-    connection.register("entity_rows", narrow)
-    connection.execute(
-        f"CREATE TEMP TABLE entity AS SELECT row_number() OVER () - 1 AS row, "
-        f"CAST({quote_identifier(event_timestamp)} AS TIMESTAMPTZ) AS at, {_numbered(entity_keys, 'e')} "
-        f"FROM entity_rows"
-    )
-    _select_features(connection, view, files)
-    _pick(connection, view, created_cutoff)
-    vector_names, other_names = _split_columns(view, files[0])
-    columns = _gather_vectors(connection, files, vector_names, len(entities))
-    other_names += [name for name in vector_names if name not in columns]
-    columns |= _gather_in_order(connection, files, other_names)
-    ids = entities[entity_keys[0]] if entity_keys else None
+    times = [name for name in (view.timestamp, view.created) if name]
+    stored = stored_columns(view.location, files, list(view.join_keys), [*view.features, *times])
+    entity_keys = zip(view.join_keys, view.join_keys.values(), stored.ids, strict=True)
+    ids = [
+        exact_ids(_as_text_ids(entities[column], view.types[key], stored_ids), stored_ids, column)
+        for key, column, stored_ids in entity_keys
+    ]
+    connection.register("entity_rows", numbered_keys(entities, event_timestamp, ids))
+    vector_names, other_names = _split_columns(view, stored.schema)
+    rows = typed_relation(files, [*view.join_keys, *view.features, *times], file_row_number=True)
+    try:
+        connection.execute("CREATE TEMP TABLE entity AS SELECT * FROM entity_rows")
+        _select_features(connection, view, rows)
+        _pick(connection, view, created_cutoff)
+        columns = _gather_vectors(connection, files, vector_names, len(entities))
+        other_names += [name for name in vector_names if name not in columns]
+        columns |= _gather_in_order(connection, rows, other_names)
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"the features in {view.location} cannot be joined: {reason}; check its files") from error
+    named = next((entities[column] for column in view.join_keys.values()), None)
     return {
-        result_name: in_declared_type(columns[name], view.types[name], ColumnPlace(view.name, name, ids))
+        result_name: in_declared_type(columns[name], view.types[name], ColumnPlace(view.name, name, named))
         for name, result_name in view.features.items()
     }
 
 
-def _numbered(names: list[str], prefix: str) -> str:
-    """Return columns for a SELECT, named `prefix` and their number."""
-    return ", ".join(f"{quote_identifier(name)} AS {prefix}{i}" for i, name in enumerate(names))
+def _as_text_ids(ids: pa.ChunkedArray, declared: Any, stored: StoredIds) -> pa.ChunkedArray:
+    """Return whole numbers as text where the view declares integer ids and its files hold their digits."""
+    is_text = declared in (Int64, Int32) and kind_of(stored.type) == "text"
+    return ids.cast(pa.string()) if is_text and pa.types.is_integer(ids.type) else ids
 
 
-def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, files: list[Path]) -> None:
+def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, rows: str) -> None:
     """Fill the table `feature` with keys k0, k1, ..., times and place of the feature rows of the wanted entities.
 
     `place` packs file_index and file_row_number into one number.
     """
     created = "'-infinity'::TIMESTAMPTZ"
     if view.created is not None:
-        created = f"coalesce(CAST({quote_identifier(view.created)} AS TIMESTAMPTZ), {created})"
-    keys = list(view.join_keys)
-    is_wanted = " AND ".join(f"{quote_identifier(key)} IN (SELECT e{i} FROM entity)" for i, key in enumerate(keys))
-    timestamp = quote_identifier(view.timestamp)
-    columns = [name for name in (*keys, view.timestamp, view.created) if name is not None]
+        created = f"coalesce(CAST(part.{quote_identifier(view.created)} AS TIMESTAMPTZ), {created})"
+    keys = [f"part.{quote_identifier(key)}" for key in view.join_keys]
+    is_wanted = " AND ".join(f"{key} IN (SELECT entity.e{i} FROM entity)" for i, key in enumerate(keys))
+    numbered = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
+    timestamp = f"part.{quote_identifier(view.timestamp)}"
     connection.execute(
-        f"CREATE TEMP TABLE feature AS SELECT {_numbered(keys, 'k') or '0 AS k'}, "
+        f"CREATE TEMP TABLE feature AS SELECT {numbered or '0 AS k'}, "
         f"CAST({timestamp} AS TIMESTAMPTZ) AS known_at, {created} AS created, "
         f"CAST(file_index AS BIGINT) * (1::BIGINT << 40) + CAST(file_row_number AS BIGINT) AS place "
-        f"FROM {typed_relation(files, columns, file_row_number=True)} WHERE {is_wanted or 'true'} "
-        f"AND {Tombstones.of(view.location).condition(keys)} AND {timestamp} IS NOT NULL"
+        f"FROM {rows} AS part WHERE {is_wanted or 'true'} "
+        f"AND {Tombstones.of(view.location).condition(list(view.join_keys))} AND {timestamp} IS NOT NULL"
     )
 
 
@@ -149,8 +162,7 @@ def _pick(connection: duckdb.DuckDBPyConnection, view: ViewSource, created_cutof
     connection.execute("DROP TABLE feature")
 
 
-def _split_columns(view: ViewSource, file: Path) -> tuple[list[str], list[str]]:
-    schema = pq.read_schema(file)
+def _split_columns(view: ViewSource, schema: pa.Schema) -> tuple[list[str], list[str]]:
     vector_names, other_names = [], []
     for name in view.features:
         column_type = schema.field(name).type if name in schema.names else pa.null()
@@ -201,17 +213,16 @@ def _batches_with(path: Path, names: list[str], places: np.ndarray) -> Iterator[
             group_start = group_end
 
 
-def _gather_in_order(
-    connection: duckdb.DuckDBPyConnection, files: list[Path], names: list[str]
-) -> dict[str, pa.ChunkedArray]:
+def _gather_in_order(connection: duckdb.DuckDBPyConnection, rows: str, names: list[str]) -> dict[str, pa.ChunkedArray]:
     """Return columns of any type, put into order by DuckDB, which can sort on disk."""
     if not names:
         return {}
-    columns = ", ".join(f"part.{quote_identifier(name)}" for name in names)
-    rows = typed_relation(files, names, file_row_number=True)
+    # numbered, as the files may have a column of any name
+    columns = ", ".join(f"part.{quote_identifier(name)} AS f{i}" for i, name in enumerate(names))
+    wanted = ", ".join(f"found.f{i}" for i in range(len(names)))
     query = (
-        f"SELECT {columns} FROM entity LEFT JOIN (SELECT * FROM pick JOIN {rows} "
-        f"USING (file_index, file_row_number)) AS part ON entity.row = part.row ORDER BY entity.row"
+        f"SELECT {wanted} FROM entity LEFT JOIN (SELECT pick.row AS row, {columns} FROM pick JOIN {rows} AS part "
+        f"USING (file_index, file_row_number)) AS found ON entity.row = found.row ORDER BY entity.row"
     )
     table = connection.execute(query).to_arrow_reader(BATCH_ROWS).read_all()
     return dict(zip(names, table.columns, strict=True))

@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
@@ -26,17 +25,17 @@ from feast.infra.compute_engines.local.job import LocalRetrievalJob
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 from pydantic import StrictStr
 
-from girl_features.errors import DataError, StoreError
+from girl_features.errors import StoreError
 from girl_features.sql import MEMORY_LIMIT, connected
-from girl_features.store.feast_sources import SourceColumns, as_utc, created_column, file_column
+from girl_features.store.feast_sources import SourceColumns, created_column, file_column
 from girl_features.store.offline.appending import append_rows
+from girl_features.store.offline.entity_rows import check_names, entity_table, time_range
 from girl_features.store.offline.history import BATCH_ROWS, ViewSource, join_view
 from girl_features.store.parts.latest import RowSelection, read_rows, rows_between, rows_changed
 from girl_features.store.parts.part_files import is_intact, reading
@@ -69,14 +68,23 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Return a job for the rows of `entity_df`, in its order, with the features known at each row's time."""
+        """Return a job for the rows of `entity_df`, in its order, with the features known at each row's time.
+
+        Raises:
+            DataError: the entity rows cannot be used, or two columns of the result would have one name. The job
+                raises it for ids that cannot be compared exactly with the stored ones.
+            StoreError: the source is a Delta table. The job raises it for files that cannot be read.
+        """
         odfvs = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         locations = [parquet_location(config, view.batch_source) for view in feature_views]
         if None in locations or any(odfv.mode == "substrait" for odfv in odfvs):
             request = (config, feature_views, feature_refs, entity_df, registry, project, full_feature_names)
             return DuckDBOfflineStore.get_historical_features(*request, filter_by_created_timestamp)
-        entities, event_timestamp = _entity_rows(entity_df)
         views = [_view_source(config, view, feature_refs, full_feature_names) for view in feature_views]
+        entities, event_timestamp = entity_table(entity_df, {key for view in views for key in view.join_keys.values()})
+        feature_names = [name for view in views for name in view.features.values()]
+        feature_names += _on_demand_names(odfvs, feature_refs, full_feature_names)
+        check_names(entities.column_names, feature_names)
 
         def run() -> pa.Table:
             result = entities
@@ -89,9 +97,9 @@ class PartsDuckDBOfflineStore(DuckDBOfflineStore):
                     result = result.append_column(name, column)
             return result
 
-        times = entities[event_timestamp]
         keys = [name for name in entities.column_names if name != event_timestamp]
-        metadata = RetrievalMetadata(feature_refs, keys, _extreme_time(times, "min"), _extreme_time(times, "max"))
+        first, last = time_range(entities[event_timestamp]) or (None, None)
+        metadata = RetrievalMetadata(feature_refs, keys, first, last)
         return PartsRetrievalJob(run, str(config.repo_path), odfvs, full_feature_names, metadata)
 
     @staticmethod
@@ -209,10 +217,20 @@ def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_fe
         timestamp=file_column(source, source.timestamp_field),
         created=created_column(source),
         features={file_column(source, name): f"{prefix}{name}" for name in names},
-        types={file_column(source, feature.name): feature.dtype for feature in view.features},
+        types={file_column(source, field.name): field.dtype for field in (*view.entity_columns, *view.features)},
         name=view.name,
         ttl=view.ttl or None,
     )
+
+
+def _on_demand_names(views: list[OnDemandFeatureView], refs: list[str], full_feature_names: bool) -> list[str]:
+    """Return the names of the requested on-demand features in the result."""
+    names = []
+    for view in views:
+        view_name = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+        features = [ref.split(":")[1] for ref in refs if ref.split(":")[0] in (view.name, view_name)]
+        names += [f"{view_name}__{name}" if full_feature_names else name for name in features]
+    return names
 
 
 def parquet_location(config: RepoConfig, source: DataSource | None) -> Path | None:
@@ -250,25 +268,6 @@ def _files_at(location: Path) -> Iterator[list[Path]]:
     if not is_intact(location):
         raise StoreError(f"{location} is not a whole Parquet file; restore it, or write it again")
     yield [location]
-
-
-def _entity_rows(entity_df: pd.DataFrame | str) -> tuple[pa.Table, str]:
-    """Return the entity rows as Arrow with times in UTC, and the name of the time column."""
-    if not isinstance(entity_df, pd.DataFrame):
-        raise DataError(
-            f"entity rows should be a pandas DataFrame, found {type(entity_df).__name__}; run the query first"
-        )
-    name = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes, strict=True)))
-    times = entity_df[name].infer_objects()
-    if not pd.api.types.is_datetime64_any_dtype(times):
-        entity_df = entity_df.assign(**{name: pd.to_datetime(times, utc=True)})
-    return pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None), name
-
-
-def _extreme_time(times: pa.ChunkedArray, which: str) -> datetime | None:
-    value = pc.min_max(times)[which].cast(pa.timestamp("us", times.type.tz), safe=False).as_py()
-    assert value is None or isinstance(value, datetime)
-    return None if value is None else as_utc(value)
 
 
 def _connected(config: RepoConfig) -> AbstractContextManager[DuckDBPyConnection]:

@@ -18,7 +18,8 @@ from girl_features.sql import parquet_relation
 
 _NULL = "null"  # the name of the type, at the end of the group of a list of nulls
 MAX_DIGITS = 38  # of a decimal in DuckDB
-_schemas: dict[Path, tuple[tuple[int, int, int], pa.Schema]] = {}  # inode, bytes and time of change of the file
+# columns of the files that were read, each with inode, bytes and time of change of the file
+_read: dict[Path, tuple[tuple[int, int, int], dict[str, pa.DataType]]] = {}
 
 
 def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool | str) -> str:
@@ -28,12 +29,12 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
         StoreError: two files disagree about a column, or DuckDB cannot read its type; names the files.
     """
     types: dict[str, tuple[pa.DataType, Path]] = {}
-    missing, has_one_type = set(names), True
+    missing, has_one_type = {*names}, True
     for path in files:
-        schema = _schema(path)
-        missing -= {*schema.names}
+        columns = _columns(path)
+        missing = {name for name in missing if name.lower() not in columns}
         for name in names:
-            found = schema.field(name).type if name in schema.names else pa.null()
+            found = columns.get(name.lower(), pa.null())
             if (unreadable := _unreadable(found)) is not None:
                 raise StoreError(
                     f"{path}: column {name!r} is {found}, and DuckDB would read {unreadable} as another value; "
@@ -50,7 +51,7 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
                 )
     if missing:
         raise StoreError(
-            f"no file in {files[0].parent} has a column {min(missing)!r}; they have {', '.join(_schema(files[0]).names)}; "
+            f"no file in {files[0].parent} has a column {min(missing)!r}; they have {', '.join(_columns(files[0]))}; "
             f"correct the view or the source"
         )
     if not has_one_type:
@@ -58,19 +59,20 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
     return parquet_relation(files, **options)
 
 
-def _schema(path: Path) -> pa.Schema:
+def _columns(path: Path) -> dict[str, pa.DataType]:
+    """Return the types of a file's columns by name in lower case, as DuckDB ignores case; reads the file once."""
     status = path.stat()
     identity = (status.st_ino, status.st_size, status.st_mtime_ns)
-    known, schema = _schemas.get(path, (None, None))
-    if schema is None or known != identity:
-        schema = pq.read_schema(path)
-        _schemas[path] = (identity, schema)
-    return schema
+    known, columns = _read.get(path, (None, {}))
+    if known != identity:
+        columns = {field.name.lower(): field.type for field in pq.read_schema(path)}
+        _read[path] = (identity, columns)
+    return columns
 
 
 def _are_alike(one: str, other: str) -> bool:
     """True for groups that are equal, or of which one is a list as the other, but has no values in it yet."""
-    return one == other or other.endswith(_NULL) and one.startswith(other.removesuffix(_NULL))
+    return one == other or (other.endswith(_NULL) and one.startswith(other.removesuffix(_NULL)))
 
 
 def _group(kind: pa.DataType) -> str:

@@ -1,0 +1,77 @@
+"""Columns of a view's Parquet files, checked before DuckDB reads them: it ignores case, and casts files to one type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from girl_features.errors import StoreError
+from girl_features.store.offline.exact_ids import StoredIds, kind_of, plain_type
+
+_OF_DUCKDB = ("file_index", "file_row_number")  # by these names DuckDB gives the place of a row
+
+
+class StoredColumns(NamedTuple):
+    """Columns of the files of one view."""
+
+    schema: pa.Schema  # of the first file
+    ids: list[StoredIds]  # of each join key
+    options: dict[str, bool]  # of `parquet_relation`
+
+
+def stored_columns(location: Path, files: Sequence[Path], keys: list[str], others: Collection[str]) -> StoredColumns:
+    """Read the schemas of `files`, and return the types of the ids in `keys`, which are columns as the `others` are.
+
+    Raises:
+        StoreError: a column is missing, cannot be told from another one, or holds ids of two kinds.
+    """
+    schemas = [pq.read_schema(file) for file in files]
+    for i, (file, schema) in enumerate(zip(files, schemas, strict=True)):
+        if i == 0 or schema.names != schemas[0].names:
+            _check_names(file, schema, [*keys, *others])
+    types = [[plain_type(schema.field(_place(schema, key)).type) for schema in schemas] for key in keys]
+    ids = [StoredIds(_common(key, files, found), str(location)) for key, found in zip(keys, types, strict=True)]
+    differ = any(found != of_key[0] for of_key in types for found in of_key)
+    return StoredColumns(schemas[0], ids, {"union_by_name": True} if differ else {})
+
+
+def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
+    names = [name.lower() for name in schema.names]
+    if reserved := [name for name in schema.names if name.lower() in _OF_DUCKDB]:
+        raise StoreError(f"{file} has a column {reserved[0]!r}, a name that DuckDB needs for itself; rename the column")
+    for name in dict.fromkeys(wanted):
+        alike = [found for found in schema.names if found.lower() == name.lower()]
+        if not alike:
+            raise StoreError(f"{file} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
+        if names.count(name.lower()) > 1:
+            raise StoreError(
+                f"{file} has the columns {' and '.join(map(repr, alike))}, which DuckDB takes for one, because it "
+                f"ignores case; rename one of them"
+            )
+
+
+def _place(schema: pa.Schema, name: str) -> int:
+    return [found.lower() for found in schema.names].index(name.lower())
+
+
+def _common(key: str, files: Sequence[Path], types: list[pa.DataType]) -> pa.DataType:
+    """Return the type of ids that DuckDB reads from files with these types."""
+    known = [(file, found) for file, found in zip(files, types, strict=True) if not pa.types.is_null(found)]
+    if not known:
+        return pa.null()
+    first_file, first = known[0]
+    if all(found == first for _, found in known):
+        return first
+    kind = kind_of(first)
+    for file, found in known:
+        is_wide = found == pa.uint64() or first == pa.uint64()
+        is_unlike = found != first and (kind not in ("text", "bytes", "whole numbers") or is_wide)
+        if kind_of(found) != kind or is_unlike:
+            raise StoreError(
+                f"the ids {key!r} are {first} in {first_file}, but {found} in {file}; write all files with one type"
+            )
+    return {"text": pa.string(), "bytes": pa.binary()}.get(kind or "", pa.int64())
