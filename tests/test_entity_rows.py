@@ -269,6 +269,8 @@ def exact(value: Any, value_type: ValueType) -> Any:
         number = next((int(d) for d in [Decimal(value)] if str(int(d)) == value), None) if _is_decimal(value) else None
     elif is_number and np.isfinite(float(value)) and int(value) == value:
         number = int(value) if isinstance(value, (int, np.integer)) or abs(value) < 2**53 else None
+    elif isinstance(value, Decimal) and value.is_finite() and int(value) == value:
+        number = int(value)
     else:
         number = None
     return number if number is not None and -(2**bits) <= number < 2**bits else None

@@ -303,10 +303,10 @@ def _check_entity_names(entities: Sequence[Entity]) -> None:
     for entity in entities:
         first = types.setdefault(entity.name, entity.value_type)
         if first != entity.value_type:
+            hand_over = f", and hand it over in your definitions file: girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
             raise StoreError(
                 f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
-                f"keep one of them. If one is yours and one of `girl_feature_views`, hand yours over in your "
-                f"definitions file: girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
+                f"keep yours alone{hand_over if entity.name in ('job_seeker', 'job') else ''}"
             )
 
 
