@@ -295,7 +295,7 @@ def test_a_feature_may_have_any_name_that_the_join_uses(tmp_path: Path, name: st
         path = tmp_path / f"{i}.parquet"
         column = pa.array(feature, pa.list_(pa.float32())) if isinstance(feature[0], list) else pa.array(feature)
         pq.write_table(pa.table({"id": [1, 2], "time": time, name: column}), path)
-        view = ViewSource(tmp_path, {"id": "seeker"}, "time", None, {name: name}, None)
+        view = ViewSource(tmp_path, {"id": "seeker"}, "time", None, {name: name}, {"id": None, name: None}, "v", None)
         entities, at = entity_table(entity_rows(pd.Series([2, 1, 3])), {"seeker"})
         with DATABASE.cursor() as connection:
             found = join_view(connection, entities, at, view, [path], created_cutoff=False)

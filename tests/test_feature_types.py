@@ -500,6 +500,16 @@ PAIRS = [
 ]
 
 
+def test_large_integers_beside_misses_stay_whole_in_pandas(plain_store: FeatureStore, tmp_path: Path) -> None:
+    numbers = [2**63 - 1, 2**53 + 1, None, -(2**63)]
+    view = view_of("facts", parts_of(tmp_path / "parts", table_of(pa.array(numbers))), Int64)
+    asked = pd.DataFrame({"item": ["i0", "i1", "i2", "i3", "i9"], "event_timestamp": [DAY] * 5})
+    job = plain_store._get_provider().offline_store.get_historical_features(
+        plain_store.config, [view], ["facts:value"], asked, plain_store.registry, plain_store.project
+    )
+    assert [None if pd.isna(value) else int(value) for value in job.to_df()["value"]] == [*numbers, None]
+
+
 @pytest.mark.parametrize("turn", [1, -1])
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=str)
 def test_files_that_disagree_are_refused_by_name(

@@ -164,10 +164,9 @@ def _exact(values: pa.Array, target: pa.DataType, dtype: Any, place: ColumnPlace
     if values.null_count == len(values):  # DuckDB reads a column of nulls alone as integers
         return pa.nulls(len(values), target)
     if not _may_become(found, target):
-        raise place.refusal(
-            f"it holds {found}, but the view declares {dtype}; declare the type that it has, or cast the column in "
-            f"the source (a duration or a time of day, which Feast has no type for, to a number)"
-        )
+        has_no_type = kinds.is_duration(found) or kinds.is_time(found)
+        advice = "Feast has no type for it: cast it to a number" if has_no_type else "declare the type that it has"
+        raise place.refusal(f"it holds {found}, but the view declares {dtype}; {advice}, or leave the column out")
     if kinds.is_float16(found):
         values = values.cast(pa.float32())
     if kinds.is_floating(values.type) and kinds.is_integer(target):
