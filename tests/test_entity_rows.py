@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from girl_features.errors import DataError
 from girl_features.store.offline.entity_rows import check_names, entity_table, numbered_keys
-from girl_features.store.online.request_ids import request_ids
+from girl_features.store.entity_ids import exact_ids
 from tests.feast_repos import DAY, FEATURES, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
 
 REFS = [f"facts:{name}" for name in FEATURES]
@@ -233,9 +233,9 @@ def test_online_ids_that_are_the_same_text(store: FeatureStore, ids: Any) -> Non
 @pytest.mark.parametrize("wrong", [5.0, None, b"5", True, Decimal("5.0"), float("nan"), np.float64(5), [5], "\ud800"])
 @pytest.mark.parametrize("refs", [["facts:count"], ["doubled:twice"]])
 def test_online_ids_that_would_be_missed_are_refused(store: FeatureStore, wrong: Any, refs: list[str]) -> None:
-    with pytest.raises(DataError, match=r"an id in 'seeker' is .* wanted"):
+    with pytest.raises(DataError, match=r"the id .* of 'seeker' cannot be"):
         store.get_online_features(refs, {"seeker": ["5", wrong]})
-    with pytest.raises(DataError, match=r"an id in 'seeker' is .* wanted"):
+    with pytest.raises(DataError, match=r"the id .* of 'seeker' cannot be"):
         store.get_online_features(refs, [{"seeker": wrong}])
 
 
@@ -267,6 +267,8 @@ def exact(value: Any, value_type: ValueType) -> Any:
         number = int(value) if Decimal(float(value)) == int(value) else None
     if isinstance(value, str) and _is_decimal(value) and str(int(Decimal(value))) == value:
         number = int(Decimal(value))
+    if isinstance(value, Decimal) and value.is_finite() and int(value) == value:
+        number = int(value)
     bits = 63 if value_type == ValueType.INT64 else 31
     return number if number is not None and -(2**bits) <= number < 2**bits else None
 
@@ -280,7 +282,7 @@ def _is_decimal(text: str) -> bool:
 def test_any_online_id_is_exact_or_refused(value: Any, value_type: ValueType) -> None:
     wanted = exact(value, value_type)
     try:
-        [found] = request_ids("seeker", [value], value_type)
+        [found] = exact_ids("'seeker'", [value], value_type)
     except DataError as error:
         assert wanted is None, f"{value!r}: {error}"
         return

@@ -144,7 +144,9 @@ def stored_file(folder: Path, name: str, ids: Sequence[int]) -> list[Any]:
 
 
 def joined(folder: Path, entity_df: pd.DataFrame, feature: str = "place") -> list[Any]:
-    view = ViewSource(folder, {"id": "seeker"}, "at", None, {feature: feature}, None)
+    view = ViewSource(
+        folder, {"id": "seeker"}, "at", None, {feature: feature}, {"id": None, feature: None}, "facts", None
+    )
     entities, time = entity_table(entity_df, {"seeker"})
     files = sorted(folder.glob("*.parquet"))
     with DATABASE.cursor() as connection:  # its temporary tables are its own
@@ -293,7 +295,7 @@ def test_a_feature_may_have_any_name_that_the_join_uses(tmp_path: Path, name: st
         path = tmp_path / f"{i}.parquet"
         column = pa.array(feature, pa.list_(pa.float32())) if isinstance(feature[0], list) else pa.array(feature)
         pq.write_table(pa.table({"id": [1, 2], "time": time, name: column}), path)
-        view = ViewSource(tmp_path, {"id": "seeker"}, "time", None, {name: name}, None)
+        view = ViewSource(tmp_path, {"id": "seeker"}, "time", None, {name: name}, {"id": None, name: None}, "v", None)
         entities, at = entity_table(entity_rows(pd.Series([2, 1, 3])), {"seeker"})
         with DATABASE.cursor() as connection:
             found = join_view(connection, entities, at, view, [path], created_cutoff=False)

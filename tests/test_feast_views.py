@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from feast import Entity, FeatureService, FeatureView, ValueType
+from feast.types import Int32, Int64
 
 from girl_features.config import load_config
 from girl_features.errors import ConfigError, StoreError, UnknownContractError
@@ -78,8 +79,13 @@ def test_entities_of_the_users_own(store: PartsStore) -> None:
     assert isinstance(view, FeatureView)
     assert view.entities == ["user"]
     assert view.batch_source.field_mapping == {"job_seeker_id": "user_id"}
-    with pytest.raises(ConfigError, match="INT64 ids"):
-        girl_feature_views(store.root, job=Entity(name="ad", value_type=ValueType.INT64))
+    for value_type, dtype in ((ValueType.INT64, Int64), (ValueType.INT32, Int32)):
+        ad = Entity(name="ad", join_keys=["ad_id"], value_type=value_type)
+        view = girl_feature_views(store.root, job=ad)[ViewNames.of(FIRST).jd]
+        assert isinstance(view, FeatureView)
+        assert [(field.name, field.dtype) for field in view.entity_columns] == [("ad_id", dtype)]
+    with pytest.raises(ConfigError, match="DOUBLE ids"):
+        girl_feature_views(store.root, job=Entity(name="ad", value_type=ValueType.DOUBLE))
 
 
 def test_init_writes_a_repo_and_a_config_that_loads(tmp_path: Path) -> None:

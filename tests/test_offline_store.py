@@ -347,7 +347,7 @@ def test_rows_that_do_not_fit_are_refused(stores: dict[str, FeatureStore]) -> No
         PartsDuckDBOfflineStore.offline_write_batch(store.config, view, rows_table(ROWS).drop_columns(["title"]), None)
     words = rows_table(ROWS)
     words = words.set_column(4, "count", pa.array(["many"] * len(ROWS)))
-    with pytest.raises(StoreError, match="do not fit its column types"):
+    with pytest.raises(StoreError, match="column 'count': it holds string, but the view declares Int64"):
         PartsDuckDBOfflineStore.offline_write_batch(store.config, view, words, None)
 
 

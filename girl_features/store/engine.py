@@ -32,6 +32,7 @@ from pydantic import StrictStr
 from girl_features.errors import StoreError
 from girl_features.store.failpoints import failpoint
 from girl_features.store.feast_sources import SourceColumns, as_utc, view_batches
+from girl_features.store.feature_types import in_view_types
 from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore
 from girl_features.store.online.packed_store import PackedOnlineStore
 
@@ -102,7 +103,7 @@ class ArrowComputeEngine(ComputeEngine):
             store.write_arrow(self.repo_config, view, batch, timestamp, created)
             return
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-        rows = _convert_arrow_to_proto(batch, view, types)
+        rows = _convert_arrow_to_proto(in_view_types(view, pa.table(batch)).combine_chunks(), view, types)
         store.online_write_batch(self.repo_config, view, rows, lambda n: None)
 
 

@@ -31,8 +31,9 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
         StoreError: no Feast repo, or the online store cannot delete a single entity.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
+    from feast.type_map import python_values_to_proto_values
 
+    from girl_features.store.entity_ids import possible_ids
     from girl_features.store.online.packed_store import PackedOnlineStore
 
     if not isinstance(job_seeker_id, str):
@@ -53,6 +54,9 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
         for view in feast_store.list_feature_views():
             path = Path(getattr(view.batch_source, "path", "/"))
             if path.parent in folders:
-                key = EntityKey(join_keys=view.join_keys[:1], entity_values=[Value(string_val=job_seeker_id)])
-                n_online += online.delete_entities(feast_store.config, view, [key])
+                value_type = view.entity_columns[0].dtype.to_value_type()
+                ids = [name for name in possible_ids([job_seeker_id], value_type) if name is not None]
+                values = python_values_to_proto_values(ids, value_type)
+                keys = [EntityKey(join_keys=view.join_keys[:1], entity_values=[value]) for value in values]
+                n_online += online.delete_entities(feast_store.config, view, keys)
     return EraseReport(n_rows, n_online)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Array, Float32, Int64, String, UnixTimestamp
+from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 
 from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract
@@ -25,6 +25,12 @@ from girl_features.errors import ConfigError, StoreError
 from girl_features.store.parts import PartsStore, rows
 from girl_features.store.repo import ViewNames, service_name
 
+_KEY_TYPES = {
+    ValueType.STRING: String,
+    ValueType.UNKNOWN: String,
+    ValueType.INT64: Int64,
+    ValueType.INT32: Int32,
+}
 FOREVER = timedelta(0)  # no time to live: a CV is valid until its seeker writes a new one
 
 
@@ -45,12 +51,12 @@ def girl_feature_views(
         store_dir: folder of the parts store (`workspace/store`); None if there is no store yet.
         contracts: fingerprints to include; all of the store's if left out.
         job_seeker: an entity of your repo to use instead of the entity `job_seeker`; its ids must be those of the CV
-            table.
-        job: an entity of your repo to use instead of the entity `job`.
+            table. Where it has integer ids, the views join on integers, though the parts hold their digits as text.
+        job: an entity of your repo to use instead of the entity `job`, likewise.
 
     Raises:
         UnknownContractError: the store has no contract with one of the fingerprints.
-        ConfigError: an entity whose ids are not strings.
+        ConfigError: an entity whose ids are neither strings nor integers.
         StoreError: a damaged contract file, or no such folder. (If an unmounted disk counted as a store without
             contracts, `feast apply` would drop every view.)
     """
@@ -62,10 +68,10 @@ def girl_feature_views(
         job = Entity(name="job", join_keys=[schema.JOB_ID], value_type=ValueType.STRING)
         objects["job"] = job
     for entity in (job_seeker, job):
-        if entity.value_type not in (ValueType.STRING, ValueType.UNKNOWN):
+        if entity.value_type not in _KEY_TYPES:
             raise ConfigError(
-                f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings; "
-                f"give an entity with value_type=ValueType.STRING, or leave the argument out to use ours"
+                f"the entity {entity.name!r} has {entity.value_type.name} ids, but ours are strings or integers; give "
+                f"an entity with value_type=ValueType.STRING or INT64, or leave the argument out to use ours"
             )
     if store_dir is None:
         return objects
@@ -127,7 +133,7 @@ def _parts_source(store: PartsStore, view: str, fingerprint: str, entity: Entity
 def _feature_view(
     name: str, source: FileSource, entity: Entity, fields: list[Field], tags: dict[str, str]
 ) -> FeatureView:
-    key = Field(name=entity.join_key, dtype=String)
+    key = Field(name=entity.join_key, dtype=_KEY_TYPES[entity.value_type])
     return FeatureView(
         name=name, entities=[entity], schema=[key, *fields], source=source, ttl=FOREVER, online=True, tags=tags
     )

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast.types import Int32, Int64
 
 from girl_features.errors import StoreError
-from girl_features.sql import parquet_relation, quote_identifier
+from girl_features.sql import quote_identifier
+from girl_features.store.feature_types import ColumnPlace, in_declared_type
 from girl_features.store.offline.entity_rows import numbered_keys
-from girl_features.store.offline.exact_ids import exact_ids
+from girl_features.store.offline.exact_ids import StoredIds, exact_ids, kind_of
 from girl_features.store.offline.stored_columns import stored_columns
+from girl_features.store.parts.file_types import typed_relation
 from girl_features.store.parts.tombstones import Tombstones
 
 BATCH_ROWS = 16_384  # of columns that DuckDB puts into order
@@ -38,6 +41,8 @@ class ViewSource(NamedTuple):
     timestamp: str
     created: str | None
     features: dict[str, str]  # column in the files -> name in the result
+    types: dict[str, Any]  # column in the files -> Feast's type, of the join keys and all features
+    name: str
     ttl: timedelta | None
 
 
@@ -56,19 +61,24 @@ def join_view(
     several, the newest event wins, then the newest created time (a row without one comes last), then the row that was
     written last.
 
-    With `created_cutoff`, it may use only feature rows that were created at or before its own time.
+    With `created_cutoff`, it may use only feature rows that were created at or before its own time. Times count in
+    microseconds. Features come in the types that the view declares, as online.
 
     Raises:
         DataError: ids of the entity rows cannot be compared exactly with those of the files.
-        StoreError: the files lack a column, or they cannot be read.
+        StoreError: the files lack a column or cannot be read without changing a value, or a value has no equal in its
+            declared type.
     """
-    others = [name for name in (*view.features, view.timestamp, view.created) if name]
-    stored = stored_columns(view.location, files, list(view.join_keys), others)
-    entity_keys = zip(view.join_keys.values(), stored.ids, strict=True)
-    ids = [exact_ids(entities[column], stored_ids, column) for column, stored_ids in entity_keys]
+    times = [name for name in (view.timestamp, view.created) if name]
+    stored = stored_columns(view.location, files, list(view.join_keys), [*view.features, *times])
+    entity_keys = zip(view.join_keys, view.join_keys.values(), stored.ids, strict=True)
+    ids = [
+        exact_ids(_as_text_ids(entities[column], view.types[key], stored_ids), stored_ids, column)
+        for key, column, stored_ids in entity_keys
+    ]
     connection.register("entity_rows", numbered_keys(entities, event_timestamp, ids))
     vector_names, other_names = _split_columns(view, stored.schema)
-    rows = parquet_relation(files, file_row_number=True, **stored.options)
+    rows = typed_relation(files, [*view.join_keys, *view.features, *times], file_row_number=True)
     try:
         connection.execute("CREATE TEMP TABLE entity AS SELECT * FROM entity_rows")
         _select_features(connection, view, rows)
@@ -79,7 +89,17 @@ def join_view(
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise StoreError(f"the features in {view.location} cannot be joined: {reason}; check its files") from error
-    return {result_name: columns[name] for name, result_name in view.features.items()}
+    named = next((entities[column] for column in view.join_keys.values()), None)
+    return {
+        result_name: in_declared_type(columns[name], view.types[name], ColumnPlace(view.name, name, named))
+        for name, result_name in view.features.items()
+    }
+
+
+def _as_text_ids(ids: pa.ChunkedArray, declared: Any, stored: StoredIds) -> pa.ChunkedArray:
+    """Return whole numbers as text where the view declares integer ids and its files hold their digits."""
+    is_text = declared in (Int64, Int32) and kind_of(stored.type) == "text"
+    return ids.cast(pa.string()) if is_text and pa.types.is_integer(ids.type) else ids
 
 
 def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, rows: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
@@ -194,7 +195,12 @@ class PartsRetrievalJob(LocalRetrievalJob):
         return self._run()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._run().to_pandas()
+        table = self._run()
+        frame = table.to_pandas()
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if column.null_count and _is_beyond_floats(column):  # pandas would round them to floats
+                frame[name] = column.to_pandas(types_mapper={column.type: pd.Int64Dtype()}.get)
+        return frame
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:
         """Write the rows as a saved dataset, as Feast's own store does."""
@@ -202,6 +208,14 @@ class PartsRetrievalJob(LocalRetrievalJob):
 
         table = ibis.memtable(self.to_arrow())
         _write_data_source(table, storage.to_data_source(), self._repo_path, "overwrite", allow_overwrite)
+
+
+def _is_beyond_floats(column: pa.ChunkedArray) -> bool:
+    """True for integers of which a float64 does not hold every one."""
+    if column.type != pa.int64() or column.null_count == len(column):
+        return False
+    least, most = pc.min_max(column).as_py().values()
+    return bool(least < -(2**53) or most > 2**53)
 
 
 def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_feature_names: bool) -> ViewSource:
@@ -217,6 +231,8 @@ def _view_source(config: RepoConfig, view: FeatureView, refs: list[str], full_fe
         timestamp=file_column(source, source.timestamp_field),
         created=created_column(source),
         features={file_column(source, name): f"{prefix}{name}" for name in names},
+        types={file_column(source, field.name): field.dtype for field in (*view.entity_columns, *view.features)},
+        name=view.name,
         ttl=view.ttl or None,
     )
 

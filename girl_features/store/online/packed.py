@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,21 +25,24 @@ import pyarrow as pa
 from feast.feature_view import FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key, serialize_entity_key_prefix
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
-from feast.protos.feast.types.Value_pb2 import FloatList
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.protos.feast.types.Value_pb2 import ValueType as ProtoType
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
 
 from girl_features.errors import StoreError
+from girl_features.store.entity_ids import INTEGER_BITS, exact_ids
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FORMAT = 1
-NULL, VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL, SECONDS, STRING, PROTO = range(10)
+NULL, VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL, SECONDS, STRING, PROTO, MICROSECONDS, TIMES = range(12)
 TIMES_END = 17  # bytes of the format and the two times
 _ENTRY = struct.Struct("<IBI")
 _KIND_AND_LENGTH = struct.Struct("<II")  # of an id in a key
 _HEAD_END = TIMES_END + 2
 _OFFSET = 1 << 63
+_MOST_SECONDS = (1 << 63) // 1_000_000
 _SIGN = np.int64(-(1 << 63))
 
 _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's Value, type in the bytes
@@ -48,6 +52,12 @@ _SCALARS: dict[int, tuple[str, np.dtype[Any]]] = {  # kind -> field of Feast's V
     FLOAT: ("float_val", np.dtype("<f4")),
     BOOL: ("bool_val", np.dtype("?")),
     SECONDS: ("unix_timestamp_val", np.dtype("<i8")),
+}
+_DTYPES = {
+    **{kind: dtype for kind, (_, dtype) in _SCALARS.items()},
+    VECTOR: np.dtype("<f4"),
+    MICROSECONDS: np.dtype("<i8"),
+    TIMES: np.dtype("<i8"),
 }
 PLAIN_KINDS = (VECTOR, INT64, INT32, DOUBLE, FLOAT, BOOL)  # whose values Feast gives out as numbers and lists
 # code of a feature's name -> kind, first byte, byte after the last
@@ -63,12 +73,16 @@ class PackedValue(NamedTuple):
     data: bytes
 
 
+NO_VALUE = PackedValue(NULL, b"")
+
+
 class ValueGroup(NamedTuple):
     """Values of one feature in some of the rows, all of one kind."""
 
     rows: np.ndarray  # (m,) int64
     kind: int
-    values: np.ndarray  # (m, d) float32 for VECTOR, (m,) for scalars, (m,) object of bytes for STRING and PROTO
+    # (m, d) float32 for VECTOR and int64 for TIMES, (m,) for scalars, (m,) object of bytes for STRING and PROTO
+    values: np.ndarray
 
 
 class UnpackedRows(NamedTuple):
@@ -99,11 +113,13 @@ def pack_value(value: ValueProto | None) -> PackedValue:
     """Return a Feast value in bytes."""
     which = None if value is None else value.WhichOneof("val")
     if value is None or which is None or which == "null_val":
-        return PackedValue(NULL, b"")
+        return NO_VALUE
     if which == "float_list_val":
         return PackedValue(VECTOR, np.array(value.float_list_val.val, "<f4").tobytes())
     if which == "string_val":
         return PackedValue(STRING, value.string_val.encode())
+    if which == "unix_timestamp_val" and abs(value.unix_timestamp_val) < _MOST_SECONDS:
+        return PackedValue(MICROSECONDS, struct.pack("<q", value.unix_timestamp_val * 1_000_000))
     if which in _KIND_OF:
         kind = _KIND_OF[which]
         return PackedValue(kind, np.array(getattr(value, which), _SCALARS[kind][1]).tobytes())
@@ -167,7 +183,11 @@ def unpack_rows(rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedR
 
 
 def to_value(kind: int, value: Any) -> ValueProto:
-    """Return one element of a ValueGroup's values as Feast's protobuf."""
+    """Return one element of a ValueGroup's values as Feast's protobuf, which has whole seconds for times."""
+    if kind == MICROSECONDS:
+        return ValueProto(unix_timestamp_val=value.item() // 1_000_000)
+    if kind == TIMES:
+        return ValueProto(unix_timestamp_list_val=Int64List(val=(value // 1_000_000).tolist()))
     if kind == VECTOR:
         return ValueProto(float_list_val=FloatList(val=value))
     if kind == STRING:
@@ -231,28 +251,35 @@ def _values(kind: int, data: np.ndarray) -> np.ndarray:
         values = np.empty(len(data), object)
         values[:] = [row.tobytes() for row in data]
         return values
-    dtype = np.dtype("<f4") if kind == VECTOR else _SCALARS[kind][1]
-    values = np.ascontiguousarray(data).view(dtype)
-    return values if kind == VECTOR else values[:, 0]
+    values = np.ascontiguousarray(data).view(_DTYPES[kind])
+    return values if kind in (VECTOR, TIMES) else values[:, 0]
 
 
 def single_keys(join_key: str, values: Sequence[Any], value_type: ValueType, key_version: int) -> list[bytes] | None:
-    """Return the keys of entities with one string or int64 id each; None if a value has another type."""
+    """Return the keys of entities with one string or integer id each; None if a value has another type or range."""
     prefix = _join_key_prefix(join_key, key_version)
     types = {*map(type, values)}
-    if value_type == ValueType.STRING and types <= {str}:
-        encoded = [value.encode() for value in values]
-        kind = int(ProtoType.STRING)
-        heads = {length: prefix + _KIND_AND_LENGTH.pack(kind, length) for length in {*map(len, encoded)}}
-        return [heads[len(data)] + data for data in encoded]
-    if value_type == ValueType.INT64 and types <= {int}:
-        head = prefix + _KIND_AND_LENGTH.pack(int(ProtoType.INT64), 8)
-        return [head + value.to_bytes(8, "little", signed=True) for value in values]
+    try:
+        if value_type == ValueType.STRING and types <= {str}:
+            encoded = [value.encode() for value in values]
+            kind = int(ProtoType.STRING)
+            heads = {length: prefix + _KIND_AND_LENGTH.pack(kind, length) for length in {*map(len, encoded)}}
+            return [heads[len(data)] + data for data in encoded]
+        if value_type in INTEGER_BITS and types <= {int}:
+            n_bytes = INTEGER_BITS[value_type] // 8
+            head = prefix + _KIND_AND_LENGTH.pack(int(value_type.value), n_bytes)
+            return [head + value.to_bytes(n_bytes, "little", signed=True) for value in values]
+    except (OverflowError, UnicodeEncodeError):  # `exact_ids` names the value
+        return None
     return None
 
 
 def id_keys(view: FeatureView, table: pa.Table, key_version: int) -> list[bytes]:
-    """Return the keys of the entities in an Arrow table, whose columns include the view's join keys."""
+    """Return the keys of the entities in an Arrow table, whose columns include the view's join keys.
+
+    Raises:
+        DataError: an id is missing, or cannot be of the type that the entity declares.
+    """
     types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
     values = {name: table[name].to_pylist() for name in view.join_keys}
     if len(view.join_keys) == 1:
@@ -260,7 +287,9 @@ def id_keys(view: FeatureView, table: pa.Table, key_version: int) -> list[bytes]
         keys = single_keys(name, values[name], types[name], key_version)
         if keys is not None:
             return keys
-    protos = [python_values_to_proto_values(values[name], types[name]) for name in view.join_keys]
+    labels = {name: f"{name!r} of the view {view.name!r}" for name in view.join_keys}
+    exact = {name: exact_ids(labels[name], values[name], types[name]) for name in view.join_keys}
+    protos = [python_values_to_proto_values(exact[name], types[name]) for name in view.join_keys]
     return [
         serialize_entity_key(
             EntityKeyProto(join_keys=view.join_keys, entity_values=entity_values),

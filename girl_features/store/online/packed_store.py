@@ -29,12 +29,15 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from girl_features.store.online.packed import UnpackedRows, single_keys, unpack_rows
-from girl_features.store.online.packed_rows import EPOCH, FeastRow, PackedRow, from_arrow, from_feast
-from girl_features.store.online.plans import RequestPlanCache, view_id
+from girl_features.errors import StoreError
+from girl_features.store.entity_ids import possible_ids
+from girl_features.store.online.packed import EPOCH, UnpackedRows, single_keys, unpack_rows
+from girl_features.store.online.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
+from girl_features.store.online.plans import RequestPlanCache, view_id, with_exact_ids
 from girl_features.store.online.response import FeatureColumn, PackedResponse
 
 WRITE_BATCH = 5_000  # rows of one transaction or call
+_NO_KEY = b"no entity"  # no key of Feast has this form
 SLOW_READ_MS = 60_000.0  # deadline of reads for a write or a check, which no request waits for
 
 Connection = TypeVar("Connection")
@@ -116,6 +119,8 @@ class PackedOnlineStore(OnlineStore):
 
         Raises:
             InvalidVectorError: a vector is NaN, infinite, all zero or of the wrong dimension; nothing was written.
+            StoreError: a value has no equal in the type that its view declares; nothing was written.
+            DataError: an id is missing, or is not of the entity's type; nothing was written.
         """
         rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
         self._write_in_batches(config, view, rows, None)
@@ -148,14 +153,17 @@ class PackedOnlineStore(OnlineStore):
     ) -> list[UnpackedRows]:
         """Read the rows of n string `ids` in several views; `wanted` are views with the names of features to read.
 
+        In a view with integer ids, an id that is not the text of an integer has no row.
+
         Raises:
             DeadlineError: the backend did not answer within `deadline_ms` milliseconds for all views together.
         """
         version = config.entity_key_serialization_version
-        join_keys = [view.entity_columns[0].name for view, _ in wanted]  # Feast's join_keys is slow
-        keys = {name: single_keys(name, ids, ValueType.STRING, version) or [] for name in dict.fromkeys(join_keys)}
+        fields = [view.entity_columns[0] for view, _ in wanted]  # Feast's join_keys is slow
+        join_keys = [(field.name, field.dtype.to_value_type()) for field in fields]
+        keys = {join_key: _keys_of_text(*join_key, ids, version) for join_key in dict.fromkeys(join_keys)}
         views_and_keys = [
-            (view_id(config, view), keys[name]) for (view, _), name in zip(wanted, join_keys, strict=True)
+            (view_id(config, view), keys[join_key]) for (view, _), join_key in zip(wanted, join_keys, strict=True)
         ]
         packed_views = self.read_packed(config, views_and_keys, deadline_ms)
         return [_unpacked(view, rows, names) for rows, (view, names) in zip(packed_views, wanted, strict=True)]
@@ -171,11 +179,18 @@ class PackedOnlineStore(OnlineStore):
         names = requested_features or [feature.name for feature in table.features]
         return _feast_rows(self._rows(config, table, serialized_keys(config, entity_keys), names), names)
 
-    def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
+    def as_online(
+        self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
+    ) -> tuple[list[bytes], FeastRead]:
+        """Return keys and rows of an Arrow batch as they would be read after `write_arrow`, without writing them."""
+        names = [feature.name for feature in view.features]
+        rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
+        return [row.key for row in rows], _feast_rows(unpack_rows([row.data for row in rows], names), names)
+
+    def read_rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> FeastRead:
         """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
-        rows = unpack_rows(self.stored_rows(config, view, serialized_keys(config, entity_keys)), names)
-        return _feast_rows(rows, names)
+        return _feast_rows(unpack_rows(self.stored_rows(config, view, keys), names), names)
 
     async def online_read_async(self, *arguments: Any, **named: Any) -> FeastRead:
         """Run `online_read` in another thread."""
@@ -200,10 +215,11 @@ class PackedOnlineStore(OnlineStore):
             plan = self._plans.plan_for(config, registry, project, features, full_feature_names)
         ids = plan.ids_in(entity_rows) if plan is not None else None
         if plan is None or ids is None:
+            entity_rows = with_exact_ids(registry, project, features, full_feature_names, entity_rows)
             request = (config, features, entity_rows, registry, project, full_feature_names)
             return super().get_online_features(*request, include_feature_view_version_metadata)
         keys = {column.name: column.keys for column in ids}
-        wanted = [(requested.stored_view, keys[requested.join_key]) for requested in plan.views]
+        wanted = [(view.stored_view, keys[view.join_key][view.key_type]) for view in plan.views]
         packed_views = self.read_packed(config, wanted, config.online_store.read_deadline_ms)
         columns: dict[str, FeatureColumn] = {}
         for requested, packed_rows in zip(plan.views, packed_views, strict=True):
@@ -263,7 +279,12 @@ class PackedOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Prepare the backend for the views that stay, and drop the rows of the views that go."""
+        """Prepare the backend for the views that stay, and drop the rows of the views that go.
+
+        Raises:
+            StoreError: two entities of one name have ids of different types. Feast would keep one of them for both.
+        """
+        _check_entity_names(entities_to_keep)
         for view in tables_to_keep:
             self.create_view(config, view)
         for view in tables_to_delete:
@@ -275,6 +296,18 @@ class PackedOnlineStore(OnlineStore):
     @abstractmethod
     def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
         """Remove every row of a view."""
+
+
+def _check_entity_names(entities: Sequence[Entity]) -> None:
+    types: dict[str, ValueType] = {}
+    for entity in entities:
+        first = types.setdefault(entity.name, entity.value_type)
+        if first != entity.value_type:
+            hand_over = f", and hand it over in your definitions file: girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
+            raise StoreError(
+                f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
+                f"keep yours alone{hand_over if entity.name in ('job_seeker', 'job') else ''}"
+            )
 
 
 def _feast_rows(rows: UnpackedRows, names: Sequence[str]) -> FeastRead:
@@ -294,6 +327,17 @@ def serialized_keys(config: RepoConfig, entity_keys: Sequence[EntityKeyProto]) -
     """Return the keys of these entities, in the form that `PackedOnlineStore.keys` lists."""
     version = config.entity_key_serialization_version
     return [bytes(serialize_entity_key(key, entity_key_serialization_version=version)) for key in entity_keys]
+
+
+def _keys_of_text(join_key: str, value_type: ValueType, ids: Sequence[str], key_version: int) -> list[bytes]:
+    """Return the keys of text `ids`; `_NO_KEY` for one that cannot be of `value_type`."""
+    keys = single_keys(join_key, ids, value_type, key_version)
+    if keys is not None:
+        return keys
+    possible = possible_ids(ids, value_type)
+    found = single_keys(join_key, [value for value in possible if value is not None], value_type, key_version)
+    remaining = iter(found or [])
+    return [_NO_KEY if value is None else next(remaining, _NO_KEY) for value in possible]
 
 
 def _unpacked(view: FeatureView, packed_rows: Sequence[bytes | None], names: Sequence[str]) -> UnpackedRows:

@@ -120,6 +120,7 @@ def publish(
 
     Raises:
         UnknownContractError: the contract is not in the registry; `feast apply` first.
+        DataError: the entity has integer ids, and a stored id is not the text of one.
         StoreLockedError: another run is publishing to this target.
         StoreError: no Feast repo, or its online store cannot be read or written.
     """
@@ -181,16 +182,27 @@ class _ViewPublisher:
         if row is None:
             return True
         feature = self._features[0]
+        [key] = self._in_entity_type([row[0]])
         with online_errors(self._store):
-            online = self._store.get_online_features(
-                [f"{self._view.name}:{feature}"], [{self._view.join_keys[0]: row[0]}]
-            )
+            online = self._store.get_online_features([f"{self._view.name}:{feature}"], [{self._view.join_keys[0]: key}])
         return online.to_dict()[feature][0] is not None
 
+    def _in_entity_type(self, ids: list[str]) -> list[Any]:
+        """Return the text ids of the parts as ids of the view's entity, which may be an entity of the user's own."""
+        from girl_features.store.entity_ids import exact_ids
+
+        [field] = self._view.entity_columns
+        return exact_ids(f"{self._key!r} of the view {self._view.name!r}", ids, field.dtype.to_value_type())
+
     def _write(self, batch: pa.RecordBatch) -> None:
+        from feast.types import String
+
         from girl_features.store.online.packed_store import PackedOnlineStore
 
         online: Any = self._store._get_provider().online_store
+        if self._view.entity_columns[0].dtype != String:
+            place = batch.schema.names.index(self._key)
+            batch = batch.set_column(place, self._key, pa.array(self._in_entity_type(batch[self._key].to_pylist())))
         with online_errors(self._store):
             if isinstance(online, PackedOnlineStore):
                 names = [self._view.join_keys[0] if name == self._key else name for name in batch.schema.names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,16 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 from feast.value_type import ValueType
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 
-from girl_features.store.online.packed import PLAIN_KINDS, VECTOR, UnpackedRows, ValueGroup, to_value
+from girl_features.store.online.packed import (
+    EPOCH,
+    MICROSECONDS,
+    PLAIN_KINDS,
+    TIMES,
+    VECTOR,
+    UnpackedRows,
+    ValueGroup,
+    to_value,
+)
 
 PRESENT, NOT_FOUND = FieldStatus.PRESENT, FieldStatus.NOT_FOUND
 NULL_VALUE, EXPIRED = FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE
@@ -61,7 +71,7 @@ class FeatureColumn(NamedTuple):
         return values
 
     def python(self) -> list[Any]:
-        """Return plain Python values as Feast does, None for a miss."""
+        """Return plain Python values as Feast does, None for a miss; times have their microseconds."""
         values: list[Any] = [None] * self.rows.n
         for group in self.groups:
             for row, value in zip(group.rows.tolist(), _python_values(group), strict=True):
@@ -91,7 +101,7 @@ class IdColumn(NamedTuple):
     name: str
     values: Sequence[Any]  # strings or ints
     value_type: ValueType
-    keys: list[bytes]  # under which the store has the rows
+    keys: dict[ValueType, list[bytes]]  # under which the store has the rows of views with ids of this type
 
 
 class PackedResponse(OnlineResponse):
@@ -155,4 +165,8 @@ class PackedResponse(OnlineResponse):
 def _python_values(group: ValueGroup) -> list[Any]:
     if group.kind in PLAIN_KINDS:
         return list(group.values.tolist())
+    if group.kind == MICROSECONDS:
+        return [EPOCH + timedelta(microseconds=value) for value in group.values.tolist()]
+    if group.kind == TIMES:
+        return [[EPOCH + timedelta(microseconds=value) for value in values] for values in group.values.tolist()]
     return [feast_value_type_to_python_type(to_value(group.kind, value)) for value in group.values]

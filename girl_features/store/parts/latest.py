@@ -9,8 +9,9 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from girl_features.sql import parquet_relation, quote_identifier
+from girl_features.sql import quote_identifier
 from girl_features.store.feast_sources import SourceColumns
+from girl_features.store.parts.file_types import typed_relation
 from girl_features.store.parts.tombstones import Tombstones
 
 
@@ -62,16 +63,16 @@ def read_rows(
     wanted = ", ".join(f"part.{quote_identifier(name)}" for name in columns.names)
     where = f"{selection.where} AND {tombstones.condition(columns.keys)}"
     if not selection.latest:
-        query = f"SELECT {wanted} FROM {parquet_relation(files)} AS part WHERE {where}"
+        query = f"SELECT {wanted} FROM {typed_relation(files, columns.names)} AS part WHERE {where}"
         return connection.execute(query).to_arrow_reader(batch_rows)
     keys = ", ".join(map(quote_identifier, columns.keys)) or "0"
     created = "'-infinity'::TIMESTAMPTZ"
     if columns.created:
         created = f"coalesce({_as_timestamp(columns.created)}, {created})"
     if selection.touching is not None:
-        touching = parquet_relation(touching_files or files)
+        touching = typed_relation(touching_files or files, columns.names)
         where += f" AND ({keys}) IN (SELECT ({keys}) FROM {touching} WHERE {selection.touching})"
-    rows = parquet_relation(files, file_row_number=True)
+    rows = typed_relation(files, columns.names, file_row_number=True)
     connection.execute(
         f"CREATE TEMP TABLE newest AS "
         f"SELECT place.file_index AS file_index, place.file_row_number AS file_row_number FROM ("

@@ -59,6 +59,10 @@ def validated_rows(table: pa.Table, spec: ViewSpec, fingerprint: str, dimension:
     for name in table.column_names:
         if n_null := table[name].null_count:
             raise StoreError(f"column {name!r} has {n_null} nulls; every column of a part must be filled in")
+        if name != spec.vector and pa.types.is_list(table[name].type):
+            lists = table[name].combine_chunks()
+            if n_null := lists.flatten().null_count:
+                raise StoreError(f"the lists of column {name!r} have {n_null} missing entries; leave them out")
     contracts = table[CONTRACT].unique().to_pylist()
     if contracts not in ([], [fingerprint]):
         raise StoreError(f"rows of contract {contracts} were sent to the parts of {fingerprint!r}")
