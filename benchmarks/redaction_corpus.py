@@ -101,12 +101,13 @@ def _filled(rng: random.Random, template: str) -> str:
     for sign, values in (("{Y}", range(1995, 2030)), ("{M}", range(1, 13)), ("{D}", range(1, 29))):
         while sign in template:
             template = template.replace(sign, f"{rng.choice(values):02d}", 1)
+    template = template.replace("{#}", "\0")
     digits = {"#": "0123456789", "N": "23456789"}
     is_number = not any(c.isalpha() and c != "N" for c in template)
     return "".join(
         rng.choice(digits[c]) if c == "#" or (c == "N" and (is_number or _among_digits(template, i))) else c
         for i, c in enumerate(template)
-    )
+    ).replace("\0", "#")
 
 
 def _among_digits(template: str, i: int) -> bool:
