@@ -1,7 +1,7 @@
 """Sentences in ten scripts with contact details, and with numbers and signs that only look like them.
 
-The templates are in the folder redaction_data. Every list there is split in two: entries with
-an even position are for writing the rules, entries with an odd position are held out.
+The templates are in the folder redaction_data. The rules were written with one part of them; the other is held out. Of
+sentences and contact details, those at odd positions of their list are held out; numbers have two lists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Part = Literal["rules", "held-out"]
 _FOLDER = Path(__file__).parent / "redaction_data"
 UNSPACED = ("thai", "han", "japanese", "hangul")  # scripts in which a word may follow an address of the script directly
 _TEMPLATES: dict[str, dict[str, Any]] = yaml.safe_load((_FOLDER / "templates.yaml").read_text("utf-8"))
-_NUMBERS: list[str] = yaml.safe_load((_FOLDER / "numbers.yaml").read_text("utf-8"))
+_NUMBERS: dict[str, list[str]] = yaml.safe_load((_FOLDER / "numbers.yaml").read_text("utf-8"))
 SCRIPTS = tuple(_TEMPLATES)
 
 
@@ -50,7 +50,7 @@ def plain_sentences(part: Part, per_script: int, seed: int) -> list[Sentence]:
     sentences = []
     for script in SCRIPTS:
         for _ in range(per_script):
-            number = _half(_NUMBERS, part, rng)
+            number = rng.choice(_NUMBERS[part])
             filled = _in_digits(rng, script, _filled(rng, number))
             before, after = _half(_TEMPLATES[script]["plain_sentences"], part, rng).split("{x}")
             if rng.random() < 0.5:

@@ -11,7 +11,7 @@ _LATIN_WORDS = (
     r"tel(?:e?fon[eo]?|efoon|ephone|éfono|éphone|efonnummer|epon|efone)?s?|(?:smart|i)?phones?|mobiles?|cell(?:phone|ular)?|"
     r"call|whats ?app|viber|telegram|fax|sms|text|dial|ring|reach|contact|hotline|handy\w*|mobil\w*|anruf\w*|ruf\w*|"
     r"durchwahl|fon|portable|appele[rz]\S*|joindre|numéro|móvil|celular|ll[aá]m\w+|telemóvel|lig(?:ue|ar)|cellulare|"
-    r"chiam\w+|komórk\w+|dzwoni\w+|zadzwoń|mobiel\w*|bel|cep|điện thoại|gọi|sđt|đt|hp|hubungi|puhelin|soita|volejte"
+    r"chiam\w+|komórk\w+|dzwoni\w+|zadzwoń|mobiel\w*|cep|điện thoại|gọi|sđt|đt|hubungi|puhelin|soita|volejte"
 )
 # Words in other letters, beside which no other letter may stand
 _WORDS = (
@@ -34,7 +34,8 @@ _PHONE = re.compile(
 _OTHER = re.compile(
     r"(?<![a-z])(?:isbn(?:-1[03])?|ean|gtin|upc|sku|iban|vat|tax|siret|siren|nip|cnpj|cpf|pesel|krs|hrb|ids?|ref|"
     r"ref\w*nce|referenz\w*|req|requisition|order|ticket|case|invoice|job|posting|vacancy|code|serial|kennziffer|"
-    r"auftrag\w*|rechnung\w*|commande|pedido)(?![a-z])|#(?=\W*$)|"
+    r"auftrag\w*|rechnung\w*|commande|pedido)(?![a-z])|"
+    r"(?<![a-z0-9])[a-z]{2}\d\d ?[a-z]{4}(?= ?\d)|#(?=\W*$)|"
     r"(?<![^\W\d_])(?:инн|огрн|заказ\w*|артикул|вакансия|код|счет|παραγγελ\w+)(?![^\W\d_])|"
     r"طلب|הזמנה|ऑर्डर|คำสั่งซื้อ|订单|訂單|编号|編號|注文番号|求人番号|주문"
 )

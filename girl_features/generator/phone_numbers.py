@@ -15,20 +15,20 @@ from girl_features.generator.phone_labels import label_before
 _SEP = r"[ .()/\-\u30fc\x01]"  # \x01: a folded character without width
 _STRETCH = re.compile(rf"(?:\(?\+[ \x01]?)?\(?\d(?:{_SEP}{{0,4}}\d){{6,}}")
 _GROUP = re.compile(r"(?:\(?\+[ \x01]?)?\(?\d+")
-_END = r"(?![a-z0-9_])"
+_END = r"(?![0-9_]|(?!x\d|ext)[a-z]{1,9}[0-9_])"  # letters and digits in turn make a key, not a number
 
 _YEAR = r"(?:19|20)\d\d"
 _MONTH = r"(?:0?[1-9]|1[0-2])"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _DATE = (
     rf"(?:{_YEAR}(?P<a>[./-]){_MONTH}(?P=a){_DAY}|{_DAY}[./-]{_MONTH}[./-]{_YEAR}|{_MONTH}[./-]{_DAY}[./-]{_YEAR}"
-    rf"|{_DAY}\.{_MONTH}\.\d\d|{_MONTH}[./-]{_YEAR}|{_YEAR}[./-](?:0[1-9]|1[0-2])|{_YEAR}(?:0[1-9]|1[0-2])"
+    rf"|{_DAY}[./-]{_MONTH}[./-]\d\d|{_MONTH}[./-]{_DAY}[./-]\d\d|{_MONTH}[./-]{_YEAR}|{_YEAR}[./-](?:0[1-9]|1[0-2])|{_YEAR}(?:0[1-9]|1[0-2])"
     rf"(?:0[1-9]|[12]\d|3[01])|{_YEAR})(?!\d)"
 )
 _LATER_DATE = _DATE.replace("?P<a>", "?P<b>").replace("?P=a", "?P=b")
 _TIME = r"(?:[01]?\d|2[0-4])\.[0-5]\d"
 _NO_PHONE = re.compile(
-    rf"(?:\+ )?{_DATE}(?:{_SEP}{{1,3}}{_LATER_DATE}){{0,8}}(?![./-]\d)"
+    rf"(?:\+ |\()?{_DATE}(?:{_SEP}{{1,3}}{_LATER_DATE}){{0,8}}(?![./-]\d)"
     rf"|{_TIME} ?- ?{_TIME}(?![./-]?\d)"
     r"|(?:0|[1-9]\d{0,3})\.\d{1,20}(?![./-]?\d)"  # decimals
     # groups of thousands; three groups of three may be a phone number, if a label says so
@@ -61,13 +61,15 @@ _NATIONAL = re.compile(
     r"|1?[2-9]\d\d[2-9]\d{6}|[6-9]\d{9}|[6-9]\d{4}[ -]\d{5}"  # North America, India
     r"|(?:86-?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}"  # China
     r"|[78][ -]{0,2}\(?(?:[3489]|0[1-4])(?:[ ()-]{0,2}\d){9}|8[ -]\(?0[1-4](?:[ ()-]{0,2}\d){8}"  # Russia, Belarus
-    r"|\((?!19|20)\d{2,5}\) ?(?!(?:19|20)\d\d[ -])\d{1,5}[ -]?\d{2,4}(?:[ -]\d{2,4})?"  # area code in brackets
+    r"|\((?!19|20)\d{2,5}\) ?(?!(?:19|20)\d\d[ -])\d{2,5}[ .-]?\d{2,5}(?:[ .-]\d{2,4})?"  # area code in brackets
     r"|[2-9]\d{1,2}[ -]\d{3}[ -]\d\d[ -]\d\d|[6-9]\d\d \d\d \d\d \d\d|[1-9]\d 9\d{4}-?\d{4}|1-?[78]00-\d{3}-\d{3}"
     rf"|{_MOBILE_WITH_COUNTRY}"
     rf"){_END}"
 )
-_LABELLED = re.compile(rf"\(?\d(?:{_SEP}{{0,3}}\d){{6,14}}(?!\d)")
+_LABELLED = re.compile(rf"(?!.{{0,12}}{_YEAR} ?- ?{_YEAR})\(?\d(?:{_SEP}{{0,3}}\d){{6,14}}(?!\d)")
 _EXTENSION = re.compile(r"\s?(?:ext\.?|x|доб\.?|转|轉|内線)\s?\d{1,5}(?![a-z0-9])")
+_LABELLED_END = re.compile(rf"(?:(?<!\d)\d\d{_SEP}|\d)\d\d$")
+_KEY = re.compile(r"\d+(?:[-./_]\d+){0,20}")
 _GLUED = re.compile(r"(?:[a-z0-9_]|[a-z]-|\d[.,]|\$|[0-9a-f]{4}-)$")
 
 
@@ -85,21 +87,29 @@ def phone_numbers(folded: str) -> Iterator[tuple[int, int]]:
                 label = "phone"
             else:
                 other = _NO_PHONE.match(folded, group.start())
+                if other is None and _is_glued(folded, group.start()):
+                    other = _KEY.match(folded, group.start())
                 at = other.end() if other else group.end()
                 label = "" if label == "phone" else label
 
 
 def _number_at(folded: str, start: int, label: str) -> int | None:
     """Return the end of the phone number that begins at `start`, or None."""
-    before = folded[max(0, start - 5) : start]
-    is_glued = _GLUED.search(before) is not None
+    is_glued = _is_glued(folded, start)
     international = _INTERNATIONAL.match(folded, start)
-    if international and not before.endswith("+") and not (is_glued and label != "phone"):
+    is_likely = label == "phone" or (not is_glued and (label != "other" or "+" in folded[start : start + 2]))
+    if international and is_likely and folded[start - 1 : start] != "+":
         return international.end()
     if _NO_PHONE.match(folded, start):
         return None
-    if label != "other" and not is_glued and (national := _NATIONAL.match(folded, start)):
-        return national.end()
-    if label == "phone" and (labelled := _LABELLED.match(folded, start)):
-        return labelled.end()
-    return None
+    if label != "other" and not is_glued:
+        national = _NATIONAL.match(folded, start)
+        if national and national[0].count("/") <= 1:
+            return national.end()
+    labelled = _LABELLED.match(folded, start) if label == "phone" else None
+    return labelled.end() if labelled and _LABELLED_END.search(labelled[0]) else None
+
+
+def _is_glued(folded: str, start: int) -> bool:
+    """True if letters, a decimal point or a currency sign before a number say that it is only a part of something."""
+    return _GLUED.search(folded[max(0, start - 5) : start]) is not None

@@ -43,7 +43,7 @@ _HOSTS = (
 )
 _LINK = re.compile(
     rf"(?<![a-z0-9])(?:(?:https?|ftp)://(?:(?:[{_LATIN}{_UNSPACED}-]{{1,63}}\.){{1,4}}(?:{_UNSPACED_DOMAINS}))?"
-    rf"|www\.|(?:{_HOSTS})/)"
+    rf"|www\.(?=\w)|(?:{_HOSTS})/)"
     rf"(?:[^\s<>\"')\]\x01\x02{_UNSPACED}{_SPACED}]|(?<![{_LATIN}])[{_SPACED}]+)+(?<![.,;:!?(])"
 )
 Kind = Literal["email", "link", "phone"]
@@ -143,11 +143,12 @@ def _start_of_local(folded: str, end: int, is_latin: bool) -> int:
 
 
 def _is_address(local: str, at: re.Match[str], domain: re.Match[str], folded: str) -> bool:
-    """False for `git@host:path`, and for a domain after a spaced @ that is no address, as in `Cook @ Example`."""
+    """False for `git@host:path`, `Cook @ Example`, and other text in which the @ makes no address."""
     after = folded[domain.end() : domain.end() + 1]
     if local == "git" and after == ":":
         return False
-    if at[1] or at[0] == "@":
+    is_of_two_scripts = domain[0].isascii() and not any("a" <= c <= "z" or c.isdigit() for c in local.lower())
+    if (at[1] or at[0] == "@") and not is_of_two_scripts:
         return True
-    is_word = local[0].isupper() and local.isalpha()
+    is_word = at[0] != "@" and local[0].isupper() and local.isalpha()
     return not is_word and _COMMON_DOMAIN.fullmatch(domain[0]) is not None and after not in ("(", "_")
