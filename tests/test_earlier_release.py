@@ -27,7 +27,7 @@ from tests.input_tables import day
 
 FIXTURE = Path(__file__).parent / "fixtures" / "release_0_1"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(encoding="utf-8"))
-CONTRACT = feature_contract(day(10).isoformat(), n=2)
+CONTRACT = feature_contract(day(10).isoformat(), n=2).model_copy(update={"pipeline_version": 3})
 
 
 @pytest.fixture

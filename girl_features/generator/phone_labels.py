@@ -35,7 +35,7 @@ _OTHER = re.compile(
     r"(?<![a-z])(?:isbn(?:-1[03])?|ean|gtin|upc|sku|iban|vat|tax|siret|siren|nip|cnpj|cpf|pesel|krs|hrb|ids?|ref|"
     r"ref\w*nce|referenz\w*|req|requisition|order|ticket|case|invoice|job|posting|vacancy|code|serial|kennziffer|"
     r"auftrag\w*|rechnung\w*|commande|pedido)(?![a-z])|"
-    r"(?<![a-z0-9])[a-z]{2}\d\d ?[a-z]{4}(?= ?\d)|#(?=\W*$)|"
+    r"(?<![a-z0-9])[a-z]{2}\d\d ?[a-z]{4}(?= ?$)|#(?=\W*$)|"
     r"(?<![^\W\d_])(?:инн|огрн|заказ\w*|артикул|вакансия|код|счет|παραγγελ\w+)(?![^\W\d_])|"
     r"طلب|הזמנה|ऑर्डर|คำสั่งซื้อ|订单|訂單|编号|編號|注文番号|求人番号|주문"
 )

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from girl_features.generator.phone_numbers import phone_numbers
+from girl_features.generator.words import UNSPACED
 
 _INVISIBLE, _PUNCTUATION = "\x01", "\x02"  # what characters without width, and other marks and signs, are folded to
 _FULL_WIDTH_SIGNS = "+-./:@()_%&=#"
 _LATIN = "a-z0-9\u00df-\u00f6\u00f8-\u024f\u1e00-\u1eff"
-_SPACED = "\u0300-\u0dff\u10a0-\u167f\u1f00-\u1fff"  # other scripts with spaces between words
-_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+_SPACED = "\u0300-\u0dff\u10a0-\u10ff\u1200-\u167f\u1f00-\u1fff"  # other scripts with spaces between words
+_UNSPACED = f"{UNSPACED}\uac00-\ud7a3"  # Korean writes particles directly behind a word
 # Top-level domains of scripts in which the next word follows an address directly, so that its end must be known
 _UNSPACED_DOMAINS = (
     "中国|中國|公司|网络|網絡|网址|网站|网店|在线|中文网|公益|商城|商店|商标|集团|移动|我爱你|游戏|娱乐|企业|信息|手机|新闻|"
