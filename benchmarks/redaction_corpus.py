@@ -39,9 +39,7 @@ class Sentence(NamedTuple):
 def contact_sentences(part: Part, per_kind: int, seed: int) -> list[Sentence]:
     """Return `per_kind` sentences of each script and kind of contact detail."""
     rng = random.Random(f"{seed} contacts {part}")
-    return [
-        _contact_sentence(rng, script, kind, part) for script in SCRIPTS for kind in KINDS for _ in range(per_kind)
-    ]
+    return [_contact_sentence(rng, script, kind, part) for script in SCRIPTS for kind in KINDS for _ in range(per_kind)]
 
 
 def plain_sentences(part: Part, per_script: int, seed: int) -> list[Sentence]:
@@ -56,6 +54,18 @@ def plain_sentences(part: Part, per_script: int, seed: int) -> list[Sentence]:
             if rng.random() < 0.5:
                 before, after = _glued(before, after)
             sentences.append(Sentence(script, "none", clean(before + filled + after), 0, 0, number))
+    return sentences
+
+
+def bare_numbers(seed: int) -> list[Sentence]:
+    """Return each format of phone numbers in each kind of digits of its script, with nothing around it."""
+    rng = random.Random(f"{seed} bare")
+    sentences = []
+    for script in SCRIPTS:
+        for number in _TEMPLATES[script]["phones"]:
+            for digits in _TEMPLATES[script]["digits"]:
+                text = _filled(rng, number).translate(str.maketrans("0123456789", digits))
+                sentences.append(Sentence(script, "phone", text, 0, len(text), number))
     return sentences
 
 
@@ -88,12 +98,16 @@ def _half(entries: list[str], part: Part, rng: random.Random) -> str:
 
 
 def _glued(before: str, after: str) -> tuple[str, str]:
-    """Remove spaces next to the place, but not between two ASCII letters or digits and it."""
-    if not before.rstrip()[-1:].isascii() or before.rstrip()[-1:] in (":", ",", "("):
+    """Remove spaces next to the place, but not between a Latin letter, a digit or a full stop and it."""
+    if _may_touch(before.rstrip()[-1:]):
         before = before.rstrip()
-    if not after.lstrip()[:1].isascii() or after.lstrip()[:1] in (",", ")", ";"):
+    if _may_touch(after.lstrip()[:1]):
         after = after.lstrip()
     return before, after
+
+
+def _may_touch(character: str) -> bool:
+    return character in (":", ",", "(", ")", ";") or not (character.isascii() or "LATIN" in unicodedata.name(character))
 
 
 def _filled(rng: random.Random, template: str) -> str:

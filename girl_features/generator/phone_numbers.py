@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from girl_features.generator.phone_labels import label_before
 
 _SEP = r"[ .()/\-\u30fc\x01]"  # \x01: a folded character without width
+_JOIN = r"[ .()\-\u30fc\x01]{0,3}"  # between two digits of one number
 _STRETCH = re.compile(rf"(?:\(?\+[ \x01]?)?\(?\d(?:{_SEP}{{0,4}}\d){{6,}}")
 _GROUP = re.compile(r"(?:\(?\+[ \x01]?)?\(?\d+")
-_END = r"(?![0-9_]|(?!x\d|ext)[a-z]{1,9}[0-9_])"  # letters and digits in turn make a key, not a number
+_END = r"(?![0-9_]|[.-]\d|(?!x\d|ext)[a-z]{1,9}[0-9_])"  # letters and digits in turn make a key, not a number
 
 _YEAR = r"(?:19|20)\d\d"
 _MONTH = r"(?:0?[1-9]|1[0-2])"
@@ -40,8 +41,8 @@ _NO_PHONE = re.compile(
     r"|(?<![a-z]{3})(?<=[a-z]{2})\d\d(?: ?\d{4}){3,6}(?: ?\d{1,4})?(?!\d)"  # IBAN
     r"|[1-9]\d{3}(?:[ -]\d{4}){2,6}(?:[ -]\d{1,4})?(?!\d)"  # cards and accounts
 )
-_COUNTRY = (
-    "7|2[07]|2[1-69]\\d|3[0-469]|3[578]\\d|4[013-9]|42\\d|5[1-8]|5[09]\\d|6[0-6]|6[789]\\d|8[1246]|8[0578]\\d|9[0-58]|9[679]\\d"
+_COUNTRY = (  # calling codes
+    r"7|2[07]|2[1-69]\d|3[0-469]|3[578]\d|4[013-9]|42\d|5[1-8]|5[09]\d|6[0-6]|6[789]\d|8[1246]|8[0578]\d|9[0-58]|9[679]\d"
 )
 _MOBILE_WITH_COUNTRY = (  # without + or 00
     r"447\d{9}|491[567]\d{8,9}|91[6-9]\d{9}|9715\d{8}|9665\d{8}|9725\d{8}|380[3-9]\d{8}|37529\d{7}|66[689]\d{8}|"
@@ -50,14 +51,15 @@ _MOBILE_WITH_COUNTRY = (  # without + or 00
 )
 _INTERNATIONAL = re.compile(
     rf"(?:\(?\+[ \x01]?|00[ ]?)\(?(?!\d{{1,3}}[ .](?:\d{{3}}[ .])?000[ .]000)"
-    rf"(?:1\)?{_SEP}{{0,3}}[2-9]\d\d{_SEP}{{0,3}}\d{{3}}{_SEP}{{0,3}}\d{{4}}"
-    rf"|(?:{_COUNTRY})(?:{_SEP}{{0,3}}0)?{_SEP}{{0,3}}[1-9](?:{_SEP}{{0,3}}\d){{6,12}}){_END}"
+    rf"(?:1{_JOIN}[2-9]\d\d{_JOIN}\d{{3}}{_JOIN}\d{{4}}"
+    rf"|(?:{_COUNTRY})(?:{_JOIN}0)?{_JOIN}[1-9](?:\d{{0,4}}\)? ?/ ?\d(?:{_JOIN}\d){{4,9}}|(?:{_JOIN}\d){{6,12}})){_END}"
 )
 _NATIONAL = re.compile(
     r"(?:"
-    rf"(?!(?:\d\d[ .-]){{5}})\(?0[1-9](?:{_SEP}{{0,3}}\d){{7,10}}"  # with a leading zero
+    r"0[1-9](?P<pair>[ .-])\d\d(?:(?P=pair)\d\d){3}"  # France
+    rf"|\(?0[1-9]\d{{0,4}}\)? ?/ ?\d(?:{_JOIN}\d){{4,8}}|\(?0[1-9](?:{_JOIN}\d){{7,10}}"  # with a leading zero
     r"|0-[2-9]\d{3}-\d{4}"
-    r"|(?!\d00 \d00 \d000)(?:1[ .-]?)?\(?[2-9]\d\d\)?[ .-]{0,2}\d{3}[ .-]\d{4}"  # North America and others
+    r"|(?!\d00 \d00 \d000)(?:1[ .-]?)?\(?[2-9]\d\d\)?(?:[ .-]{0,2}|/ ?)\d{3}[ .-]\d{4}"  # North America and others
     r"|1?[2-9]\d\d[2-9]\d{6}|[6-9]\d{9}|[6-9]\d{4}[ -]\d{5}"  # North America, India
     r"|(?:86-?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}"  # China
     r"|[78][ -]{0,2}\(?(?:[3489]|0[1-4])(?:[ ()-]{0,2}\d){9}|8[ -]\(?0[1-4](?:[ ()-]{0,2}\d){8}"  # Russia, Belarus
@@ -66,7 +68,9 @@ _NATIONAL = re.compile(
     rf"|{_MOBILE_WITH_COUNTRY}"
     rf"){_END}"
 )
-_LABELLED = re.compile(rf"(?!.{{0,12}}{_YEAR} ?- ?{_YEAR})\(?\d(?:{_SEP}{{0,3}}\d){{6,14}}(?!\d)")
+_LABELLED = re.compile(
+    rf"(?!.{{0,12}}{_YEAR} ?- ?{_YEAR})\(?(?:\d{{2,5}}\)? ?/ ?\d(?:{_JOIN}\d){{4,9}}|\d(?:{_JOIN}\d){{6,14}})(?!\d)"
+)
 _EXTENSION = re.compile(r"\s?(?:ext\.?|x|доб\.?|转|轉|内線)\s?\d{1,5}(?![a-z0-9])")
 _LABELLED_END = re.compile(rf"(?:(?<!\d)\d\d{_SEP}|\d)\d\d$")
 _KEY = re.compile(r"\d+(?:[-./_]\d+){0,20}")
@@ -76,8 +80,10 @@ _GLUED = re.compile(r"(?:[a-z0-9_]|[a-z]-|\d[.,]|\$|[0-9a-f]{4}-)$")
 def phone_numbers(folded: str) -> Iterator[tuple[int, int]]:
     """Yield the place of each phone number, as start and end, in a text as `folded_text` returns it."""
     for stretch in _STRETCH.finditer(folded):
-        label = label_before(folded, stretch.start())
         at, end = stretch.span()
+        if (other := _NO_PHONE.match(folded, at)) and other.end() == end:
+            continue
+        label = label_before(folded, at)
         while group := _GROUP.search(folded, at, end):
             number = _number_at(folded, group.start(), label)
             if number is not None:
@@ -102,10 +108,8 @@ def _number_at(folded: str, start: int, label: str) -> int | None:
         return international.end()
     if _NO_PHONE.match(folded, start):
         return None
-    if label != "other" and not is_glued:
-        national = _NATIONAL.match(folded, start)
-        if national and national[0].count("/") <= 1:
-            return national.end()
+    if label != "other" and not is_glued and (national := _NATIONAL.match(folded, start)):
+        return national.end()
     labelled = _LABELLED.match(folded, start) if label == "phone" else None
     return labelled.end() if labelled and _LABELLED_END.search(labelled[0]) else None
 

@@ -82,7 +82,7 @@ def contact_details(text: str) -> list[ContactDetail]:
     found += [ContactDetail(*match.span(), "link") for match in _LINK.finditer(folded)]
     found += _emails(text, folded)
     merged: list[ContactDetail] = []
-    for detail in sorted(found):
+    for detail in sorted(found, key=lambda detail: (detail.start, -detail.end)):
         if merged and detail.start < merged[-1].end:
             merged[-1] = merged[-1]._replace(end=max(detail.end, merged[-1].end))
         else:
@@ -96,7 +96,7 @@ def folded_text(text: str) -> str:
 
 
 class _Folding(dict[int, str]):
-    """What each character is folded to, found when it is first met."""
+    """The folded form of each character, found when it is first met."""
 
     def __missing__(self, code: int) -> str:
         self[code] = folded = _folded(chr(code))

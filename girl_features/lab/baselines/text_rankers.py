@@ -30,7 +30,9 @@ N_WORDS, MIN_COUNT = 12_000, 2  # size of the vocabulary, and times that its wor
 WEIGHT_DECAY, BATCH_SIZE = 1e-3, 64
 # A word, or a character of a script without spaces between words. Marks of other scripts, such as the vowel signs of
 # Hindi, belong to the word; Python's \w leaves them out.
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963])*")
+_WORD = re.compile(
+    rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963])*"
+)
 _Numbers = tuple[list[list[int]], list[list[int]]]  # of the words, or of the id, of the seeker and the job of each pair
 
 
