@@ -33,6 +33,7 @@ CANARIES = [
     ("+47 91 23 45 67 / +47 91 23 45 68", "[phone] / [phone]"),
     ("0171/1234567, 030 / 1234567, +49 171/1234567", "[phone], [phone], [phone]"),
     ("mobile 4155550134", "mobile [phone]"),
+    ("For this job, 415-555-0134 or 4155550134.", "For this job, [phone] or [phone]."),
     ("see https://anna.example/cv?id=1 and linkedin.com/in/anna", "see [link] and [link]"),
     ("https://example.com/?mail=anna@example.org&x=1 and more", "[link] and more"),
     ("anna@www.example.com", "[email]"),
@@ -68,6 +69,8 @@ OTHERS = [
     "Ref ID: 00240-9734088, JR-2024-0012345, #0012345678",
     "DE89 3704 0044 0532 0130 00 and NL91 ABNA 0417 1643 00",
     "52.520008, 13.404954; 99.999 %; 1 250 000 m²",
+    "Mobile, AL\n(AL2203) 1285 Carmichael Way",
+    "Phone support supervisor 8027 (2012-2017)",
     "GS-0801/0830/1301-12, 550e8400-e29b-41d4-a716-446655440000",
 ]
 

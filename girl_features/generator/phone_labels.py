@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _WINDOW = 40  # characters before a number in which a label may stand
-_MAX_GAP = 24  # characters between a label and its number
+_MAX_GAP = {"phone": 24, "other": 10}  # characters between a label and its number
 # Words in Latin letters, beside which no other Latin letter may stand
 _LATIN_WORDS = (
     r"tel(?:e?fon[eo]?|efoon|ephone|éfono|éphone|efonnummer|epon|efone)?s?|(?:smart|i)?phones?|mobiles?|cell(?:phone|ular)?|"
@@ -33,12 +33,14 @@ _PHONE = re.compile(
 # Numbers of orders, books, accounts and vacancies
 _OTHER = re.compile(
     r"(?<![a-z])(?:isbn(?:-1[03])?|ean|gtin|upc|sku|iban|vat|tax|siret|siren|nip|cnpj|cpf|pesel|krs|hrb|ids?|ref|"
-    r"ref\w*nce|referenz\w*|req|requisition|order|ticket|case|invoice|job|posting|vacancy|code|serial|kennziffer|"
+    r"ref\w*nce|referenz\w*|req|requisition|order|ticket|invoice|serial|kennziffer|"
     r"auftrag\w*|rechnung\w*|commande|pedido)(?![a-z])|"
+    r"(?<![a-z])(?:job|posting|vacancy|case|code)(?=\W{0,3}(?:n[or](?![a-z])|num|[:#]))|"
     r"(?<![a-z0-9])[a-z]{2}\d\d ?[a-z]{4}(?= ?$)|#(?=\W*$)|"
-    r"(?<![^\W\d_])(?:инн|огрн|заказ\w*|артикул|вакансия|код|счет|παραγγελ\w+)(?![^\W\d_])|"
-    r"طلب|הזמנה|ऑर्डर|คำสั่งซื้อ|订单|訂單|编号|編號|注文番号|求人番号|주문"
+    r"(?<![^\W\d_])(?:инн|огрн|заказ\w*|артикул|счет|παραγγελ\w+)(?![^\W\d_])|"
+    r"رقم الطلب|מספר הזמנה|ऑर्डर|คำสั่งซื้อ|订单|訂單|编号|編號|注文番号|求人番号|주문번호"
 )
+_GAP = re.compile(r"(?:[^\d\[\]]*[^\d\[\]a-z_])?")  # no other number, and no word that is glued to the number
 
 
 def label_before(folded: str, start: int) -> str:
@@ -52,7 +54,7 @@ def label_before(folded: str, start: int) -> str:
     ends = {"phone": _last_end(_PHONE, window), "other": _last_end(_OTHER, window)}
     kind = max(ends, key=lambda name: ends[name])
     gap = window[ends[kind] :]
-    is_near = ends[kind] > 0 and len(gap) <= _MAX_GAP and not any(c.isdigit() or c in "[]" for c in gap)
+    is_near = ends[kind] > 0 and len(gap) <= _MAX_GAP[kind] and _GAP.fullmatch(gap) is not None
     return kind if is_near else ""
 
 
