@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from girl_features.generator.phone_labels import label_before
 
 _SEP = r"[ .()/\-\u30fc\x01]"  # \x01: a folded character without width
-_JOIN = r"[ .()\-\u30fc\x01]{0,3}"  # between two digits of one number
+_JOIN = r"(?:(?!\. )[ .()\-\u30fc\x01]){0,3}"  # between two digits of one number; ". " ends a sentence
 _STRETCH = re.compile(rf"(?:\(?\+[ \x01]?)?\(?\d(?:{_SEP}{{0,4}}\d){{6,}}")
 _GROUP = re.compile(r"(?:\(?\+[ \x01]?)?\(?\d+")
 _END = r"(?![0-9_]|[.-]\d|(?!x\d|ext)[a-z]{1,9}[0-9_])"  # letters and digits in turn make a key, not a number
