@@ -21,6 +21,9 @@ CANARIES = [
     ("o'neil_99@example.org", "[email]"),
     ("anna (at) example.org", "[email]"),
     ("anna @ example.org", "[email]"),
+    ("anna at mail dot example dot com", "[email]"),
+    ("(0049) 30 1234567", "[phone]"),
+    ("📞 9123 4567", "📞 [phone]"),
     ("call +44 20 7946 0958 now", "call [phone] now"),
     ("call +1 (415) 555-0134.", "call [phone]."),
     ("call +1 (415) 555-0134 x12, please", "call [phone], please"),
@@ -71,6 +74,7 @@ OTHERS = [
     "52.520008, 13.404954; 99.999 %; 1 250 000 m²",
     "Mobile, AL\n(AL2203) 1285 Carmichael Way",
     "Phone support supervisor 8027 (2012-2017)",
+    "call volume of 1500-2000 a day, or call 1000000 customers",
     "GS-0801/0830/1301-12, 550e8400-e29b-41d4-a716-446655440000",
 ]
 

@@ -11,7 +11,7 @@ _LATIN_WORDS = (
     r"tel(?:e?fon[eo]?|efoon|ephone|éfono|éphone|efonnummer|epon|efone)?s?|(?:smart|i)?phones?|mobiles?|cell(?:phone|ular)?|"
     r"call|whats ?app|viber|telegram|fax|sms|text|dial|ring|reach|contact|hotline|handy\w*|mobil\w*|anruf\w*|ruf\w*|"
     r"durchwahl|fon|portable|appele[rz]\S*|joindre|numéro|móvil|celular|ll[aá]m\w+|telemóvel|lig(?:ue|ar)|cellulare|"
-    r"chiam\w+|komórk\w+|dzwoni\w+|zadzwoń|mobiel\w*|cep|điện thoại|gọi|sđt|đt|hubungi|puhelin|soita|volejte"
+    r"chiam\w+|komórk\w+|dzwoni\w+|zadzwoń|mobiel\w*|tlf|điện thoại|gọi|sđt|đt|hubungi|puhelin|soita|volejte"
 )
 # Words in other letters, beside which no other letter may stand
 _WORDS = (
@@ -25,7 +25,7 @@ _STEMS = (
     r"फ\u093cोन|फोन|मोबाइल|कॉल|दूरभाष|संपर्क|सम्पर्क|व्हाट्सएप|"
     r"โทร|เบอร์|มือถือ|ติดต่อ|แฟกซ์|ไลน์|"
     r"电话|電話|手机|手機|致电|致電|拨打|撥打|热线|熱線|联系|聯絡|聯繫|传真|傳真|行動|微信|座机|座機|号码|號碼|"
-    r"携帯|連絡|問い?合わ?せ|ファックス|ダイヤル|전화|휴대|핸드폰|연락|번호|문의|팩스"
+    r"携帯|連絡|問い?合わ?せ|ファックス|ダイヤル|전화|휴대|핸드폰|연락|번호|문의|팩스|☎"
 )
 _PHONE = re.compile(
     rf"(?<![a-z\[])(?:{_LATIN_WORDS})(?![a-z])|(?<![^\W\d_])(?:{_WORDS})(?![^\W\d_])|{_STEMS}|\[phone\](?=\W{{0,4}}$)"

@@ -50,7 +50,7 @@ _MOBILE_WITH_COUNTRY = (  # without + or 00
     r"989\d{9}|234[789]\d{9}|79\d{9}"
 )
 _INTERNATIONAL = re.compile(
-    rf"(?:\(?\+[ \x01]?|00[ ]?)\(?(?!\d{{1,3}}[ .](?:\d{{3}}[ .])?000[ .]000)"
+    rf"(?:\(?\+[ \x01]?|\(?00 ?)\(?(?!\d{{1,3}}[ .](?:\d{{3}}[ .])?000[ .]000)"
     rf"(?:1{_JOIN}[2-9]\d\d{_JOIN}\d{{3}}{_JOIN}\d{{4}}"
     rf"|(?:{_COUNTRY})(?:{_JOIN}0)?{_JOIN}[1-9](?:\d{{0,4}}\)? ?/ ?\d(?:{_JOIN}\d){{4,9}}|(?:{_JOIN}\d){{6,12}})){_END}"
 )
@@ -63,7 +63,7 @@ _NATIONAL = re.compile(
     r"|1?[2-9]\d\d[2-9]\d{6}|[6-9]\d{9}|[6-9]\d{4}[ -]\d{5}"  # North America, India
     r"|(?:86-?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}"  # China
     r"|[78][ -]{0,2}\(?[3489](?:[ ()-]{0,2}\d){9}|8[ -]\(?0[1-4](?:[ ()-]{0,2}\d){8}"  # Russia, Belarus
-    r"|\((?!19|20)\d{2,5}\) ?(?!(?:19|20)\d\d[ -])\d{2,5}[ .-]?\d{2,5}(?:[ .-]\d{2,4})?"  # area code in brackets
+    r"|\((?!19|20)\d ?\d{1,4}\) ?(?!(?:19|20)\d\d[ -])\d{2,5}[ .-]?\d{2,5}(?:[ .-]\d{2,4})?"  # area code in brackets
     r"|[2-9]\d{1,2}[ -]\d{3}[ -]\d\d[ -]\d\d|[6-9]\d\d \d\d \d\d \d\d|[1-9]\d 9\d{4}-?\d{4}|1-?[78]00-\d{3}-\d{3}"
     rf"|{_MOBILE_WITH_COUNTRY}"
     rf"){_END}"
@@ -111,7 +111,8 @@ def _number_at(folded: str, start: int, label: str) -> int | None:
     if label != "other" and not is_glued and (national := _NATIONAL.match(folded, start)):
         return national.end()
     labelled = _LABELLED.match(folded, start) if label == "phone" else None
-    return labelled.end() if labelled and _LABELLED_END.search(labelled[0]) else None
+    is_round = labelled and all(group.endswith("00") for group in re.findall(r"\d+", labelled[0]))
+    return labelled.end() if labelled and not is_round and _LABELLED_END.search(labelled[0]) else None
 
 
 def _is_glued(folded: str, start: int) -> bool:

@@ -35,6 +35,10 @@ _DOMAIN = re.compile(
     rf"|(?:[0-9{_SPACED}-]{{1,63}}\.){{1,4}}[{_SPACED}]{{2,24}}"
 )
 _COMMON_DOMAIN = re.compile(r".*\.(?:com|org|net|edu|gov|info|biz|[a-z]{2})")
+_IN_WORDS = re.compile(
+    r"(?<![a-z0-9._%+-])[a-z0-9._%+-]{1,64} at [a-z0-9-]{1,63}(?: dot [a-z0-9-]{1,63}){0,3}"
+    r" dot (?:com|org|net|edu|gov|info)(?![a-z])"
+)
 # Local parts, read from the @ to the left
 _LATIN_LOCAL = re.compile(rf"[{_LATIN}_.%+&'-]{{1,64}}")
 _OTHER_LOCAL = re.compile(rf"[0-9_.%+-]{{0,64}}(?:[0-9_.%+{_SPACED}-]{{1,64}}|[0-9_.%+{_UNSPACED}-]{{1,64}})")
@@ -80,6 +84,7 @@ def contact_details(text: str) -> list[ContactDetail]:
     folded = folded_text(text)
     found = [ContactDetail(start, end, "phone") for start, end in phone_numbers(folded)]
     found += [ContactDetail(*match.span(), "link") for match in _LINK.finditer(folded)]
+    found += [ContactDetail(*match.span(), "email") for match in _IN_WORDS.finditer(folded)]
     found += _emails(text, folded)
     merged: list[ContactDetail] = []
     for detail in sorted(found, key=lambda detail: (detail.start, -detail.end)):
@@ -117,7 +122,7 @@ def _folded(character: str) -> str:
         lower = (plain if "\uff21" <= character <= "\uff5a" else character).lower()
         return lower if len(lower) == 1 else character
     by_category = {"Pd": "-", "Zs": " ", "Cf": _INVISIBLE, "Sc": "$"}
-    by_character = {"\u2212": "-", "\u00b7": ".", "\u2116": "#"}
+    by_character = {"\u2212": "-", "\u00b7": ".", "\u2116": "#"} | dict.fromkeys("☎☏✆📞📱📲", "☎")
     return by_character.get(character) or by_category.get(category, _PUNCTUATION)
 
 
