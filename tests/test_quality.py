@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from girl_features.generator.draw import generate_chunk
 from girl_features.generator.gate import clean, defect
 from girl_features.generator.redaction import redact
+from girl_features.generator.words import words_of
 from girl_features.schema import CVVersion, GeneratedText
 from tests.fakes import TemplateGenerator, feature_contract
 from tests.input_tables import day
@@ -113,3 +114,11 @@ def test_any_characters_come_out_clean_and_stay_so(text: str) -> None:
     assert not any(ord(c) < 32 and c not in "\n\t" for c in cleaned)
     assert defect(cleaned) in (None, "empty", "looping", "malformed")
     assert redact(redact(cleaned).text).n_found == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [("a cook for two", 4), ("招聘厨师", 4), ("招聘 2 名 cook", 5), ("พ่อ", 3), ("요리사 모집", 2), ("", 0)],
+)
+def test_words_are_counted_in_every_script(text: str, n: int) -> None:
+    assert len(words_of(text)) == n

@@ -73,6 +73,7 @@ _LABELLED = re.compile(
 )
 _EXTENSION = re.compile(r"\s?(?:ext\.?|x|доб\.?|转|轉|内線)\s?\d{1,5}(?![a-z0-9])")
 _LABELLED_END = re.compile(rf"(?:(?<!\d)\d\d{_SEP}|\d)\d\d$")
+_ROUND = re.compile(r"\d*000|\d+00(?:\D+\d+00)+")
 _KEY = re.compile(r"\d+(?:[-./_]\d+){0,20}")
 _GLUED = re.compile(r"(?:[a-z0-9_]|[a-z]-|\d[.,]|\$|[0-9a-f]{4}-)$")
 
@@ -111,7 +112,7 @@ def _number_at(folded: str, start: int, label: str) -> int | None:
     if label != "other" and not is_glued and (national := _NATIONAL.match(folded, start)):
         return national.end()
     labelled = _LABELLED.match(folded, start) if label == "phone" else None
-    is_round = labelled and all(group.endswith("00") for group in re.findall(r"\d+", labelled[0]))
+    is_round = labelled and _ROUND.fullmatch(labelled[0])
     return labelled.end() if labelled and not is_round and _LABELLED_END.search(labelled[0]) else None
 
 
