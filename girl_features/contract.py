@@ -72,8 +72,8 @@ class FeatureContract(_Fingerprinted):
     # None: transformers
     engine: Literal["openvino", "openvino-float32", "vllm"] | None = Field(None, exclude_if=_is_none)
     samples_pooling: Literal["mean"] = "mean"  # over the n generated JDs of one CV (GIRL, section VI-E)
-    # raised when a change of cleaning, retries or defect rules changes what is stored
-    pipeline_version: Literal[1, 2, 3] = 3
+    # raised when a change of cleaning, redaction, retries or defect rules changes what is stored
+    pipeline_version: Literal[1, 2, 3, 4] = 4
 
     @property
     def engine_name(self) -> str:

@@ -27,7 +27,7 @@ from tests.input_tables import day
 
 FIXTURE = Path(__file__).parent / "fixtures" / "release_0_1"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(encoding="utf-8"))
-CONTRACT = feature_contract(day(10).isoformat(), n=2)
+CONTRACT = feature_contract(day(10).isoformat(), n=2).model_copy(update={"pipeline_version": 3})
 
 
 @pytest.fixture
@@ -75,3 +75,16 @@ def test_a_second_run_makes_nothing_again_and_publishes(workspace: GirlConfig) -
     with FeatureClient(workspace.feast_repo, CONTRACT.fingerprint, deadline_ms=60_000) as client:
         seekers = client.job_seekers(list(EXPECTED["vectors"]))
     assert seekers.vectors.tolist() == list(EXPECTED["vectors"].values())
+
+
+def test_the_rules_of_this_release_make_features_anew_beside_the_earlier_ones(workspace: GirlConfig) -> None:
+    contract = feature_contract(day(10).isoformat(), n=2)
+    report = run_batch(workspace, contract, local_chunks(LoadedModels(HashingEncoder(), TemplateGenerator(), contract)))
+    assert (report.n_planned, report.n_unchanged) == (6, 0)
+    assert set(PartsStore(workspace.store_dir).contracts()) == {CONTRACT.fingerprint, contract.fingerprint}
+    for fingerprint in (CONTRACT.fingerprint, contract.fingerprint):
+        with FeatureClient(workspace.feast_repo, fingerprint, deadline_ms=60_000) as client:
+            seekers = client.job_seekers(list(EXPECTED["vectors"]))
+        assert seekers.problem is None
+        if fingerprint == CONTRACT.fingerprint:
+            assert seekers.vectors.tolist() == list(EXPECTED["vectors"].values())

@@ -37,6 +37,7 @@ from girl_features.generator.opening import find_generator
 from girl_features.generator.prompts import template_for
 from girl_features.generator.reward_model import TransformersRewardModel, load_scorer, sequence_scores
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.generator.words import words_of
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.input.tables import Tables
 from girl_features.trainers import records
@@ -230,8 +231,8 @@ def reward_model_quality(reward_model: RewardModel, pairs: pl.DataFrame) -> dict
     cvs = pairs["cv"].to_list()
     chosen = reward_model.score(cvs, pairs["chosen"].to_list()).astype(np.float64)
     rejected = reward_model.score(cvs, pairs["rejected"].to_list()).astype(np.float64)
-    chosen_words = np.array([len(jd.split()) for jd in pairs["chosen"]], float)
-    rejected_words = np.array([len(jd.split()) for jd in pairs["rejected"]], float)
+    chosen_words = np.array([len(words_of(jd)) for jd in pairs["chosen"]], float)
+    rejected_words = np.array([len(words_of(jd)) for jd in pairs["rejected"]], float)
     scores, labels = np.concatenate([chosen, rejected]), np.repeat([True, False], len(chosen))
     n_words = np.concatenate([chosen_words, rejected_words])
     both_vary = scores.std() > 0 and n_words.std() > 0

@@ -20,6 +20,7 @@ from girl_features.config import PPOConfig
 from girl_features.generator.gate import defect
 from girl_features.generator.prompts import PromptIds, encode_prompt, template_for
 from girl_features.generator.reward_model import TransformersRewardModel
+from girl_features.generator.words import words_of
 from girl_features.trainers import losses
 from girl_features.trainers.checkpoints import load_weights
 from girl_features.trainers.processes import gather_from_all, local_places
@@ -256,7 +257,7 @@ def text_statistics(texts: Sequence[str]) -> dict[str, float]:
         `words`, the mean number of words; `distinct_2`, the number of distinct bigrams divided by that of all bigrams
         of all texts; and `repetition`, the mean share of 4-word runs of a text that occur in it before.
     """
-    words_by_text = [text.split() for text in texts]
+    words_by_text = [words_of(text) for text in texts]
     bigrams = [bigram for words in words_by_text for bigram in pairwise(words)]
     repeated = []
     for words in words_by_text:

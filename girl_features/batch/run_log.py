@@ -176,7 +176,9 @@ def _is_dead(record: RunRecord) -> bool:
 def _refusal(record: RunRecord, contract: str, config: dict[str, Any]) -> str:
     changes = _config_changes(record.config, config)
     more = f" and {len(changes) - N_CHANGES_NAMED} more" if len(changes) > N_CHANGES_NAMED else ""
-    named = "; ".join(changes[:N_CHANGES_NAMED]) + more or "the files of the generator or of the encoder"
+    named = (
+        "; ".join(changes[:N_CHANGES_NAMED]) + more or "the files of the generator or of the encoder, or the release"
+    )
     return (
         f"run {record.id} of contract {record.contract!r} was {record.status} before it was done, and since then "
         f"the contract has become {contract!r} (changed: {named}); change that back to resume it, or give it up and "

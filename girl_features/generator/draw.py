@@ -9,7 +9,8 @@ import numpy as np
 
 from girl_features.contract import FeatureContract, sampling_seed
 from girl_features.generator import Generator, RewardModel
-from girl_features.generator.gate import clean, defect, redact
+from girl_features.generator.gate import clean, defect
+from girl_features.generator.redaction import redact
 from girl_features.schema import CVVersion, GeneratedText
 
 RETRY_SAMPLE_OFFSET = 1_000_000  # added to a sample number for the second draw, so that no first draw uses it

@@ -1,15 +1,12 @@
-"""The gate that each generated JD passes before it is stored: clean it, redact contact details, find defects.
-
-A generator may repeat contact details from a CV. E-mail addresses, phone numbers and links follow a pattern, so they
-are found and replaced. Names and street addresses follow none, and are not found.
-"""
+"""The gate that each generated JD passes before it is stored: clean it, and find defects."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from typing import NamedTuple
+
+from girl_features.generator.words import UNSPACED, words_of
 
 MIN_WORDS = 3
 # A text loops if the same runs of LOOP_WORDS words appear LOOP_REPEATS times or more, and such runs make up a share of
@@ -20,42 +17,22 @@ LOOP_REPEATS = 4
 MIN_LOOPED = 0.2
 MIN_LETTERS = 0.3  # share of letters among characters that are not spaces; in 999 of 1,000 real JDs it exceeds .86
 
-# Scripts without spaces between words: Thai, Lao, Khmer, kana, Chinese
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_EDGE = r"(?a:\b)"  # of a word in ASCII letters; a Chinese character beside it is no part of the word
 # Markup that appears only when a model fails or follows instructions in a CV. Layout is allowed, such as Markdown
 # headings and HTML paragraphs and lists, because real job boards use it.
 _MARKUP = re.compile(
     r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|```|"
-    r"</?(?:a|body|embed|html|iframe|img|input|meta|script|style|svg)\b[^<>]*>|"
+    rf"</?(?:a|body|embed|html|iframe|img|input|meta|script|style|svg){_EDGE}[^<>]*>|"
     r"</(?:form|link|object)>|<(?:form|link|object)\s[^<>]*=[^<>]*>",
     re.IGNORECASE,
 )
 _ORDERS = re.compile(
-    r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|prior|above|earlier|preceding)\b.{0,20}"
-    r"\b(?:instruction|prompt|direction|rule)s?\b|(?<!such )\bas an? (?:ai )?language model,|\bthe system prompt you\b",
+    rf"{_EDGE}(?:ignore|disregard|forget){_EDGE}.{{0,40}}{_EDGE}(?:previous|prior|above|earlier|preceding){_EDGE}"
+    rf".{{0,20}}{_EDGE}(?:instruction|prompt|direction|rule)s?{_EDGE}"
+    rf"|(?<!such ){_EDGE}as an? (?:ai )?language model,|{_EDGE}the system prompt you{_EDGE}",
     re.IGNORECASE | re.DOTALL,
 )
-_EMAIL = re.compile(r"[\w.+%'-]{1,64}\s?(?:@|\uff20|\(at\)|\[at\])\s?[\w-]{1,63}(?:\.[\w-]{1,63}){1,6}", re.IGNORECASE)
-_LINK = re.compile(
-    r"\b(?:https?://|www\.|(?:linkedin|github|facebook|twitter|x)\.com/)[^\s<>\"')\]]{1,2000}", re.IGNORECASE
-)
-# With a country code or a leading zero, in the North American format, or ten or more digits without separators.
-_PHONE = re.compile(
-    r"(?<![\w.,$\u20ac\u00a3])(?:"
-    r"\+\s?\(?\d(?:[\s.()/-]{0,3}\d){7,14}"
-    r"|\(?0\d(?:[ .()/-]{0,2}\d){7,12}"
-    r"|(?:1[ .-])?\(?\d{3}\)?[ .-]{0,2}\d{3}[ .-]\d{4}"
-    r"|\d{10,15}"
-    r")(?!\w)"
-)
-_CONTACT_PATTERNS = ((_EMAIL, "[email]"), (_LINK, "[link]"), (_PHONE, "[phone]"))
-
-
-class Redacted(NamedTuple):
-    """A text without contact details."""
-
-    text: str
-    n_found: int
 
 
 def clean(text: str) -> str:
@@ -68,22 +45,13 @@ def clean(text: str) -> str:
     return "".join(characters).replace("\ufffd", "").strip()
 
 
-def redact(text: str) -> Redacted:
-    """Replace contact details in `text` by `[email]`, `[phone]` and `[link]`, and count them."""
-    n_found = 0
-    for pattern, replacement in _CONTACT_PATTERNS:
-        text, n = pattern.subn(replacement, text)
-        n_found += n
-    return Redacted(text, n_found)
-
-
 def defect(text: str) -> str | None:
     """Return `empty`, `looping` or `malformed` for a defective text, and None for a good one.
 
     The text alone does not tell if it was cut off: see `finish_reason` of GeneratedText.
     """
     n_unspaced = len(_UNSPACED.findall(text))
-    if len(text.split()) + n_unspaced < MIN_WORDS:
+    if len(words_of(text)) < MIN_WORDS:
         return "empty"
     if 2 * n_unspaced > len(text):
         is_looping = _is_looping(list("".join(text.split())), LOOP_CHARACTERS)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from girl_features.errors import ConfigError, GirlError
+from girl_features.generator.words import UNSPACED
 from girl_features.integrations.rankers.early_stopping import batches_by_length, train_with_early_stopping
 from girl_features.lab.baselines import text_networks as networks
 from girl_features.ranker import PairTexts, check_text_parts
@@ -27,7 +28,11 @@ from girl_features.vectors.regression import Calibration, fit_calibration, log_l
 MAX_WORDS = 128
 N_WORDS, MIN_COUNT = 12_000, 2  # size of the vocabulary, and times that its words occur in distinct training texts
 WEIGHT_DECAY, BATCH_SIZE = 1e-3, 64
-_WORD = re.compile(r"\w+")
+# A word, or a character of a script without spaces between words. Marks of other scripts, such as the vowel signs of
+# Hindi, belong to the word; Python's \w leaves them out.
+_WORD = re.compile(
+    rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|[\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963])*"
+)
 _Numbers = tuple[list[list[int]], list[list[int]]]  # of the words, or of the id, of the seeker and the job of each pair
 
 

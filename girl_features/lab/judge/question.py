@@ -27,11 +27,13 @@ _SYSTEM = (
 MAX_PASSES = 8  # limit on removing marks that form again when another mark is removed
 _MARKS = re.compile(r"<\|.{0,100}?\|>|</?\s*(?:cv|job_a|job_b)\s*>|\[/?INST\]|<</?SYS>>", re.IGNORECASE | re.DOTALL)
 _NO_BRACKETS = str.maketrans("<>[]", "    ")  # without brackets no mark remains
+_EDGE = r"(?a:\b)"  # of a word in ASCII letters; a Chinese character beside it is no part of the word
 _ORDERS = re.compile(
-    r"\b(?:ignore|disregard|forget)\b.{0,40}\b(?:previous|above|prior|all|any|earlier)\b.{0,40}\binstructions?\b"
-    r"|\byou are (?:now )?(?:a|an|the) (?:judge|assistant|system)\b"
-    r"|\b(?:answer|respond|reply|output|choose|say)\b.{0,20}[\"'{]"
-    r"|\bsystem prompt\b",
+    rf"{_EDGE}(?:ignore|disregard|forget){_EDGE}.{{0,40}}{_EDGE}(?:previous|above|prior|all|any|earlier){_EDGE}"
+    rf".{{0,40}}{_EDGE}instructions?{_EDGE}"
+    rf"|{_EDGE}you are (?:now )?(?:a|an|the) (?:judge|assistant|system){_EDGE}"
+    rf"|{_EDGE}(?:answer|respond|reply|output|choose|say){_EDGE}.{{0,20}}[\"'{{]"
+    rf"|{_EDGE}system prompt{_EDGE}",
     re.IGNORECASE | re.DOTALL,
 )
 PAYLOADS = (

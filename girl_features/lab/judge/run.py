@@ -16,6 +16,7 @@ from girl_features.evaluation.bootstrap import percentile_interval
 from girl_features.evaluation.run import materialized_generators
 from girl_features.generator.checkpoint import trained_reward_models
 from girl_features.generator.opening import find_reward_model, load_encoder
+from girl_features.generator.words import words_of
 from girl_features.input.splits import cut_windows
 from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.data import generated_by_version, load_data
@@ -117,7 +118,7 @@ def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:
     cv_vectors = sides.encoder.encode(cvs).vectors
     vectors = [sides.encoder.encode(jds).vectors for jds in texts]
     columns: dict[str, list[np.ndarray]] = {  # measure -> (n,) values of the left and of the right JDs
-        "words": [np.array([len(jd.split()) for jd in jds], float) for jds in texts],
+        "words": [np.array([len(words_of(jd)) for jd in jds], float) for jds in texts],
         "distinct pairs of words, share": [np.array([_distinct_share(jd) for jd in jds]) for jds in texts],
         "cosine to the CV": [cosine(jd_vectors, cv_vectors) for jd_vectors in vectors],
     }
@@ -144,7 +145,7 @@ def _measure(name: str, left: np.ndarray, right: np.ndarray) -> Measure:
 
 def _distinct_share(text: str) -> float:
     """Return the share of distinct ones among the pairs of neighbouring words."""
-    pairs = list(pairwise(text.lower().split()))
+    pairs = list(pairwise(words_of(text.lower())))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

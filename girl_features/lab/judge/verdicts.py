@@ -18,6 +18,7 @@ import numpy as np
 
 from girl_features.errors import ShapeError
 from girl_features.evaluation.bootstrap import percentile_interval
+from girl_features.generator.words import words_of
 from girl_features.lab.judge.chat import Chat
 from girl_features.lab.judge.question import (
     CRITERIA,
@@ -142,7 +143,7 @@ def _report(name: str, pairs: Sequence[JDPair], judged: Sequence[JudgedPair], sh
     n = len(pairs)
     draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP) / n
     left, right = [pair.left for pair in pairs], [pair.right for pair in pairs]
-    left_words, right_words = (np.array([len(jd.split()) for jd in jds], float) for jds in (left, right))
+    left_words, right_words = (np.array([len(words_of(jd)) for jd in jds], float) for jds in (left, right))
     overall = _signs(judged, OVERALL)
     n_decided = sum(pair.n_decided for pair in judged)
     longer = np.sign(left_words - right_words)
