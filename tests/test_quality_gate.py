@@ -20,7 +20,6 @@ from girl_features.batch.quality import judge, stored_verdict
 from girl_features.batch.quality.measures import measure
 from girl_features.batch.quality.sample import GateSample, answer, take_sample
 from girl_features.batch.quality.tokenizer_scripts import (
-    missing_scripts,
     read_tokenizer,
     spelled_shares,
     unknown_scripts,
@@ -151,8 +150,6 @@ def test_a_script_that_the_tokenizer_does_not_know_is_named_with_its_seekers(scr
     assert unknown_scripts(one, english) == {}
     assert unknown_scripts(both, [*english, *other]) == {}
     assert spelled_shares(one, english) == {"Latin": 0.0}
-    assert missing_scripts(english, [*english, *other[:7]]) == {script: 7}
-    assert missing_scripts([*english, *other], [*english, *other]) == {}
 
 
 def test_seekers_whose_script_the_tokenizer_does_not_know_fail_the_gate(world: World, tmp_path: Path) -> None:

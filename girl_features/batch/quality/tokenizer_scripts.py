@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from girl_features.errors import require
-from girl_features.input.scripts import NO_LETTERS, letters_by_script, main_script, script_of
+from girl_features.input.scripts import NO_LETTERS, main_script, script_of
 
 MAX_SPELLED = 0.5  # share of a script's letters, as often as they occur, above which the script counts as unknown
 _UNKNOWN_TOKENS = ("<unk>", "[UNK]", "<|unk|>")
@@ -51,17 +51,6 @@ def unknown_scripts(tokenizer: Any, cvs: Sequence[str]) -> dict[str, int]:
         for script, n in mains.most_common()
         if script != NO_LETTERS and _spelled(script, shares) > MAX_SPELLED
     }
-
-
-def missing_scripts(known: Sequence[str], cvs: Sequence[str]) -> dict[str, int]:
-    """Return the main scripts of `cvs` whose letters do not occur in the `known` texts, each with its number of CVs.
-
-    A tokenizer that is trained on the known texts will not know these scripts.
-    """
-    letters = sum(map(letters_by_script, known), Counter())
-    mains = Counter(map(main_script, cvs))
-    floor = letters.total() / 1000  # a name or a quotation teaches no script
-    return {script: n for script, n in mains.most_common() if script != NO_LETTERS and letters[script] <= floor}
 
 
 def _spelled(script: str, shares: dict[str, float]) -> float:
