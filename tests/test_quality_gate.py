@@ -24,7 +24,8 @@ from girl_features.batch.quality.tokenizer_scripts import (
     spelled_shares,
     unknown_scripts,
 )
-from girl_features.batch.quality.words import KnownWords, Unigram, units
+from girl_features.batch.quality.unigram import Unigram
+from girl_features.batch.quality.words import KnownWords, units
 from girl_features.batch.run_log import RunLog
 from girl_features.batch.worker import open_worker
 from girl_features.cli import app

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from girl_features.batch.quality.words import Unigram
+from girl_features.batch.quality.unigram import Unigram
 from girl_features.config import GirlConfig
 from girl_features.errors import EmptyWindowError
 from girl_features.generator.prompts import template_for

@@ -78,7 +78,7 @@ class _WordVectors(torch.nn.Module):
 
     def __init__(self, vectors: torch.Tensor) -> None:
         super().__init__()
-        self.table = torch.nn.Embedding.from_pretrained(vectors)
+        self.table = torch.nn.Embedding.from_pretrained(vectors)  # type: ignore[no-untyped-call]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Turn (b, t) token ids and mask into (b, d) vectors."""

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from girl_features.batch.quality.measures import Value, measure
+from girl_features.batch.quality.measures import measure
+from girl_features.batch.quality.real_texts import Value
 from girl_features.batch.quality.sample import Answers, GateSample, answer, take_sample
 from girl_features.config import GateConfig, GirlConfig
 from girl_features.contract import FeatureContract

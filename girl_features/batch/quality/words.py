@@ -1,4 +1,4 @@
-"""Words of real texts, to tell real words and their order in other texts, and the unigram model of held-out JDs."""
+"""Words of real texts, to tell real words and their order in other texts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import math
 import random
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 # Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese. Each of their characters is a unit.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_PARTS = re.compile(f"[{_UNSPACED}]|[^{_UNSPACED}]+")
-_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-_PIECES = re.compile(rf"\s?[{_UNSPACED}]|\s?[^\W{_UNSPACED}]+|\s?[^\w\s]|\s")  # together they are the whole text
-_UNKNOWN_BITS = 20  # of a character that no training text has: about the number of bits of all of Unicode
-_END = "\0"  # stands for the end of a text, and of a piece that is spelled
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_PARTS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")
+_IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def units(text: str) -> list[str]:
@@ -93,40 +88,3 @@ class KnownWords:
             rng.shuffle(found)
             n_shuffled += sum(pair in self._pairs for pair in pairwise(found))
         return (n_known - n_shuffled) / n if n else math.nan
-
-
-class Unigram(NamedTuple):
-    """A model that knows how often each word is written, and nothing of their order."""
-
-    pieces: Counter[str]
-    characters: Counter[str]  # of the distinct pieces: an unknown piece is spelled by them
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Unigram:
-        """Count the pieces of `texts`: words, punctuation marks, and the end of each text."""
-        pieces = Counter(piece for text in texts for piece in (*_PIECES.findall(text), _END))
-        return cls(pieces, Counter(character for piece in pieces for character in f"{piece}{_END}"))
-
-    def bits(self, text: str) -> float:
-        """Return the bits that the model needs for `text` and its end.
-
-        Pieces that were never counted get as much probability as there are distinct ones (Witten and Bell, 1991), and
-        are then spelled out.
-        """
-        n, n_distinct = self.pieces.total(), len(self.pieces)
-        total = 0.0
-        for piece in (*_PIECES.findall(text), _END):
-            if count := self.pieces[piece]:
-                total -= math.log2(count / (n + n_distinct))
-            else:
-                total += self._spelling_bits(piece) - math.log2(max(1, n_distinct) / max(1, n + n_distinct))
-        return total
-
-    def _spelling_bits(self, piece: str) -> float:
-        n, n_distinct = self.characters.total(), len(self.characters)
-        bits = 0.0
-        for character in f"{piece}{_END}":
-            count = self.characters[character]
-            share = (count or max(1, n_distinct)) / max(1, n + n_distinct)
-            bits += -math.log2(share) + (0 if count else _UNKNOWN_BITS)
-        return bits
