@@ -23,7 +23,7 @@ from girl_features.batch.run import MaterializeReport, run_batch
 from girl_features.batch.run_log import RunLog
 from girl_features.cli import app, main
 from girl_features.config import GirlConfig, RayConfig
-from girl_features.errors import ClusterError, MissingExtraError
+from girl_features.errors import ClusterError, GateError, MissingExtraError
 from girl_features.integrations.ray_cluster import MAX_TRIES, ChunkGate, import_ray, n_workers
 from girl_features.integrations.ray_data import run_on_ray
 from girl_features.store.parts import PartsStore
@@ -229,6 +229,16 @@ def test_a_chunk_that_kills_its_workers_ends_the_run(cluster: str, tmp_path: Pat
     with pytest.raises(ClusterError, match=r"failed: ClusterError: 4 workers died over one chunk"):
         run_on_ray(config, source=SOURCE, anyway=True)
     assert _noted(tmp_path, "generated.txt") == ["a deadly cook"] * MAX_TRIES
+
+
+def test_the_quality_gate_is_asked_by_a_worker_and_once(cluster: str, tmp_path: Path) -> None:
+    config = _inputs(tmp_path, [f"cv number {i} in circles" for i in range(12)])
+    for _ in range(2):
+        with pytest.raises(GateError, match=r"usable 0\.00 \(min 0\.5; 0 of 12 CVs got a JD"):
+            run_on_ray(config, source=SOURCE)
+    assert len(_noted(tmp_path, "loaded.txt")) == 1
+    assert str(os.getpid()) not in _noted(tmp_path, "loaded.txt"), "the driver may have no room for the generator"
+    assert RunLog(config.runs_dir).records() == []
 
 
 def test_the_gate_lets_a_lost_chunk_begin_again() -> None:
