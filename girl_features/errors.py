@@ -81,6 +81,17 @@ class CheckpointError(GirlError):
     """A checkpoint is absent, incomplete, altered, or of a refused format."""
 
 
+class GateError(GirlError):
+    """A generator is below the quality gate, so nothing of it is published."""
+
+    def __init__(self, failed: list[str], path: str) -> None:
+        super().__init__(
+            f"the generator is below the quality gate, so nothing was generated or published: {'; '.join(failed)}. "
+            f"Train it longer or on more data, set `generator.base` to a pretrained model, or publish all the same "
+            f"with `--anyway`. The measures are in {path}; delete that file to take them again"
+        )
+
+
 class TrainingError(GirlError):
     """Training cannot continue, because the loss is no longer a number."""
 

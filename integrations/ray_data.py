@@ -19,11 +19,21 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from girl_features.batch.chunk import FinishedChunk, draw_jds, encode_cvs, encode_jds, encode_jobs
+from girl_features.batch.quality.sample import Answers, GateSample, answer
+from girl_features.batch.quality.verdict import (
+    Verdict,
+    checked,
+    gate_sample,
+    keep_verdict,
+    note_anyway,
+    stored_verdict,
+)
 from girl_features.batch.run import Batch, ChunkIterator, MaterializeReport, run_batch
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import ClusterError, ContractMismatchError, require
 from girl_features.generator.opening import LoadedModels, load_models, settle_contract
+from girl_features.input.tables import open_tables
 from girl_features.integrations.ray_cluster import (
     MAX_TRIES,
     ChunkGate,
@@ -52,27 +62,48 @@ def run_on_ray(
     should_stop: Callable[[], bool] = lambda: False,
     retry_failed: bool = False,
     new_run: bool = False,
+    anyway: bool = False,
     source: ModelSource = ModelSource(settle_contract, load_models),  # noqa: B008  immutable
 ) -> MaterializeReport:
     """Bring the store up to date and publish it, with the work done by Ray workers.
 
-    Arguments as those of `run_batch`. `should_stop` is asked several times a second.
+    Arguments as those of `materialize`. `should_stop` is asked several times a second.
 
     Raises:
         MissingExtraError: Ray is not installed.
+        GateError: the generator is below the quality gate, and `anyway` is False.
         ClusterError: the cluster is not found, has no room, or a worker failed; what was committed stays.
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
     import_ray(config.ray)
+    contract = source.contract(config)
     return run_batch(
         config,
-        source.contract(config),
+        contract,
         partial(_finished_chunks, config, source),
         should_stop=should_stop,
         retry_failed=retry_failed,
         new_run=new_run,
+        gate=note_anyway(config, contract) if anyway else checked(config, _judge(config, contract, source)),
     )
+
+
+def _judge(config: GirlConfig, contract: FeatureContract, source: ModelSource) -> Verdict:
+    """Return the verdict of the quality gate; a worker writes the JDs of the sample, once for each contract."""
+    if (stored := stored_verdict(config, contract)) is not None:
+        return stored
+    with open_tables(config) as tables:
+        sample = gate_sample(config, contract, tables)
+    ray = require("ray", "ray")
+    with redirect_stdout(sys.stderr), _as_cluster_error(), connected(config.ray):
+        task = ray.remote(_answer).options(num_cpus=config.ray.cpus_per_worker, num_gpus=config.ray.gpus_per_worker)
+        answers = ray.get(task.remote(_settled(config, contract), source, sample))
+    return keep_verdict(config, contract, sample, answers)
+
+
+def _answer(config: GirlConfig, source: ModelSource, sample: GateSample) -> Answers:
+    return answer(source.models(config), sample)
 
 
 class ChunkWorker:

@@ -179,7 +179,8 @@ def test_at_least_two_hundred_kills(workshop: Workshop) -> None:
 
 
 def _girl(folder: Path, seconds_a_chunk: float) -> subprocess.Popen[str]:
-    command = [*COMMAND, "girl", "materialize", "--config", str(folder / "girl.yaml"), "--set", "sampling.top_p=0.9"]
+    config = ["--config", str(folder / "girl.yaml"), "--set", "sampling.top_p=0.9"]
+    command = [*COMMAND, "girl", "materialize", *config, "--anyway"]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -208,7 +209,7 @@ def test_a_signal_finishes_the_chunk_and_names_the_command_that_resumes(
     process.send_signal(number)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == code, errors
-    assert f"resume with: girl materialize --config {tmp_path}/girl.yaml --set sampling.top_p=0.9" in errors
+    assert f"resume with: girl materialize --config {tmp_path}/girl.yaml --set sampling.top_p=0.9 --anyway" in errors
     held = ids_of(PartsStore(config.store_dir), "generated_jds", "failures")
     noted = set((tmp_path / "generated.txt").read_text().splitlines())
     assert noted <= {cv_text(int(name.removeprefix("s"))) for name in held}, "nothing generated is thrown away"

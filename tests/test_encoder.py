@@ -10,6 +10,8 @@ import pytest
 from girl_features.encoder import SentenceTransformerEncoder, fastest_dtype, find_encoder_folder, resolve_dtype
 from girl_features.errors import CheckpointError
 
+FINGERPRINT = "0b26cdb2f885"  # of all-MiniLM-L6-v2 in float32
+
 
 @pytest.fixture(scope="module")
 def encoder() -> SentenceTransformerEncoder:
@@ -46,6 +48,7 @@ def test_the_contract_says_what_it_is(encoder: SentenceTransformerEncoder) -> No
     contract = encoder.contract
     assert (contract.name, contract.dimension, contract.max_tokens) == ("all-MiniLM-L6-v2", 384, 256)
     assert (contract.pooling, contract.normalized, contract.dtype) == ("mean", True, "float32")
+    assert contract.fingerprint == FINGERPRINT, "stores of earlier versions hold vectors of this encoder"
     other = SentenceTransformerEncoder(dtype="bfloat16").contract
     assert other.fingerprint != contract.fingerprint, "another precision makes other vectors"
 

@@ -128,7 +128,7 @@ def test_help_and_quick_demo_run_from_the_wheel(environment: Path, tmp_path: Pat
     assert result["simulation"] is True
 
     config = ["--config", "girl-demo/girl.yaml"]
-    again = subprocess.run([girl, "materialize", *config, "--json", "-"], **run)
+    again = subprocess.run([girl, "materialize", "--anyway", *config, "--json", "-"], **run)
     assert again.returncode == 0, again.stderr
     report = json.loads(again.stdout)
     assert (report["n_planned"], report["n_cv_vectors"], report["n_jd_vectors"]) == (0, 0, 0), "nothing twice"

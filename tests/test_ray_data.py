@@ -23,7 +23,7 @@ from girl_features.batch.run import MaterializeReport, run_batch
 from girl_features.batch.run_log import RunLog
 from girl_features.cli import app, main
 from girl_features.config import GirlConfig, RayConfig
-from girl_features.errors import ClusterError, MissingExtraError
+from girl_features.errors import ClusterError, GateError, MissingExtraError
 from girl_features.integrations.ray_cluster import MAX_TRIES, ChunkGate, import_ray, n_workers
 from girl_features.integrations.ray_data import run_on_ray
 from girl_features.store.parts import PartsStore
@@ -115,7 +115,7 @@ def both(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Both:
     on_ray, local = configs
     (local.workspace.parent / "died.txt").write_text("")  # only a worker may die
     models = models_of(local)
-    ray_report = run_on_ray(on_ray, source=SOURCE)
+    ray_report = run_on_ray(on_ray, source=SOURCE, anyway=True)
     return Both(on_ray, local, ray_report, run_batch(local, models.contract, local_chunks(models)))
 
 
@@ -149,14 +149,14 @@ def test_workers_load_the_models_once_and_generate_again_only_what_a_dead_one_he
 
 def test_a_second_run_does_nothing_and_needs_no_worker(both: Both) -> None:
     n_loads = len(_noted(both.on_ray.workspace.parent, "loaded.txt"))
-    again = run_on_ray(both.on_ray, source=SOURCE)
+    again = run_on_ray(both.on_ray, source=SOURCE, anyway=True)
     assert (again.n_planned, again.n_unchanged) == (0, N_CVS - N_FAILING - 1)
     assert len(_noted(both.on_ray.workspace.parent, "loaded.txt")) == n_loads
 
 
 def _girl(folder: Path, address: str, seconds_a_chunk: float) -> subprocess.Popen[str]:
     (folder / "seconds.txt").write_text(str(seconds_a_chunk))
-    command = [sys.executable, "-m", "tests.ray_job", "girl", "materialize", "--on", "ray"]
+    command = [sys.executable, "-m", "tests.ray_job", "girl", "materialize", "--on", "ray", "--anyway"]
     return subprocess.Popen(
         [*command, "--config", str(folder / "girl.yaml"), "--json", "-"],
         cwd=ROOT,
@@ -193,7 +193,7 @@ def test_a_killed_driver_loses_nothing_and_the_next_run_goes_on(cluster: str, tm
     assert len(in_hand) <= 2 * 2 * CHUNK, "a chunk or two a worker"
     (tmp_path / "seconds.txt").unlink()
 
-    report = run_on_ray(config, source=SOURCE)
+    report = run_on_ray(config, source=SOURCE, anyway=True)
     assert report.n_unchanged == len(committed)
     again = Counter(_noted(tmp_path, "generated.txt"))
     assert {cv for cv, n in again.items() if n > 1} == in_hand, "only what no ledger had"
@@ -208,7 +208,7 @@ def test_sigterm_finishes_the_running_chunks_and_names_the_command_that_resumes(
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
-    assert f"resume with: girl materialize --config {tmp_path}/girl.yaml --on ray" in errors
+    assert f"resume with: girl materialize --config {tmp_path}/girl.yaml --on ray --anyway" in errors
     assert json.loads(output)["stopped"] is True, "standard output holds the result alone"
     noted = {f"s{cv.split()[-1]}" for cv in _noted(tmp_path, "generated.txt")}
     assert set(_done(config)) == noted, "nothing generated is thrown away"
@@ -218,7 +218,7 @@ def test_sigterm_finishes_the_running_chunks_and_names_the_command_that_resumes(
 def test_an_error_in_a_worker_is_ours_and_says_what_it_was(cluster: str, tmp_path: Path) -> None:
     config = _inputs(tmp_path, ["a cook", "a broken cook"])
     with pytest.raises(ClusterError, match=r"failed: RuntimeError: the generator is broken; .* resumes"):
-        run_on_ray(config, source=SOURCE)
+        run_on_ray(config, source=SOURCE, anyway=True)
     assert RunLog(config.runs_dir).records()[-1].error == "ClusterError"
 
 
@@ -227,8 +227,18 @@ def test_an_error_in_a_worker_is_ours_and_says_what_it_was(cluster: str, tmp_pat
 def test_a_chunk_that_kills_its_workers_ends_the_run(cluster: str, tmp_path: Path) -> None:
     config = _inputs(tmp_path, ["a deadly cook"])
     with pytest.raises(ClusterError, match=r"failed: ClusterError: 4 workers died over one chunk"):
-        run_on_ray(config, source=SOURCE)
+        run_on_ray(config, source=SOURCE, anyway=True)
     assert _noted(tmp_path, "generated.txt") == ["a deadly cook"] * MAX_TRIES
+
+
+def test_the_quality_gate_is_asked_by_a_worker_and_once(cluster: str, tmp_path: Path) -> None:
+    config = _inputs(tmp_path, [f"cv number {i} in circles" for i in range(12)])
+    for _ in range(2):
+        with pytest.raises(GateError, match=r"usable 0\.00 \(min 0\.5; 0 of 12 CVs got a JD"):
+            run_on_ray(config, source=SOURCE)
+    assert len(_noted(tmp_path, "loaded.txt")) == 1
+    assert str(os.getpid()) not in _noted(tmp_path, "loaded.txt"), "the driver may have no room for the generator"
+    assert RunLog(config.runs_dir).records() == []
 
 
 def test_the_gate_lets_a_lost_chunk_begin_again() -> None:
@@ -297,7 +307,7 @@ def test_without_ray_the_command_names_the_extra(
     config = _inputs(tmp_path, ["a cook"])
     monkeypatch.setitem(sys.modules, "ray", None)  # what an import system without it says
     with pytest.raises(MissingExtraError):
-        run_on_ray(config, source=SOURCE)
+        run_on_ray(config, source=SOURCE, anyway=True)
     monkeypatch.setattr(sys, "argv", ["girl", "materialize", "--config", str(tmp_path / "girl.yaml"), "--on", "ray"])
     with pytest.raises(SystemExit) as left:
         main()

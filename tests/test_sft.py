@@ -25,7 +25,8 @@ from girl_features.generator.transformers_engine import TransformersGenerator, l
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.sft import bits_per_character, build_sft_trainer, train_sft
+from girl_features.trainers.held_out import bits_per_character
+from girl_features.trainers.sft import build_sft_trainer, train_sft
 from girl_features.trainers.tiny import train_tokenizer
 from girl_features.trainers.training_data import tokenize_pairs, window_texts
 from tests.input_tables import day, load, write_tables

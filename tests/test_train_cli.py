@@ -47,6 +47,11 @@ def test_all_trains_three_stages_and_a_second_time_none(config: Path) -> None:
     assert _train(config, "ppo") == first["ppo"]
     assert _train(config, "reward") == first["reward"]
     assert (Path(first["ppo"]["folder"]) / "girl.yaml").is_file()  # type: ignore[index]
+    for stage in ("sft", "ppo"):
+        metrics, gate = first[stage]["metrics"], first[stage]["gate"]  # type: ignore[index]
+        ratio = metrics["heldout_bits_per_character"] / metrics["unigram_bits_per_character"]
+        assert gate["measures"]["held_out_bits"]["value"] == pytest.approx(ratio)
+    assert "gate" not in first["reward"]  # type: ignore[operator]
 
 
 def test_the_next_command_is_named(config: Path) -> None:

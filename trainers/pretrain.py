@@ -62,7 +62,7 @@ def pretrained_base(texts: pl.DataFrame, recipe: BaseRecipe, bases_dir: Path) ->
         TrainingError: the loss is no longer a finite number.
     """
     encoder = recipe.shape.embeddings_from
-    encoder_weights = sorted(find_encoder_folder(encoder).glob("*.safetensors")) if encoder else []
+    encoder_weights = sorted(find_encoder_folder(encoder).rglob("*.safetensors")) if encoder else []
     settings = {
         "shape": recipe.shape.model_dump(mode="json"),
         "lengths": [recipe.max_cv_tokens, recipe.max_jd_tokens, recipe.max_tokens],

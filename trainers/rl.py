@@ -34,6 +34,7 @@ from girl_features.input.splits import Windows, preference_pairs, rl_cvs
 from girl_features.input.tables import Tables
 from girl_features.trainers import records
 from girl_features.trainers.alternatives import train_alternative
+from girl_features.trainers.held_out import stage_3_metrics
 from girl_features.trainers.ppo import PPO, RLResult
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.reward import newest_sft
@@ -115,6 +116,7 @@ def train_ppo(
         result = train_alternative(models, train_task, held_out_task, pairs, settings, max_new_tokens, work)
     summary = _summary(result, work)
     if is_main():
+        held_out_jds = stage_3_metrics(models.actor, tokenizer, tables, windows, config)
         record = GeneratorRecord(
             stage=settings.algo,
             base=sft.base,
@@ -129,6 +131,7 @@ def train_ppo(
             settings=settings.model_dump(mode="json"),
             metrics={
                 **summary,
+                **held_out_jds,
                 "n_cv_truncated": float(train_task.n_cv_truncated),
                 "train_seconds": time.monotonic() - started,
             },

@@ -6,7 +6,6 @@ the epoch with the lowest loss on their pairs is kept, and training ends early w
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
+from girl_features.trainers.held_out import held_out_metrics
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
@@ -78,7 +78,8 @@ def train_sft(
             trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, config.sft, work / "steps")
             metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
             if evaluated.rows:
-                metrics |= _held_out_metrics(trainer, evaluated.rows)
+                loss = float(trainer.evaluate()["eval_loss"])
+                metrics |= held_out_metrics(loss, tokenizer, evaluated.rows, tokenized.rows)
             if is_main():
                 record = GeneratorRecord(
                     stage="sft",
@@ -129,28 +130,6 @@ def _pretrain_tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
         pretrained_base(texts, recipe, config.bases_dir)
     wait_for_all()
     return str(pretrained_base(texts, recipe, config.bases_dir))
-
-
-def _held_out_metrics(trainer: SFTTrainer, rows: Rows) -> dict[str, float]:
-    """Return loss per token, perplexity, and bits per character, which compare models with different tokenizers."""
-    loss = float(trainer.evaluate()["eval_loss"])
-    tokenizer: Any = trainer.processing_class
-    n_tokens = n_characters = 0
-    for row in rows:
-        jd_ids = [token for token, counted in zip(row["input_ids"], row["completion_mask"], strict=True) if counted]
-        n_tokens += len(jd_ids)
-        n_characters += len(tokenizer.decode(jd_ids[:-1]))  # without the end token
-    return {
-        "heldout_loss": loss,
-        "heldout_perplexity": math.exp(min(loss, 700)),
-        "heldout_bits_per_character": bits_per_character(loss, n_tokens, n_characters),
-        "n_heldout_pairs": float(len(rows)),
-    }
-
-
-def bits_per_character(loss: float, n_tokens: int, n_characters: int) -> float:
-    """Return a mean loss in nats per token as bits per character of the same text."""
-    return loss * n_tokens / math.log(2) / max(1, n_characters)
 
 
 def build_sft_trainer(

@@ -7,6 +7,7 @@ from the start; a few thousand pairs could not teach that (docs/results/tiny.md)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,13 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from girl_features.config import TinyConfig
-from girl_features.encoder import find_encoder_folder
+from girl_features.encoder import (
+    check_weights,
+    find_encoder_folder,
+    is_static,
+    load_table,
+    words_folder,
+)
 from girl_features.generator.prompts import CV_TOKEN, JD_TOKEN
 
 PAD_TOKEN = "<|pad|>"
@@ -76,9 +83,7 @@ def warm_start(token_vectors: Tensor, tokenizer: Any, encoder: str) -> None:
     The new vectors are projected to their first h principal components and scaled to the standard deviation of the
     random ones; NOISE separates the spellings of one word.
     """
-    folder = str(find_encoder_folder(encoder))
-    pieces: Tensor = AutoModel.from_pretrained(folder, use_safetensors=True).get_input_embeddings().weight
-    encoder_tokenizer = AutoTokenizer.from_pretrained(folder)
+    pieces, encoder_tokenizer = _word_vectors(find_encoder_folder(encoder))
     ids_by_token = [piece_ids(encoder_tokenizer, tokenizer.decode([token])) for token in range(len(token_vectors))]
     known = torch.tensor([bool(ids) for ids in ids_by_token])
     vectors = torch.stack([pieces[ids].mean(0) for ids in ids_by_token if ids])  # (k, d)
@@ -88,6 +93,23 @@ def warm_start(token_vectors: Tensor, tokenizer: Any, encoder: str) -> None:
     spread = token_vectors.std()
     token_vectors[known, : vectors.shape[1]] = vectors / vectors.std() * spread
     token_vectors[known] += NOISE * spread * torch.randn(int(known.sum()), token_vectors.shape[1])
+
+
+def _word_vectors(folder: Path) -> tuple[Tensor, Any]:
+    """Return the (p, d) vectors of a sentence encoder's word pieces, and its tokenizer.
+
+    Raises:
+        CheckpointError: the weights of the encoder are no safetensors.
+    """
+    check_weights(folder)
+    if not is_static(folder):
+        words = str(words_folder(folder))
+        model = AutoModel.from_pretrained(words, use_safetensors=True, trust_remote_code=False)
+        return model.get_input_embeddings().weight, AutoTokenizer.from_pretrained(words)
+    table = load_table(folder)
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=table.tokenizer)  # type: ignore[no-untyped-call]
+    tokenizer.unk_token = next((name for name in ("[UNK]", "<unk>") if name in tokenizer.get_vocab()), None)
+    return table.embedding.weight.detach(), tokenizer
 
 
 def piece_ids(tokenizer: Any, text: str) -> list[int]:

@@ -13,6 +13,7 @@ from contextlib import closing
 from functools import partial
 
 from girl_features.batch.chunk import DrawnChunk, FinishedChunk, draw_jds, encode_cvs, encode_jds, encode_jobs
+from girl_features.batch.quality import require_quality
 from girl_features.batch.run import Batch, ChunkIterator, ChunkSupply, MaterializeReport, run_batch
 from girl_features.config import GirlConfig
 from girl_features.errors import ContractMismatchError
@@ -30,12 +31,19 @@ def materialize(
     retry_failed: bool = False,
     new_run: bool = False,
     narrow: Callable[[Tables], None] = lambda tables: None,
+    anyway: bool = False,
 ) -> MaterializeReport:
     """Bring the store up to date, apply the Feast repo and publish to the online store, all on this machine.
 
-    Arguments and errors are those of `run_batch`.
+    With `anyway` a generator below the quality gate is used too. The other arguments are those of `run_batch`.
+
+    Raises:
+        GateError: the generator is below the quality gate, and `anyway` is False. Nothing was generated but the sample.
+        ConfigError: a run of another contract did not finish.
+        StoreLockedError: another run is under way.
     """
     models = load_models(config)
+    gate = require_quality(config, models, anyway=anyway)
     return run_batch(
         config,
         models.contract,
@@ -44,6 +52,7 @@ def materialize(
         retry_failed=retry_failed,
         new_run=new_run,
         narrow=narrow,
+        gate=gate,
     )
 
 

@@ -58,6 +58,7 @@ class MaterializeReport:
     contract: str
     run: str
     engine: str
+    gate: str = ""  # how the generator stood to the quality gate
     n_new: int = 0  # of seekers without a row under the contract
     n_changed: int = 0  # of seekers who have a row of another version
     n_unchanged: int = 0
@@ -195,6 +196,7 @@ def run_batch(
     retry_failed: bool = False,
     new_run: bool = False,
     narrow: Callable[[Tables], None] = lambda tables: None,
+    gate: str = "not asked",
 ) -> MaterializeReport:
     """Make the features of `contract` under a record of the run, and publish them.
 
@@ -206,6 +208,7 @@ def run_batch(
         retry_failed: try CVs again that no earlier run found a good JD for.
         new_run: give up unfinished runs of other contracts, which are refused otherwise.
         narrow: takes rows out of the tables, so that nothing is made for them.
+        gate: note of `require_quality` for the run log. The gate itself is asked by the caller.
 
     Raises:
         ConfigError: a run of another contract did not finish.
@@ -213,11 +216,13 @@ def run_batch(
     """
     store = PartsStore(config.store_dir)
     resolved = config.model_dump(mode="json")
-    with RunLog(config.runs_dir).begin(contract.fingerprint, contract.engine_name, resolved, new_run=new_run) as run:
+    log = RunLog(config.runs_dir)
+    with log.begin(contract.fingerprint, contract.engine_name, resolved, new_run=new_run, gate=gate) as run:
         with open_tables(config) as tables:
             narrow(tables)
             origin = Origin(contract, run.id, contract.engine_name)
             batch = Batch(tables, store, origin, config.chunk_size, should_stop=should_stop)
+            batch.report.gate = gate
             report = fill_store(batch, finished_chunks, retry_failed=retry_failed)
         run.totals, run.stopped = vars(report), report.stopped
         if not report.stopped:

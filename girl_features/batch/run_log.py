@@ -41,6 +41,7 @@ class RunRecord(BaseModel):
     pid: int
     host: str
     config: dict[str, Any]  # with every default filled in
+    gate: str | None = None  # how the generator stood to the quality gate; None in records of earlier versions
     totals: dict[str, Any] = {}  # empty if the run was killed
     error: str | None = None  # class of the error that ended the run; not its message, which may hold ids
 
@@ -88,7 +89,15 @@ class RunLog:
         return matches[0]
 
     @contextmanager
-    def begin(self, contract: str, engine: str, config: dict[str, Any], *, new_run: bool = False) -> Iterator[Run]:
+    def begin(
+        self,
+        contract: str,
+        engine: str,
+        config: dict[str, Any],
+        *,
+        new_run: bool = False,
+        gate: str | None = None,
+    ) -> Iterator[Run]:
         """Keep a record of the block: written when the block begins, and again with how it ended.
 
         Args:
@@ -96,6 +105,7 @@ class RunLog:
             engine: name of the engine that generates.
             config: the resolved config.
             new_run: give up runs of other contracts that did not finish.
+            gate: how the generator stood to the quality gate.
 
         Raises:
             ConfigError: a run of another contract did not finish, and `new_run` is False.
@@ -104,7 +114,7 @@ class RunLog:
         """
         with exclusive_lock(self._folder / ".lock"):
             self._settle_others(contract, config, new_run)
-            record = _begun(contract, engine, config)
+            record = _begun(contract, engine, config, gate)
             self._write(record)
             failpoint("run.begun")
             run = Run(record)
@@ -151,7 +161,7 @@ class RunLog:
         write_whole(self._folder / f"{record.id}.json", record.model_dump_json(indent=1).encode())
 
 
-def _begun(contract: str, engine: str, config: dict[str, Any]) -> RunRecord:
+def _begun(contract: str, engine: str, config: dict[str, Any], gate: str | None) -> RunRecord:
     now = datetime.now(UTC)
     return RunRecord(
         id=f"{now:%Y%m%dT%H%M%S%f}-{uuid4().hex[:4]}",
@@ -162,6 +172,7 @@ def _begun(contract: str, engine: str, config: dict[str, Any]) -> RunRecord:
         pid=os.getpid(),
         host=socket.gethostname(),
         config=config,
+        gate=gate,
     )
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from girl_features.batch.chunk import Origin
 from girl_features.batch.local import local_chunks
 from girl_features.batch.publish import publish_contract
+from girl_features.batch.quality import require_quality
 from girl_features.batch.run import Batch, fill_store
 from girl_features.config import GirlConfig, TableConfig
 from girl_features.contract import FeatureContract
@@ -170,13 +171,16 @@ def serve(
     return total
 
 
-def open_worker(config: GirlConfig) -> Worker:
+def open_worker(config: GirlConfig, *, anyway: bool = False) -> Worker:
     """Load the generator of a config, and return a worker with it.
 
     Raises:
         CheckpointError: no generator has been trained.
+        GateError: the generator is below the quality gate, and `anyway` is False.
     """
-    return Worker(config, load_models(config), open_queue(config))
+    models = load_models(config)
+    require_quality(config, models, anyway=anyway)
+    return Worker(config, models, open_queue(config))
 
 
 def table_versions(table: TableConfig, clock_skew_minutes: float, job_seeker_ids: Sequence[str]) -> list[CVVersion]:

@@ -16,6 +16,7 @@ import typer
 from girl_features.errors import ConfigError
 
 if TYPE_CHECKING:
+    from girl_features.batch.quality import Verdict
     from girl_features.config import GirlConfig
     from girl_features.contract import FeatureContract
 
@@ -23,6 +24,9 @@ ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The girl.yam
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set sampling.n=4. Repeatable.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON here ('-' for stdout).")]
 ContractOption = Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")]
+AnywayOption = Annotated[
+    bool, typer.Option("--anyway", help="Publish even if the generator is below the quality gate (`gate:`).")
+]
 DEFAULT_CONFIG = Path("girl.yaml")
 
 
@@ -106,6 +110,16 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         typer.echo(f"  {name.ljust(width)}  {text}")
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print each measure of the quality gate with its threshold, and what follows for publishing."""
+    typer.echo(f"Quality gate, contract {verdict.contract}")
+    for measure in verdict.measures:
+        value = "-" if measure.value is None else f"{measure.value:.2f}"
+        typer.echo(f"  {measure.result:12}  {measure.name:14}  {value:>5}  {measure.limit:>8}  {measure.note}")
+    if verdict.failed:
+        typer.echo("  below the gate: `girl materialize` publishes nothing of this generator without --anyway")
 
 
 def ranker_factory() -> Callable[..., Any]:

@@ -36,6 +36,7 @@ def materialize(
     on: Annotated[
         Literal["local", "ray"], typer.Option(help="This process, or Ray workers (see `ray` in girl.yaml).")
     ] = "local",
+    anyway: common.AnywayOption = False,
     json_file: common.JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
@@ -49,9 +50,10 @@ def materialize(
     words += [word for value in set_values or [] for word in ("--set", value)]
     words += ["--retry-failed"] if retry_failed else []
     words += ["--on", "ray"] if on == "ray" else []
+    words += ["--anyway"] if anyway else []
     with common.stop_on_signal(shlex.join(words)) as stop:
         run = _batch_function(on)
-        report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run)
+        report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run, anyway=anyway)
     common.emit(vars(report), json_file, lambda: common.print_mapping("Materialized", vars(report)))
     if report.n_unfinished:
         typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)

@@ -62,15 +62,17 @@ def serve_worker(
     set_values: common.SetOption = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at an empty queue.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="End when the queue is empty.")] = False,
+    anyway: common.AnywayOption = False,
     json_file: common.JsonOption = None,
 ) -> None:
     """Generate JDs for seekers that services asked for and the store lacked, and publish them."""
     from girl_features.batch.worker import open_worker, serve
 
     resolved = common.load(config, set_values)
-    worker = open_worker(resolved)
+    worker = open_worker(resolved, anyway=anyway)
     print(f"generating under contract {worker.contract.fingerprint}; Ctrl-C ends after the cycle", file=sys.stderr)
-    with common.stop_on_signal(f"girl serve-worker --config {config}") as stop:
+    command = f"girl serve-worker --config {config}{' --anyway' if anyway else ''}"
+    with common.stop_on_signal(command) as stop:
         total = serve(
             worker,
             every_seconds=every,

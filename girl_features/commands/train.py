@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from girl_features.commands import common
+from girl_features.errors import CheckpointError, GirlError
+
+if TYPE_CHECKING:
+    from girl_features.batch.quality import Verdict
+    from girl_features.config import GirlConfig
+    from girl_features.input.tables import Tables
 
 ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained on before.")]
 ResumeOption = Annotated[bool, typer.Option(help="Resume an interrupted PPO run from its checkpoint, or start anew.")]
@@ -119,6 +126,7 @@ def _train(
 
     resolved = common.load(config, overrides)
     trained: dict[str, tuple[Path, GeneratorRecord]] = {}
+    verdicts: dict[str, Verdict | None] = {}
     with open_tables(resolved) as tables:
         windows = cut_windows(tables, resolved.windows)
         for stage in stages:
@@ -128,6 +136,8 @@ def _train(
                 write_resolved(resolved, folder / "girl.yaml")
             name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
             trained[stage] = (folder, read_record(folder, name))
+            if stage != "reward" and is_main():
+                verdicts[stage] = _verdict(resolved, folder, tables)
 
     def show() -> None:
         for stage, (folder, record) in trained.items():
@@ -135,8 +145,31 @@ def _train(
             common.print_mapping(f"{_STAGES[stage]} ({record.stage})", {**facts, **record.metrics})
             for note in record.notes:
                 typer.echo(f"  {note}")
+            if (verdict := verdicts.get(stage)) is not None:
+                common.print_verdict(verdict)
 
     if not is_main():  # of several processes, one shows the result
         return
     results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
+    for stage, verdict in verdicts.items():
+        results[stage]["gate"] = None if verdict is None else verdict.to_json()
     common.emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
+
+
+def _verdict(config: GirlConfig, folder: Path, tables: Tables) -> Verdict | None:
+    """Return the verdict of the quality gate on the generator in `folder`; None if it cannot be taken here."""
+    from girl_features.batch.quality import judge, stored_verdict
+    from girl_features.generator.opening import load_models, settle_contract
+
+    generator = config.generator.model_copy(update={"checkpoint": folder})
+    config = config.model_copy(update={"generator": generator})
+    try:
+        contract = settle_contract(config)
+        if (stored := stored_verdict(config, contract)) is not None:
+            return stored
+        if contract.engine == "vllm":
+            raise CheckpointError("vLLM has no room beside the trainer; `girl materialize` asks it first")
+        return judge(config, load_models(config), tables)
+    except GirlError as error:  # the generator is trained and kept: `girl materialize` asks the gate again
+        print(f"the quality gate was not asked: {error}", file=sys.stderr)
+        return None

@@ -157,6 +157,21 @@ class EncoderConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class GateConfig(Section):
+    """The quality gate of a generator: below it nothing is published. docs/adr/0020 says where the numbers are from."""
+
+    sample: int = Field(64, ge=1)  # CVs for which the generator writes a JD, once for each contract
+    min_usable: float = Field(0.5, ge=0, le=1)  # share of these CVs that get a JD fit to store
+    # bits a character of held-out JDs, divided by those of a model that knows how often words occur, but no order
+    max_held_out_bits: float = Field(0.9, gt=0)
+    min_real_words: float = Field(0.9, ge=0)  # share of words that real texts have too; 1 is the share of real JDs
+    min_word_order: float = Field(0.25, ge=0)  # neighbours as in real texts, shuffled words taken off; 1 is as real JDs
+    # AUC of a JD's own CV against other seekers' CVs, lower end of the 95 % interval; .5: the JD ignores the CV
+    min_own_cv: float = Field(0.5, ge=0, le=1)
+    min_same_script: float = Field(0.95, ge=0, le=1)  # share of JDs in the script of the JDs that such seekers match
+    max_unknown_script: float = Field(0.05, ge=0, le=1)  # share of CVs in a script that the tokenizer does not know
+
+
 class RayConfig(Section):
     """The cluster and the workers of `girl materialize --on ray`."""
 
@@ -304,6 +319,7 @@ class GirlConfig(Section):
     ppo: PPOConfig = PPOConfig()
     sampling: SamplingConfig = SamplingConfig()
     encoder: EncoderConfig = EncoderConfig()
+    gate: GateConfig = GateConfig()
     chunk_size: int = Field(256, ge=1)  # CVs generated, encoded and written at a time
     ray: RayConfig = RayConfig()
     feast: FeastConfig = FeastConfig()
@@ -316,6 +332,7 @@ class GirlConfig(Section):
     runs_dir: ClassVar = _InWorkspace("runs")  # records of batch runs
     generators_dir: ClassVar = _InWorkspace("generators")  # trained generators, one subfolder each
     bases_dir: ClassVar = _InWorkspace("bases")  # pretrained `tiny` bases, one subfolder each
+    gates_dir: ClassVar = _InWorkspace("gates")  # measures of the quality gate, one file per contract
     exports_dir: ClassVar = _InWorkspace("exports")  # generators for OpenVINO; a deleted one is exported again
     rewards_dir: ClassVar = _InWorkspace("rewards")  # trained reward models, one subfolder each
     students_dir: ClassVar = _InWorkspace("students")  # bundles for ranking hosts, one subfolder per contract

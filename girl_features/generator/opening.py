@@ -34,6 +34,7 @@ class LoadedModels(NamedTuple):
     generator: Generator
     contract: FeatureContract
     reward_model: RewardModel | None = None  # with `sampling.best_of` only
+    folder: Path | None = None  # of the generator's checkpoint
 
 
 def load_models(config: GirlConfig) -> LoadedModels:
@@ -64,7 +65,7 @@ def load_generator(config: GirlConfig, encoder: TextEncoder) -> LoadedModels:
         from girl_features.generator.reward_model import TransformersRewardModel
 
         reward_model = TransformersRewardModel(find_reward_model(config)[0])
-    return LoadedModels(encoder, generator, contract, reward_model)
+    return LoadedModels(encoder, generator, contract, reward_model, folder)
 
 
 def settle_contract(config: GirlConfig) -> FeatureContract:

@@ -11,10 +11,17 @@ import torch
 from transformers import AutoModel
 
 from girl_features.contract import EncoderContract
-from girl_features.encoder import TextEncoder, find_encoder_folder
+from girl_features.encoder import (
+    TOKENIZER,
+    TextEncoder,
+    find_encoder_folder,
+    is_static,
+    load_table,
+    words_folder,
+)
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.openvino_graph import EXTRA, round_weights, trace_graph
-from girl_features.lookup.host_encoder import GRAPH, TOKENIZER, HostEncoder
+from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 
 MIN_COSINE = 0.99  # between the vectors of each sample text from the exported and the original encoder
 
@@ -66,14 +73,25 @@ class _PooledEncoder(torch.nn.Module):
         return (hidden * mask).sum(1) / mask.sum(1)
 
 
+class _WordVectors(torch.nn.Module):
+    """The mean of word vectors."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding.from_pretrained(vectors)  # type: ignore[no-untyped-call]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Turn (b, t) token ids and mask into (b, d) vectors."""
+        mask = attention_mask.unsqueeze(-1).float()
+        vectors: torch.Tensor = (self.table(input_ids) * mask).sum(1) / mask.sum(1)
+        return vectors
+
+
 def _trace(source: Path, contract: EncoderContract) -> Any:
     """The encoder in `source` as an OpenVINO graph from (1, t) token ids and mask to a (1, d) vector."""
-    model = AutoModel.from_pretrained(
-        str(source), use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
-    )
-    ids = torch.ones(1, 7, dtype=torch.long)  # any length: it becomes dynamic below
+    ids = torch.zeros(1, 7, dtype=torch.long)  # any length: it becomes dynamic below
     try:
-        graph = trace_graph(_PooledEncoder(model.float().eval(), contract.pooling), (ids, torch.ones_like(ids)))
+        graph = trace_graph(_module(source, contract), (ids, torch.ones_like(ids)))
     except Exception as error:  # the tracer runs the code of the model, which may raise anything
         raise CheckpointError(f"OpenVINO cannot convert {source} ({type(error).__name__}: {error})") from error
     for port in graph.inputs:
@@ -82,10 +100,21 @@ def _trace(source: Path, contract: EncoderContract) -> Any:
     return graph
 
 
+def _module(source: Path, contract: EncoderContract) -> torch.nn.Module:
+    if is_static(source):
+        return _WordVectors(load_table(source).embedding.weight.detach()).eval()
+    model = AutoModel.from_pretrained(
+        str(words_folder(source)), use_safetensors=True, trust_remote_code=False, attn_implementation="eager"
+    )
+    return _PooledEncoder(model.float().eval(), contract.pooling)
+
+
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     try:
-        text = (source / TOKENIZER).read_text(encoding="utf-8")
-        json.loads(text)
+        text = (words_folder(source) / TOKENIZER).read_text(encoding="utf-8")
+        settings = json.loads(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source} has no readable {TOKENIZER}, which ranking hosts need: {error}") from error
+    if is_static(source):  # it reads no special tokens
+        text = json.dumps({**settings, "post_processor": None}, ensure_ascii=False)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")

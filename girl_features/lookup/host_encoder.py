@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from girl_features.contract import EncoderContract
-from girl_features.encoder import read_characters
+from girl_features.encoder import TOKENIZER, read_characters, with_direction
 from girl_features.errors import CheckpointError, require
 from girl_features.schema import Encoded
 from girl_features.vectors.similarity import unit_rows
 
-GRAPH, TOKENIZER = "encoder.xml", "tokenizer.json"
+GRAPH = "encoder.xml"
 
 
 class HostEncoder:
@@ -48,6 +48,7 @@ class HostEncoder:
         for row, text in enumerate(texts):
             tokens = self._tokenizer.encode(text[: read_characters(self.contract.max_tokens)])
             ids = np.array([tokens.ids], np.int64)
-            vectors[row] = self._model([ids, np.ones_like(ids)])[0][0]
+            if ids.size:  # a static encoder knows no token of some texts
+                vectors[row] = self._model([ids, np.ones_like(ids)])[0][0]
             truncated[row] = bool(tokens.overflowing)
-        return Encoded(unit_rows(vectors), truncated)
+        return Encoded(with_direction(unit_rows(vectors)), truncated)

@@ -16,12 +16,14 @@ from rich.panel import Panel
 from rich.text import Text
 
 from girl_features.batch.local import materialize
+from girl_features.batch.quality import Verdict, judge
 from girl_features.config import GirlConfig, load_config
 from girl_features.contract import FeatureContract
 from girl_features.evaluation.report import print_comparison
 from girl_features.evaluation.results import Comparison
 from girl_features.evaluation.run import run_evaluate
 from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
+from girl_features.generator.opening import load_models
 from girl_features.input.splits import cut_windows
 from girl_features.input.tables import Tables, open_tables
 from girl_features.lookup import FeatureClient
@@ -51,6 +53,7 @@ class DemoResult(NamedTuple):
     training: dict[str, dict[str, float]]  # stage -> its metrics
     example: Example
     lookup_p50_ms: float  # milliseconds for one seeker, median
+    verdict: Verdict  # of the quality gate, on the last generator
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class DemoResult(NamedTuple):
             "training": self.training,
             "example": self.example._asdict(),
             "lookup_p50_ms": self.lookup_p50_ms,
+            "gate": self.verdict.to_json(),
             "seconds": self.seconds,
         }
 
@@ -74,6 +78,11 @@ class DemoResult(NamedTuple):
             f"PPO: its score on unseen CVs {ppo['reward_gain_sd']:+.2f} standard deviations over stage 1, at a KL of "
             f"{ppo['kl_per_sequence']:.2f} nats per JD. A demo trains both for a moment only."
         )
+        if self.verdict.failed:
+            console.print(
+                f"[bold]The generated JDs are word salad[/bold] by {_names(self.verdict)}: this generator is below the "
+                f"quality gate. `girl materialize` would refuse it without --anyway; the demo goes on, as a simulation."
+            )
         print_comparison(self.comparison, simulation=True)
         example = self.example
         console.print(Panel(Text(example.cv), title=f"CV of {example.job_seeker_id}", title_align="left"))
@@ -88,7 +97,7 @@ class DemoResult(NamedTuple):
         config = shlex.quote(str(self.folder / "girl.yaml"))
         commands = {
             f"girl lookup {example.job_seeker_id} --config {config}": "the vector a ranking service would get",
-            f"girl materialize --config {config}": "again: nothing is generated twice",
+            f"girl materialize --anyway --config {config}": "again: nothing is generated twice",
             "girl init my-girl": "a girl.yaml and a Feast repo for tables of your own",
         }
         console.print("\nNext:")
@@ -123,7 +132,8 @@ def run_demo(
     training = {stage: read_record(trained, record_names[stage]).metrics for stage, trained in folders.items()}
     for stage in ("sft", "ppo"):
         generator = config.generator.model_copy(update={"stage": stage})
-        materialize(config.model_copy(update={"generator": generator}))
+        materialize(config.model_copy(update={"generator": generator}), anyway=True)  # a simulation: nobody is served
+    verdict = judge(config, load_models(config))
     evaluation = run_evaluate(config, make_ranker)
     contract = evaluation.contracts["girl"]
     with open_tables(config) as tables:
@@ -131,7 +141,7 @@ def run_demo(
     client = FeatureClient(config.feast_repo, contract.fingerprint)
     times = timeit.repeat(lambda: client.job_seekers([example.job_seeker_id]), number=1, repeat=1 + N_LOOKUPS)
     latency = float(np.median(times[1:]) * 1000)  # the first call opens the database
-    return DemoResult(folder, evaluation.comparison, training, example, latency, time.monotonic() - started)
+    return DemoResult(folder, evaluation.comparison, training, example, latency, verdict, time.monotonic() - started)
 
 
 def _prepare(folder: Path, quick: bool, seed: int) -> GirlConfig:
@@ -171,6 +181,10 @@ def _example(tables: Tables, store: PartsStore, contract: FeatureContract) -> Ex
         {"vector": vector},
     ).fetchall()
     return Example(seeker, cv, jds[0], [(float(cosine), jd) for cosine, jd in nearest])
+
+
+def _names(verdict: Verdict) -> str:
+    return ", ".join(f"{measure.name} {measure.value:.2f} ({measure.limit})" for measure in verdict.failed)
 
 
 def _first_words(text: str, n: int = 40) -> str:

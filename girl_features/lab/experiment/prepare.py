@@ -108,7 +108,11 @@ def _train_and_materialize(
         generator_settings = config.generator.model_copy(update={"checkpoint": checkpoint})
         config = config.model_copy(update={"generator": generator_settings})
     summary = materialize(
-        config, should_stop=should_stop, new_run=True, narrow=lambda tables: keep_ranked_cvs(tables, windows)
+        config,
+        should_stop=should_stop,
+        new_run=True,
+        narrow=lambda tables: keep_ranked_cvs(tables, windows),
+        anyway=True,  # an experiment measures bad generators too, and publishes into a workspace of its own
     )
     if summary.stopped:
         raise InterruptedRunError

@@ -1,0 +1,5 @@
+"""The quality gate: measures that tell if a generator writes JDs worth publishing (docs/adr/0020)."""
+
+from girl_features.batch.quality.verdict import Measure, Verdict, judge, require_quality, stored_verdict
+
+__all__ = ["Measure", "Verdict", "judge", "require_quality", "stored_verdict"]
