@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
@@ -14,6 +15,7 @@ from girl_features.integrations.plain_columns import PlainReduction, fit_reducti
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
+from girl_features.store.user_files import make_way
 
 N_COMPONENTS = 16
 MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
@@ -62,8 +64,7 @@ def join_table(
         raise DataError(f"{pairs} already has {', '.join(clash)}; drop them, then join again")
     if fit:
         projection.save(reduction)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place_columns(table, columns, rows).write_parquet(out)
+    write_joined(place_columns(table, columns, rows), out)
     n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
     return JoinSummary(
         n_rows=table.height,
@@ -74,6 +75,18 @@ def join_table(
         columns=columns.columns,
         reduction=str(reduction),
     )
+
+
+def write_joined(table: pl.DataFrame, out: Path) -> None:
+    """Write a joined table. A file at `out` that is none is kept as NAME.bak-TIME."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    make_way(out, _is_joined)
+    table.write_parquet(out)
+
+
+def _is_joined(path: Path) -> bool:
+    """True if a file is the output of an earlier join."""
+    return any(name.startswith("girl_") for name in pq.read_schema(path).names)
 
 
 def _check_paths(pairs: Path, out: Path, reduction: Path, fit: bool) -> None:

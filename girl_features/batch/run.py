@@ -49,6 +49,7 @@ from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_WAIT_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
+from girl_features.store.user_files import keep_out_of_git
 
 
 @dataclass
@@ -211,6 +212,7 @@ def run_batch(
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
+    keep_out_of_git(config.workspace)
     store = PartsStore(config.store_dir)
     resolved = config.model_dump(mode="json")
     with RunLog(config.runs_dir).begin(contract.fingerprint, contract.engine_name, resolved, new_run=new_run) as run:

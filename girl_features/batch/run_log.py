@@ -144,7 +144,7 @@ class RunLog:
             return RunRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StoreError(
-                f"{path} is not a run's record ({error}); restore it from a backup, or delete it"
+                f"{path} is damaged, so it is not a run's record; restore it from a backup, or delete it"
             ) from error
 
     def _write(self, record: RunRecord) -> None:

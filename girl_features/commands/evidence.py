@@ -19,7 +19,7 @@ experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdic
 def run(
     file: Annotated[Path, typer.Argument(help="An experiment's YAML, or a girl.yaml for the default experiment.")],
     data: Annotated[list[str] | None, typer.Option(help="Only this data set of FILE. Repeatable.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the results page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results page here.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that fit rankers; default: the cores.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; a sample market is written, nothing else.")

@@ -117,13 +117,16 @@ def contracts(
 
 def join(
     pairs: Annotated[Path, typer.Argument(help="Parquet of job_seeker_id, job_id, decided_at; other columns kept.")],
-    out: Annotated[Path, typer.Argument(help="Parquet to write: the same rows with the girl_* columns beside them.")],
+    out: Annotated[
+        Path,
+        typer.Argument(dir_okay=False, help="Parquet to write: the same rows with the girl_* columns beside them."),
+    ],
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     contract: common.ContractOption = None,
     reduction: Annotated[
         Path | None,
-        typer.Option(help="Folder of the fitted projection; default: in the workspace, by contract."),
+        typer.Option(file_okay=False, help="Folder of the fitted projection; default: in the workspace."),
     ] = None,
     fit: Annotated[
         bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
@@ -152,7 +155,7 @@ def evaluate(
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     json_file: common.JsonOption = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write a results page here.")] = None,
 ) -> None:
     """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
     from functools import partial
@@ -161,6 +164,8 @@ def evaluate(
     from girl_features.evaluation.run import run_evaluate, write_results_page
     from girl_features.tiers import stand_ins_of
 
+    if markdown is not None and markdown.suffix == ".png":
+        raise typer.BadParameter("the page's picture gets that name; end it in .md", param_hint="--markdown")
     resolved = common.load(config, set_values)
     stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
     make_ranker = partial(common.ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)

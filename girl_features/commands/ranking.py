@@ -23,7 +23,9 @@ def train(
     set_values: common.SetOption = None,
     kind: Annotated[str, typer.Option(help="lightgbm, mlp, dot, or one of the paper's -plain forms.")] = "lightgbm",
     contract: common.ContractOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to save it to; default: in the workspace.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder to save it to; default: in the workspace.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     json_file: common.JsonOption = None,
 ) -> None:

@@ -26,6 +26,7 @@ from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.tiers import stand_ins_of
 
 
@@ -138,6 +139,7 @@ def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:
     `girl erase` does not search these folders, so each seeker is a number there: it links the pairs of one seeker, but
     does not identify anyone.
     """
+    keep_out_of_git(config.workspace)
     folder = config.workspace / "runs" / f"evaluate-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     write_resolved(config, folder / "girl.yaml")
     number = pl.col(JOB_SEEKER_ID).rank("dense").alias("seeker")
