@@ -1,14 +1,10 @@
-"""Shared by the commands: options, loading girl.yaml, showing a result, stopping on a signal."""
+"""Shared by the commands: options, loading girl.yaml, showing a result."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,44 +22,6 @@ JsonOption = Annotated[
 ]
 ContractOption = Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")]
 DEFAULT_CONFIG = Path("girl.yaml")
-
-
-class StopRequest:
-    """The signal that asked for a stop, if one came."""
-
-    signal: int | None = None
-
-    def is_made(self) -> bool:
-        """True once a signal has come."""
-        return self.signal is not None
-
-    @property
-    def exit_code(self) -> int:
-        """128 plus the number of the signal, as shells report it."""
-        return 128 + (self.signal or 0)
-
-
-@contextmanager
-def stop_on_signal(resume: str) -> Iterator[StopRequest]:
-    """Let Ctrl-C and SIGTERM ask for a stop after the chunk at work. A second signal ends the process at once.
-
-    Args:
-        resume: the command that resumes, which is shown when a stop is asked for.
-    """
-    stop = StopRequest()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        for either in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(either, signal.SIG_DFL)
-        print(f"stopping after this chunk; resume with: {resume} (again to stop at once)", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def load(config: Path, overrides: list[str] | None) -> GirlConfig:

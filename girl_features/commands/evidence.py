@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from girl_features.lab.experiment.rows import ExperimentSteps
@@ -41,21 +42,17 @@ def run(
         common.emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return
     steps = _experiment_steps()
-    with common.stop_on_signal(f"girl experiment run {file}") as stop:
-
-        def stopped() -> bool:
-            return stop.signal is not None
-
+    with stop_on_signal("this step of training, generating or fitting", f"girl experiment run {file}") as stop:
         try:
             results = run_experiment(
                 config,
                 steps,
-                lambda name: prepare(name, config, steps, stopped),
+                lambda name: prepare(name, config, steps, stop.is_made),
                 n_workers=n_workers,
-                should_stop=stopped,
+                should_stop=stop.is_made,
             )
         except InterruptedRunError:
-            raise typer.Exit(128 + (stop.signal or 0)) from None
+            raise typer.Exit(stop.exit_code) from None
     command = " ".join([f"girl experiment run {file}", *(f"--data {name}" for name in data or ())])
     _report(results, steps, command, markdown, json_file)
 

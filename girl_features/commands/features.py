@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,8 @@ def materialize(
     json_file: common.JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
+    from girl_features.progress import announce
+
     resolved = common.load(config, set_values)
     if dry_run:
         if on == "ray":
@@ -49,16 +52,26 @@ def materialize(
     words += [word for value in set_values or [] for word in ("--set", value)]
     words += ["--retry-failed"] if retry_failed else []
     words += ["--on", "ray"] if on == "ray" else []
-    with common.stop_on_signal(shlex.join(words)) as stop:
+    with stop_on_signal(f"this chunk of {resolved.chunk_size} CVs", shlex.join(words)) as stop:
+        announce("loading torch and the models' code")
         run = _batch_function(on)
         report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run)
     common.emit(vars(report), json_file, lambda: common.print_mapping("Materialized", vars(report)))
     if report.n_unfinished:
-        typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)
+        typer.echo(_unfinished_text(report, resolved.sampling.max_new_tokens), err=True)
     if stop.is_made():
         raise typer.Exit(stop.exit_code)
     if report.n_failed:
         raise typer.Exit(1)
+
+
+def _unfinished_text(report: MaterializeReport, max_new_tokens: int) -> str:
+    n_without = report.failures.get("unfinished", 0)
+    return (
+        f"{report.n_unfinished} JDs are not stored: two draws of each were cut at sampling.max_new_tokens "
+        f"({max_new_tokens}); {n_without} CVs have no JD for that reason. Raise it and run `girl materialize` again: "
+        f"that makes a new contract, so JDs are generated for all CVs"
+    )
 
 
 def _batch_function(on: str) -> Callable[..., MaterializeReport]:
@@ -111,6 +124,8 @@ def contracts(
                 f"{fingerprint}  {contract.generator}, {sampling}, {contract.encoder.name}, "
                 f"trained until {contract.trained_until:%Y-%m-%d}"
             )
+        if not stored:
+            typer.echo("no contract yet; `girl materialize` makes the first")
 
     common.emit(rows, json_file, show)
 

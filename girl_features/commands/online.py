@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 DEADLINE_MS = 10_000.0  # a person can wait longer than a ranking service
 
@@ -70,7 +71,7 @@ def serve_worker(
     resolved = common.load(config, set_values)
     worker = open_worker(resolved)
     print(f"generating under contract {worker.contract.fingerprint}; Ctrl-C ends after the cycle", file=sys.stderr)
-    with common.stop_on_signal(f"girl serve-worker --config {config}") as stop:
+    with stop_on_signal("this cycle", f"girl serve-worker --config {config}") as stop:
         total = serve(
             worker,
             every_seconds=every,

@@ -60,8 +60,10 @@ def serve(
 ) -> None:
     """Rank jobs over HTTP: /rank, /features, /health, /metrics. Ctrl-C or SIGTERM ends it after open requests."""
     from girl_features.integrations.ranking_service import Limits, create_app, run_server
+    from girl_features.progress import announce
 
     resolved = common.load(config, set_values)
+    announce(f"loading the ranker {ranker} and opening the online store")
     ranking, queue = _open(resolved, ranker)
     app = create_app(ranking, Limits(threads, waiting, deadline), _queue_length(queue, ranking.client.contract))
     try:

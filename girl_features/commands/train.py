@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from girl_features.commands import common
+
+if TYPE_CHECKING:
+    from girl_features.config import GirlConfig
+    from girl_features.generator.checkpoint import GeneratorRecord
 
 ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained on before.")]
 ResumeOption = Annotated[bool, typer.Option(help="Resume an interrupted PPO run from its checkpoint, or start anew.")]
@@ -111,23 +116,14 @@ def _train(
     resume: bool = True,
 ) -> None:
     """Train the given stages. The JSON is the result of the one stage, or stage -> result for several."""
-    from girl_features.config import write_resolved
-    from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
-    from girl_features.input.splits import cut_windows
-    from girl_features.input.tables import open_tables
     from girl_features.trainers.processes import is_main
 
     resolved = common.load(config, overrides)
-    trained: dict[str, tuple[Path, GeneratorRecord]] = {}
-    with open_tables(resolved) as tables:
-        windows = cut_windows(tables, resolved.windows)
-        for stage in stages:
-            arguments = {"resume": resume} if stage == "ppo" else {}
-            folder = train_function(stage)(tables, windows, resolved, force=force, **arguments)
-            if is_main():
-                write_resolved(resolved, folder / "girl.yaml")
-            name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
-            trained[stage] = (folder, read_record(folder, name))
+    try:
+        trained = _train_stages(resolved, stages, force, resume)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr)
+        raise typer.Exit(130) from None
 
     def show() -> None:
         for stage, (folder, record) in trained.items():
@@ -140,3 +136,28 @@ def _train(
         return
     results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
     common.emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
+
+
+def _train_stages(
+    config: GirlConfig, stages: tuple[str, ...], force: bool, resume: bool
+) -> dict[str, tuple[Path, GeneratorRecord]]:
+    """Train the stages, and return folder and record of each."""
+    from girl_features.config import write_resolved
+    from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
+    from girl_features.input.splits import cut_windows
+    from girl_features.input.tables import open_tables
+    from girl_features.progress import announce
+    from girl_features.trainers.processes import is_main
+
+    trained: dict[str, tuple[Path, GeneratorRecord]] = {}
+    with open_tables(config) as tables:
+        windows = cut_windows(tables, config.windows)
+        for stage in stages:
+            announce(f"loading what stage {stage} needs")
+            arguments = {"resume": resume} if stage == "ppo" else {}
+            folder = train_function(stage)(tables, windows, config, force=force, **arguments)
+            if is_main():
+                write_resolved(config, folder / "girl.yaml")
+            name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
+            trained[stage] = (folder, read_record(folder, name))
+    return trained

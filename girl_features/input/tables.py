@@ -19,6 +19,7 @@ from girl_features.input.rejections import create_rejections, listed_rejections,
 from girl_features.input.report import CheckReport, Note, TableReport
 from girl_features.input.sources import open_source, printable
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
+from girl_features.progress import announce
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
 from girl_features.sql import MEMORY_LIMIT
 from girl_features.store.parts import PartsStore
@@ -69,6 +70,7 @@ class Tables:
 
 def open_tables(config: GirlConfig) -> Tables:
     """Read and check the three tables that `config` names. Close the result. See `load_tables` for errors."""
+    announce("reading and checking the tables")
     clock_skew = timedelta(minutes=config.clock_skew_minutes)
     erased = PartsStore(config.store_dir).erased
     return load_tables(config.tables, now=datetime.now(UTC), clock_skew=clock_skew, strict=config.strict, erased=erased)

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from girl_features.errors import StoreError
 from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
 from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import LOCK, reading
-from girl_features.store.repo import open_repo
+from girl_features.store.repo import open_repo, registry_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -104,6 +105,11 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
         StoreLockedError: another run is publishing, and does not end in time.
     """
     feast_store = open_repo(repo)
+    registry = registry_path(feast_store.config)
+    if registry is not None and not registry.exists():  # Feast would write an empty one
+        if store is None or not store.contracts():
+            return VerifyReport([], sample is not None)
+        raise StoreError(f"{registry}: the registry is missing; `girl doctor --mend` restores it")
     since = time.time() - GRACE_S
     with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]

@@ -139,7 +139,9 @@ def parse_manifest(folder: Path, kind: type[AnyManifest]) -> AnyManifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        contents = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else "no such folder"
+        if not folder.is_dir():
+            raise CheckpointError(f"no ranker in {folder}: there is no such folder; `girl train ranker` writes one")
+        contents = sorted(entry.name for entry in folder.iterdir())[:5]
         raise CheckpointError(
             f"no {MANIFEST} in {folder} (found: {contents}); only folders written by `save` are read, never pickles"
         )
