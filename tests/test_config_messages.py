@@ -100,7 +100,7 @@ def test_every_typo_by_one_edit_names_the_key_and_the_line(tmp_path: Path) -> No
             if found := re.fullmatch(r"[ -]*(\S+): mistyped", written):
                 beginning = f"line {line}, column {found.start(1) + 1}: "
                 message = next((one for one in told if one.startswith(beginning)), "")
-                assert re.search(rf"\b{re.escape(found[1])}: did you mean (\w+ or )?{right}\b", message), (written, told)
+                assert re.search(rf"\b{re.escape(found[1])}: did you mean (\w+ or )?{right}\b", message), told
                 n += 1
     assert n >= 1_000, n
 

@@ -72,7 +72,6 @@ FIRST = {
     ("map", "--from", "a", "--to", "b"): (2, "run `girl materialize` first"),
     ("serve", "--ranker", "nowhere"): (2, "there is no such folder; `girl train ranker` writes one"),
 }
-MAY_CREATE = {("erase", "--undo", "s1"): ".lock", ("doctor", "--mend"): ".lock"}
 
 
 @pytest.mark.parametrize("state", ["new", "without a store", "checked", "applied by Feast"])
@@ -87,9 +86,7 @@ def test_commands_in_a_new_workspace_say_the_next_step_and_create_nothing(tmp_pa
         else:
             assert (result.exit_code, result.exception is None or code == 1) == (code, True), (arguments, result.output)
             assert text in result.stdout, arguments
-        new = {name for name in _names(folder) - before if not name.endswith(MAY_CREATE.get(arguments, "\0"))}
-        new -= {".girl", ".girl/store"} if arguments in MAY_CREATE else set()
-        assert not new, arguments
+        assert _names(folder) == before, arguments
 
 
 def test_doctor_is_not_content_with_a_registry_that_was_lost(tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_mending_says_what_is_done_and_what_is_left_to_do(tmp_path: Path) -> Non
     assert "done: set it aside; now run `girl materialize`" in mended.stdout
     assert mended.stdout.count("done: ") == 1 and mended.stdout.count(".parquet") == 1
     again = _run(folder, "doctor", "--mend")
-    assert "done" not in again.stdout, "a file that the user has to remove is not done"
+    assert "done:" not in again.stdout, "a file that the user has to remove is not done"
     assert "then remove the file yourself" in again.stdout
 
 

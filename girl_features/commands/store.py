@@ -79,7 +79,6 @@ def compact(
 ) -> None:
     """Merge the small parts of the store. Readers can go on meanwhile."""
     from girl_features.store.parts import PartsStore
-
     from girl_features.store.parts.rows import VIEWS
 
     store = PartsStore(common.load(config, set_values).store_dir)
@@ -142,8 +141,10 @@ def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]
 
 
 def _undo_erasure(store: PartsStore, seeker: str, json_file: common.JsonOption) -> None:
-    with store.lock():
-        result = {"was_erased": store.lift(seeker)}
+    result = {"was_erased": False}
+    if store.is_erased(seeker):
+        with store.lock():
+            result = {"was_erased": store.lift(seeker)}
 
     def show() -> None:
         typer.echo(

@@ -48,7 +48,7 @@ def examine(
     """
     findings: list[DoctorFinding] = []
     if not is_new or store.root.is_dir():
-        with store.lock() if mend_all else nullcontext():
+        with store.lock() if mend_all and not is_new else nullcontext():
             findings += _examine_store(store, mend_all)
     if repo is not None:
         findings += _examine_repo(repo, mend_all, is_new)

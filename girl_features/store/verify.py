@@ -105,13 +105,14 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
         StoreLockedError: another run is publishing, and does not end in time.
     """
     feast_store = open_repo(repo)
+    has_rows = store is not None and bool(store.contracts())
     registry = registry_path(feast_store.config)
     if registry is not None and not registry.exists():  # Feast would write an empty one
-        if store is None or not store.contracts():
+        if not has_rows:
             return VerifyReport([], sample is not None)
         raise StoreError(f"{registry}: the registry is missing; `girl doctor --mend` restores it")
     since = time.time() - GRACE_S
-    with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
+    with nullcontext() if store is None or not has_rows else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
         verdicts = [_compared(feast_store, view, sample, seed, ledger, since) for view in views]
     return VerifyReport(verdicts, sample is not None)
