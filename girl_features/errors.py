@@ -50,10 +50,10 @@ class UnknownContractError(GirlError):
     """No such contract in the store."""
 
     def __init__(self, wanted: str, known: list[str], store: str) -> None:
-        stored = ", ".join(known) if known else "none yet"
-        super().__init__(
-            f"no contract {wanted!r} in the store {store!r} (it holds: {stored}); run `girl materialize` first"
-        )
+        found = f"no contract {wanted!r} in the store {store!r} (it holds: {', '.join(known)})"
+        if not known:
+            found = f"the store {store!r} holds no contract yet"
+        super().__init__(f"{found}; run `girl materialize` first")
         self.known = known
 
 

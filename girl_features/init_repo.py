@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import resources
 from pathlib import Path
 
 from girl_features.config import NAME_PATTERN
 from girl_features.errors import ConfigError, StoreError
+from girl_features.store.user_files import GITIGNORE, append_patterns, keep_out_of_git, set_aside
 
 DEFINITIONS = "girl_definitions.py"
 
@@ -19,7 +21,7 @@ def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = Fals
         target: folder, created if absent.
         store_dir: folder of the Parquet parts; its parent is the workspace in the skeleton.
         project: name of the Feast project, and `name` in the skeleton.
-        force: overwrite files that differ.
+        force: replace files that differ; each is kept beside the new one, as NAME.bak-TIME.
 
     Returns:
         The files of the repo and the skeleton, including those that were there already.
@@ -35,6 +37,8 @@ def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = Fals
     workspace = store_dir.parent
     if workspace.is_relative_to(target):
         workspace = workspace.relative_to(target)
+        if workspace.parts:
+            files[GITIGNORE] = files[GITIGNORE].replace("/.girl/", f"/{workspace}/", 1)
     files["girl.yaml"] = _template(
         "girl.yaml", {"name: girl": f"name: {project}", "workspace: .girl": f"workspace: {workspace}"}
     )
@@ -57,7 +61,7 @@ def _repo_files(store_dir: Path, project: str) -> dict[str, str]:
         "feature_store.yaml": _template("feature_store.yaml", {"project: girl": f"project: {project}"}),
         DEFINITIONS: _template(DEFINITIONS, {"STORE_DIR = None": f"STORE_DIR = {str(store_dir)!r}"}),
         ".feastignore": _template(".feastignore", {}),
-        ".gitignore": _template(".gitignore", {}),
+        GITIGNORE: _template(GITIGNORE, {}),
     }
 
 
@@ -72,20 +76,40 @@ def _template(name: str, replacements: dict[str, str]) -> str:
 
 def _write_files(target: Path, files: dict[str, str], store_dir: Path, force: bool) -> list[Path]:
     paths = {target / name: text for name, text in files.items()}
-    present = {path: text for path, text in paths.items() if path.exists()}
-    differing = [
-        path.name for path, text in present.items() if not path.is_file() or path.read_bytes() != text.encode()
-    ]
+    differing = [path for path, text in paths.items() if os.path.lexists(path) and not _may_stay(path, text)]
     if differing and not force:
-        raise StoreError(
-            f"{target} already has other files named {', '.join(differing)}; nothing was written. "
-            f"Choose another folder, or add --force to overwrite them"
-        )
+        raise StoreError(_refusal(target, [path.name for path in differing]))
     try:
-        store_dir.mkdir(parents=True, exist_ok=True)  # the definitions raise an error if the store is absent
         target.mkdir(parents=True, exist_ok=True)
+        for path in differing:
+            set_aside(path)
+        store_dir.mkdir(parents=True, exist_ok=True)  # the definitions raise an error if the store is absent
         for path, text in paths.items():
-            path.write_text(text, encoding="utf-8")
+            if path.name == GITIGNORE and path.is_file():
+                ours, _, _ = text.partition("\n\n")  # a repo of the user's may keep tables of other kinds in git
+                append_patterns(path, [line for line in ours.splitlines() if not line.startswith("#")])
+            elif not path.exists():
+                path.write_text(text, encoding="utf-8")
+        keep_out_of_git(store_dir.parent)
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
     return list(paths)
+
+
+def _may_stay(path: Path, text: str) -> bool:
+    """True if a file that is there is the one that would be written, or a .gitignore, which is only added to."""
+    is_plain = path.is_file() and not path.is_symlink()
+    return is_plain and (path.name == GITIGNORE or path.read_bytes() == text.encode())
+
+
+def _refusal(target: Path, names: list[str]) -> str:
+    own_repo = ""
+    if "feature_store.yaml" in names:
+        own_repo = (
+            f" To put the features into the Feast repo that is there, run `girl init` in another folder, and set "
+            f"`feast: {{repo: {target}}}` in its girl.yaml."
+        )
+    return (
+        f"{target} already has other files named {', '.join(names)}; nothing was written. Choose another folder, or "
+        f"add --force, which keeps each of them beside the new one as NAME.bak-TIME.{own_repo}"
+    )

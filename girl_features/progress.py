@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -11,6 +12,12 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 LINE_INTERVAL_S = 10.0
+
+
+def announce(step: str) -> None:
+    """Say on stderr which step begins, in one line, as it may take a while. One of several processes says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{step} ...", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 from girl_features.errors import ConfigError, DataError
 from girl_features.input.opening import read_text_file
 from girl_features.sql import connected
+from girl_features.store.user_files import make_way
 
 _PARQUET = (".parquet", ".pq")
 _TSV = (".tsv", ".tsv.gz")
+_MAX_HEADER = 1 << 20  # bytes
 _TEXT = (".csv", ".csv.gz", *_TSV)
 
 
@@ -44,7 +46,7 @@ def read_pairs(path: Path, quoting: str | None = None) -> pa.Table:
 
 
 def write_pairs(table: pa.Table, path: Path) -> None:
-    """Write a table to a file whose ending `check_ending` accepts.
+    """Write a table to a file whose ending `check_ending` accepts. A file there that is no output is set aside.
 
     Raises:
         DataError: a column that CSV cannot hold.
@@ -53,6 +55,7 @@ def write_pairs(table: pa.Table, path: Path) -> None:
     name = path.name.lower()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path, _is_joined)
         if name.endswith(_PARQUET):
             pq.write_table(table, path)
             return
@@ -63,3 +66,13 @@ def write_pairs(table: pa.Table, path: Path) -> None:
         raise DataError(f"{path.name} cannot hold all columns ({error}); write to a .parquet file") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); give another file") from error
+
+
+def _is_joined(path: Path) -> bool:
+    """True if a file is the output of an earlier join."""
+    name = path.name.lower()
+    if name.endswith(_PARQUET):
+        return any(column.startswith("girl_") for column in pq.read_schema(path).names)
+    with cast("IO[bytes]", gzip.open(path) if name.endswith(".gz") else path.open("rb")) as file:
+        header = file.readline(_MAX_HEADER)
+    return b"girl_" in header

@@ -33,7 +33,7 @@ class PlainReduction(NamedTuple):
 
     def save(self, folder: Path) -> None:
         """Write the arrays (safetensors) and manifest (JSON) to `folder`; make the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder, (ARRAYS,))
         files.write_arrays(folder / ARRAYS, {"mean": self.pca.mean, "components": self.pca.components})
         n_components, dimension = self.pca.components.shape
         manifest = files.ReductionManifest(

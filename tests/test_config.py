@@ -58,11 +58,11 @@ def test_window_ends_without_a_zone_are_utc(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("addition", "override", "message"),
     [
-        ("sampling: {nn: 2}", None, r"sampling\.nn: Extra inputs"),
-        ("", "sampling.n=0", r"sampling\.n: .*greater than or equal to 1"),
+        ("sampling: {nn: 2}", None, r"line 6, column 12: sampling\.nn: did you mean n\?"),
+        ("", "sampling.n=0", r"sampling\.n should be .* at least 1"),
         ("", "sampling.n", "takes a.b=value"),
         ("sampling: 3", "sampling.n=1", "'sampling' holds a value"),
-        ("name: ../escape", None, "name: String should match"),
+        ("name: ../escape", None, "name should be a text of up to 40 small letters"),
         ("windows: {sft_end: 2020-01-01}", None, "give all of sft_end"),
         ("windows: {sft_share: 0.9}", None, "the shares sum to"),
         ("generator: {tiny: {hidden_size: 100, n_heads: 6}}", None, "even multiple of n_heads"),

@@ -254,7 +254,7 @@ def test_texts_are_encoded_once_and_damage_costs_only_itself(tmp_path: Path) -> 
         ({"generators": {"shuffled": {}}, "samples": None}, "cannot be called 'shuffled'"),
         ({"generators": {"../x": {}}}, "generators"),
         ({"data": {"../x": {"config": "x"}}}, "data"),
-        ({"seed": 3}, "seed: Extra inputs are not permitted"),
+        ({"seed": 3}, "seed: did you mean seeds?"),
     ],
 )
 def test_a_wrong_experiment_says_where(tmp_path: Path, change: dict[str, object], message: str) -> None:

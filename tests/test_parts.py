@@ -217,7 +217,7 @@ def test_stale_temporaries_are_counted_and_removed(store: PartsStore) -> None:
 
 
 def test_rows_need_a_saved_contract(tmp_path: Path) -> None:
-    with pytest.raises(UnknownContractError, match="none yet"):
+    with pytest.raises(UnknownContractError, match="holds no contract yet"):
         PartsStore(tmp_path / "store").write_part("cv_vectors", ENCODER, cv_table(CONTRACT, ROWS))
 
 

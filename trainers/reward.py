@@ -40,6 +40,7 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.generator.words import words_of
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.input.tables import Tables
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers import records
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.tiny import PAD_TOKEN
@@ -94,6 +95,7 @@ def train_reward(
             f"raise `windows.reward_share`"
         )
     final = config.rewards_dir / f"reward-{inputs[:12]}"
+    keep_out_of_git(config.workspace)
     work = config.rewards_dir / f".{final.name}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 

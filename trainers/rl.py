@@ -32,6 +32,7 @@ from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, preference_pairs, rl_cvs
 from girl_features.input.tables import Tables
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers import records
 from girl_features.trainers.alternatives import train_alternative
 from girl_features.trainers.held_out import stage_3_metrics
@@ -95,6 +96,7 @@ def train_ppo(
             f"{settings.holdout:g}; raise `windows.rl_share` or `ppo.holdout`; `girl check` counts every window"
         )
     final = config.generators_dir / f"{settings.algo}-{inputs[:12]}"
+    keep_out_of_git(config.workspace)
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
     if (not resume or force) and is_main():
         shutil.rmtree(work / "checkpoints", ignore_errors=True)

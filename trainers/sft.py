@@ -30,6 +30,7 @@ from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
 from girl_features.trainers.held_out import held_out_metrics
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
@@ -66,6 +67,7 @@ def train_sft(
     inputs = hash_inputs(settings, *input_tables)
     final = config.generators_dir / f"sft-{inputs[:12]}"
     base_known_until = _base_known_until(config.generator, windows.sft_end)  # fails before anything is trained
+    keep_out_of_git(config.workspace)
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
     with exclusive_lock(work / ".lock") if is_main() else nullcontext():
         if final.is_dir() and not force:

@@ -33,6 +33,7 @@ from girl_features.schema import CV_VECTOR, GENERATED_JD_VECTOR, JOB_SEEKER_ID, 
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS, vectors_of
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.torch_threads import one_thread
 from girl_features.trainers.training_data import hold_out_seekers
 from girl_features.vectors.similarity import mean_cosine, mean_of_nearest, unit_rows
@@ -99,6 +100,7 @@ def train_student(config: GirlConfig, contract: FeatureContract) -> Path:
         "measures": measures,
         "n_neighbours": len(data.cvs),
     }
+    keep_out_of_git(config.workspace)
     folder = config.students_dir / contract.fingerprint
     if importlib.util.find_spec("openvino") is None or Path(config.encoder.name).name != contract.encoder.name:
         return write_bundle(folder, bundle, made)

@@ -9,7 +9,7 @@ from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, StoreError, UnknownContractError
 from girl_features.init_repo import DEFINITIONS, write_repo
-from girl_features.progress import Progress
+from girl_features.progress import Progress, announce
 from girl_features.store.parts import PartsStore
 
 
@@ -24,6 +24,7 @@ def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureCon
     """
     from girl_features.store.online.publishing import publish
 
+    announce(f"opening the Feast repo {config.feast_repo}")
     _make_known(config, store, contract)
     if config.feast.online:
         with Progress("publish", 0, "rows") as progress:

@@ -43,12 +43,13 @@ from girl_features.batch.run_log import RunLog
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.input.tables import Tables, open_tables
-from girl_features.progress import Progress
+from girl_features.progress import Progress, announce
 from girl_features.schema import CVVersion
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import LOCK_WAIT_S
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, FAILURES, GENERATED_JDS, JD_VECTORS
+from girl_features.store.user_files import keep_out_of_git
 
 
 @dataclass
@@ -70,7 +71,7 @@ class MaterializeReport:
     failures: dict[str, int] = field(default_factory=dict)  # reason -> number, of n_failed
     n_retried: int = 0  # JDs drawn a second time
     n_cv_truncated: int = 0  # CVs longer than the generator reads
-    n_unfinished: int = 0  # JDs cut at max_new_tokens, and therefore not stored
+    n_unfinished: int = 0  # JDs that are not stored because they were cut at max_new_tokens in both draws
     n_redacted: int = 0  # CVs whose JDs repeated an e-mail address, phone number or link, which was blacked out
     n_prompt_tokens: int = 0
     n_new_tokens: int = 0
@@ -98,7 +99,7 @@ class MaterializeReport:
         self.n_retried += chunk.n_retried
         self.n_cv_truncated += sum(any(draw.result.cv_truncated for draw in draws) for draws in draws_by_cv)
         self.n_redacted += sum(any(draw.n_redacted for draw in draws) for draws in chunk.kept)
-        self.n_unfinished += sum(draw.defect == "unfinished" for draw in all_draws)
+        self.n_unfinished += chunk.n_unfinished
         self.n_prompt_tokens += sum(draw.result.n_prompt_tokens for draw in all_draws)
         self.n_new_tokens += sum(draw.result.n_new_tokens for draw in all_draws)
         self.generate_seconds += drawn.seconds
@@ -214,6 +215,7 @@ def run_batch(
         ConfigError: a run of another contract did not finish.
         StoreLockedError: another run is under way.
     """
+    keep_out_of_git(config.workspace)
     store = PartsStore(config.store_dir)
     resolved = config.model_dump(mode="json")
     log = RunLog(config.runs_dir)
@@ -223,6 +225,7 @@ def run_batch(
             origin = Origin(contract, run.id, contract.engine_name)
             batch = Batch(tables, store, origin, config.chunk_size, should_stop=should_stop)
             batch.report.gate = gate
+            announce("planning: looking for what the store lacks")
             report = fill_store(batch, finished_chunks, retry_failed=retry_failed)
         run.totals, run.stopped = vars(report), report.stopped
         if not report.stopped:

@@ -83,6 +83,8 @@ class RunLog:
         """
         records = self.records()
         matches = records[-1:] if run_id == "last" else [r for r in records if run_id and r.id.startswith(run_id)]
+        if not records:
+            raise ConfigError(f"no run yet in {self._folder}; `girl materialize` starts the first")
         if len(matches) != 1:
             problem = f"fits {len(matches)} runs" if matches else f"is none of {len(records)} runs"
             raise ConfigError(f"{run_id!r} {problem} in {self._folder}; `girl runs` lists them")
@@ -121,7 +123,8 @@ class RunLog:
             try:
                 yield run
             except BaseException as error:
-                self._end(record, run, "failed", type(error).__name__)
+                is_asked = isinstance(error, KeyboardInterrupt)
+                self._end(record, run, "stopped" if is_asked else "failed", type(error).__name__)
                 raise
             failpoint("run.before_end")
             self._end(record, run, "stopped" if run.stopped else "finished", None)
@@ -154,7 +157,7 @@ class RunLog:
             return RunRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StoreError(
-                f"{path} is not a run's record ({error}); restore it from a backup, or delete it"
+                f"{path} is damaged, so it is not a run's record; restore it from a backup, or delete it"
             ) from error
 
     def _write(self, record: RunRecord) -> None:

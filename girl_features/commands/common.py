@@ -1,19 +1,15 @@
-"""Shared by the commands: options, loading girl.yaml, showing a result, stopping on a signal."""
+"""Shared by the commands: options, loading girl.yaml, showing a result."""
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from girl_features.errors import ConfigError
+from girl_features.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from girl_features.batch.quality import Verdict
@@ -22,50 +18,14 @@ if TYPE_CHECKING:
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The girl.yaml to use.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set sampling.n=4. Repeatable.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON here ('-' for stdout).")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, help="Also write the result as JSON here ('-' for stdout).")
+]
 ContractOption = Annotated[str | None, typer.Option(help="Fingerprint; default: the newest in the store.")]
 AnywayOption = Annotated[
     bool, typer.Option("--anyway", help="Publish even if the generator is below the quality gate (`gate:`).")
 ]
 DEFAULT_CONFIG = Path("girl.yaml")
-
-
-class StopRequest:
-    """The signal that asked for a stop, if one came."""
-
-    signal: int | None = None
-
-    def is_made(self) -> bool:
-        """True once a signal has come."""
-        return self.signal is not None
-
-    @property
-    def exit_code(self) -> int:
-        """128 plus the number of the signal, as shells report it."""
-        return 128 + (self.signal or 0)
-
-
-@contextmanager
-def stop_on_signal(resume: str) -> Iterator[StopRequest]:
-    """Let Ctrl-C and SIGTERM ask for a stop after the chunk at work. A second signal ends the process at once.
-
-    Args:
-        resume: the command that resumes, which is shown when a stop is asked for.
-    """
-    stop = StopRequest()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        for either in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(either, signal.SIG_DFL)
-        print(f"stopping after this chunk; resume with: {resume} (again to stop at once)", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def load(config: Path, overrides: list[str] | None) -> GirlConfig:
@@ -80,12 +40,15 @@ def emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
 
     Args:
         result: anything that JSON can hold.
-        json_file: file to write; '-' writes JSON to stdout and shows nothing else.
+        json_file: file to write; a file there that is no such result is kept as NAME.bak-TIME. '-' writes JSON to
+            stdout and shows nothing else.
         show: prints the result for people.
 
     Raises:
         ConfigError: the file cannot be written. The result is shown first, so that it is not lost.
     """
+    from girl_features.store.user_files import make_way
+
     text = json.dumps(result, indent=1, default=str)
     if json_file is not None and str(json_file) == "-":
         typer.echo(text)
@@ -93,14 +56,23 @@ def emit(result: Any, json_file: Path | None, show: Callable[[], Any]) -> None:
     if json_file is not None:
         try:
             json_file.parent.mkdir(parents=True, exist_ok=True)
+            make_way(json_file, lambda path: _has_shape(json.loads(path.read_text(encoding="utf-8")), json.loads(text)))
             json_file.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
+        except (OSError, StoreError) as error:
             show()
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise ConfigError(
-                f"--json {json_file} cannot be written ({error.strerror or error}), but the work is done: its "
+                f"--json {json_file} cannot be written ({reason}), but the work is done: its "
                 f"result is above; name a file that can be written, or '-' for stdout"
             ) from error
     show()
+
+
+def _has_shape(earlier: Any, result: Any) -> bool:
+    """True if a JSON value is an earlier result of the same command: an object of the same keys, or a list of such."""
+    if isinstance(earlier, list) and isinstance(result, list):
+        return not earlier or not result or _has_shape(earlier[0], result[0])
+    return isinstance(earlier, dict) and isinstance(result, dict) and set(earlier) == set(result)
 
 
 def print_mapping(title: str, values: dict[str, Any]) -> None:

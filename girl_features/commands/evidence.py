@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from girl_features.lab.experiment.rows import ExperimentSteps
@@ -19,7 +20,7 @@ experiment_app = typer.Typer(help="Rows x predictors x data x seeds, with verdic
 def run(
     file: Annotated[Path, typer.Argument(help="An experiment's YAML, or a girl.yaml for the default experiment.")],
     data: Annotated[list[str] | None, typer.Option(help="Only this data set of FILE. Repeatable.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the results page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the results page here.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that fit rankers; default: the cores.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; a sample market is written, nothing else.")
@@ -41,21 +42,17 @@ def run(
         common.emit(result, json_file, lambda: typer.echo("\n".join(plan_lines(config, plans, n_workers))))
         return
     steps = _experiment_steps()
-    with common.stop_on_signal(f"girl experiment run {file}") as stop:
-
-        def stopped() -> bool:
-            return stop.signal is not None
-
+    with stop_on_signal("this step of training, generating or fitting", f"girl experiment run {file}") as stop:
         try:
             results = run_experiment(
                 config,
                 steps,
-                lambda name: prepare(name, config, steps, stopped),
+                lambda name: prepare(name, config, steps, stop.is_made),
                 n_workers=n_workers,
-                should_stop=stopped,
+                should_stop=stop.is_made,
             )
         except InterruptedRunError:
-            raise typer.Exit(128 + (stop.signal or 0)) from None
+            raise typer.Exit(stop.exit_code) from None
     command = " ".join([f"girl experiment run {file}", *(f"--data {name}" for name in data or ())])
     _report(results, steps, command, markdown, json_file)
 

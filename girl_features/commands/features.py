@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,8 @@ def materialize(
     json_file: common.JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
+    from girl_features.progress import announce
+
     resolved = common.load(config, set_values)
     if dry_run:
         if on == "ray":
@@ -51,16 +54,26 @@ def materialize(
     words += ["--retry-failed"] if retry_failed else []
     words += ["--on", "ray"] if on == "ray" else []
     words += ["--anyway"] if anyway else []
-    with common.stop_on_signal(shlex.join(words)) as stop:
+    with stop_on_signal(f"this chunk of {resolved.chunk_size} CVs", shlex.join(words)) as stop:
+        announce("loading torch and the models' code")
         run = _batch_function(on)
         report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run, anyway=anyway)
     common.emit(vars(report), json_file, lambda: common.print_mapping("Materialized", vars(report)))
     if report.n_unfinished:
-        typer.echo(f"{report.n_unfinished} JDs were cut at sampling.max_new_tokens and not stored; raise it", err=True)
+        typer.echo(_unfinished_text(report, resolved.sampling.max_new_tokens), err=True)
     if stop.is_made():
         raise typer.Exit(stop.exit_code)
     if report.n_failed:
         raise typer.Exit(1)
+
+
+def _unfinished_text(report: MaterializeReport, max_new_tokens: int) -> str:
+    n_without = report.failures.get("unfinished", 0)
+    return (
+        f"{report.n_unfinished} JDs are not stored: two draws of each were cut at sampling.max_new_tokens "
+        f"({max_new_tokens}); {n_without} CVs have no JD for that reason. Raise it and run `girl materialize` again: "
+        f"that makes a new contract, so JDs are generated for all CVs"
+    )
 
 
 def _batch_function(on: str) -> Callable[..., MaterializeReport]:
@@ -113,6 +126,8 @@ def contracts(
                 f"{fingerprint}  {contract.generator}, {sampling}, {contract.encoder.name}, "
                 f"trained until {contract.trained_until:%Y-%m-%d}"
             )
+        if not stored:
+            typer.echo("no contract yet; `girl materialize` makes the first")
 
     common.emit(rows, json_file, show)
 
@@ -121,13 +136,15 @@ def join(
     pairs: Annotated[
         Path, typer.Argument(help="Parquet, CSV or TSV of job_seeker_id, job_id, decided_at; other columns kept.")
     ],
-    out: Annotated[Path, typer.Argument(help="File to write: the same rows with the girl_* columns beside them.")],
+    out: Annotated[
+        Path, typer.Argument(dir_okay=False, help="File to write: the same rows with the girl_* columns beside them.")
+    ],
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     contract: common.ContractOption = None,
     reduction: Annotated[
         Path | None,
-        typer.Option(help="Folder of the fitted projection; default: in the workspace, by contract."),
+        typer.Option(file_okay=False, help="Folder of the fitted projection; default: in the workspace."),
     ] = None,
     fit: Annotated[
         bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
@@ -180,7 +197,7 @@ def evaluate(
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     json_file: common.JsonOption = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write a results page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write a results page here.")] = None,
 ) -> None:
     """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
     from functools import partial
@@ -189,6 +206,8 @@ def evaluate(
     from girl_features.evaluation.run import run_evaluate, write_results_page
     from girl_features.tiers import stand_ins_of
 
+    if markdown is not None and markdown.suffix == ".png":
+        raise typer.BadParameter("the page's picture gets that name; end it in .md", param_hint="--markdown")
     resolved = common.load(config, set_values)
     stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
     make_ranker = partial(common.ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)

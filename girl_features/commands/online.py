@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from girl_features.commands import common
+from girl_features.commands.stopping import stop_on_signal
 
 DEADLINE_MS = 10_000.0  # a person can wait longer than a ranking service
 
@@ -72,7 +73,7 @@ def serve_worker(
     worker = open_worker(resolved, anyway=anyway)
     print(f"generating under contract {worker.contract.fingerprint}; Ctrl-C ends after the cycle", file=sys.stderr)
     command = f"girl serve-worker --config {config}{' --anyway' if anyway else ''}"
-    with common.stop_on_signal(command) as stop:
+    with stop_on_signal("this cycle", command) as stop:
         total = serve(
             worker,
             every_seconds=every,

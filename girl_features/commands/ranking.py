@@ -23,7 +23,9 @@ def train(
     set_values: common.SetOption = None,
     kind: Annotated[str, typer.Option(help="lightgbm, mlp, dot, or one of the paper's -plain forms.")] = "lightgbm",
     contract: common.ContractOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to save it to; default: in the workspace.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder to save it to; default: in the workspace.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     json_file: common.JsonOption = None,
 ) -> None:
@@ -58,8 +60,10 @@ def serve(
 ) -> None:
     """Rank jobs over HTTP: /rank, /features, /health, /metrics. Ctrl-C or SIGTERM ends it after open requests."""
     from girl_features.integrations.ranking_service import Limits, create_app, run_server
+    from girl_features.progress import announce
 
     resolved = common.load(config, set_values)
+    announce(f"loading the ranker {ranker} and opening the online store")
     ranking, queue = _open(resolved, ranker)
     app = create_app(ranking, Limits(threads, waiting, deadline), _queue_length(queue, ranking.client.contract))
     try:

@@ -84,13 +84,15 @@ def history(
     from girl_features.batch.lineage import history
     from girl_features.store.parts import PartsStore
 
-    rows = history(PartsStore(common.load(config, set_values).store_dir), seeker)
-    common.emit(rows, json_file, lambda: _show_history(seeker, rows))
+    store = PartsStore(common.load(config, set_values).store_dir)
+    rows = history(store, seeker)
+    is_empty = not rows and not store.contracts()
+    common.emit(rows, json_file, lambda: _show_history(seeker, rows, is_empty))
     if not rows:
         raise typer.Exit(1)
 
 
-def _show_history(seeker: str, rows: list[dict[str, Any]]) -> None:
+def _show_history(seeker: str, rows: list[dict[str, Any]], is_empty: bool) -> None:
     from girl_features.input.sources import printable
 
     for row in rows:
@@ -102,4 +104,5 @@ def _show_history(seeker: str, rows: list[dict[str, Any]]) -> None:
             typer.echo("".join(c if c.isprintable() or c == "\n" else printable(c) for c in text))
             typer.echo("")
     if not rows:
-        typer.echo(f"no JD of {printable(seeker)!r} in the store, under any contract")
+        advice = "; nothing is stored yet: `girl materialize` makes the first JDs" if is_empty else ""
+        typer.echo(f"no JD of {printable(seeker)!r} in the store, under any contract{advice}")

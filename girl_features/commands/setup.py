@@ -12,9 +12,9 @@ from girl_features.commands import common
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where the Feast repo and girl.yaml go.")],
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where the Feast repo and girl.yaml go.")],
     project: Annotated[str, typer.Option(help="Feast project: a-z, 0-9 and _.")] = "girl",
-    force: Annotated[bool, typer.Option(help="Overwrite files that differ.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace files that differ; each is kept, as NAME.bak-TIME.")] = False,
 ) -> None:
     """Write a girl.yaml and a Feast repo that `feast apply` takes as it stands."""
     from girl_features.init_repo import init_repo
@@ -26,10 +26,10 @@ def init(
 
 
 def sample(
-    folder: Annotated[Path, typer.Argument(help="Where the three tables go.")],
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where the three tables go.")],
     seekers: Annotated[int, typer.Option(min=1, help="Number of job seekers.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace tables of these names in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier market in the folder.")] = False,
     json_file: common.JsonOption = None,
 ) -> None:
     """Write a simulated market: seekers, jobs and recruiters' decisions, drawn from a known law."""
@@ -43,7 +43,9 @@ def sample(
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Folder of the demo. It is kept.")] = Path("girl-demo"),
+    folder: Annotated[Path, typer.Option("--dir", file_okay=False, help="Folder of the demo. It is kept.")] = Path(
+        "girl-demo"
+    ),
     quick: Annotated[bool, typer.Option(help="A smaller market and generator: under a minute.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of market, training and sampling.")] = 0,
     json_file: common.JsonOption = None,

@@ -42,23 +42,34 @@ def doctor(
     json_file: common.JsonOption = None,
 ) -> None:
     """Find damage from crashes and bad disks: broken registries and parts, stale files and locks."""
-    from girl_features.store.doctor import examine
+    from girl_features.store.doctor import examine, is_new
     from girl_features.store.parts import PartsStore
 
     resolved = common.load(config, set_values)
-    repo = resolved.feast_repo if (resolved.feast_repo / "feature_store.yaml").is_file() else None
-    findings = examine(repo, PartsStore(resolved.store_dir), mend_all=mend)
+    store = PartsStore(resolved.store_dir)
+    has_repo = resolved.feast.repo is not None or (resolved.feast_repo / "feature_store.yaml").is_file()
+    nothing_stored = is_new(resolved.feast_repo, store, resolved.runs_dir)
+    findings = examine(resolved.feast_repo if has_repo else None, store, mend_all=mend, is_new=nothing_stored)
 
     def show() -> None:
         for finding in findings:
-            done = "done: " if finding.mended and mend else ""
-            typer.echo(f"{finding.path}: {finding.problem}; {done}{finding.remedy}")
+            done = f"done: {finding.done}" if finding.done else ""
+            steps = "; now ".join(filter(None, [done, finding.remedy]))
+            typer.echo(f"{finding.path}: {finding.problem}; {steps}")
         n_open = sum(not finding.mended for finding in findings)
         typer.echo(f"{len(findings)} findings, {n_open} to be mended" if findings else "nothing is wrong")
+        if nothing_stored and not findings:
+            typer.echo(f"nothing is stored yet; next: {_next_steps(resolved)}")
 
     common.emit([finding._asdict() for finding in findings], json_file, show)
     if any(not finding.mended for finding in findings):
         raise typer.Exit(1)
+
+
+def _next_steps(config: GirlConfig) -> str:
+    """Return the commands that lead from a new workspace to its first features."""
+    is_trained = config.generators_dir.is_dir() and any(config.generators_dir.iterdir())
+    return "`girl materialize`" if is_trained else "`girl check`, `girl train sft`, then `girl materialize`"
 
 
 def compact(
@@ -68,8 +79,14 @@ def compact(
 ) -> None:
     """Merge the small parts of the store. Readers can go on meanwhile."""
     from girl_features.store.parts import PartsStore
+    from girl_features.store.parts.rows import VIEWS
 
     store = PartsStore(common.load(config, set_values).store_dir)
+    result = {"files_fewer": 0}
+    if not store.view_dirs(list(VIEWS)):  # then there is nothing to lock either
+        message = "nothing is stored yet; `girl materialize` makes the first rows"
+        common.emit(result, json_file, lambda: typer.echo(message))
+        return
     with store.lock():
         result = {"files_fewer": store.compact_all()}
     common.emit(result, json_file, lambda: common.print_mapping("Compacted", result))
@@ -124,8 +141,10 @@ def _erase(config: GirlConfig, store: PartsStore, seeker: str) -> dict[str, Any]
 
 
 def _undo_erasure(store: PartsStore, seeker: str, json_file: common.JsonOption) -> None:
-    with store.lock():
-        result = {"was_erased": store.lift(seeker)}
+    result = {"was_erased": False}
+    if store.is_erased(seeker):
+        with store.lock():
+            result = {"was_erased": store.lift(seeker)}
 
     def show() -> None:
         typer.echo(

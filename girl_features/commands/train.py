@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,6 +15,7 @@ from girl_features.errors import CheckpointError, GirlError
 if TYPE_CHECKING:
     from girl_features.batch.quality import Verdict
     from girl_features.config import GirlConfig
+    from girl_features.generator.checkpoint import GeneratorRecord
     from girl_features.input.tables import Tables
 
 ForceOption = Annotated[bool, typer.Option(help="Train again even if these inputs were trained on before.")]
@@ -94,6 +95,14 @@ def student(
     common.emit(result, json_file, lambda: common.print_mapping("Student", result))
 
 
+class _Trained(NamedTuple):
+    """One trained stage."""
+
+    folder: Path
+    record: GeneratorRecord
+    verdict: Verdict | None  # None for a reward model, and where the quality gate could not be asked
+
+
 def train_function(stage: str) -> Callable[..., Path]:
     """Return the function that trains stage `sft`, `reward` or `ppo`. Each brings in torch, so one is imported."""
     if stage == "sft":
@@ -118,42 +127,36 @@ def _train(
     resume: bool = True,
 ) -> None:
     """Train the given stages. The JSON is the result of the one stage, or stage -> result for several."""
-    from girl_features.config import write_resolved
-    from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, GeneratorRecord, read_record
-    from girl_features.input.splits import cut_windows
-    from girl_features.input.tables import open_tables
     from girl_features.trainers.processes import is_main
 
     resolved = common.load(config, overrides)
-    trained: dict[str, tuple[Path, GeneratorRecord]] = {}
-    verdicts: dict[str, Verdict | None] = {}
-    with open_tables(resolved) as tables:
-        windows = cut_windows(tables, resolved.windows)
-        for stage in stages:
-            arguments = {"resume": resume} if stage == "ppo" else {}
-            folder = train_function(stage)(tables, windows, resolved, force=force, **arguments)
-            if is_main():
-                write_resolved(resolved, folder / "girl.yaml")
-            name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
-            trained[stage] = (folder, read_record(folder, name))
-            if stage != "reward" and is_main():
-                verdicts[stage] = _verdict(resolved, folder, tables)
+    try:
+        trained = _train_stages(resolved, stages, force, resume)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr)
+        raise typer.Exit(130) from None
 
     def show() -> None:
-        for stage, (folder, record) in trained.items():
+        for stage, (folder, record, verdict) in trained.items():
             facts = {"folder": str(folder), "rows": record.n_pairs, "trained until": record.trained_until}
             common.print_mapping(f"{_STAGES[stage]} ({record.stage})", {**facts, **record.metrics})
             for note in record.notes:
                 typer.echo(f"  {note}")
-            if (verdict := verdicts.get(stage)) is not None:
+            if verdict is not None:
                 common.print_verdict(verdict)
 
     if not is_main():  # of several processes, one shows the result
         return
-    results = {s: {"folder": str(folder), **record.model_dump(mode="json")} for s, (folder, record) in trained.items()}
-    for stage, verdict in verdicts.items():
-        results[stage]["gate"] = None if verdict is None else verdict.to_json()
+    results = {stage: _result(stage, result) for stage, result in trained.items()}
     common.emit(results if len(stages) > 1 else results[stages[0]], json_file, show)
+
+
+def _result(stage: str, trained: _Trained) -> dict[str, Any]:
+    """Return a trained stage for JSON."""
+    result = {"folder": str(trained.folder), **trained.record.model_dump(mode="json")}
+    if stage != "reward":
+        result["gate"] = None if trained.verdict is None else trained.verdict.to_json()
+    return result
 
 
 def _verdict(config: GirlConfig, folder: Path, tables: Tables) -> Verdict | None:
@@ -173,3 +176,28 @@ def _verdict(config: GirlConfig, folder: Path, tables: Tables) -> Verdict | None
     except GirlError as error:  # the generator is trained and kept: `girl materialize` asks the gate again
         print(f"the quality gate was not asked: {error}", file=sys.stderr)
         return None
+
+
+def _train_stages(config: GirlConfig, stages: tuple[str, ...], force: bool, resume: bool) -> dict[str, _Trained]:
+    """Train the stages, and ask the quality gate about each generator."""
+    from girl_features.config import write_resolved
+    from girl_features.generator.checkpoint import RECORD_NAME, REWARD_RECORD_NAME, read_record
+    from girl_features.input.splits import cut_windows
+    from girl_features.input.tables import open_tables
+    from girl_features.progress import announce
+    from girl_features.trainers.processes import is_main
+
+    trained = {}
+    with open_tables(config) as tables:
+        windows = cut_windows(tables, config.windows)
+        for stage in stages:
+            announce(f"loading what stage {stage} needs")
+            arguments = {"resume": resume} if stage == "ppo" else {}
+            folder = train_function(stage)(tables, windows, config, force=force, **arguments)
+            if is_main():
+                write_resolved(config, folder / "girl.yaml")
+            name = REWARD_RECORD_NAME if stage == "reward" else RECORD_NAME
+            is_judged = stage != "reward" and is_main()
+            verdict = _verdict(config, folder, tables) if is_judged else None
+            trained[stage] = _Trained(folder, read_record(folder, name), verdict)
+    return trained

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
+from girl_features.config.messages import validated
 from girl_features.config.settings import GirlConfig
+from girl_features.config.source import ConfigSource, Override
+from girl_features.config.yaml_file import parse_yaml, read_yaml
 from girl_features.errors import ConfigError
 
-Model = TypeVar("Model", bound=BaseModel)
+_KINDS: dict[type, str] = {list: "a list", str: "a text"}
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -27,31 +29,17 @@ def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
         ConfigError: the file is absent or not YAML, a key is unknown, a value is wrong, or an environment variable
             is not set; the message names each setting.
     """
-    if not path.is_file():
-        raise ConfigError(f"no config at {str(path)!r}; `girl init DIR` writes one, or give --config FILE")
-    raw = read_yaml(path)
+    document = read_yaml(path, "`girl init DIR` writes a girl.yaml, or give --config FILE")
+    raw = document.values
+    if raw is None:
+        raise ConfigError(f"{path} is empty: it should hold at least `tables:`; `girl init DIR` writes one to fill in")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} should hold a mapping with at least `tables:`, found {type(raw).__name__}")
-    for override in overrides or []:
-        _apply_override(raw, override)
-    return _resolve_paths(validated(GirlConfig, raw, path), path.parent.resolve())
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the values of a YAML file; raise ConfigError if it is not YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-
-
-def validated(model: type[Model], raw: Any, path: Path) -> Model:
-    """Return the values of the file `path` as a pydantic model; the ConfigError names each wrong setting."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {places}") from error
+        raise ConfigError(
+            f"{path} should hold a mapping with at least `tables:`, found {_KINDS.get(type(raw), 'a single value')}; "
+            f"write each setting as a key, a colon, a space and the value, as in `name: girl`"
+        )
+    applied = [_apply_override(raw, override) for override in overrides or []]
+    return _resolve_paths(validated(GirlConfig, raw, ConfigSource(path, document, applied)), path.parent.resolve())
 
 
 def write_resolved(config: GirlConfig, path: Path) -> None:
@@ -60,21 +48,22 @@ def write_resolved(config: GirlConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], text: str) -> Override:
     """Set one value in `raw`, in place."""
-    key, equals, value = override.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set takes a.b=value, found {override!r}")
+        raise ConfigError(f"--set takes a.b=value, found {text!r}")
+    override = Override(text, tuple(key.split(".")), parse_yaml(value, f"--set {text}"))
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # absent, or a section whose keys are all commented out
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {parent!r} holds a value, not a mapping")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
+            raise ConfigError(f"--set {text}: {parent!r} holds a value, not a mapping")
+    node[last] = override.document.values
+    return override
 
 
 def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
@@ -84,7 +73,7 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     folders = {"workspace": settings, "checkpoint": generator, "repo": settings["feast"], "bundle": settings["lookup"]}
     for key, section in folders.items():
         if section[key] is not None:
-            section[key] = (base / section[key].expanduser()).resolve()
+            section[key] = _absolute(base, section[key], key)
     for section, key in (
         (generator, "base"),
         (generator["tiny"], "embeddings_from"),
@@ -95,11 +84,11 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     settings["reward"]["base"] = settings["reward"]["base"] or None
     for name, table in settings["tables"].items():
         if table["path"] is not None:
-            path = Path(_expand_variables(table["path"], f"tables.{name}.path")).expanduser()
+            path = _expanded(_expand_variables(table["path"], f"tables.{name}.path"), f"tables.{name}.path")
             table["path"] = os.path.normpath(base / path)  # not resolve(), as the path may be a glob
         if table["database"] is not None:
-            database = Path(_expand_variables(table["database"], f"tables.{name}.database")).expanduser()
-            table["database"] = str((base / database).resolve())
+            setting = f"tables.{name}.database"
+            table["database"] = str(_absolute(base, _expand_variables(table["database"], setting), setting))
     return GirlConfig.model_validate(settings)
 
 
@@ -107,8 +96,23 @@ def _resolve_model(name: str | None, base: Path) -> str | None:
     """Return the absolute path of a model that is a local folder; leave the name of any other model as it is."""
     if not name or name == "tiny":
         return name
-    folder = base / Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    folder = _absolute(base, name, "a model")
+    return str(folder) if folder.is_dir() else name
+
+
+def _absolute(base: Path, path: Path | str, setting: str) -> Path:
+    """Return the path from the folder `base`, with its links followed."""
+    return (base / _expanded(path, setting)).resolve()
+
+
+def _expanded(path: Path | str, setting: str) -> Path:
+    """Return the path with `~` replaced by the home folder."""
+    try:
+        if "\0" in str(path):
+            raise RuntimeError("a path cannot hold the character NUL")
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user
+        raise ConfigError(f"{setting} is {str(path)!r}: {error}; write the whole path") from error
 
 
 def _expand_variables(text: str, setting: str) -> str:

@@ -16,7 +16,7 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]{0,39}$"  # names become folders and Feast proje
 class Section(BaseModel):
     """A part of `girl.yaml`: its values never change, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _as_utc(value: datetime) -> datetime:

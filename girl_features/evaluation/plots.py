@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from girl_features.errors import UndefinedMetricError, require
+from girl_features.errors import ConfigError, UndefinedMetricError, require
 from girl_features.evaluation.results import SLICE_NAMES, Comparison, ResultRow
+from girl_features.store.user_files import make_way
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # safe for colour-blind eyes: Okabe, Ito
+_MAKER = "girl-features"  # in the metadata of each PNG
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -48,8 +50,21 @@ def plot_gains(comparison: Comparison, path: Path, simulation: bool = False) -> 
     title = f"{prefix}{comparison.meta['data']}, 95 % intervals over test seekers"
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG that names this package; a file there that does not is kept as NAME.bak-TIME. Make the folder.
+
+    Raises:
+        ConfigError: the picture cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path, lambda picture: _MAKER.encode() in picture.read_bytes()[:1000])
+        figure.savefig(path, metadata={"Software": _MAKER})
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}; name another page") from error
 
 
 def draw_gains(panel: Any, rows: Sequence[ResultRow], heights: Sequence[float], label: str, index: int) -> None:

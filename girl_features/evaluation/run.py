@@ -22,10 +22,11 @@ from girl_features.generator.opening import find_generator, load_encoder, make_c
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.pairs import join_pairs
-from girl_features.progress import Progress
+from girl_features.progress import Progress, announce
 from girl_features.ranker import Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.tiers import stand_ins_of
 
 
@@ -57,6 +58,7 @@ def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Rank
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
+    announce(f"joining the features of {len(generators)} generators to the decisions")
     rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
     predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
@@ -138,6 +140,7 @@ def save_comparison(config: GirlConfig, comparison: Comparison) -> Path:
     `girl erase` does not search these folders, so each seeker is a number there: it links the pairs of one seeker, but
     does not identify anyone.
     """
+    keep_out_of_git(config.workspace)
     folder = config.workspace / "runs" / f"evaluate-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     write_resolved(config, folder / "girl.yaml")
     number = pl.col(JOB_SEEKER_ID).rank("dense").alias("seeker")

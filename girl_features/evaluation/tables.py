@@ -14,6 +14,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from girl_features.errors import ConfigError
+from girl_features.store.user_files import begins_with, make_way
+
 
 class Column(NamedTuple):
     """How one column of a table is made from a frame."""
@@ -72,11 +75,23 @@ def bullets(items: Iterable[str]) -> str:
 
 
 def write_page(path: Path, template: Path, **blocks: str) -> None:
-    """Fill `template` with Markdown blocks, and write the page; missing folders are made. A block may be empty."""
+    """Fill `template` with Markdown blocks, and write the page; a block may be empty.
+
+    Missing folders are made. A file there that is no page of this template is kept as NAME.bak-TIME.
+
+    Raises:
+        ConfigError: the page cannot be written.
+    """
     how_to_read = Path(__file__).with_name("how_to_read.md").read_text(encoding="utf-8")
-    text = template.read_text(encoding="utf-8").format(how_to_read=how_to_read, **blocks)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(re.sub(r"\n{3,}", "\n\n", text.rstrip()) + "\n", encoding="utf-8")
+    empty = template.read_text(encoding="utf-8")
+    text = empty.format(how_to_read=how_to_read, **blocks)
+    title = empty.partition("{")[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path, lambda page: begins_with(page, title))
+        path.write_text(re.sub(r"\n{3,}", "\n\n", text.rstrip()) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the page {path} cannot be written: {error.strerror or error}; name another file") from error
 
 
 def _cell_text(row: Mapping[str, Any], column: Column) -> str:

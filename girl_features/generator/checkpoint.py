@@ -137,7 +137,7 @@ def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord
     try:
         record = GeneratorRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); train again with `{command}`") from error
+        raise CheckpointError(f"{path} is damaged, or of another version; train again with `{command}`") from error
     if is_adapter(folder):
         actual, expected = adapter_hash(folder), record.adapter_sha256
     else:

@@ -33,6 +33,7 @@ class GeneratedChunk(NamedTuple):
     dropped: list[list[Draw]]  # all other draws: defective, or not among the best
     failures: list[str | None]  # reason why a CV has no JD: `no_cv`, or the defect of its last draw
     n_retried: int  # JDs that were drawn a second time
+    n_unfinished: int = 0  # JDs that a CV lacks in the end because their second draw was cut at max_new_tokens, too
 
     @property
     def texts(self) -> list[list[GeneratedText]]:
@@ -59,10 +60,13 @@ def generate_chunk(
     retried = [_retry_samples(draws, n_kept) for draws in first]
     second = _draw(generator, versions, contract, retried)
     chunk = GeneratedChunk([], [], [], sum(map(len, retried)))
+    n_unfinished = 0
     for version, first_draws, second_draws in zip(versions, first, second, strict=True):
         draws = [*first_draws, *second_draws]
         kept = [draw for draw in draws if draw.defect is None]
         dropped = [draw for draw in draws if draw.defect is not None]
+        n_lacking = max(n_kept - len(kept), 0)
+        n_unfinished += min(n_lacking, sum(draw.defect == "unfinished" for draw in second_draws))
         if reward_model is not None:
             kept, not_best = _split_best(reward_model, version.cv, kept, n_kept)
             dropped += not_best
@@ -72,7 +76,7 @@ def generate_chunk(
         if not kept:
             failure = dropped[-1].defect if dropped else "no_cv"
         chunk.failures.append(failure)
-    return chunk
+    return chunk._replace(n_unfinished=n_unfinished)
 
 
 def _first_samples(version: CVVersion, n: int) -> list[int]:

@@ -24,6 +24,7 @@ from girl_features.generator.checkpoint import (
     weights_hash,
 )
 from girl_features.generator.engines import open_engine, settle_engine
+from girl_features.progress import announce
 from girl_features.store.parts import PartsStore
 
 
@@ -39,20 +40,31 @@ class LoadedModels(NamedTuple):
 
 def load_models(config: GirlConfig) -> LoadedModels:
     """Load the encoder and the generator that `config` names."""
-    return load_generator(config, load_encoder(config))
+    found = _find_announced(config)  # before the encoder is loaded, as there may be no generator
+    return _load_found(config, load_encoder(config), *found)
 
 
 def load_encoder(config: GirlConfig) -> SentenceTransformerEncoder:
     """Load the sentence encoder that `config` names."""
     name, stored = config.encoder.name, PartsStore(config.store_dir).contracts().values()
+    announce(f"loading the encoder {name}")
     dtype = resolve_dtype(config.encoder.dtype, name, [contract.encoder for contract in stored])
     return SentenceTransformerEncoder(name, batch_size=config.encoder.batch_size, dtype=dtype)
 
 
 def load_generator(config: GirlConfig, encoder: TextEncoder) -> LoadedModels:
     """Load the generator that `config` names, to go with an encoder that is loaded already."""
-    folder, record = find_generator(config)
+    return _load_found(config, encoder, *_find_announced(config))
+
+
+def _find_announced(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
+    announce("finding the generator and checking its weights")
+    return find_generator(config)
+
+
+def _load_found(config: GirlConfig, encoder: TextEncoder, folder: Path, record: GeneratorRecord) -> LoadedModels:
     contract = make_contract(config, record, encoder)
+    announce(f"loading the generator {folder.name}")
     batch_size, threads = config.generator.batch_size, config.generator.threads
     generator = open_engine(contract, folder, batch_size=batch_size, threads=threads, exports=config.exports_dir)
     if generator.prompt_version != record.prompt_version:
@@ -70,7 +82,8 @@ def load_generator(config: GirlConfig, encoder: TextEncoder) -> LoadedModels:
 
 def settle_contract(config: GirlConfig) -> FeatureContract:
     """Return the contract that `load_models` would give on this machine, without loading the generator."""
-    return make_contract(config, find_generator(config)[1], load_encoder(config))
+    _, record = _find_announced(config)
+    return make_contract(config, record, load_encoder(config))
 
 
 def make_contract(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:

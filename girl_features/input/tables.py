@@ -24,6 +24,7 @@ from girl_features.input.sources import Source, copy_rows, printable
 from girl_features.input.staging import checked_staging_sql
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
 from girl_features.input.types import matched_advice
+from girl_features.progress import announce
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
 from girl_features.sql import MEMORY_LIMIT, quote_identifier
 from girl_features.store.parts import PartsStore
@@ -81,6 +82,7 @@ class Inspection(NamedTuple):
 
 def open_tables(config: GirlConfig) -> Tables:
     """Read and check the three tables that `config` names. Close the result. See `load_tables` for errors."""
+    announce("reading and checking the tables")
     clock_skew = timedelta(minutes=config.clock_skew_minutes)
     erased = PartsStore(config.store_dir).erased
     return load_tables(config.tables, now=datetime.now(UTC), clock_skew=clock_skew, strict=config.strict, erased=erased)

@@ -64,7 +64,12 @@ def write_bundle(
     """Write `bundle` to `folder`, which replaces an earlier bundle as a whole, and return the folder.
 
     The manifest keeps `made`, settings and measures. `write_more` writes further files to the folder that it is given.
+
+    Raises:
+        CheckpointError: `folder` holds something else than a bundle.
     """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder} is there and holds no bundle; name another folder, or move it away")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"

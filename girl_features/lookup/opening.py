@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from girl_features.config import GirlConfig
 from girl_features.contract import FINGERPRINT_LENGTH
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder
-from girl_features.errors import MissingExtraError
+from girl_features.errors import MissingExtraError, StoreError
 from girl_features.lookup.bundle import read_bundle, read_bundle_manifest
 from girl_features.lookup.client import FeatureClient
 from girl_features.lookup.generation_queue import BackgroundQueue, GenerationQueue
 from girl_features.lookup.host_encoder import GRAPH, HostEncoder
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 
 _log = logging.getLogger(__name__)
 
@@ -96,4 +98,6 @@ def serving_encoder(config: GirlConfig, contract: str) -> TextEncoder | None:
 
 def open_queue(config: GirlConfig) -> GenerationQueue:
     """Open the generation queue in the workspace of `config`."""
+    with suppress(StoreError):  # a host that cannot write there works without a queue
+        keep_out_of_git(config.workspace)
     return GenerationQueue(config.queue_path, config.lookup.max_queued, PartsStore(config.store_dir).is_erased)

@@ -28,6 +28,7 @@ from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 
 MakeRanker = Callable[[str, str, int], Ranker]  # from predictor, form and seed
 
@@ -70,6 +71,7 @@ def run_map(config: GirlConfig, source: FeatureContract, target: FeatureContract
     """
     if source == target:
         raise ConfigError(f"both contracts are {source.fingerprint!r}; `girl contracts` lists those to map between")
+    keep_out_of_git(config.workspace)
     store = PartsStore(config.store_dir)
     shared = read_shared_cvs(store, source, target)
     losses = measure_losses(config, shared, source, target, make_ranker)  # before mapped rows join the old ones

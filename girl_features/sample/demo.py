@@ -19,6 +19,7 @@ from girl_features.batch.local import materialize
 from girl_features.batch.quality import Verdict, judge
 from girl_features.config import GirlConfig, load_config
 from girl_features.contract import FeatureContract
+from girl_features.errors import ConfigError
 from girl_features.evaluation.report import print_comparison
 from girl_features.evaluation.results import Comparison
 from girl_features.evaluation.run import run_evaluate
@@ -31,9 +32,11 @@ from girl_features.progress import Progress
 from girl_features.ranker import Ranker
 from girl_features.sample.tables import write_sample
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import begins_with
 
 N_LOOKUPS = 50
 N_NEAREST = 3
+_COMMENT = "# A simulated market; `girl demo` writes this anew each time.\n"
 
 
 class Example(NamedTuple):
@@ -145,7 +148,15 @@ def run_demo(
 
 
 def _prepare(folder: Path, quick: bool, seed: int) -> GirlConfig:
-    """Write the tables of the market, unless they are there, and girl.yaml; load it."""
+    """Write the tables of the market, unless they are there, and girl.yaml; load it.
+
+    Raises:
+        ConfigError: the folder holds a girl.yaml or a workspace of the user's.
+    """
+    path = folder / "girl.yaml"
+    is_demo = path.is_file() and begins_with(path, _COMMENT)
+    if not is_demo and (path.exists() or (folder / ".girl").exists()):
+        raise ConfigError(f"{folder} holds a girl.yaml or a workspace of your own; choose another folder with --dir")
     sizes = yaml.safe_load(Path(__file__).with_name("demo.yaml").read_text(encoding="utf-8"))
     size = sizes["quick" if quick else "full"]
     data = folder / f"market-{size['seekers']}-{seed}"
@@ -160,9 +171,7 @@ def _prepare(folder: Path, quick: bool, seed: int) -> GirlConfig:
     }
     for section in ("sft", "reward", "ppo", "sampling"):
         raw[section]["seed"] = seed
-    path = folder / "girl.yaml"
-    comment = "# A simulated market; `girl demo` writes this anew each time.\n"
-    path.write_text(comment + yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(_COMMENT + yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     return load_config(path)
 
 

@@ -32,6 +32,7 @@ block that is not full contains only the jobs that its decisions are about.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -48,6 +49,7 @@ from girl_features import schema
 from girl_features.errors import DataError
 from girl_features.sample.market import BLOCK_JOBS, BLOCK_SEEKERS, SPAN_DAYS, simulate_block
 from girl_features.sample.texts import N_DRAWS, cv_texts, jd_texts
+from girl_features.store.user_files import make_way
 
 SAMPLE_END = datetime(2025, 7, 1, tzinfo=UTC)
 _ORACLE_COLUMNS = {
@@ -97,7 +99,8 @@ def write_sample(
         seed: not negative. Equal seed, size and end give equal tables.
         end: time with a time zone; every decision and posting is before it.
         progress: called with the number of seekers written so far, after each block of 512.
-        overwrite: replace tables of these names that `out_dir` already holds.
+        overwrite: replace an earlier market that `out_dir` already holds. Any other file of these names is kept as
+            NAME.bak-TIME.
 
     Raises:
         ValueError: `n_seekers` below 1, `seed` below 0, or `end` without a time zone.
@@ -119,8 +122,20 @@ def write_sample(
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".sample-") as unfinished:
         summary = _write_tables(Path(unfinished), n_seekers, seed, start, progress)
         for name in SCHEMAS:
-            (Path(unfinished) / f"{name}.parquet").replace(out_dir / f"{name}.parquet")
+            path = out_dir / f"{name}.parquet"
+            make_way(path, _is_sample)
+            (Path(unfinished) / path.name).replace(path)
     return summary
+
+
+def _is_sample(path: Path) -> bool:
+    """True if a file is a table of a simulated market, by the form of its ids."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PAR1":
+            return False
+    with pq.ParquetFile(path) as table:
+        first = next(table.iter_batches(1, columns=[table.schema_arrow.names[0]]), None)
+    return first is not None and bool(re.fullmatch(r"[sj]\d{9}", str(first.column(0)[0])))
 
 
 def block_tables(seed: int, block: int, n_seekers: int, start: int) -> dict[str, pa.Table]:

@@ -29,24 +29,36 @@ class DoctorFinding(NamedTuple):
 
     path: str
     problem: str
-    remedy: str  # how to repair it, or how it was repaired
+    remedy: str  # how to repair it, or what is left to do after the repair
     mended: bool
+    done: str = ""  # the repair that this run made
 
 
-def examine(repo: Path | None, store: PartsStore, *, mend_all: bool = False) -> list[DoctorFinding]:
+def examine(
+    repo: Path | None, store: PartsStore, *, mend_all: bool = False, is_new: bool = False
+) -> list[DoctorFinding]:
     """List the faults of the store's folder and of the Feast repo, if there is one.
 
-    With `mend_all`, each fault is repaired for which a safe repair is known.
+    With `mend_all`, each fault is repaired for which a safe repair is known. In a workspace that `is_new`, the folder
+    of the store and the registry may be absent.
 
     Raises:
         StoreLockedError: `mend_all`, and another run is writing to the store.
         StoreError: feature_store.yaml is missing or wrong.
     """
-    with store.lock() if mend_all else nullcontext():
-        findings = list(_examine_store(store, mend_all))
+    findings: list[DoctorFinding] = []
+    if not is_new or store.root.is_dir():
+        with store.lock() if mend_all and not is_new else nullcontext():
+            findings += _examine_store(store, mend_all)
     if repo is not None:
-        findings += _examine_repo(repo, mend_all)
+        findings += _examine_repo(repo, mend_all, is_new)
     return findings
+
+
+def is_new(repo: Path, store: PartsStore, runs_dir: Path) -> bool:
+    """True if nothing was ever stored: no run, no contract, and no registry that `girl materialize` has applied."""
+    backups = (repo / "data").glob(f"*{BACKUP_SUFFIX}")
+    return not any([*runs_dir.glob("*.json"), *(store.root / "contracts").glob("*.json"), *backups])
 
 
 def _examine_store(store: PartsStore, mending: bool) -> Iterator[DoctorFinding]:
@@ -74,13 +86,14 @@ def _examine_parts(folder: Path, mending: bool) -> Iterator[DoctorFinding]:
     if is_unfinished(folder):
         problem = "a compaction or erasure was interrupted"
         yield _repaired(folder, problem, "finish it", mending, partial(finish_compaction, folder))
+    set_aside = quarantined(folder)
     for path in part_files(folder):
         if not is_intact(path):
             problem = f"damaged: the checksum or footer of its {path.stat().st_size:,} bytes is wrong"
-            remedy = "set it aside, then run `girl materialize` to make its rows again"
-            yield _repaired(path, problem, remedy, mending, partial(quarantine, path))
-    for path in quarantined(folder):
-        remedy = "is out of use; run `girl materialize` if you have not since, then remove it"
+            then = "run `girl materialize` to make its rows again, and remove the damaged file yourself"
+            yield _repaired(path, problem, "set it aside", mending, partial(quarantine, path), then)
+    for path in set_aside:
+        remedy = "it is out of use: run `girl materialize` if you have not since, then remove the file yourself"
         yield DoctorFinding(str(path), "a damaged part that was set aside", remedy, True)
 
 
@@ -116,10 +129,11 @@ def _dead_lock(path: Path, mending: bool) -> Iterator[DoctorFinding]:
         return  # a process on another host holds it
 
 
-def _examine_repo(repo: Path, mending: bool) -> Iterator[DoctorFinding]:
+def _examine_repo(repo: Path, mending: bool, is_new: bool) -> Iterator[DoctorFinding]:
     config = open_repo(repo, check_registry=False).config  # a damaged registry is a finding
     registry = registry_path(config)
-    if registry is not None and (problem := registry_problem(registry)):
+    is_expected = registry is not None and (registry.exists() or not is_new)
+    if registry is not None and is_expected and (problem := registry_problem(registry)):
         backup = registry.with_name(registry.name + BACKUP_SUFFIX)
         has_backup = backup.is_file() and registry_problem(backup) is None
         remedy = f"restore {backup.name}" if has_backup else "apply the definitions again"
@@ -151,7 +165,11 @@ def _sqlite_fault(path: Path) -> str | None:
     return None if answer == "ok" else str(answer)
 
 
-def _repaired(path: Path, problem: str, remedy: str, mending: bool, repair: Callable[[], object]) -> DoctorFinding:
-    if mending:
-        repair()
-    return DoctorFinding(str(path), problem, remedy, mending)
+def _repaired(
+    path: Path, problem: str, remedy: str, mending: bool, repair: Callable[[], object], then: str = ""
+) -> DoctorFinding:
+    """Make the repair if `mending`. `then` is what the user has to do after it."""
+    if not mending:
+        return DoctorFinding(str(path), problem, f"{remedy}, then {then}" if then else remedy, False)
+    repair()
+    return DoctorFinding(str(path), problem, then, True, remedy)

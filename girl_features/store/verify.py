@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from girl_features.errors import StoreError
 from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
 from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import LOCK, reading
-from girl_features.store.repo import open_repo
+from girl_features.store.repo import open_repo, registry_path
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -112,8 +113,14 @@ def verify(repo: Path, store: PartsStore | None = None, *, sample: int | None = 
         StoreLockedError: another run is publishing, and does not end in time.
     """
     feast_store = open_repo(repo)
+    has_rows = store is not None and bool(store.contracts())
+    registry = registry_path(feast_store.config)
+    if registry is not None and not registry.exists():  # Feast would write an empty one
+        if not has_rows:
+            return VerifyReport([], sample is not None)
+        raise StoreError(f"{registry}: the registry is missing; `girl doctor --mend` restores it")
     since = time.time() - GRACE_S
-    with nullcontext() if store is None else Ledger.of(store.root, repo, feast_store.project) as ledger:
+    with nullcontext() if store is None or not has_rows else Ledger.of(store.root, repo, feast_store.project) as ledger:
         views = [view for view in feast_store.list_feature_views() if view.online and view.batch_source is not None]
         verdicts = [_compared(feast_store, view, sample, seed, ledger, since) for view in views]
     return VerifyReport(verdicts, sample is not None)

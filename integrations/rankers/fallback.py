@@ -65,6 +65,7 @@ class FallbackRanker:
 
     def save(self, folder: Path) -> None:
         """Write both rankers to folders of `folder`, and a manifest that ties them together."""
+        files.make_folder(folder, ())
         self.enhanced.save(folder / "enhanced")
         self.base.save(folder / "base")
         enhanced = files.parse_manifest(folder / "enhanced", files.RankerManifest)

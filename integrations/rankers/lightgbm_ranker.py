@@ -167,7 +167,7 @@ class LightGBMRanker:
     def save(self, folder: Path) -> None:
         """Write trees (LightGBM's text), columns (safetensors) and manifest (JSON) to `folder`; make the folder."""
         fitted = self._require_fitted()
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder, (TREES, ARRAYS))
         (folder / TREES).write_text(fitted.trees.model_to_string(), encoding="utf-8")
         files.write_arrays(folder / ARRAYS, fitted.columns.arrays())
         files.write_manifest(folder, fitted.manifest, (TREES, ARRAYS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.integrations.rankers.pair_inputs import RankerRow
 from girl_features.ranker import PairFeatures, Ranker
+from girl_features.store.user_files import make_way
 from girl_features.vectors.regression import Calibration
 
 MANIFEST = "manifest.json"
@@ -86,6 +88,19 @@ def new_manifest(
     )
 
 
+def make_folder(folder: Path, names: tuple[str, ...]) -> None:
+    """Make the folder of a ranker. Files of these names that no manifest of ours lists are kept as NAME.bak-TIME."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*names, MANIFEST):  # the manifest last, as it tells whose the others are
+        make_way(folder / name, lambda path: _is_listed(folder, path.name))
+
+
+def _is_listed(folder: Path, name: str) -> bool:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    is_ours = isinstance(manifest, dict) and str(manifest.get("format")).startswith("girl-features ")
+    return is_ours and name in {MANIFEST, *manifest.get("sha256", {})}
+
+
 def write_manifest(folder: Path, manifest: AnyManifest, names: tuple[str, ...]) -> None:
     """Write the manifest with the hashes of the files `names`, in one step, after these files.
 
@@ -124,7 +139,9 @@ def parse_manifest(folder: Path, kind: type[AnyManifest]) -> AnyManifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        contents = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else "no such folder"
+        if not folder.is_dir():
+            raise CheckpointError(f"no ranker in {folder}: there is no such folder; `girl train ranker` writes one")
+        contents = sorted(entry.name for entry in folder.iterdir())[:5]
         raise CheckpointError(
             f"no {MANIFEST} in {folder} (found: {contents}); only folders written by `save` are read, never pickles"
         )

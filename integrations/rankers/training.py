@@ -17,6 +17,7 @@ from girl_features.integrations.rankers.ranker_files import SavedRanker
 from girl_features.integrations.rankers.registry import make_ranker, peek_ranker
 from girl_features.ranker import Ranker
 from girl_features.schema import Tier
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.tiers import StandIns, at_tier, stand_ins_of
 
 
@@ -61,6 +62,7 @@ def train_ranker(
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     ranker = make_ranker(predictor, "enhanced", seed, config.ranker.tier_dropout, stand_ins)
     ranker.fit(train.features, train.labels, valid.features, valid.labels)
+    keep_out_of_git(config.workspace)
     _save(ranker, folder)
     return TrainedRanker(
         folder=str(folder),

@@ -187,7 +187,7 @@ class TwoTowerRanker:
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and manifest (JSON) to `folder`; make the folder."""
         network, manifest = self._require_fitted()
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder, (WEIGHTS,))
         files.write_arrays(folder / WEIGHTS, network.arrays())
         files.write_manifest(folder, manifest, (WEIGHTS,))
 

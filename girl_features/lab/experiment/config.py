@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -12,7 +13,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from girl_features.config import NAME_PATTERN
-from girl_features.config.loading import read_yaml, validated
+from girl_features.config.messages import validated
+from girl_features.config.source import ConfigSource
+from girl_features.config.yaml_file import read_yaml
 from girl_features.errors import ConfigError
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
@@ -21,11 +24,12 @@ BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", 
 BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead of features
 SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
 _GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
+_NEAR = 0.75  # difflib's ratio of a key and its misspelling
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
 
 
 class _ExperimentModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSource(_ExperimentModel):
@@ -225,16 +229,17 @@ def load_experiment(path: Path) -> ExperimentConfig:
     Raises:
         ConfigError: the file is absent or not YAML, or has an unknown key or a bad value; the message names each place.
     """
-    if not path.is_file():
-        raise ConfigError(f"no experiment at {str(path)!r}; give a YAML with `data:`, or a girl.yaml")
-    raw = read_yaml(path)
-    if not isinstance(raw, dict) or not {"data", "tables"} & set(raw):
+    document = read_yaml(path, "give the YAML of an experiment (`data:`), or a girl.yaml (`tables:`)")
+    raw = document.values
+    keys = [str(key).casefold() for key in raw] if isinstance(raw, dict) else []
+    is_experiment = bool(get_close_matches("data", keys, cutoff=_NEAR))
+    if not is_experiment and not get_close_matches("tables", keys, cutoff=_NEAR):
         raise ConfigError(f"{path} should hold an experiment (`data:`) or a girl.yaml (`tables:`)")
-    if "data" not in raw:
+    if not is_experiment:
         name, workspace = str(raw.get("name", "girl")), Path(str(raw.get("workspace", ".girl"))) / "experiments"
-        default = read_yaml(Path(__file__).with_name("default.yaml"))
+        default = read_yaml(Path(__file__).with_name("default.yaml")).values
         raw = {"name": name, "workspace": workspace, "data": {name: {"config": path.name}}, **default}
-    config, base = validated(ExperimentConfig, raw, path), path.parent.resolve()
+    config, base = validated(ExperimentConfig, raw, ConfigSource(path, document)), path.parent.resolve()
     data = {
         name: source.model_copy(update={"config": (base / source.config.expanduser()).resolve()})
         for name, source in config.data.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from girl_features.errors import require
-from girl_features.evaluation.plots import draw_gains, style
+from girl_features.evaluation.plots import draw_gains, save_figure, style
 from girl_features.evaluation.results import ResultRow
 from girl_features.lab.experiment.config import POOLINGS, Cell, parse_pooling
 from girl_features.lab.experiment.results import DataResults
@@ -38,9 +38,8 @@ def plot_data(results: DataResults, folder: Path) -> list[tuple[str, str]]:
         panel.set_axisbelow(True)
         panel.set_title(f"{prefix}{name}: {caption}", fontsize=10, parse_math=False)
         figure.tight_layout()
-        folder.mkdir(parents=True, exist_ok=True)
         file = f"{name}-{plot_name}.png"
-        figure.savefig(folder / file)
+        save_figure(figure, folder / file)
         written.append((file, caption))
     return written
 

@@ -27,6 +27,7 @@ from girl_features.sample.tables import write_sample
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.tombstones import copy_tombstones
+from girl_features.store.user_files import keep_out_of_git
 
 UNKNOWN_SECONDS = 1.0  # of a fit on 1,000 training pairs
 SECONDS_PER_TEXT = 0.02  # one text of 256 tokens through a small encoder
@@ -56,6 +57,7 @@ def prepare(
         InterruptedRunError: `should_stop` returned True.
     """
     config, source, folder = config.on(name), config.data[name], config.folder_of(name)
+    keep_out_of_git(config.workspace, [config.name])
     write_sample_market(source)
     configs = {  # all are read before the first generator trains, so that a bad one is found at once
         generator: generator_config(source.config, folder, settings.set)

@@ -33,6 +33,7 @@ from girl_features.progress import Progress
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 
 MATCHER = ("mlp", "enhanced")  # predictor and row of the learned matcher (GIRL, eq. 13, with interaction terms)
 MakeRanker = Callable[[str, str, int], Ranker]  # predictor, row, seed
@@ -137,6 +138,7 @@ def _read_inputs(config: GirlConfig, tables: Tables, encoder: TextEncoder) -> Gr
     store = PartsStore(config.store_dir)
     store.contract(contract.fingerprint)  # raises UnknownContractError if it has not been materialized
     jobs = read_jobs(tables)
+    keep_out_of_git(config.workspace)
     jd_vectors = TextVectors(encoder, config.workspace / "grounding" / "vectors").table(jobs.jds).of(jobs.jds)
     return GroundingInputs(contract, generated_by_version(store, contract), jobs, jd_vectors)
 

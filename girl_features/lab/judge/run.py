@@ -25,6 +25,7 @@ from girl_features.lab.judge.endpoint import Endpoint
 from girl_features.lab.judge.question import JDPair
 from girl_features.lab.judge.verdicts import N_BOOTSTRAP, JudgeReport
 from girl_features.store.parts import PartsStore
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.vectors.similarity import cosine
 
 N_CVS = 200  # as in the paper
@@ -108,7 +109,10 @@ def sides_of(
 def choose_chat(model: str | None, folder: Path) -> KeptReplies | None:
     """Return the local `model` or the environment's endpoint, replies kept in `folder`; None if there is neither."""
     chat: Chat | None = LocalChat(model) if model is not None else Endpoint.from_environment()
-    return None if chat is None else KeptReplies(chat, folder)
+    if chat is None:
+        return None
+    keep_out_of_git(folder, ["*"])
+    return KeptReplies(chat, folder)
 
 
 def run_measures(config: GirlConfig, sides: Sides) -> MeasuresReport:

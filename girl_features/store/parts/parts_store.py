@@ -219,7 +219,7 @@ class PartsStore:
                 saved_at = datetime.fromisoformat(envelope["saved_at"])
             except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
                 raise StoreError(
-                    f"{path} is not a contract ({error}); restore it from a backup, or delete it and run "
+                    f"{path} is damaged, so it is not a contract; restore it from a backup, or delete it and run "
                     f"`girl materialize` to write it again"
                 ) from error
             if contract.fingerprint != path.stem:
