@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import DataError
-from girl_features.store.offline.entity_rows import check_names, entity_table, numbered_keys
 from girl_features.store.entity_ids import exact_ids
+from girl_features.store.offline.entity_rows import check_names, entity_table, numbered_keys
 from tests.feast_repos import DAY, FEATURES, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
 
 REFS = [f"facts:{name}" for name in FEATURES]

@@ -29,8 +29,8 @@ from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.held_out import held_out_metrics
 from girl_features.store.user_files import keep_out_of_git
+from girl_features.trainers.held_out import held_out_metrics
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
