@@ -303,7 +303,8 @@ def _check_entity_names(entities: Sequence[Entity]) -> None:
     for entity in entities:
         first = types.setdefault(entity.name, entity.value_type)
         if first != entity.value_type:
-            hand_over = f", and hand it over in your definitions file: girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
+            call = f"girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
+            hand_over = f", and hand it over in your definitions file: {call}"
             raise StoreError(
                 f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
                 f"keep yours alone{hand_over if entity.name in ('job_seeker', 'job') else ''}"
