@@ -242,6 +242,17 @@ def test_the_setting_that_a_message_suggests_gives_the_right_rows(workspace: Wor
         assert {note.code for note in tables.report.notes} <= {"decided_before_posted"}
 
 
+def test_a_query_with_an_enum_of_outcomes_gets_a_case(workspace: Workspace) -> None:
+    case = CASES["text matched"]
+    prepare(workspace, case, "query", False)
+    query = workspace.tables["interactions"]["query"].split(" -- ")[0]
+    enum = "SELECT * REPLACE (matched::ENUM ('yes', 'no', 'accepted') AS matched)"
+    workspace.tables["interactions"]["query"] = query.replace("SELECT *", enum)
+    workspace.apply(workspace.error(), case.choices)
+    with workspace.open() as tables:
+        assert rows(tables, case) == case.expected
+
+
 EXACT = [pa.int8(), pa.uint16(), pa.int64(), pa.uint64(), pa.decimal128(20, 0), pa.dictionary(pa.int32(), pa.string())]
 
 

@@ -8,9 +8,9 @@ import duckdb
 
 from girl_features.config import TableConfig
 from girl_features.input.checks import staging_sql
+from girl_features.input.column_types import check_types
 from girl_features.input.html_text import create_strip_html
 from girl_features.input.sources import Source
-from girl_features.input.types import check_types
 
 
 def checked_staging_sql(

@@ -17,13 +17,13 @@ import duckdb
 from girl_features.config import GirlConfig, TableConfig, TablesConfig
 from girl_features.errors import DataError, RejectedRowsError
 from girl_features.input.checks import BAD_MATCHED, FLAGS, TEXT_COLUMN, TIME_COLUMN
+from girl_features.input.column_types import matched_advice
 from girl_features.input.opening import open_sources
 from girl_features.input.rejections import create_rejections, listed_rejections, reject_rows
 from girl_features.input.report import CheckReport, Note, TableReport
 from girl_features.input.sources import Source, copy_rows, printable
 from girl_features.input.staging import checked_staging_sql
 from girl_features.input.text_cleaning import MAX_TEXT_CHARS
-from girl_features.input.types import matched_advice
 from girl_features.progress import announce
 from girl_features.schema import DECIDED_AT, JOB_ID, KNOWN_AT, MATCHED, POSTED_AT, SOURCE_FILE
 from girl_features.sql import MEMORY_LIMIT, quote_identifier

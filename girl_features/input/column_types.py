@@ -41,7 +41,7 @@ def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: T
 
 def matched_advice(source: Source, config: TableConfig) -> str:
     """Return a query in which the user says which values of `matched` are a match, as the last part of a message."""
-    if source.types[MATCHED].endswith("]") or "(" in source.types[MATCHED].removeprefix("DECIMAL("):
+    if source.types[MATCHED].endswith("]") or source.types[MATCHED].startswith(("STRUCT", "MAP", "UNION")):
         return columns_advice(source.table, [MATCHED], config.columns)
     name = _their_name(config, MATCHED)
     case = f"CASE WHEN {name} IN (YOUR_MATCHES) THEN true WHEN {name} IN (YOUR_MISMATCHES) THEN false END"
