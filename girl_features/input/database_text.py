@@ -8,7 +8,7 @@ line is a part of its field.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import duckdb
@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from girl_features.errors import DataError
 from girl_features.input.sources import MAX_CSV_LINE_BYTES, open_bytes
-from girl_features.input.text_files import BOM, TextGroup
+from girl_features.input.text_files import TextGroup
 from girl_features.schema import SOURCE_FILE
 
 _BATCH_ROWS = 1 << 13
 _BATCH_BYTES = 1 << 24
 _ESCAPE = re.compile(rb"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
+_UNCLEAR = re.compile(rb"(?<!\\)(?:\\\\)*\\0[0-7]")
 _LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v", b"Z": b"\x1a"}
 _MISSING = (rb"\N", b"NULL")
 
@@ -48,12 +49,12 @@ def register_database_text(
 
 
 def _batches(table: str, name: str, group: TextGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    rows: list[list[bytes | None]] = []
+    rows: list[Sequence[bytes | None]] = []
     n_before, n_bytes = 0, 0
     with open_bytes(name) as file:
-        for row in _rows(table, name, file, group):
+        for row, size in _rows(table, name, file, group):
             rows.append(row)
-            n_bytes += sum(len(field) for field in row if field)
+            n_bytes += size
             if len(rows) == _BATCH_ROWS or n_bytes > _BATCH_BYTES:
                 yield _batch(table, name, rows, n_before, schema)
                 n_before, n_bytes, rows = n_before + len(rows), 0, []
@@ -61,7 +62,9 @@ def _batches(table: str, name: str, group: TextGroup, schema: pa.Schema) -> Iter
         yield _batch(table, name, rows, n_before, schema)
 
 
-def _batch(table: str, name: str, rows: list[list[bytes | None]], n_before: int, schema: pa.Schema) -> pa.RecordBatch:
+def _batch(
+    table: str, name: str, rows: list[Sequence[bytes | None]], n_before: int, schema: pa.Schema
+) -> pa.RecordBatch:
     try:
         columns = [pa.array(column, pa.binary()).cast(pa.string()) for column in zip(*rows, strict=True)]
     except pa.ArrowInvalid:
@@ -72,40 +75,51 @@ def _batch(table: str, name: str, rows: list[list[bytes | None]], n_before: int,
     return pa.record_batch([*columns, pa.array([name] * len(rows))], schema)
 
 
-def _rows(table: str, name: str, file: BinaryIO, group: TextGroup) -> Iterator[list[bytes | None]]:
-    """Yield the fields of each row after the header, without escapes."""
+def _rows(table: str, name: str, file: BinaryIO, group: TextGroup) -> Iterator[tuple[Sequence[bytes | None], int]]:
+    """Yield the fields of each row after the header, without escapes, and the bytes that the row has in the file."""
     delimiter, n_columns = group.delimiter.encode(), len(group.header)
-    header = file.readline().removeprefix(BOM)
-    end = b"\r\n" if header.endswith(b"\r\n") else b"\n"
+    end = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"
     number = 0
-    while line := _line(file, end):
-        number += 1
-        place = f"table {table}: row {number} of {name!r}"
-        body = line.removesuffix(end)
-        if (body == line and line.endswith(b"\n")) or body.endswith(b"\r"):
-            raise DataError(
-                rf"{place} has another line end than the header; write it again with lines that all end in \n"
-            )
-        if len(line) > MAX_CSV_LINE_BYTES:
-            raise DataError(f"{place} has more than {MAX_CSV_LINE_BYTES:,} bytes; write the table as Parquet")
-        if not body:
-            number -= 1
+    for line in iter(lambda: _line(file, end), b""):
+        if line == end:
             continue
+        number += 1
+        body = line.removesuffix(end)
         fields = body.split(delimiter)
-        if b"\\" + delimiter in body:
+        has_escapes = b"\\" in body
+        if has_escapes:
             fields = _joined(fields, delimiter)
-        if len(fields) != n_columns:
+        is_other_end = body.endswith(b"\r") or (len(body) == len(line) and line.endswith(b"\n"))
+        if len(fields) != n_columns or is_other_end or len(line) > MAX_CSV_LINE_BYTES:
+            raise _bad_row(f"table {table}: row {number} of {name!r}", len(line), len(fields), group, is_other_end)
+        if not has_escapes and b"NULL" not in body:
+            yield fields, len(line)
+            continue
+        if _UNCLEAR.search(body):
             raise DataError(
-                f"{place} has {len(fields)} fields, but the header {n_columns}; a tab or line end in a text must be "
-                rf"written \t or \n. If texts with them are in double quotes, set `tables.{table}.quoting: csv`"
+                rf"table {table}: row {number} of {name!r} holds \0 and digits, which MySQL means as a zero byte and "
+                f"Postgres as a character in octal; remove it from the text"
             )
-        yield [None if field in _MISSING else _plain(field, place) for field in fields]
+        yield [None if field in _MISSING else _ESCAPE.sub(_unescaped, field) for field in fields], len(line)
+
+
+def _bad_row(place: str, n_bytes: int, n_fields: int, group: TextGroup, is_other_end: bool) -> DataError:
+    if n_bytes > MAX_CSV_LINE_BYTES:
+        return DataError(f"{place} has more than {MAX_CSV_LINE_BYTES:,} bytes; write the table as Parquet")
+    if is_other_end:
+        return DataError(rf"{place} has another line end than the header; write it again with lines that all end in \n")
+    return DataError(
+        f"{place} has {n_fields} fields, but the header {len(group.header)}; a tab or line end in a text must be "
+        r"written \t or \n. If texts with them are in double quotes, set `quoting: csv` for this table"
+    )
 
 
 def _line(file: BinaryIO, end: bytes) -> bytes:
     """Return the next row with its line end; a line end after a backslash belongs to the row."""
-    lines = [file.readline(MAX_CSV_LINE_BYTES + 1)]
-    n_bytes = len(lines[0])
+    line = file.readline(MAX_CSV_LINE_BYTES + 1)
+    if not line.endswith(b"\\" + end):
+        return line
+    lines, n_bytes = [line], len(line)
     while lines[-1].endswith(b"\n") and _is_open(lines[-1].removesuffix(end)) and n_bytes <= MAX_CSV_LINE_BYTES:
         lines.append(file.readline(MAX_CSV_LINE_BYTES + 1))
         n_bytes += len(lines[-1])
@@ -126,17 +140,6 @@ def _joined(parts: list[bytes], delimiter: bytes) -> list[bytes]:
 def _is_open(text: bytes) -> bool:
     """True if `text` ends in a backslash that escapes the next character, not in an escaped backslash."""
     return text.endswith(b"\\") and (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
-
-
-def _plain(field: bytes, place: str) -> bytes:
-    if b"\\" not in field:
-        return field
-    if re.search(rb"(?<!\\)(?:\\\\)*\\0[0-7]", field):
-        raise DataError(
-            rf"{place} holds \0 and digits, which MySQL means as a zero byte and Postgres as a character in octal; "
-            f"remove it from the text"
-        )
-    return _ESCAPE.sub(_unescaped, field)
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:

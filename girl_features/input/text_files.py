@@ -23,7 +23,7 @@ CSV = (".csv", ".csv.gz")
 TSV = (".tsv", ".tsv.gz")
 NONE = "none"  # the quoting of databases: no quotation marks, but backslash escapes
 _PLAIN = "plain"  # neither quotation marks nor escapes
-BOM = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 _HEADER_BYTES = 1 << 16
 # Where the readings of quoted TSV and of a database's TSV differ. A mark has at most _MARK_BYTES bytes.
 _MARKS = re.compile(rb'\\|[\t\r\n]"|[\t\r\n]NULL[\t\r\n]')
@@ -77,7 +77,7 @@ def _facts(table: str, name: str, quoting: str | None) -> tuple[str, str, tuple[
     try:
         with open_bytes(name) as file:
             start = file.read(_HEADER_BYTES)
-        header = _header(start.removeprefix(BOM), delimiter, quoting)
+        header = _header(start.removeprefix(_BOM), delimiter, quoting)
         is_unclear = is_tsv and quoting is None
         mark = _first_mark(name) if is_unclear or name.lower().endswith(".gz") else None
     except (OSError, EOFError, zlib.error, csv.Error) as error:
@@ -113,7 +113,7 @@ def _first_mark(name: str) -> str | None:
     """
     found = None
     with open_bytes(name) as file:
-        block = b"\n" + file.read(CHUNK_BYTES).removeprefix(BOM)
+        block = b"\n" + file.read(CHUNK_BYTES).removeprefix(_BOM)
         while found is None:
             if b"\\" in block or b'"' in block or b"NULL" in block:  # much faster than the search
                 found = _MARKS.search(block)
