@@ -32,8 +32,11 @@ def setting_text(value: object) -> str:
 def query_advice(table: str, config: TableConfig, name: str, expression: str) -> str:
     """Return a query in which `expression` takes the place of the column with the quoted name `name`.
 
-    It is the last part of a message, because it may hold any character.
+    It is the last part of a message, because it may hold any character. DuckDB does not know a database's escapes, so
+    for a file with them there is no query.
     """
+    if config.quoting == "none":
+        return f"write the file again with {expression} in place of {name}"
     query = f"SELECT * REPLACE ({expression} AS {name}) FROM {_relation(config)}"
     place = "`query`" if config.path is None else "`path`"
     return f"set this in `tables.{table}`, in place of {place}: query: {setting_text(query)}"
