@@ -20,7 +20,7 @@ demo: setup  ## The whole path on a simulated market, in under five minutes
 	$(BIN)/girl demo
 
 test: setup  ## Every test that needs no GPU
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: setup  ## Format and lint
 	$(BIN)/ruff format --check .
