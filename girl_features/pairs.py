@@ -93,12 +93,24 @@ def _checked_decisions(decisions: pl.DataFrame) -> pl.DataFrame:
     if missing := [name for name in wanted if name not in decisions.columns]:
         raise DataError(f"decisions lack the columns {missing}; they have {decisions.columns}")
     decisions = decisions.select(wanted)
+    for name, column_type in zip(wanted, (pl.String(), pl.String(), pl.Datetime("us", "UTC")), strict=True):
+        if decisions.schema[name] == pl.Null:
+            decisions = decisions.with_columns(pl.col(name).cast(column_type))
     for name in (JOB_SEEKER_ID, JOB_ID):
-        if decisions.schema[name] != pl.String:
-            raise DataError(f"{name} should be strings, found {decisions.schema[name]}")
+        found = decisions.schema[name]
+        if isinstance(found, (pl.Categorical, pl.Enum)):
+            decisions = decisions.with_columns(pl.col(name).cast(pl.String))
+        elif found != pl.String:
+            whole = ".cast(pl.Int64, strict=True)" if found.is_float() or found.is_decimal() else ""
+            raise DataError(f"{name} should be strings, found {found}; use `pl.col({name!r}){whole}.cast(pl.String)`")
     time_type = decisions.schema[DECIDED_AT]
     if not isinstance(time_type, pl.Datetime) or time_type.time_zone is None:
-        raise DataError(f"{DECIDED_AT} should be a time with a zone (UTC), found {time_type}")
+        dates = ".cast(pl.Datetime)" if time_type == pl.Date else ""
+        convert = ".str.to_datetime" if time_type == pl.String else f"{dates}.dt.replace_time_zone"
+        raise DataError(
+            f"{DECIDED_AT} should be a time with a zone (UTC), found {time_type}; use "
+            f"`pl.col({DECIDED_AT!r}){convert}({'time_zone=' if time_type == pl.String else ''}'UTC')`"
+        )
     for column in decisions:
         if n_null := column.null_count():
             raise DataError(f"{column.name} has {n_null} nulls; leave those decisions out")

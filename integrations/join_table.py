@@ -1,23 +1,32 @@
-"""Join generated-JD columns to a ranker's own training table, point in time."""
+"""Join generated-JD columns to a ranker's own training table, point in time: a file, or a data frame."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 import polars as pl
+import pyarrow as pa
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
-from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, place_columns, plain_columns
+from girl_features.integrations.pair_files import check_ending, read_pairs, write_pairs
+from girl_features.integrations.pair_keys import KEYS, PairKeys, key_names, pair_keys
+from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns, spread_columns
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
-from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
+from girl_features.schema import DECIDED_AT
+from girl_features.store.offline.entity_rows import arrow_column
 
 N_COMPONENTS = 16
 MIN_ROWS_TO_FIT = 4 * N_COMPONENTS
-_KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
+_NO_NAMES: Mapping[str, str] = {}
+_PANDAS_TYPES = {pl.Boolean: "boolean", pl.Int8: "Int8", pl.Float64: "float64"}  # that hold nulls
+
+Frame = TypeVar("Frame", pl.DataFrame, pd.DataFrame)
 
 
 class JoinSummary(NamedTuple):
@@ -27,9 +36,22 @@ class JoinSummary(NamedTuple):
     n_with_generated_jd: int
     n_before_training_ended: int  # rows decided before `trained_until`; their columns are null
     n_without_vectors: int  # rows whose CV or job was not in the store yet; their columns are null
+    n_without_key: int  # rows without an id or a time; their columns are null
     contract: str
     columns: list[str]
     reduction: str  # folder of the projection
+    keys: dict[str, str]  # our name of each key -> its column in the table
+    notes: list[str]  # about how times were read
+
+
+class JoinRequest(NamedTuple):
+    """Features to join, and the projection of their vectors; `join_table` says what each is."""
+
+    repo: Path
+    contract: FeatureContract
+    reduction: Path
+    fit: bool
+    as_served: bool
 
 
 def join_table(
@@ -41,61 +63,143 @@ def join_table(
     reduction: Path,
     fit: bool = False,
     as_served: bool = False,
+    columns: Mapping[str, str] = _NO_NAMES,
+    usual_columns: Mapping[str, str] = _NO_NAMES,
 ) -> JoinSummary:
-    """Write the rows of the Parquet file `pairs`, in their order and with the `girl_*` columns, to `out`.
+    """Write the rows of the file `pairs`, in their order and with the `girl_*` columns, to `out`.
 
-    `pairs` has job_seeker_id, job_id and decided_at; other columns are kept. The folder `reduction` holds the
-    projection of the generated-JD vectors. `fit` fits it on these rows: do this once, with the training rows.
-    `as_served` uses only vectors that were already written at decision time.
+    Both are Parquet, or CSV or TSV, which may be gzipped; a CSV's own columns are text. All columns are kept as they
+    are. Ids are text or whole numbers. Times are datetimes, dates or ISO 8601 texts; those without a zone are in UTC.
+
+    Args:
+        pairs: the table.
+        out: file to write.
+        repo: the Feast repo.
+        contract: contract of the vectors.
+        reduction: folder of the projection of the generated-JD vectors.
+        fit: fit the projection on these rows: do this once, with the training rows.
+        as_served: use only vectors that were already written at decision time.
+        columns: names in the table of job_seeker_id, job_id and decided_at, by these names, where they differ.
+        usual_columns: names for keys that `columns` leaves out, used where the table has such a column.
 
     Raises:
-        DataError: `pairs` cannot be read, lacks a key column, or already has a `girl_*` column.
-        ConfigError: `out` is `pairs`; or `reduction` exists although `fit` is set, or is absent although it is not.
+        DataError: `pairs` cannot be read, lacks a key, has ids or times that cannot be used, or has a `girl_*` column
+            that is to be added.
+        ConfigError: `out` is `pairs`; an ending is unknown; or `reduction` exists although `fit` is set, or is absent
+            although it is not.
         ShapeError: too few rows with a generated JD to fit on.
     """
-    _check_paths(pairs, out, reduction, fit)
-    table = _read(pairs)
-    rows, features = _rows_with_features(table, repo, contract, as_served)
-    projection = _fit(features) if fit else PlainReduction.load(reduction)
-    columns = plain_columns(features, projection)
-    if clash := sorted(set(columns.columns) & set(table.columns)):
-        raise DataError(f"{pairs} already has {', '.join(clash)}; drop them, then join again")
-    if fit:
-        projection.save(reduction)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place_columns(table, columns, rows).write_parquet(out)
-    n_early = int((table[DECIDED_AT] < contract.trained_until).sum())
-    return JoinSummary(
-        n_rows=table.height,
-        n_with_generated_jd=int(features.has_generated_jd.sum()),
-        n_before_training_ended=n_early,
-        n_without_vectors=table.height - n_early - len(rows),
-        contract=contract.fingerprint,
-        columns=columns.columns,
-        reduction=str(reduction),
-    )
-
-
-def _check_paths(pairs: Path, out: Path, reduction: Path, fit: bool) -> None:
     if out.resolve() == pairs.resolve():
         raise ConfigError(f"{out} would overwrite the table it is joined to; give another file")
-    if fit and reduction.is_dir():
-        raise ConfigError(f"{reduction} has a fitted projection already; leave --fit out, or name another --reduction")
-    if not fit and not reduction.is_dir():
-        raise ConfigError(f"no fitted projection in {reduction}; join your training rows first, with --fit")
+    for path in (pairs, out):
+        check_ending(path)
+    request = JoinRequest(repo, contract, reduction, fit, as_served)
+    _check_reduction(request)
+    table = read_pairs(pairs)
+    advice = f"name your columns with --column, as in `--column {KEYS[0]}=YOUR_COLUMN`"
+    names = key_names(table.column_names, columns, usual_columns, str(pairs), advice)
+    keys = pair_keys({key: table[name] for key, name in names.items()}, names, str(pairs))
+    added, summary = _features(keys, names, request, table.column_names, str(pairs))
+    for name in added.columns:
+        table = table.append_column(name, added[name].to_arrow())
+    write_pairs(table, out)
+    return summary
+
+
+def join_frame(
+    frame: Frame,
+    *,
+    repo: Path,
+    contract: FeatureContract,
+    reduction: Path,
+    fit: bool = False,
+    as_served: bool = False,
+    columns: Mapping[str, str] = _NO_NAMES,
+) -> tuple[Frame, JoinSummary]:
+    """Return a pandas or polars DataFrame with the `girl_*` columns beside its own, and the counts.
+
+    Rows, their order, the index and all other columns stay as they are. For the arguments, see `join_table`.
+
+    Raises:
+        DataError: no DataFrame, or as `join_table` does.
+        ConfigError: the folder of the projection exists although `fit` is set, or is absent although it is not.
+        ShapeError: too few rows with a generated JD to fit on.
+    """
+    if not isinstance(frame, (pl.DataFrame, pd.DataFrame)):
+        raise DataError(f"a pandas or polars DataFrame is wanted, found {type(frame).__name__}; collect or convert it")
+    request = JoinRequest(repo, contract, reduction, fit, as_served)
+    _check_reduction(request)
+    found, place = [str(name) for name in frame.columns], "the table"
+    names = key_names(found, columns, _NO_NAMES, place, f"name it, as in `columns={{{KEYS[0]!r}: 'your_column'}}`")
+    by_key: dict[str, pa.ChunkedArray] = {}
+    for key, name in names.items():
+        column = frame[name]
+        is_pandas = isinstance(column, pd.Series)
+        arrow = arrow_column(column, name, is_key=True, place=place) if is_pandas else _polars_column(column, place)
+        by_key[key] = arrow if isinstance(arrow, pa.ChunkedArray) else pa.chunked_array([arrow])
+    added, summary = _features(pair_keys(by_key, names, place), names, request, found, place)
+    if isinstance(frame, pl.DataFrame):
+        return frame.hstack(added), summary
+    beside = {
+        series.name: pd.Series(series.to_list(), frame.index, _PANDAS_TYPES[type(series.dtype)]) for series in added
+    }
+    return pd.concat([frame, pd.DataFrame(beside, frame.index)], axis=1), summary
+
+
+def _polars_column(column: pl.Series, place: str) -> pa.Array:
+    try:
+        return column.to_arrow()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+        raise DataError(f"column {column.name!r} of {place} is {column.dtype}; ids and times need a type") from error
+
+
+def _check_reduction(request: JoinRequest) -> None:
+    folder = request.reduction
+    if request.fit and folder.is_dir():
+        raise ConfigError(f"{folder} has a fitted projection already; leave --fit out, or name another --reduction")
+    if not request.fit and not folder.is_dir():
+        raise ConfigError(f"no fitted projection in {folder}; join your training rows first, with --fit")
+
+
+def _features(
+    keys: PairKeys, names: dict[str, str], request: JoinRequest, taken: list[str], place: str
+) -> tuple[pl.DataFrame, JoinSummary]:
+    """Return the columns to add, one row for each row of the table, and the counts."""
+    decisions, contract = keys.decisions, request.contract
+    is_whole = decisions.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
+    is_late = (decisions[DECIDED_AT] >= contract.trained_until).fill_null(False)
+    rows, features = _rows_with_features(decisions, np.flatnonzero(is_whole & is_late), request)
+    projection = _fit(features) if request.fit else PlainReduction.load(request.reduction)
+    columns = plain_columns(features, projection)
+    if clash := sorted(set(columns.columns) & set(taken)):
+        raise DataError(f"{place} already has {', '.join(clash)}; drop them, then join again")
+    if request.fit:
+        projection.save(request.reduction)
+    n_late = int((is_whole & is_late).sum())
+    summary = JoinSummary(
+        n_rows=decisions.height,
+        n_with_generated_jd=int(features.has_generated_jd.sum()),
+        n_before_training_ended=int((is_whole & ~is_late).sum()),
+        n_without_vectors=n_late - len(rows),
+        n_without_key=int((~is_whole).sum()),
+        contract=contract.fingerprint,
+        columns=columns.columns,
+        reduction=str(request.reduction),
+        keys=names,
+        notes=keys.notes,
+    )
+    return spread_columns(columns, rows, decisions.height), summary
 
 
 def _rows_with_features(
-    table: pl.DataFrame, repo: Path, contract: FeatureContract, as_served: bool
+    decisions: pl.DataFrame, rows: np.ndarray, request: JoinRequest
 ) -> tuple[np.ndarray, PairFeatures]:
-    """Return the numbers of the rows that can have features, and their features."""
-    rows = np.flatnonzero(table[DECIDED_AT] >= contract.trained_until)
-    keys = table.select(_KEYS)
+    """Return those of the `rows` that have features, and their features."""
     try:
-        return rows, join_pairs(repo, contract, keys[rows], as_served=as_served)
+        return rows, join_pairs(request.repo, request.contract, decisions[rows], as_served=request.as_served)
     except MissingVectorsError as error:
         rows = np.delete(rows, error.rows)
-    return rows, join_pairs(repo, contract, keys[rows], as_served=as_served)
+    return rows, join_pairs(request.repo, request.contract, decisions[rows], as_served=request.as_served)
 
 
 def _fit(features: PairFeatures) -> PlainReduction:
@@ -105,16 +209,3 @@ def _fit(features: PairFeatures) -> PlainReduction:
             f"{n} rows with a generated JD are too few to fit {N_COMPONENTS} columns; give at least {MIN_ROWS_TO_FIT}"
         )
     return fit_reduction(features, N_COMPONENTS)
-
-
-def _read(pairs: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_parquet(pairs)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{pairs} cannot be read as Parquet: {error}") from error
-    if missing := [key for key in _KEYS if key not in table.columns]:
-        raise DataError(
-            f"{pairs} has no {', '.join(missing)} (it has {', '.join(table.columns)}); "
-            f"rename your columns to {', '.join(_KEYS)}"
-        )
-    return table

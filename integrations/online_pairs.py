@@ -8,10 +8,9 @@ import numpy as np
 import polars as pl
 
 from girl_features.errors import ContractMismatchError, ShapeError
-from girl_features.integrations.plain_columns import PlainReduction, place_columns, plain_columns
+from girl_features.integrations.plain_columns import PlainReduction, plain_columns, spread_columns
 from girl_features.lookup import FeatureClient, JobVectors, SeekerVectors
 from girl_features.ranker import PairFeatures
-from girl_features.schema import JOB_ID
 
 JOBS_SHARE = 0.3  # share of a deadline for the second lookup, of the jobs
 
@@ -62,5 +61,4 @@ def online_columns(
     seekers = client.job_seekers([job_seeker_id], [cv], total_ms * (1 - JOBS_SHARE))
     features = online_pairs(seekers, client.jobs(job_ids, total_ms * JOBS_SHARE))
     rows = np.flatnonzero(scorable(features))
-    columns = plain_columns(features.take(rows), reduction)
-    return place_columns(pl.DataFrame({JOB_ID: list(job_ids)}), columns, rows).drop(JOB_ID)
+    return spread_columns(plain_columns(features.take(rows), reduction), rows, len(job_ids))

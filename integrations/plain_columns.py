@@ -17,7 +17,6 @@ from girl_features.schema import (
     GIRL_COS_CV_JD,
     GIRL_COS_GENERATED_JD_JD,
     GIRL_HAS_GENERATED_JD,
-    GIRL_ROW,
     GIRL_TIER,
 )
 from girl_features.vectors.projection import PCA, fit_pca
@@ -109,7 +108,7 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
     )
 
 
-def place_columns(table: pl.DataFrame, columns: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
-    """Return `table` with `columns` beside it at the given row numbers, and null in all other rows."""
-    numbered = columns.with_columns(pl.Series(GIRL_ROW, rows, pl.UInt32))
-    return table.with_row_index(GIRL_ROW).join(numbered, on=GIRL_ROW, how="left", maintain_order="left").drop(GIRL_ROW)
+def spread_columns(columns: pl.DataFrame, rows: np.ndarray, n: int) -> pl.DataFrame:
+    """Return `columns` as a frame of n rows: row i of it at place `rows[i]`, and null at all other places."""
+    places = pl.Series([None] * n, dtype=pl.UInt32).scatter(rows, np.arange(len(rows), dtype=np.uint32))
+    return columns.select(pl.all().gather(places)) if columns.height else columns.clear(n)

@@ -116,8 +116,10 @@ def contracts(
 
 
 def join(
-    pairs: Annotated[Path, typer.Argument(help="Parquet of job_seeker_id, job_id, decided_at; other columns kept.")],
-    out: Annotated[Path, typer.Argument(help="Parquet to write: the same rows with the girl_* columns beside them.")],
+    pairs: Annotated[
+        Path, typer.Argument(help="Parquet, CSV or TSV of job_seeker_id, job_id, decided_at; other columns kept.")
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write: the same rows with the girl_* columns beside them.")],
     config: common.ConfigOption = common.DEFAULT_CONFIG,
     set_values: common.SetOption = None,
     contract: common.ContractOption = None,
@@ -129,6 +131,12 @@ def join(
         bool, typer.Option("--fit", help="Fit the projection on these rows: the training rows, once.")
     ] = False,
     as_served: Annotated[bool, typer.Option(help="Only rows that were already written at decision time.")] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your name of a column: --column job_id=vacancy. Default: as in tables.interactions.columns."
+        ),
+    ] = None,
     json_file: common.JsonOption = None,
 ) -> None:
     """Join generated-JD features to a ranker's training table, point in time."""
@@ -144,8 +152,23 @@ def join(
         reduction=reduction or resolved.workspace / "reductions" / features.fingerprint,
         fit=fit,
         as_served=as_served,
+        columns=_column_names(column or []),
+        usual_columns=resolved.tables.interactions.columns,
     )
     common.emit(summary._asdict(), json_file, lambda: common.print_mapping(f"Wrote {out}", summary._asdict()))
+
+
+def _column_names(options: list[str]) -> dict[str, str]:
+    from girl_features.errors import ConfigError
+    from girl_features.integrations.pair_keys import KEYS
+
+    names = {}
+    for option in options:
+        key, _, name = option.partition("=")
+        if key not in KEYS or not name:
+            raise ConfigError(f"--column takes KEY=YOUR_COLUMN, where KEY is {', '.join(KEYS)}; found {option!r}")
+        names[key] = name
+    return names
 
 
 def evaluate(

@@ -6,7 +6,7 @@ reason and detail, NULL for a good row) and `flags` (a struct of FLAGS, which ar
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from girl_features.errors import DataError
@@ -86,6 +86,13 @@ def staging_sql(source: Source, latest: datetime) -> str:
     if source.table == "interactions":
         return _interactions_sql(source, typed, checks)
     return _texts_sql(source, typed, checks)
+
+
+def decision_times_sql(source: Source) -> str:
+    """Return the SELECT of DECIDED_AT in UTC, `problem`, `is_naive` and `is_cut_time` of the rows, in their order."""
+    problem = _problem(_time_checks(DECIDED_AT, datetime.max.replace(tzinfo=UTC)))
+    rows = f"(SELECT {', '.join(_time_columns(source, DECIDED_AT))} FROM {source.relation})"
+    return f"SELECT {DECIDED_AT}, {problem} AS problem, is_naive, is_cut_time FROM {rows}"
 
 
 def _interactions_sql(source: Source, typed: list[str], checks: list[Check]) -> str:

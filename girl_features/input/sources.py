@@ -79,6 +79,19 @@ def open_source(connection: duckdb.DuckDBPyConnection, table: str, config: Table
             connection.execute(f"DETACH {_SOURCE_CATALOG}")
 
 
+@contextmanager
+def open_file(table: str, path: str) -> Iterator[str]:
+    """Yield the rows of Parquet or CSV files as SQL to put after FROM, with SOURCE_FILE. Columns of CSV are text.
+
+    Raises:
+        DataError: as `open_source` does, but no column is asked for.
+    """
+    with _read_errors(table, repr(path)):
+        files, file_type = _files(table, path)
+        is_parquet = file_type == "parquet"
+        yield parquet_relation(files, filename=SOURCE_FILE) if is_parquet else _csv_relation(table, files)
+
+
 def _source(connection: duckdb.DuckDBPyConnection, table: str, config: TableConfig, place: str) -> Source:
     files, file_type = _files(table, config.path) if config.path is not None else ([], "none")
     if config.query is not None:

@@ -293,5 +293,7 @@ def _plain_ids(ids: Sequence[str]) -> list[str]:
         raise DataError(f"a list of ids is wanted, found the string {ids!r}; write [{ids!r}]")
     for name in ids:
         if not isinstance(name, str):
-            raise DataError(f"ids must be strings, found {name!r} of type {type(name).__name__}")
+            raise DataError(
+                f"ids must be strings, found {name!r} of type {type(name).__name__}; convert them with str()"
+            )
     return list(map(str, ids))  # turns numpy strings into plain ones

@@ -47,7 +47,7 @@ def entity_table(entity_df: pd.DataFrame | str, keys: Collection[str]) -> tuple[
         raise DataError(f"the entity rows have no column 'event_timestamp' (found {', '.join(names)})") from error
     columns = {}
     for name, (_, column) in zip(names, entity_df.items(), strict=True):
-        columns[name] = _times(column) if name == at else _arrow(column, name, is_key=name in keys)
+        columns[name] = _times(column) if name == at else arrow_column(column, name, is_key=name in keys)
     table = pa.table(columns)
     if time_range(table[at]) is None and table[at].null_count < len(table):
         raise DataError(f"column {at!r} of the entity rows holds times outside the years 1 to 9999; correct them")
@@ -92,19 +92,25 @@ def check_names(entity_columns: Collection[str], features: Collection[str]) -> N
         )
 
 
-def _arrow(column: pd.Series, name: str, *, is_key: bool) -> pa.Array | pa.ChunkedArray:
+def arrow_column(
+    column: pd.Series, name: str, *, is_key: bool, place: str = "the entity rows"
+) -> pa.Array | pa.ChunkedArray:
+    """Return a pandas column as Arrow.
+
+    Raises:
+        DataError: its values have several types; the values of a key must have one to begin with.
+    """
     kinds = _kinds(column) if is_key and column.dtype == object else set()
     if len(kinds) > 1:
         raise DataError(
-            f"column {name!r} of the entity rows holds ids of several types ({', '.join(sorted(kinds))}); "
+            f"column {name!r} of {place} holds ids of several types ({', '.join(sorted(kinds))}); "
             f"convert all to the type of the stored ids"
         )
     try:
         return pa.array(column, from_pandas=True)
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         raise DataError(
-            f"column {name!r} of the entity rows ({column.dtype}) does not fit one type: {error}; convert it, or "
-            f"leave it out"
+            f"column {name!r} of {place} ({column.dtype}) does not fit one type: {error}; convert it, or leave it out"
         ) from error
 
 

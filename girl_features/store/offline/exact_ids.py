@@ -75,7 +75,7 @@ def exact_ids(ids: pa.ChunkedArray, stored: StoredIds, column: str) -> pa.Chunke
         return pa.chunked_array([pa.nulls(len(ids), stored.type)])
     both = f"column {column!r} of the entity rows is {found}, and the ids in {stored.place} are {stored.type}"
     if kind == "floats":
-        ids = _whole_floats(ids, both, column)
+        ids = whole_floats(ids, both, column)
     if kind in _NUMBERS and stored_kind in _NUMBERS:
         return _numbers(ids, stored.type, both)
     if kind is None or kind != stored_kind:
@@ -105,8 +105,12 @@ def _numbers(ids: pa.ChunkedArray, stored: pa.DataType, both: str) -> pa.Chunked
         raise DataError(f"{both}; an id is not exact in that type ({error}); give whole numbers that fit") from error
 
 
-def _whole_floats(ids: pa.ChunkedArray, both: str, column: str) -> pa.ChunkedArray:
-    """Return floats as int64. A fraction is refused, as is a float that stands for several whole numbers."""
+def whole_floats(ids: pa.ChunkedArray, found: str, column: str) -> pa.ChunkedArray:
+    """Return floats as int64.
+
+    Raises:
+        DataError: a fraction, or a float that stands for several whole numbers. Its message begins with `found`.
+    """
     limit = 1 << _EXACT_BITS[ids.type.bit_width]
     values = ids.cast(pa.float64())
     is_bad = pc.or_(pc.greater_equal(pc.abs(values), limit), pc.not_equal(pc.trunc(values), values))
@@ -115,7 +119,7 @@ def _whole_floats(ids: pa.ChunkedArray, both: str, column: str) -> pa.ChunkedArr
         return values.cast(pa.int64())
     types = {column: "Int64"}
     raise DataError(
-        f"{both}; row {row} holds {values[row].as_py()!r}, which is not a whole number below {limit}, so the id "
+        f"{found}; row {row} holds {values[row].as_py()!r}, which is not a whole number below {limit}, so the id "
         f"that it was is not known: keep ids whole from the start, as in `pd.read_csv(..., dtype={types})`"
     )
 

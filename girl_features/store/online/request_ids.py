@@ -45,7 +45,7 @@ def _text(join_key: str, value: Any) -> str:
 def _whole_number(join_key: str, value: Any, value_type: ValueType) -> int:
     number = None
     is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if is_int or (isinstance(value, (float, np.floating)) and abs(value) < _EXACT and value == int(value)):
+    if is_int or (isinstance(value, (float, np.floating)) and abs(float(value)) < _EXACT and value == int(value)):
         number = int(value)
     elif isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit() and len(value) < 30:
         number = int(value) if str(int(value)) == value else None
