@@ -26,15 +26,13 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.stream_feature_view import StreamFeatureView
-from feast.utils import _convert_arrow_to_proto
 from pydantic import StrictStr
 
 from girl_features.errors import StoreError
 from girl_features.store.failpoints import failpoint
 from girl_features.store.feast_sources import SourceColumns, as_utc, view_batches
-from girl_features.store.feature_types import in_view_types
 from girl_features.store.offline.offline_store import PartsDuckDBOfflineStore
-from girl_features.store.online.packed_store import PackedOnlineStore
+from girl_features.store.online.packed_store import PackedOnlineStore, feast_rows
 
 BATCH_ROWS = 10_000
 
@@ -98,12 +96,11 @@ class ArrowComputeEngine(ComputeEngine):
 
     def _write(self, view: FeatureView, source: DataSource, batch: pa.RecordBatch) -> None:
         store: Any = self.online_store
+        timestamp, created = source.timestamp_field, source.created_timestamp_column or None
         if isinstance(store, PackedOnlineStore):
-            timestamp, created = source.timestamp_field, source.created_timestamp_column or None
             store.write_arrow(self.repo_config, view, batch, timestamp, created)
             return
-        types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-        rows = _convert_arrow_to_proto(in_view_types(view, pa.table(batch)).combine_chunks(), view, types)
+        rows = feast_rows(view, batch, timestamp, created)
         store.online_write_batch(self.repo_config, view, rows, lambda n: None)
 
 

@@ -13,13 +13,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from girl_features.errors import StoreError
-from girl_features.store.feast_sources import SourceColumns, as_utc, file_column, view_batches
+from girl_features.store.feast_sources import SourceColumns, file_column, view_batches
 from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.part_files import LOCK, reading
@@ -34,14 +34,6 @@ _N_EXAMPLES = 5
 GRACE_S = 60.0  # a running worker publishes a part within this time after it wrote it
 Values = dict[str, Any]  # Feast's protobuf values by feature
 NOT_ONLINE = "nothing to compare: `feast.online` is false, so nothing is published"
-
-
-class _Rows(NamedTuple):
-    """Rows of the same entities, offline and online: event time and values by feature."""
-
-    keys: list[Any]  # bytes of a packed store's keys, or Feast's own
-    offline: list[tuple[datetime, Values]]
-    online: list[tuple[datetime | None, Values | None]]
 
 
 @dataclass
@@ -130,8 +122,9 @@ def _compared(
     store: FeatureStore, view: FeatureView, sample: int | None, seed: int, ledger: Ledger | None, since: float
 ) -> ViewVerdict:
     """Return the verdict on one Feast view; `since` is the time from which an unpublished part is not a fault."""
-    from girl_features.store.online.packed_store import PackedOnlineStore
+    from girl_features.store.online.packed_store import PackedOnlineStore, feast_rows, serialized_keys
 
+    source: Any = view.batch_source
     online: Any = store._get_provider().online_store
     is_packed = isinstance(online, PackedOnlineStore)
     # two event times that differ by less are equal; Feast's own stores keep whole seconds
@@ -140,43 +133,23 @@ def _compared(
     faults: list[tuple[str, Any]] = []  # kind and entity key
     offline_keys: set[bytes] = set()
     for batch in _newest_rows(store, view, sample, seed):
-        if is_packed:
-            keys, offline_rows, online_rows = _packed_rows(store, online, view, batch)
-            offline_keys.update(keys)
-        else:
-            keys, offline_rows, online_rows = _feast_rows(store, online, view, batch)
+        rows = feast_rows(view, batch, source.timestamp_field, source.created_timestamp_column or None)
+        keys = [key for key, _, _, _ in rows]
         verdict.n_checked += len(keys)
-        for key, (at, values), (online_at, online_values) in zip(keys, offline_rows, online_rows, strict=True):
-            if kind := _fault(at, values, online_at, online_values or {}, time_resolution):
+        with online_errors(store):
+            if is_packed:
+                offline_keys.update(serialized_keys(store.config, keys))
+                online_rows = online.read_rows(store.config, view, keys)  # expired rows too
+            else:
+                online_rows = online.online_read(store.config, view, keys)
+        for (key, values, event_time, _), (online_time, online_values) in zip(rows, online_rows, strict=True):
+            if kind := _fault(event_time, values, online_time, online_values or {}, time_resolution):
                 faults.append((kind, key))
     if is_packed and sample is None:
         with online_errors(store):
             verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
     _count(verdict, faults, _on_their_way(view, ledger, since) if faults and ledger is not None else set())
     return verdict
-
-
-def _packed_rows(store: FeatureStore, online: Any, view: FeatureView, batch: pa.RecordBatch) -> _Rows:
-    """Return keys, offline and online rows of a batch, with a packed online store; expired rows too."""
-    source: Any = view.batch_source
-    times = (source.timestamp_field, source.created_timestamp_column or None)
-    keys, offline_rows = online.as_online(store.config, view, batch, *times)
-    with online_errors(store):
-        return _Rows(keys, offline_rows, online.read_rows(store.config, view, keys))
-
-
-def _feast_rows(store: FeatureStore, online: Any, view: FeatureView, batch: pa.RecordBatch) -> _Rows:
-    """Return keys, offline and online rows of a batch, with an online store of Feast's own."""
-    from feast.utils import _convert_arrow_to_proto
-
-    from girl_features.store.feature_types import in_view_types
-
-    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    rows = _convert_arrow_to_proto(in_view_types(view, pa.table(batch)).combine_chunks(), view, types)
-    keys = [key for key, _, _, _ in rows]
-    with online_errors(store):
-        online_rows = online.online_read(store.config, view, keys)
-    return _Rows(keys, [(as_utc(event_time), values) for _, values, event_time, _ in rows], online_rows)
 
 
 def _fault(
@@ -192,10 +165,7 @@ def _fault(
 
 
 def _count(verdict: ViewVerdict, faults: list[tuple[str, Any]], on_their_way: set[str]) -> None:
-    from feast.infra.key_encoding_utils import deserialize_entity_key
-
     for kind, key in faults:
-        key = deserialize_entity_key(key) if isinstance(key, bytes) else key
         names = [getattr(value, value.WhichOneof("val") or "string_val") for value in key.entity_values]
         if str(names[0]) in on_their_way:
             verdict.n_on_their_way += 1

@@ -195,12 +195,11 @@ class PartsRetrievalJob(LocalRetrievalJob):
         return self._run()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        table = self._run()
-        frame = table.to_pandas()
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if column.null_count and _is_beyond_floats(column):  # pandas would round them to floats
-                frame[name] = column.to_pandas(types_mapper={column.type: pd.Int64Dtype()}.get)
-        return frame
+        return _frame(self._run())
+
+    def to_df(self, validation_reference: Any = None, timeout: int | None = None) -> pd.DataFrame:
+        """Return the rows for pandas; integers that a float would round have the type Int64 where one is missing."""
+        return _frame(self.to_arrow(validation_reference=validation_reference, timeout=timeout))
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> Any:
         """Write the rows as a saved dataset, as Feast's own store does."""
@@ -208,6 +207,14 @@ class PartsRetrievalJob(LocalRetrievalJob):
 
         table = ibis.memtable(self.to_arrow())
         _write_data_source(table, storage.to_data_source(), self._repo_path, "overwrite", allow_overwrite)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame = table.to_pandas()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and _is_beyond_floats(column):  # pandas would make floats of them
+            frame[name] = column.to_pandas(types_mapper={column.type: pd.Int64Dtype()}.get)
+    return frame
 
 
 def _is_beyond_floats(column: pa.ChunkedArray) -> bool:

@@ -21,7 +21,7 @@ from feast import utils
 from feast.entity import Entity
 from feast.feature_service import FeatureService
 from feast.feature_view import FeatureView
-from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
@@ -179,18 +179,11 @@ class PackedOnlineStore(OnlineStore):
         names = requested_features or [feature.name for feature in table.features]
         return _feast_rows(self._rows(config, table, serialized_keys(config, entity_keys), names), names)
 
-    def as_online(
-        self, config: RepoConfig, view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None
-    ) -> tuple[list[bytes], FeastRead]:
-        """Return keys and rows of an Arrow batch as they would be read after `write_arrow`, without writing them."""
-        names = [feature.name for feature in view.features]
-        rows = from_arrow(view, batch, timestamp, created, config.entity_key_serialization_version)
-        return [row.key for row in rows], _feast_rows(unpack_rows([row.data for row in rows], names), names)
-
-    def read_rows(self, config: RepoConfig, view: FeatureView, keys: Sequence[bytes]) -> FeastRead:
+    def read_rows(self, config: RepoConfig, view: FeatureView, entity_keys: list[EntityKeyProto]) -> FeastRead:
         """Read every feature as `online_read` does, of expired rows too; for verifying."""
         names = [feature.name for feature in view.features]
-        return _feast_rows(unpack_rows(self.stored_rows(config, view, keys), names), names)
+        rows = unpack_rows(self.stored_rows(config, view, serialized_keys(config, entity_keys)), names)
+        return _feast_rows(rows, names)
 
     async def online_read_async(self, *arguments: Any, **named: Any) -> FeastRead:
         """Run `online_read` in another thread."""
@@ -309,6 +302,23 @@ def _check_entity_names(entities: Sequence[Entity]) -> None:
                 f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
                 f"keep yours alone{hand_over if entity.name in ('job_seeker', 'job') else ''}"
             )
+
+
+def feast_rows(view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None) -> list[FeastRow]:
+    """Turn an Arrow batch into rows in Feast's form. Feast's own conversion rounds large integers beside nulls.
+
+    Raises:
+        InvalidVectorError, StoreError, DataError: as in `PackedOnlineStore.write_arrow`.
+    """
+    version, names = 3, [feature.name for feature in view.features]
+    rows = from_arrow(view, batch, timestamp, created, version)
+    read = _feast_rows(unpack_rows([row.data for row in rows], names), names)
+    result: list[FeastRow] = []
+    for row, (event_time, values) in zip(rows, read, strict=True):
+        assert event_time is not None and values is not None, "every row was packed"
+        created_time = None if row.created is None else EPOCH + timedelta(microseconds=row.created)
+        result.append((deserialize_entity_key(row.key, version), values, event_time, created_time))
+    return result
 
 
 def _feast_rows(rows: UnpackedRows, names: Sequence[str]) -> FeastRead:
