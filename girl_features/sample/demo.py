@@ -80,8 +80,9 @@ class DemoResult(NamedTuple):
         )
         if self.verdict.failed:
             is_salad = {"real_words", "word_order"} & {measure.name for measure in self.verdict.failed}
+            what = "The generated JDs are word salad" if is_salad else "The generator is not good enough"
             console.print(
-                f"[bold]{'The generated JDs are word salad' if is_salad else 'The generator is not good enough'}[/bold]: "
+                f"[bold]{what}[/bold]: "
                 f"below the quality gate by {_names(self.verdict)}. `girl materialize` would refuse this generator "
                 f"without --anyway; the demo goes on, as a simulation."
             )
