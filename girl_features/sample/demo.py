@@ -82,9 +82,12 @@ class DemoResult(NamedTuple):
             f"{ppo['kl_per_sequence']:.2f} nats per JD. A demo trains both for a moment only."
         )
         if self.verdict.failed:
+            is_salad = {"real_words", "word_order"} & {measure.name for measure in self.verdict.failed}
+            what = "The generated JDs are word salad" if is_salad else "The generator is not good enough"
             console.print(
-                f"[bold]The generated JDs are word salad[/bold] by {_names(self.verdict)}: this generator is below the "
-                f"quality gate. `girl materialize` would refuse it without --anyway; the demo goes on, as a simulation."
+                f"[bold]{what}[/bold]: "
+                f"below the quality gate by {_names(self.verdict)}. `girl materialize` would refuse this generator "
+                f"without --anyway; the demo goes on, as a simulation."
             )
         print_comparison(self.comparison, simulation=True)
         example = self.example
