@@ -21,7 +21,7 @@ from girl_features.batch.run import run_batch
 from girl_features.cli import app
 from girl_features.commands.common import emit
 from girl_features.config import GirlConfig, load_config, settings
-from girl_features.errors import CheckpointError, ConfigError, StoreError
+from girl_features.errors import CheckpointError, ConfigError, DataError, StoreError
 from girl_features.evaluation.plots import save_figure
 from girl_features.evaluation.tables import write_page
 from girl_features.generator.opening import LoadedModels
@@ -309,6 +309,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
         result.output
     )
     assert (tmp_path / "FILE").read_text() == "mine"
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match=r"cannot make the folder .*; name another"):
+        write_sample(tmp_path / "file" / "market", n_seekers=3)
+    path = tmp_path / "girl.yaml"
+    path.write_text("tables: {job_seekers: {path: a}, jobs: {path: b}, interactions: {path: c}}\nworkspace: file\n")
+    with pytest.raises(ConfigError, match="workspace is .* which is a file; name a folder"):
+        load_config(path)
 
 
 def test_a_sample_is_replaced_but_a_table_of_the_users_is_kept(tmp_path: Path) -> None:

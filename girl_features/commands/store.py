@@ -26,7 +26,9 @@ def verify(
     from girl_features.store.verify import VerifyReport, verify
 
     resolved = common.load(config, set_values)
-    if resolved.feast.online:
+    if resolved.feast.repo is None and not (resolved.feast_repo / "feature_store.yaml").is_file():
+        report = VerifyReport([], sample is not None)  # the first `girl materialize` writes the repo
+    elif resolved.feast.online:
         report = verify(resolved.feast_repo, PartsStore(resolved.store_dir), sample=sample, seed=seed)
     else:
         report = VerifyReport([], sample is not None, is_online=False)

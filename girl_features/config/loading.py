@@ -74,6 +74,8 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
     for key, section in folders.items():
         if section[key] is not None:
             section[key] = _absolute(base, section[key], key)
+            if section[key].is_file():
+                raise ConfigError(f"{key} is {str(section[key])!r}, which is a file; name a folder")
     for section, key in (
         (generator, "base"),
         (generator["tiny"], "embeddings_from"),

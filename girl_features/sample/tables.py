@@ -104,14 +104,17 @@ def write_sample(
 
     Raises:
         ValueError: `n_seekers` below 1, `seed` below 0, or `end` without a time zone.
-        DataError: `out_dir` already holds a table of one of these names.
+        DataError: `out_dir` cannot be made, or already holds a table of one of these names.
     """
     if n_seekers < 1 or seed < 0 or end.tzinfo is None:
         raise ValueError(
             f"wanted n_seekers >= 1, seed >= 0 and an end with a time zone; "
             f"found n_seekers={n_seekers}, seed={seed}, end={end}"
         )
-    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {out_dir}: {error.strerror or error}; name another") from error
     present = [name for name in SCHEMAS if (out_dir / f"{name}.parquet").exists()]
     if present and not overwrite:
         raise DataError(
