@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from girl_features.cli import app
 from girl_features.errors import GirlError
 
+RIGHT = ("answered", "refused by name")
 NAMES = ("job_seekers", "jobs", "interactions")
 SETTINGS = {
     "name": "odd",
@@ -80,6 +81,7 @@ NOT_READING = {
     "erase",
     "demo",
     "runs",
+    "runs show",
 }
 
 Tables = dict[str, pl.DataFrame]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +80,9 @@ OTHER_CASES = ["CV", "Jd", "JOB_ID", "Job_Seeker_Id", "MATCHED", "Decided_At", "
 NAMES = [*OUR_WORDS, *SQL_WORDS, *OTHER_CASES]
 
 
-def name_cases(folder: Path, seed: int, n_names: int) -> Iterator[Case]:
+def name_cases(folder: Path, seed: int, names: Sequence[str] = NAMES) -> Iterator[Case]:
     """Yield tables with one more column of each name, and tables in which one of our columns has that name."""
-    for k, name in enumerate(NAMES[:n_names]):
+    for k, name in enumerate(names):
         for table, columns in TABLES.items():
             yield _write(folder, "a column more", seed + k, table, {}, name)
             for column in columns:

@@ -21,7 +21,8 @@ from measuring import page_head, write_json, write_page
 from girl_features.errors import GirlError
 from girl_features.input.tables import Tables, load_tables
 
-OUTCOMES = ("read rightly", "refused by name", "refused without the name", "traceback", "silently wrong")
+RIGHT = ("read rightly", "refused by name")
+OUTCOMES = (*RIGHT, "refused without the name", "traceback", "silently wrong")
 
 
 class Result(NamedTuple):
@@ -83,7 +84,7 @@ def main() -> None:
         for case in all_cases(Path(folder), arguments.seed, arguments.quick):
             result = try_tables(case)
             counts[case.family][result.outcome] += 1
-            if result.outcome not in OUTCOMES[:2]:
+            if result.outcome not in RIGHT:
                 faults.append({"family": case.family, "case": case.name, **result._asdict()})
     write_json(arguments.json, {"counts": counts, "faults": faults})
     lines = page_head("Hostile tables", {"Seed": str(arguments.seed)})

@@ -103,6 +103,11 @@ def _no_times(arrow: pa.DataType, convert: Callable[[datetime], Any], values: Va
     return pa.array(_each(convert, values), arrow), None
 
 
+def _texts_without_times(convert: Callable[[datetime], str], values: Values) -> Typed:
+    """Store texts of which none is a time, so that every row is to be rejected."""
+    return pa.array(_each(convert, values), pa.string()), [None] * len(values)
+
+
 def _known_times(arrow: pa.DataType, convert: Callable[[datetime], Any], values: Values) -> Typed:
     return pa.array(_each(convert, values), arrow), values
 
@@ -120,7 +125,7 @@ TIME_TYPES = [
     ColumnType("date64", partial(_known_times, pa.date64(), lambda t: t.date())),
     ColumnType("ISO text", partial(_known_times, pa.string(), lambda t: t.isoformat())),
     ColumnType("ISO text of days", partial(_known_times, pa.large_string(), lambda t: t.date().isoformat())),
-    ColumnType("text, day first", partial(_no_times, pa.string(), lambda t: f"{t:%d.%m.%Y}")),
+    ColumnType("text, day first", partial(_texts_without_times, lambda t: f"{t:%d.%m.%Y}")),
     ColumnType("int64 seconds", partial(_no_times, pa.int64(), lambda t: int(t.timestamp()))),
     ColumnType("int64 milliseconds", partial(_no_times, pa.int64(), lambda t: int(t.timestamp() * 1000))),
     ColumnType("float64 seconds", partial(_no_times, pa.float64(), lambda t: t.timestamp())),
