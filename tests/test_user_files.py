@@ -316,7 +316,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
         write_sample(tmp_path / "file" / "market", n_seekers=3)
     path = tmp_path / "girl.yaml"
     path.write_text("tables: {job_seekers: {path: a}, jobs: {path: b}, interactions: {path: c}}\nworkspace: file\n")
-    with pytest.raises(ConfigError, match="workspace is .* which is a file; name a folder"):
+    with pytest.raises(ConfigError, match=r"workspace is .* which is a file; name a folder"):
         load_config(path)
 
 
