@@ -2,8 +2,8 @@
 
     python benchmarks/redaction.py [--sentences N] [--seed N] [--markdown FILE]
 
-The corpus is made by redaction_corpus.py. The part `rules` is the one that the rules were written with; `held-out` was
-not looked at before the rules were done. Figures that were measured once are in redaction_data/notes.md.
+The corpus is made by redaction_corpus.py. The rules were tuned on the part `rules`; `held-out` tests them. Figures that
+were measured once are in redaction_data/notes.md.
 """
 
 from __future__ import annotations

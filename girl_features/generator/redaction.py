@@ -84,7 +84,8 @@ def contact_details(text: str) -> list[ContactDetail]:
     folded = folded_text(text)
     found = [ContactDetail(start, end, "phone") for start, end in phone_numbers(folded)]
     found += [ContactDetail(*match.span(), "link") for match in _LINK.finditer(folded)]
-    found += [ContactDetail(*match.span(), "email") for match in _IN_WORDS.finditer(folded)]
+    if " dot " in folded:
+        found += [ContactDetail(*match.span(), "email") for match in _IN_WORDS.finditer(folded)]
     found += _emails(text, folded)
     merged: list[ContactDetail] = []
     for detail in sorted(found, key=lambda detail: (detail.start, -detail.end)):
