@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from girl_features.batch.quality.words import UNSPACED
+from girl_features.generator.words import UNSPACED
 
 _PIECES = re.compile(rf"\s?[{UNSPACED}]|\s?[^\W{UNSPACED}]+|\s?[^\w\s]|\s")  # together they are the whole text
 _UNKNOWN_BITS = 20  # of a character that no training text has: about the number of bits of all of Unicode

@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese. Each of their characters is a unit.
-UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+from girl_features.generator.words import UNSPACED
+
 _PARTS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 
