@@ -147,7 +147,7 @@ def test_nanoseconds_are_rounded_down_before_and_after_1970() -> None:
 
 
 def test_a_feature_that_the_entity_rows_carry_is_refused(store: FeatureStore) -> None:
-    with pytest.raises(DataError, match="already have 'count', 'title'.*full_feature_names=True"):
+    with pytest.raises(DataError, match=r"already have 'count', 'title'.*full_feature_names=True"):
         history(store, rows_of(count=7, title="x"))
     full = history(store, rows_of(count=7), full_feature_names=True)
     assert full["count"].to_pylist() == [7, 7] and full["facts__count"].to_pylist() == [2, 3]
@@ -210,7 +210,7 @@ def test_large_integer_ids_are_joined_exactly_through_feast(tmp_path: Path) -> N
     assert nth(ids) == [0, 1, 2]
     assert nth(pd.array([2**53 + 1, None], "Int64")) == [1, None]
     assert nth([7, None]) == [2, None]
-    with pytest.raises(DataError, match="row 0 holds 9007199254740992.0"):
+    with pytest.raises(DataError, match=r"row 0 holds 9007199254740992\.0"):
         nth([2**53 + 1, None])
     with pytest.raises(DataError, match="ids of different kinds"):
         nth(["7"])
@@ -257,22 +257,17 @@ any_id = st.one_of(
 
 
 def exact(value: Any, value_type: ValueType) -> Any:
-    """The stored id that equals `value`, by Python's exact comparison; None if it is refused."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    """The stored id that equals `value`, by Python's exact comparison; None where there is none, or it is not known."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if value_type == ValueType.STRING:
-        is_text = isinstance(value, (str, uuid.UUID)) or (is_number and isinstance(value, (int, np.integer)))
-        return (
-            str(value) if is_text and str(value).isprintable() | (str(value).encode(errors="replace") != b"?") else None
-        )
+        is_unicode = not any("\ud800" <= c <= "\udfff" for c in str(value))
+        return str(value) if (is_whole or isinstance(value, (str, uuid.UUID))) and is_unicode else None
+    number = int(value) if is_whole else None
+    if isinstance(value, (float, np.floating)) and np.isfinite(value) and abs(Decimal(float(value))) < 2**53:
+        number = int(value) if Decimal(float(value)) == int(value) else None
+    if isinstance(value, str) and _is_decimal(value) and str(int(Decimal(value))) == value:
+        number = int(Decimal(value))
     bits = 63 if value_type == ValueType.INT64 else 31
-    if isinstance(value, str):
-        number = next((int(d) for d in [Decimal(value)] if str(int(d)) == value), None) if _is_decimal(value) else None
-    elif is_number and np.isfinite(float(value)) and int(value) == value:
-        number = int(value) if isinstance(value, (int, np.integer)) or abs(value) < 2**53 else None
-    elif isinstance(value, Decimal) and value.is_finite() and int(value) == value:
-        number = int(value)
-    else:
-        number = None
     return number if number is not None and -(2**bits) <= number < 2**bits else None
 
 
@@ -287,6 +282,6 @@ def test_any_online_id_is_exact_or_refused(value: Any, value_type: ValueType) ->
     try:
         [found] = exact_ids("'seeker'", [value], value_type)
     except DataError as error:
-        assert wanted is None or "\\ud" in ascii(value), f"{value!r}: {error}"
+        assert wanted is None, f"{value!r}: {error}"
         return
     assert found == wanted and type(found) is (str if value_type == ValueType.STRING else int)

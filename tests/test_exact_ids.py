@@ -144,9 +144,7 @@ def stored_file(folder: Path, name: str, ids: Sequence[int]) -> list[Any]:
 
 
 def joined(folder: Path, entity_df: pd.DataFrame, feature: str = "place") -> list[Any]:
-    view = ViewSource(
-        folder, {"id": "seeker"}, "at", None, {feature: feature}, {"id": None, feature: None}, "facts", None
-    )
+    view = ViewSource(folder, {"id": "seeker"}, "at", None, {feature: feature}, {"id": None, feature: None}, "v", None)
     entities, time = entity_table(entity_df, {"seeker"})
     files = sorted(folder.glob("*.parquet"))
     with DATABASE.cursor() as connection:  # its temporary tables are its own

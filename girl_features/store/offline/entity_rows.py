@@ -100,8 +100,8 @@ def arrow_column(
     Raises:
         DataError: its values have several types; the values of a key must have one to begin with.
     """
-    kinds = _kinds(column) if is_key and column.dtype == object else set()
-    if len(kinds) > 1:
+    is_mixed = is_key and column.dtype == object and len({*map(type, column.to_numpy())}) > 1
+    if is_mixed and len(kinds := _kinds(column)) > 1:
         raise DataError(
             f"column {name!r} of {place} holds ids of several types ({', '.join(sorted(kinds))}); "
             f"convert all to the type of the stored ids"
@@ -116,7 +116,7 @@ def arrow_column(
 
 def _kinds(column: pd.Series) -> set[str]:
     """Return the names of the types of the present values; those of NumPy count as Python's."""
-    return {_kind(found) for found in {*map(type, column.dropna())}}
+    return {_kind(found) for found in {*map(type, column.dropna().to_numpy(object))}}
 
 
 def _kind(found: type) -> str:
