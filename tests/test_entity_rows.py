@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from girl_features.errors import DataError
-from girl_features.store.offline.entity_rows import check_names, entity_table, numbered_keys
 from girl_features.store.entity_ids import exact_ids
+from girl_features.store.offline.entity_rows import check_names, entity_table, numbered_keys
 from tests.feast_repos import DAY, FEATURES, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
 
 REFS = [f"facts:{name}" for name in FEATURES]
@@ -267,6 +267,8 @@ def exact(value: Any, value_type: ValueType) -> Any:
         number = int(value) if Decimal(float(value)) == int(value) else None
     if isinstance(value, str) and _is_decimal(value) and str(int(Decimal(value))) == value:
         number = int(Decimal(value))
+    if isinstance(value, Decimal) and value.is_finite() and value == int(value):
+        number = int(value)
     bits = 63 if value_type == ValueType.INT64 else 31
     return number if number is not None and -(2**bits) <= number < 2**bits else None
 
