@@ -267,7 +267,7 @@ def exact(value: Any, value_type: ValueType) -> Any:
         number = int(value) if Decimal(float(value)) == int(value) else None
     if isinstance(value, str) and _is_decimal(value) and str(int(Decimal(value))) == value:
         number = int(Decimal(value))
-    if isinstance(value, Decimal) and value.is_finite() and int(value) == value:
+    if isinstance(value, Decimal) and value.is_finite() and value == int(value):
         number = int(value)
     bits = 63 if value_type == ValueType.INT64 else 31
     return number if number is not None and -(2**bits) <= number < 2**bits else None
