@@ -196,7 +196,7 @@ def build_workspace(folder: Path, n_seekers: int = 120) -> None:
     (folder / "trial.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     steps = [
         ["sample", folder / "tables", "--seekers", n_seekers],
-        *([*READING[name], "--config", folder / "girl.yaml"] for name in ("train all", "materialize")),
+        *([*READING[name], "--config", folder / "girl.yaml"] for name in ("train sft", "train reward", "materialize")),
     ]
     for step in steps:
         code, error, output = girl(*step)

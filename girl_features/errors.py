@@ -21,11 +21,10 @@ class DataError(GirlError):
 class RejectedRowsError(DataError):
     """Rows were rejected while `strict` was asked for."""
 
-    def __init__(self, n_rejected: int, n_tables: int, where: str = "`girl check` lists them") -> None:
-        super().__init__(
-            f"{n_rejected} rows in {n_tables} table(s) were rejected and strict mode allows none; "
-            f"{where} with their reasons"
-        )
+    def __init__(self, n_rejected: dict[str, int], where: str = "`girl check` lists them") -> None:
+        """Name the tables; `n_rejected` has the number of rejected rows of each table that has any."""
+        counts = " and ".join(f"{n} rows of {table}" for table, n in n_rejected.items())
+        super().__init__(f"strict mode allows no rejected row, but {counts} were rejected; {where} with their reasons")
 
 
 class EmptyWindowError(GirlError):

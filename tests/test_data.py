@@ -98,7 +98,7 @@ def test_a_bad_row_is_rejected_with_its_number_and_reason(
         assert rejection.file == str(tmp_path / f"{table}.parquet")
         assert len(rejection.shown_id) < 250 and rejection.shown_id.isprintable()
         json.dumps(report.to_dict())
-    with pytest.raises(RejectedRowsError, match="1 rows in 1 table"):
+    with pytest.raises(RejectedRowsError, match=f"1 rows of {table}"):
         load(config, strict=True)
 
 

@@ -36,7 +36,7 @@ def check(
             except EmptyWindowError as empty:
                 error = empty
     if error is None and resolved.strict and report.n_rejected:
-        error = RejectedRowsError(report.n_rejected, report.n_tables_with_rejections, "the report lists them")
+        error = RejectedRowsError(report.n_rejected_by_table, "the report lists them")
     result = {
         "tables": report.to_dict(),
         "windows": windows.to_dict() if windows else None,

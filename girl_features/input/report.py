@@ -61,9 +61,9 @@ class CheckReport(NamedTuple):
         return sum(sum(table.rejected.values()) for table in self.tables.values())
 
     @property
-    def n_tables_with_rejections(self) -> int:
-        """Number of tables with a rejected row."""
-        return sum(1 for table in self.tables.values() if table.rejected)
+    def n_rejected_by_table(self) -> dict[str, int]:
+        """Number of rejected rows of each table that has any."""
+        return {name: sum(table.rejected.values()) for name, table in self.tables.items() if table.rejected}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain dicts and lists, for JSON."""

@@ -127,7 +127,7 @@ def load_tables(
     loaded = _open(tables, now.astimezone(UTC) + clock_skew, erased)
     if strict and loaded.report.n_rejected:
         loaded.close()
-        raise RejectedRowsError(loaded.report.n_rejected, loaded.report.n_tables_with_rejections)
+        raise RejectedRowsError(loaded.report.n_rejected_by_table)
     return loaded
 
 
