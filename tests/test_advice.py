@@ -406,10 +406,11 @@ def test_no_query_is_suggested_for_files_of_several_types(workspace: Workspace, 
 def test_the_suggested_query_reads_a_pattern_without_an_ending(workspace: Workspace, extra: str) -> None:
     table = outcomes()
     wider = table.append_column("extra", pa.array([1] * len(table))).select([*reversed(table.column_names), "extra"])
-    two_parts(workspace, wider if extra == "first" else table, (wider if extra == "second" else table)[:0])
+    parts = [(wider if extra == name else table)[i : i + 1] for i, name in enumerate(("first", "second"))]
+    two_parts(workspace, *parts)
     workspace.apply(workspace.error(), MATCHES)
     with workspace.open() as tables:
-        assert tables.report.tables["interactions"].n_kept == len(table)
+        assert tables.report.tables["interactions"].n_kept == 2
 
 
 def test_the_suggested_query_reads_each_text_file_by_its_header_and_missing_values(workspace: Workspace) -> None:

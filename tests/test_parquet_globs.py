@@ -19,9 +19,9 @@ import pytest
 from girl_features.batch.worker import table_versions
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
-from girl_features.input.checks import staging_sql
 from girl_features.input.opening import open_sources
 from girl_features.input.sources import copy_rows
+from girl_features.input.staging import checked_staging_sql
 from girl_features.sql import connected
 from tests.input_tables import GOOD, NOW, day, load, rows_of, table_of, write_tables
 
@@ -146,8 +146,9 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def staged(connection: duckdb.DuckDBPyConnection, table: str, column: str, path: str) -> list[tuple[Any, ...]]:
     """Return the values of `column` of all rows, each with its flags and its file, or the reason of a bad match."""
-    with open_sources(connection, table, TableConfig(path=path), home="memory") as sources:
-        copy_rows(connection, sources, "staged", lambda source: staging_sql(source, NOW))
+    config = TableConfig(path=path)
+    with open_sources(connection, table, config, home="memory") as sources:
+        copy_rows(connection, sources, "staged", lambda source: checked_staging_sql(connection, source, config, NOW))
     is_bad = "coalesce(problem.reason = 'bad_matched', false)"
     rows = connection.execute(
         f"SELECT {column}, {is_bad}, flags, girl_source_file FROM staged ORDER BY rowid"

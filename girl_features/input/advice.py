@@ -92,5 +92,5 @@ def _relation(source: Source, config: TableConfig) -> str:
     delimiter = r"\t" if file.endswith(TSV) else ","
     return (
         f"read_csv({quote_literal(path)}, all_varchar = true, header = true, delim = '{delimiter}', quote = '\"', "
-        rf"escape = '\"', nullstr = ['', '\N']{options})"
+        f"escape = '\"', nullstr = ['', '\\N']{options})"
     )
