@@ -379,3 +379,57 @@ def test_the_setting_for_a_format_is_dropped_as_the_message_says(workspace: Work
     del workspace.tables[setting[1]][setting[2]]
     with workspace.open() as tables:
         assert tables.report.tables["jobs"].n_kept == 2
+
+
+def two_parts(workspace: Workspace, first: pa.Table, second: pa.Table, pattern: str = "part*") -> None:
+    """Write the interactions as two files."""
+    for i, part in enumerate((first, second)):
+        pq.write_table(part, workspace.folder / f"part{i}.parquet")
+    workspace.tables["interactions"] = {"path": f"{workspace.folder}/{pattern}"}
+
+
+def outcomes() -> pa.Table:
+    good = table_of("interactions", GOOD["interactions"])
+    return good.set_column(good.column_names.index("matched"), "matched", pa.array(["yes", "no"] * 9)[: len(good)])
+
+
+@pytest.mark.parametrize("column", ["job_id", "decided_at"])
+def test_no_query_is_suggested_for_files_of_several_types(workspace: Workspace, column: str) -> None:
+    other: Any = pa.array([7, 8]) if column == "job_id" else pa.array([datetime(2020, 7, 1), None])
+    table = outcomes()[:2]
+    two_parts(workspace, table, table.set_column(table.column_names.index(column), column, other[: len(table)]))
+    message = workspace.error()
+    assert "query:" not in message and f"with one type of {column}, which is " in message
+
+
+@pytest.mark.parametrize("extra", ["", "first", "second"])
+def test_the_suggested_query_reads_a_pattern_without_an_ending(workspace: Workspace, extra: str) -> None:
+    table = outcomes()
+    wider = table.append_column("extra", pa.array([1] * len(table))).select([*reversed(table.column_names), "extra"])
+    parts = [(wider if extra == name else table)[i : i + 1] for i, name in enumerate(("first", "second"))]
+    two_parts(workspace, *parts)
+    workspace.apply(workspace.error(), MATCHES)
+    with workspace.open() as tables:
+        assert tables.report.tables["interactions"].n_kept == 2
+
+
+def test_the_suggested_query_reads_each_text_file_by_its_header_and_missing_values(workspace: Workspace) -> None:
+    (workspace.folder / "part0").with_suffix(".csv").write_text(
+        "job_seeker_id,job_id,matched,decided_at\ns1,j1,yes,2020-01-06T00:00:00Z\n\\N,j1,yes,2020-01-06T00:00:00Z\n"
+    )
+    (workspace.folder / "part1").with_suffix(".csv").write_text(
+        "job_id,job_seeker_id,matched,decided_at\nj1,s2,no,2020-01-06T00:00:00Z\n"
+    )
+    workspace.tables["interactions"] = {"path": f"{workspace.folder}/part*"}
+    workspace.apply(workspace.error(), MATCHES)
+    with workspace.open() as tables:
+        assert tables.report.tables["interactions"] == (3, 2, {"null_id": 1})
+
+
+def test_no_query_is_suggested_for_csv_and_tsv_under_one_path(workspace: Workspace) -> None:
+    for suffix, mark in ((".csv", ","), (".tsv", "\t")):
+        lines = ["job_seeker_id,job_id,matched,decided_at", "s1,j1,yes,2020-01-06T00:00:00Z"]
+        (workspace.folder / f"part{suffix}").write_text("\n".join(lines).replace(",", mark) + "\n")
+    workspace.tables["interactions"] = {"path": f"{workspace.folder}/part*"}
+    message = workspace.error()
+    assert "query:" not in message and "all as TSV" in message

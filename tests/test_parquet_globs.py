@@ -19,9 +19,9 @@ import pytest
 from girl_features.batch.worker import table_versions
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
-from girl_features.input.checks import staging_sql
 from girl_features.input.opening import open_sources
 from girl_features.input.sources import copy_rows
+from girl_features.input.staging import checked_staging_sql
 from girl_features.sql import connected
 from tests.input_tables import GOOD, NOW, day, load, rows_of, table_of, write_tables
 
@@ -146,8 +146,9 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def staged(connection: duckdb.DuckDBPyConnection, table: str, column: str, path: str) -> list[tuple[Any, ...]]:
     """Return the values of `column` of all rows, each with its flags and its file, or the reason of a bad match."""
-    with open_sources(connection, table, TableConfig(path=path), home="memory") as sources:
-        copy_rows(connection, sources, "staged", lambda source: staging_sql(source, NOW))
+    config = TableConfig(path=path)
+    with open_sources(connection, table, config, home="memory") as sources:
+        copy_rows(connection, sources, "staged", lambda source: checked_staging_sql(connection, source, config, NOW))
     is_bad = "coalesce(problem.reason = 'bad_matched', false)"
     rows = connection.execute(
         f"SELECT {column}, {is_bad}, flags, girl_source_file FROM staged ORDER BY rowid"
@@ -313,3 +314,43 @@ def test_the_query_advised_for_ids_gives_the_right_rows(tmp_path: Path, values: 
     query = str(caught.value).partition("query: ")[2].rstrip("`")
     with load(config.model_copy(update={"jobs": TableConfig(query=query)})) as tables:
         assert {row[0] for row in rows_of(tables, "jobs")} == {name for name in ids if name}
+
+
+def named(names: list[str]) -> pa.Table:
+    """Return two jobs with columns of these names, in which every name but ours holds numbers."""
+    jobs = table_of("jobs", GOOD["jobs"])
+    kept = {name.lower(): jobs[name] for name in jobs.column_names}
+    return pa.table([kept.get(name.lower(), pa.array([1, 2])) for name in names], names=names)
+
+
+ALIKE = {
+    "more than once": ["job_id", "jd", "jd", "posted_at"],
+    "'JD' and 'jd', which differ only": ["JD", "job_id", "jd", "posted_at"],
+    "'posted_at' and 'POSTED_AT', which": ["jd", "job_id", "posted_at", "POSTED_AT"],
+}
+
+
+@pytest.mark.parametrize("message", ALIKE)
+def test_columns_that_duckdb_cannot_tell_apart_are_refused_by_name(tmp_path: Path, message: str) -> None:
+    config = write_tables(tmp_path, {"interactions": []})
+    pq.write_table(named(ALIKE[message]), tmp_path / "alike.parquet")
+    with pytest.raises(DataError, match=f"table jobs: .*alike.parquet.* has the columns? {message}|{message}"):
+        load(config.model_copy(update={"jobs": TableConfig(path=str(tmp_path / "alike.parquet"))}))
+    query = "SELECT " + ", ".join(f"1 AS {name}" for name in ALIKE[message])
+    with pytest.raises(DataError, match=f"table jobs: the query has the columns? .*{message}|{message}"):
+        load(config.model_copy(update={"jobs": TableConfig(query=query)}))
+
+
+@pytest.mark.parametrize("others", [["x", "X", "x"], ["x", "X", "x_1"], ["É", "é", "x"]])
+def test_other_columns_that_are_alike_do_not_matter(tmp_path: Path, others: list[str]) -> None:
+    config = write_tables(tmp_path, {"interactions": []})
+    data = named([*others[:2], "job_id", "jd", "posted_at"]).append_column(others[2], pa.array(["a", "b"]))
+    nested = pa.array([{"jd": "x", "more": [{"job_id": 1}]}] * 2)
+    pq.write_table(data.add_column(1, "nested", nested), tmp_path / "alike.parquet")
+    table = TableConfig(path=str(tmp_path / "alike.parquet"))
+    with load(config.model_copy(update={"jobs": table}), strict=True) as tables:
+        assert [row[:2] for row in rows_of(tables, "jobs")] == [row[:2] for row in GOOD["jobs"]]
+    if others[2] == "x_1":
+        mapped = table.model_copy(update={"columns": {"jd": "x_1"}})
+        with load(config.model_copy(update={"jobs": mapped}), strict=True) as tables:
+            assert [row[1] for row in rows_of(tables, "jobs")] == ["a", "b"]

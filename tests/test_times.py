@@ -141,6 +141,25 @@ def test_numbers_since_1970_are_exact(tmp_path: Path, unit: str, kind: str) -> N
         )
 
 
+def test_float32_numbers_are_read_as_they_are(tmp_path: Path) -> None:
+    numbers = pa.array([m.replace(tzinfo=UTC).timestamp() for m in moments(first=1900)], pa.float32())
+    with read(tmp_path, numbers, time_format="epoch_s") as tables:
+        assert times_of(tables) == [EPOCH + timedelta(seconds=number) for number in numbers.to_pylist()]
+
+
+@pytest.mark.parametrize("kind", ["naive", "text", "format"])
+def test_nanoseconds_are_cut_downwards_before_and_after_1970(tmp_path: Path, kind: str) -> None:
+    random = Random(0)
+    numbers = [n for i in range(N // 2) for n in (random.randrange(-3000, 3000), random.randrange(-(10**18), 10**18))]
+    values: Any = pa.array(numbers, pa.timestamp("ns"))
+    settings = {}
+    if kind != "naive":
+        values = [f"{EPOCH + timedelta(seconds=n // 10**9):%Y-%m-%d %H:%M:%S}.{n % 10**9:09}" for n in numbers]
+        settings = {"time_format": "%Y-%m-%d %H:%M:%S.%n"} if kind == "format" else {}
+    with read(tmp_path, values, **settings) as tables:
+        assert times_of(tables) == [EPOCH + timedelta(microseconds=n // 1000) for n in numbers]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, -1e300, 10.0**18])
 @pytest.mark.parametrize("unit", [*UNITS, "epoch_ns"])
 def test_numbers_that_are_no_time_are_rejected(tmp_path: Path, unit: str, value: float) -> None:
@@ -227,6 +246,9 @@ def test_a_format_for_a_column_of_times_is_refused(tmp_path: Path) -> None:
         ({"time_format": "dd.mm.yyyy"}, "does not give a year, a month and a day"),
         ({"time_format": "%d.%m. %H:%M"}, "does not give a year, a month and a day"),
         ({"time_format": "%d.%m.%Y %I:%M"}, "morning from evening"),
+        ({"time_format": "%Y-%m-%d %M"}, "leaves out a part"),
+        ({"time_format": "%Y-%m-%d %H:%S"}, "leaves out a part"),
+        ({"time_format": "%Y-%m-%d %H:%M.%f"}, "leaves out a part"),
         ({"time_format": "epoch"}, "epoch_s, epoch_ms"),
         ({"time_format": "epoch_s", "time_zone": "Europe/Berlin"}, "leave out `time_zone`"),
     ],

@@ -17,7 +17,9 @@ def time_directives(time_format: str) -> set[str]:
 
 @lru_cache
 def check_time_format(time_format: str) -> str:
-    """Return `time_format` if it is one of EPOCH_FORMATS or a strptime pattern of DuckDB that gives a whole date.
+    """Return `time_format` if it is one of EPOCH_FORMATS or a strptime pattern of DuckDB for whole times.
+
+    Such a pattern gives a year, a month and a day, and no part of the time of day without the larger parts.
 
     Raises:
         ValueError: it is neither.
@@ -29,19 +31,25 @@ def check_time_format(time_format: str) -> str:
     import duckdb
 
     # a pattern is complete if a time that is written with it is read back
-    literal, moment = quote_literal(time_format), "TIMESTAMPTZ '2021-11-23 22:00:00+00'"
+    literal, moment = quote_literal(time_format), "TIMESTAMPTZ '2021-11-23 22:33:44.555666+00'"
     written = f"try_strptime(strftime({moment}, {literal}), {literal})::TIMESTAMPTZ"
+    parts = ("day", "hour", "minute", "second", "millisecond", "microsecond")
+    whole = ", ".join(f"date_trunc('{part}', {moment})" for part in parts)
     try:
         with connected() as connection:
-            row = connection.execute(f"SELECT date_part('hour', {written}), {written}::DATE::VARCHAR").fetchone()
+            row = connection.execute(
+                f"SELECT date_part('hour', {written}), {written}::DATE::VARCHAR, {written} IN ({whole})"
+            ).fetchone()
     except duckdb.Error as error:
         reason = str(error).splitlines()[0].rpartition(": ")[0].rpartition(": ")[2] or "it cannot be read"
         raise ValueError(f"{time_format!r} is no pattern for times ({reason}); {_EXAMPLES}") from None
-    hour, date = row or (None, None)
+    hour, date, is_whole = row or (None, None, None)
     if date != "2021-11-23":
         raise ValueError(f"{time_format!r} does not give a year, a month and a day; {_EXAMPLES}")
     if hour not in (0, 22):
         raise ValueError(f"{time_format!r} does not tell morning from evening; write %H, or %I with %p")
+    if not is_whole:
+        raise ValueError(f"{time_format!r} leaves out a part of the time of day (%H, %M or %S) before a smaller one")
     return time_format
 
 

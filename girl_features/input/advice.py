@@ -1,7 +1,8 @@
 """Settings that an error suggests: a query that casts a column, a mapping of columns, a pattern of files.
 
-Whoever puts a suggestion into girl.yaml gets the right rows. Where the right cast depends on what the values mean, the
-suggestion has a word in capitals to replace; where no cast is right, there is no query.
+A suggestion that is put into girl.yaml gives the rows that the table would give with the column mended. Where the
+right cast depends on what the values mean, the suggestion has a word in capitals to replace. Where no cast is right, or
+where one query cannot read all files of the path as they are read now, there is no query.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import duckdb
 import yaml
 
 from girl_features.config import TableConfig
+from girl_features.input.sources import Source
+from girl_features.input.text_files import TSV
 from girl_features.sql import quote_literal
 
-_PARQUET, _TSV = (".parquet", ".pq"), (".tsv", ".tsv.gz")
+_PARQUET = (".parquet", ".pq")
 _SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
@@ -29,17 +32,24 @@ def setting_text(value: object) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def query_advice(table: str, config: TableConfig, name: str, expression: str) -> str:
+def query_advice(source: Source, config: TableConfig, name: str, expression: str) -> str:
     """Return a query in which `expression` takes the place of the column with the quoted name `name`.
 
-    It is the last part of a message, because it may hold any character. DuckDB does not know a database's escapes, so
-    for a file with them there is no query.
+    It is the last part of a message, because it may hold any character. There is no query for files with a database's
+    escapes, which DuckDB does not know, nor for files with different types or delimiters, which it would cast or split
+    like the first.
     """
     if config.quoting == "none":
         return f"write the file again with {expression} in place of {name}"
-    query = f"SELECT * REPLACE ({expression} AS {name}) FROM {_relation(config)}"
+    again = f"write the files again with {expression} in place of {name}"
+    if source.disagreements:
+        column, types = next(iter(source.disagreements.items()))
+        return f"{again}, and with one type of {column}, which is {types}"
+    if len({file.lower().endswith(TSV) for file in source.files}) > 1:
+        return f"{again}, and all of them as CSV or all as TSV"
+    query = f"SELECT * REPLACE ({expression} AS {name}) FROM {_relation(source, config)}"
     place = "`query`" if config.path is None else "`path`"
-    return f"set this in `tables.{table}`, in place of {place}: query: {setting_text(query)}"
+    return f"set this in `tables.{source.table}`, in place of {place}: query: {setting_text(query)}"
 
 
 def columns_advice(table: str, columns: list[str], mapping: dict[str, str]) -> str:
@@ -68,17 +78,19 @@ def query_body(query: str) -> str:
     return f"{body}\n" if "--" in body else body
 
 
-def _relation(config: TableConfig) -> str:
+def _relation(source: Source, config: TableConfig) -> str:
     """Return the rows that `config` names as SQL that reads the same from any folder."""
     if config.query is not None:
         return f"({query_body(config.query)})"
     path = config.path or ""
     if Path(path).is_file():
         path = re.sub(r"([*?\[])", r"[\1]", path)
-    if path.lower().endswith(_PARQUET):
-        return f"read_parquet({quote_literal(path)}, hive_partitioning = false)"
-    delimiter = r"\t" if path.lower().endswith(_TSV) else ","
+    options = ", hive_partitioning = false" + (", union_by_name = true" if len(source.files) > 1 else "")
+    file = source.files[0].lower()
+    if file.endswith(_PARQUET):
+        return f"read_parquet({quote_literal(path)}{options})"
+    delimiter = r"\t" if file.endswith(TSV) else ","
     return (
         f"read_csv({quote_literal(path)}, all_varchar = true, header = true, delim = '{delimiter}', quote = '\"', "
-        f"escape = '\"', hive_partitioning = false)"
+        f"escape = '\"', nullstr = ['', '\\N']{options})"
     )

@@ -36,7 +36,7 @@ def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: T
         raise _wrong_type(source, config, text, "text", _text_advice(source, config, text))
     if source.table == "interactions" and not source.is_csv and source.types[MATCHED] not in ("BOOLEAN", *INTEGERS):
         raise _wrong_type(source, config, MATCHED, "true/false or 1/0", matched_advice(source, config))
-    _check_time(connection, source, config)
+    check_time(connection, source, config)
 
 
 def matched_advice(source: Source, config: TableConfig) -> str:
@@ -45,10 +45,11 @@ def matched_advice(source: Source, config: TableConfig) -> str:
         return columns_advice(source.table, [MATCHED], config.columns)
     name = _their_name(config, MATCHED)
     case = f"CASE WHEN {name} IN (YOUR_MATCHES) THEN true WHEN {name} IN (YOUR_MISMATCHES) THEN false END"
-    return f"say which values are a match and which are none: {query_advice(source.table, config, name, case)}"
+    return f"say which values are a match and which are none: {query_advice(source, config, name, case)}"
 
 
-def _check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig) -> None:
+def check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig) -> None:
+    """Raise a DataError if the type of the time column of `source` does not fit the settings of `config`."""
     column = TIME_COLUMN[source.table]
     sql_type, time_format = source.types[column], config.time_format
     if sql_type == "VARCHAR":
@@ -89,11 +90,11 @@ def _id_advice(connection: duckdb.DuckDBPyConnection, source: Source, config: Ta
     if is_numeric(sql_type):
         limit = f"abs({value}) < {_EXACT_FLOATS[sql_type]}" if sql_type in FLOATS else "true"
         if _holds(connection, source, f"{value} = floor({value}) AND {limit}"):
-            return query_advice(source.table, config, name, f"CAST(CAST({name} AS HUGEINT) AS VARCHAR)")
+            return query_advice(source, config, name, f"CAST(CAST({name} AS HUGEINT) AS VARCHAR)")
         return "its numbers are not whole, or too large to be exact; write the table again with ids as text"
     if sql_type == "BLOB":
         if _holds(connection, source, f"{value} IS NULL OR try(decode({value})) IS NOT NULL"):
-            return query_advice(source.table, config, name, f"decode({name})")
+            return query_advice(source, config, name, f"decode({name})")
         return "its bytes are not UTF-8 text; write the table again with ids as text"
     return f"no cast makes ids of it: {columns_advice(source.table, [column], config.columns)}"
 
@@ -102,7 +103,7 @@ def _text_advice(source: Source, config: TableConfig, column: str) -> str:
     name, sql_type = _their_name(config, column), source.types[column]
     if sql_type in ("VARCHAR[]", "JSON"):
         text = f"{name} ->> '$'" if sql_type == "JSON" else f"array_to_string({name}, chr(10))"
-        return query_advice(source.table, config, name, text)
+        return query_advice(source, config, name, text)
     return f"no cast makes a text of it: {columns_advice(source.table, [column], config.columns)}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -119,8 +119,11 @@ def _query_source(
     inner = query_body(query)
     described = connection.execute(f"DESCRIBE SELECT * FROM ({inner})").fetchall()
     types = {str(row[0]): str(row[1]) for row in described}
+    names = tuple(types)
+    with suppress(duckdb.ParserException):  # a SHOW or SUMMARIZE cannot be described, and names no column twice
+        names = tuple(str(row[0]) for row in connection.execute(f"DESCRIBE {inner}").fetchall())
     relation = f"(SELECT *, NULL::VARCHAR AS {SOURCE_FILE} FROM ({inner}))"
-    return _typed_source(table, place, place, config, relation, types)
+    return _typed_source(table, place, place, config, relation, names, types)
 
 
 def _parquet_sources(
@@ -133,8 +136,8 @@ def _parquet_sources(
     for group in groups:
         relation = parquet_relation(group.files, filename=SOURCE_FILE, hive_partitioning=False)
         group_place = place if len(groups) == 1 else repr(group.files[0])
-        source = _typed_source(table, place, group_place, config, relation, group.types)
-        sources.append(read_as_nulls(connection, source, group))
+        source = _typed_source(table, place, group_place, config, relation, group.names, group.types)
+        sources.append(read_as_nulls(connection, source._replace(files=files), group))
     disagreements: dict[str, str] = {}
     for column in INPUT_COLUMNS[table]:
         first = sources[0].types[column]
@@ -146,9 +149,28 @@ def _parquet_sources(
 
 
 def _typed_source(
-    table: str, place: str, group_place: str, config: TableConfig, relation: str, types: dict[str, str]
+    table: str,
+    place: str,
+    group_place: str,
+    config: TableConfig,
+    relation: str,
+    given: Sequence[str],
+    types: dict[str, str],
 ) -> Source:
-    names = _source_names(table, group_place, config.columns, tuple(types))
+    """Return a source with the column names `given`, which stand in the order of `types`.
+
+    The keys of `types` are DuckDB's names: it numbers names that are alike.
+    """
+    names = _source_names(table, group_place, config.columns, given)
+    for name in names.values():
+        alike = [other for other in given if other.encode().lower() == name.encode().lower()]  # as DuckDB compares
+        if len(alike) > 1:
+            raise DataError(
+                f"table {table}: {group_place} has the columns {' and '.join(repr(printable(n)) for n in alike)}, "
+                f"which differ only in upper and lower case, so that DuckDB cannot tell them apart; rename one"
+            )
+    numbered = dict(zip(given, types, strict=True))
+    names = {column: numbered[name] for column, name in names.items()}
     return Source(
         table=table,
         place=place,
@@ -158,6 +180,7 @@ def _typed_source(
         is_csv=False,
         nanoseconds=set(),
         disagreements={},
+        files=(),
         one_thread_relation=None,
     )
 
@@ -191,6 +214,7 @@ def _text_sources(
                 is_csv=True,
                 nanoseconds=set(),
                 disagreements={},
+                files=files,
                 one_thread_relation=one_thread,
             )
         )

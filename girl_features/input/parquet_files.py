@@ -17,7 +17,8 @@ from girl_features.sql import file_list, parquet_relation
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 _TEXT, _TIME = ("VARCHAR", "BLOB"), ("VARCHAR", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DATE")
-# Beginnings of the types of each column that need no look at its values. A column of nulls only gets the first.
+# Beginnings of the types of each column that need no look at its values. A column that holds only
+# nulls gets the first of these types.
 _USUAL_TYPES = {
     JOB_SEEKER_ID: ("VARCHAR", "UUID", *_INTEGERS),
     JOB_ID: ("VARCHAR", "UUID", *_INTEGERS),
@@ -34,7 +35,8 @@ class ParquetGroup(NamedTuple):
     """Files that follow each other in name order and have the same columns and types."""
 
     files: list[str]
-    types: dict[str, str]  # column -> DuckDB type
+    names: list[str]  # of the columns, as the files have them
+    types: dict[str, str]  # column -> DuckDB type, in the same order; of columns alike, DuckDB numbers all but one
     nanoseconds: set[str]  # columns of times in nanoseconds
 
 
@@ -64,10 +66,17 @@ def _group(connection: duckdb.DuckDBPyConnection, files: list[str]) -> ParquetGr
     relation = parquet_relation(files[:1], hive_partitioning=False)
     described = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     # DuckDB silently cuts nanoseconds with a time zone to microseconds, and calls them by the type of microseconds
-    nanoseconds = connection.execute(
-        f"SELECT DISTINCT name FROM parquet_schema({file_list(files[:1])}) WHERE logical_type LIKE '%NANOS=Nano%'"
+    elements = connection.execute(
+        f"SELECT name, coalesce(num_children, 0), logical_type FROM parquet_schema({file_list(files[:1])})"
     ).fetchall()
-    return ParquetGroup(files, {str(row[0]): str(row[1]) for row in described}, {name for (name,) in nanoseconds})
+    types = {str(row[0]): str(row[1]) for row in described}
+    columns, n_inner = [], 0
+    for name, n_children, logical_type in elements[1:]:  # the first is the root; a column's parts follow it
+        if n_inner == 0:
+            columns.append((str(name), "NANOS=Nano" in (logical_type or "")))
+        n_inner = max(n_inner - 1, 0) + n_children
+    nanoseconds = {name for name, (_, is_nano) in zip(types, columns, strict=True) if is_nano}
+    return ParquetGroup(files, [name for name, _ in columns], types, nanoseconds)
 
 
 def read_as_nulls(connection: duckdb.DuckDBPyConnection, source: Source, group: ParquetGroup) -> Source:

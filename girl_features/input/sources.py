@@ -39,6 +39,7 @@ class Source(NamedTuple):
     is_csv: bool
     nanoseconds: set[str]  # Parquet time columns in nanoseconds, which DuckDB cuts to microseconds
     disagreements: dict[str, str]  # column -> its types in two files, where the files of a path differ
+    files: Sequence[str]  # all files of the path; none for a query
     one_thread_relation: str | None  # the same rows, read by one thread; None unless the source is CSV
 
 

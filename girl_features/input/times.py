@@ -41,7 +41,7 @@ def time_sql(source: Source, column: str, config: TableConfig) -> TimeSQL:
     if sql_type == "TIMESTAMP WITH TIME ZONE":
         is_cut = "true" if column in source.nanoseconds else "false"
         return TimeSQL(f"{name}::TIMESTAMPTZ", "NULL::VARCHAR", "false", is_cut)
-    value = _zoned(f"{name}::TIMESTAMP", config.time_zone)
+    value = _zoned(_floored(name) if sql_type == "TIMESTAMP_NS" else f"{name}::TIMESTAMP", config.time_zone)
     is_naive, is_cut = _bool(config.time_zone is None), _bool(sql_type == "TIMESTAMP_NS")
     return TimeSQL(value, "NULL::VARCHAR" if config.time_zone is None else f"{name}::VARCHAR", is_naive, is_cut)
 
@@ -53,7 +53,9 @@ def bad_time_text(table: str, config: TableConfig) -> str:
 
 
 def _epoch(name: str, sql_type: str, unit: str) -> TimeSQL:
-    number = f"try_cast({f'trim({name})' if sql_type == 'VARCHAR' else name} AS DECIMAL(28, 9))"
+    # DuckDB multiplies a FLOAT in 32 bits when it casts it to a decimal
+    given = {"VARCHAR": f"trim({name})", "FLOAT": f"{name}::DOUBLE"}.get(sql_type, name)
+    number = f"try_cast({given} AS DECIMAL(28, 9))"
     exact = f"({number} * {_MICROSECONDS[unit]}::DECIMAL(10, 3))"
     # a float is never exact, so that its last digits mean nothing
     whole, is_cut = (f"round({exact})", "false") if sql_type in FLOATS else (f"floor({exact})", None)
@@ -67,7 +69,8 @@ def _formatted(name: str, time_format: str, time_zone: str | None) -> TimeSQL:
     is_cut = _bool("n" in directives)
     if directives & {"z", "Z"}:
         return TimeSQL(parsed, f"{name}::VARCHAR", "false", is_cut)
-    return TimeSQL(_zoned(f"{parsed}::TIMESTAMP", time_zone), f"{name}::VARCHAR", _bool(time_zone is None), is_cut)
+    naive = _floored(parsed) if "n" in directives else f"{parsed}::TIMESTAMP"
+    return TimeSQL(_zoned(naive, time_zone), f"{name}::VARCHAR", _bool(time_zone is None), is_cut)
 
 
 def _iso(name: str, time_zone: str | None) -> TimeSQL:
@@ -80,8 +83,17 @@ def _iso(name: str, time_zone: str | None) -> TimeSQL:
     return TimeSQL(f"CASE WHEN {is_naive} THEN {naive} ELSE {value} END", name, "false", is_cut)
 
 
+def _floored(nanoseconds: str) -> str:
+    """Return SQL of a TIMESTAMP_NS as the microsecond that it falls in; DuckDB's cast rounds up before 1970."""
+    cast = f"{nanoseconds}::TIMESTAMP"
+    return f"CASE WHEN {cast}::TIMESTAMP_NS > {nanoseconds} THEN {cast} - INTERVAL 1 MICROSECOND ELSE {cast} END"
+
+
 def _zoned(timestamp: str, time_zone: str | None) -> str:
-    """Return SQL of a time without a zone as one of `time_zone`, or of UTC. At a change of clocks see the guide."""
+    """Return SQL of a time without a zone as one of `time_zone`, or of UTC.
+
+    The guide says how a time is read that a change of clocks repeats or leaves out.
+    """
     if time_zone is None:
         return f"{timestamp}::TIMESTAMPTZ"
     return f"try({timestamp} AT TIME ZONE {quote_literal(time_zone)})"
