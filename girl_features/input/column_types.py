@@ -36,7 +36,7 @@ def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: T
         raise _wrong_type(source, config, text, "text", _text_advice(source, config, text))
     if source.table == "interactions" and not source.is_csv and source.types[MATCHED] not in ("BOOLEAN", *INTEGERS):
         raise _wrong_type(source, config, MATCHED, "true/false or 1/0", matched_advice(source, config))
-    _check_time(connection, source, config)
+    check_time(connection, source, config)
 
 
 def matched_advice(source: Source, config: TableConfig) -> str:
@@ -48,7 +48,8 @@ def matched_advice(source: Source, config: TableConfig) -> str:
     return f"say which values are a match and which are none: {query_advice(source.table, config, name, case)}"
 
 
-def _check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig) -> None:
+def check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig) -> None:
+    """Raise a DataError if the type of the time column cannot be read under the settings of `config`."""
     column = TIME_COLUMN[source.table]
     sql_type, time_format = source.types[column], config.time_format
     if sql_type == "VARCHAR":
