@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from girl_features.errors import ConfigError, DataError
 from girl_features.input.opening import read_text_file
-from girl_features.input.sources import printable
+from girl_features.input.sources import MAX_PRINTED
 from girl_features.input.text_files import NONE
 from girl_features.schema import (
     GIRL_COS_CV_GENERATED_JD,
@@ -102,7 +102,7 @@ def _write_text(table: pa.Table, path: Path, quoting: str | None) -> None:
 def _check_header(names: list[str], separator: str, place: str) -> None:
     if bad := [name for name in names if separator in name or "\n" in name or "\r" in name]:
         raise DataError(
-            f"{place} cannot hold the column {printable(bad[0])!r} with `quoting: none`; rename it, or write to a "
+            f"{place} cannot hold the column {bad[0][:MAX_PRINTED]!r} with `quoting: none`; rename it, or write to a "
             f".parquet file"
         )
 
@@ -130,4 +130,4 @@ def _is_joined(path: Path) -> bool:
     with cast("IO[bytes]", gzip.open(path) if name.endswith(".gz") else path.open("rb")) as file:
         header = file.readline(_MAX_HEADER).decode()
     names = header.rstrip("\r\n").replace('"', "").split("\t" if name.endswith(_TSV) else ",")
-    return _ADDED <= set(names)
+    return set(names) >= _ADDED

@@ -158,7 +158,7 @@ def _readable(times: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
         return numbers.cast(pa.timestamp("ns", "UTC" if zone else None))
     limit = _MOST_MICROSECONDS // _MICROSECONDS[unit]
     is_far = pc.or_(pc.greater(numbers, limit), pc.less(numbers, -limit))
-    bad = pl.Series(is_far.to_numpy()).fill_null(False).cast(pl.Boolean).arg_true()
+    bad = pl.Series(pc.fill_null(is_far, False)).arg_true()
     if bad.len():
         raise _unusable(bad, name, place, f"{DECIDED_AT} is not in the years 1 to 9999")
     return times

@@ -392,7 +392,7 @@ def joined_times(market: Market, times: pa.Array, **settings: str) -> list[int |
 def test_times_are_taken_by_the_rule_of_the_input_tables(market: Market) -> None:
     assert joined_times(market, pa.array([20220304] * 5), time_format="%Y%m%d") == [0] * 5
     for column in (pa.array([True] * 5), pa.array([[1]] * 5)):
-        with pytest.raises(DataError, match="'decided_at' of the table is (bool|large_list)"):
+        with pytest.raises(DataError, match=r"'decided_at' of the table is (bool|large_list)"):
             joined_times(market, column, time_format="epoch_s")
 
 
