@@ -105,7 +105,7 @@ def join_table(
     added, summary = _features(keys, names, request, table.column_names, str(pairs))
     for name in added.columns:
         table = table.append_column(name, added[name].to_arrow())
-    write_pairs(table, out)
+    write_pairs(table, out, pair_format.quoting)
     return summary
 
 
@@ -137,7 +137,7 @@ def join_frame(
     names = key_names(found, columns, _NO_NAMES, place, f"name it, as in `columns={{{KEYS[0]!r}: 'your_column'}}`")
     by_key: dict[str, pa.ChunkedArray] = {}
     for key, name in names.items():
-        column = frame[name]
+        column = frame.iloc[:, found.index(name)] if isinstance(frame, pd.DataFrame) else frame[name]
         is_pandas = isinstance(column, pd.Series)
         arrow = arrow_column(column, name, is_key=True, place=place) if is_pandas else _polars_column(column, place)
         by_key[key] = arrow if isinstance(arrow, pa.ChunkedArray) else pa.chunked_array([arrow])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from girl_features.config import EPOCH_FORMATS, TableConfig
+from girl_features.config import TableConfig
 from girl_features.errors import DataError
 from girl_features.input.checks import decision_times_sql
+from girl_features.input.column_types import check_time
 from girl_features.input.opening import open_sources
 from girl_features.input.sources import printable
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
@@ -20,6 +22,13 @@ from girl_features.store.offline.exact_ids import kind_of, plain_type, whole_flo
 
 KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
 N_ROWS_NAMED = 5  # in an error message
+_MICROSECONDS = {"day": 86_400_000_000, "s": 1_000_000, "ms": 1000, "us": 1}
+_MOST_MICROSECONDS = 2**63 - 1
+_LEAST_NS = 1000 - 2**63  # in the year 1677; earlier ones are refused in the same way
+_FORMAT_ADVICE = (
+    "; the format is `tables.interactions.time_format` of girl.yaml, or that of `pair_format`: for ISO times, leave "
+    "it out with `--set tables.interactions.time_format=null`"
+)
 
 
 class PairFormat(NamedTuple):
@@ -93,38 +102,41 @@ def _texts(ids: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
 def _times(times: pa.ChunkedArray, name: str, place: str, pair_format: PairFormat) -> tuple[pl.Series, list[str]]:
     found = times.type
     times = times.cast(plain_type(found))
-    kind = kind_of(times.type)
-    if kind == "nothing":
+    if kind_of(times.type) == "nothing":
         times = times.cast(pa.timestamp("us", "UTC"))
-    elif kind not in ("text", "dates", "times") and pair_format.time_format not in EPOCH_FORMATS:
-        raise DataError(
-            f"column {name!r} of {place} is {found}; times should be datetimes, dates or ISO 8601 texts: convert it, "
-            f"or set `tables.interactions.time_format`"
-        )
-    relation = pa.table({DECIDED_AT: times})
+    is_time = kind_of(times.type) in ("dates", "times")
+    if is_time:
+        times = _readable(times, name, place)
+    is_fine = pa.types.is_timestamp(times.type) and times.type.unit == "ns"
     # a decision of the input tables has these columns, of which the time alone is read here
     query = f"SELECT '' AS {JOB_SEEKER_ID}, '' AS {JOB_ID}, NULL AS {MATCHED}, {DECIDED_AT} FROM girl_pairs"
+    time_format = None if is_time else pair_format.time_format
+    config = TableConfig(query=query, time_format=time_format, time_zone=pair_format.time_zone)
+    wrong_type = (
+        f"column {name!r} of {place} is {found}; times should be datetimes, dates or ISO 8601 texts: convert it, "
+        f"or set `tables.interactions.time_format`"
+    )
     with connected() as connection:
-        connection.execute("SET preserve_insertion_order = true").register("girl_pairs", relation)
-        config = TableConfig(
-            query=query,
-            time_format=None if kind in ("dates", "times", "nothing") else pair_format.time_format,
-            time_zone=pair_format.time_zone,
-        )
-        with open_sources(connection, "interactions", config, home="memory") as [source]:
-            is_fine = pa.types.is_timestamp(times.type) and times.type.unit == "ns"
-            source = source._replace(nanoseconds={DECIDED_AT} if is_fine else set())
-            read = connection.execute(decision_times_sql(source, config)).to_arrow_table()
+        connection.execute("SET preserve_insertion_order = true")
+        try:
+            connection.register("girl_pairs", pa.table({DECIDED_AT: times}))
+            with open_sources(connection, "interactions", config, home="memory") as [source]:
+                source = source._replace(nanoseconds={DECIDED_AT} if is_fine else set())
+                check_time(connection, source, config)
+                read = connection.execute(decision_times_sql(source, config)).to_arrow_table()
+        except (DataError, duckdb.Error) as error:
+            raise DataError(wrong_type) from error
     frame = pl.DataFrame(read)
     assert frame.height == len(times), "DuckDB gives every row"
     reason = frame["problem"].struct.field("reason")
     bad = (reason.is_not_null() & (reason != "null_time")).arg_true()
     if bad.len():
-        rows = ", ".join(str(row + 1) for row in bad.head(N_ROWS_NAMED)) + (", ..." if bad.len() > N_ROWS_NAMED else "")
         detail = printable(frame["problem"][bad[0]]["detail"], 200)
-        raise DataError(
-            f"column {name!r} of {place} has {bad.len()} rows without a usable time (rows {rows}): {detail}"
-        )
+        if reason[bad[0]] == "future_time":
+            detail = f"{DECIDED_AT} is after the year 9999"
+        elif time_format is not None:
+            detail += _FORMAT_ADVICE
+        raise _unusable(bad, name, place, detail)
     notes = {
         "is_naive": "has no time zone; it was read as UTC",
         "is_cut_time": "is finer than microseconds; it was cut",
@@ -132,3 +144,26 @@ def _times(times: pa.ChunkedArray, name: str, place: str, pair_format: PairForma
     known = frame.filter(reason.is_null())
     counts = {flag: int(known[flag].sum()) for flag in notes}
     return frame[DECIDED_AT], [f"{name} {notes[flag]} ({n} rows)" for flag, n in counts.items() if n]
+
+
+def _readable(times: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
+    """Return dates and times so that DuckDB reads each as it is, or rounds it down to microseconds."""
+    zone = pa.types.is_timestamp(times.type) and times.type.tz is not None
+    unit = str(getattr(times.type, "unit", "day"))
+    unit = "ms" if pa.types.is_date64(times.type) else unit
+    numbers = times.cast(pa.int32() if unit == "day" else pa.int64()).cast(pa.int64())
+    if unit == "ns":  # DuckDB cuts towards 1970, also from before
+        below = pc.subtract(pc.max_element_wise(numbers, _LEAST_NS, skip_nulls=False), 999)
+        numbers = pc.if_else(pc.less(numbers, 0), below, numbers)
+        return numbers.cast(pa.timestamp("ns", "UTC" if zone else None))
+    limit = _MOST_MICROSECONDS // _MICROSECONDS[unit]
+    is_far = pc.or_(pc.greater(numbers, limit), pc.less(numbers, -limit))
+    bad = pl.Series(pc.fill_null(is_far, False)).arg_true()
+    if bad.len():
+        raise _unusable(bad, name, place, f"{DECIDED_AT} is not in the years 1 to 9999")
+    return times
+
+
+def _unusable(bad: pl.Series, name: str, place: str, detail: str) -> DataError:
+    rows = ", ".join(str(row + 1) for row in bad.head(N_ROWS_NAMED)) + (", ..." if bad.len() > N_ROWS_NAMED else "")
+    return DataError(f"column {name!r} of {place} has {bad.len()} rows without a usable time (rows {rows}): {detail}")

@@ -22,6 +22,8 @@ from girl_features.cli import app
 from girl_features.errors import ConfigError, DataError, GirlError, ShapeError
 from girl_features.init_repo import write_repo
 from girl_features.integrations.join_table import JoinSummary, join_frame, join_table
+from girl_features.integrations.pair_files import read_pairs, write_pairs
+from girl_features.integrations.pair_keys import PairFormat, pair_keys
 from girl_features.integrations.plain_columns import spread_columns
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
@@ -379,3 +381,90 @@ def test_columns_are_spread_over_the_rows_they_belong_to() -> None:
     assert spread_columns(frame, np.array([2, 0]), 3).rows() == [(2, None), (None, None), (1, "x")]
     assert spread_columns(frame.clear(), np.array([], int), 2).rows() == [(None, None)] * 2
     assert spread_columns(frame.clear(), np.array([], int), 0).schema == frame.schema
+
+
+def joined_times(market: Market, times: pa.Array, **settings: str) -> list[int | None]:
+    frame = plain_pairs().with_columns(decided_at=pl.Series(times))
+    joined, _ = join_frame(frame, **market.arguments(), pair_format=PairFormat(**settings))
+    return joined["girl_tier"].to_list()
+
+
+def test_times_are_taken_by_the_rule_of_the_input_tables(market: Market) -> None:
+    assert joined_times(market, pa.array([20220304] * 5), time_format="%Y%m%d") == [0] * 5
+    for column in (pa.array([True] * 5), pa.array([[1]] * 5)):
+        with pytest.raises(DataError, match=r"'decided_at' of the table is (bool|large_list)"):
+            joined_times(market, column, time_format="epoch_s")
+
+
+FINE = [-1, -999, -1000, -1001, -1999, 0, 1, 999, 1000, 1999, None]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_nanoseconds_are_rounded_down(zone: str | None) -> None:
+    ids = pa.chunked_array([pa.array(["1"] * len(FINE))])
+    columns = {"job_seeker_id": ids, "job_id": ids, "decided_at": pa.chunked_array([FINE], pa.timestamp("ns", zone))}
+    keys = pair_keys(columns, {key: key for key in columns}, "the table", PairFormat())
+    found = keys.decisions["decided_at"].to_physical().to_list()
+    assert found == [None if number is None else number // 1000 for number in FINE]
+    assert any("finer than microseconds" in note for note in keys.notes)
+
+
+FAR = {
+    "year 10000": (pa.array([253_402_300_800] * 5, pa.timestamp("s")), {}, "after the year 9999"),
+    "far": (pa.array([None, 2**62, None, -(2**62), 0], pa.timestamp("s")), {}, r"rows 2, 4\): .*years 1 to 9999"),
+    "far ms": (pa.array([2**62] * 5, pa.timestamp("ms", "UTC")), {}, "years 1 to 9999"),
+    "far days": (pa.array([2**31 - 1] * 5, pa.date32()), {}, "years 1 to 9999"),
+    "least": (pa.array([1 - 2**63] * 5, pa.timestamp("ns")), {}, "before 1900"),
+    "format": (
+        pa.array(["2022-03-04"] * 5),
+        {"time_format": "epoch_s"},
+        "of time_format epoch_s: .*of girl.yaml.*--set tables.interactions.time_format=null",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAR)
+def test_a_time_that_cannot_be_used_says_why(case: str) -> None:
+    times, settings, said = FAR[case]
+    ids = pa.chunked_array([pa.array(["1"] * 5)])
+    columns = {"job_seeker_id": ids, "job_id": ids, "decided_at": pa.chunked_array([times])}
+    with pytest.raises(DataError, match=said) as refused:
+        pair_keys(columns, {key: key for key in columns}, "the table", PairFormat(**settings))
+    assert "query" not in str(refused.value) and "skew" not in str(refused.value)
+
+
+def test_a_time_format_of_girl_yaml_can_be_lifted(market: Market, tmp_path: Path) -> None:
+    config = tmp_path / "girl.yaml"
+    raw = yaml.safe_load(Path(market.config).read_text()) | {"workspace": str(market.repo.parent)}
+    raw["feast"] = {"repo": str(market.repo)}
+    raw["tables"]["interactions"]["time_format"] = "epoch_s"
+    config.write_text(yaml.safe_dump(raw))
+    plain_pairs().with_columns(decided_at=pl.lit("2022-03-04")).write_csv(tmp_path / "pairs.csv")
+    own = [tmp_path / "pairs.csv", tmp_path / "out.csv", "--config", config, "--reduction", market.reduction]
+    assert "--set tables.interactions.time_format=null" in str(girl("join", *own).exception)
+    assert girl("join", *own, "--set", "tables.interactions.time_format=null").exit_code == 0
+
+
+TEXTS = ["C:\\new", '"x"', "a,b\tc", "NULL", "", None, "line\nbreak\r", "\\N", '5" pipe', "\\01", "plain"]
+
+
+@pytest.mark.parametrize("quoting", ["none", "csv", None])
+@pytest.mark.parametrize("ending", [".tsv", ".tsv.gz", ".csv"])
+def test_a_text_file_is_written_in_the_quoting_it_is_read_in(tmp_path: Path, ending: str, quoting: str | None) -> None:
+    texts = TEXTS if quoting == "none" else [text for text in TEXTS if text not in ("", "\\N")]
+    if quoting is None and ending != ".csv":
+        texts = ["plain", '5" pipe', None, "a,b"]
+    table = pa.table({"own": pa.array(texts), "n": ["1"] * len(texts), "said": pa.array(texts[::-1])})
+    write_pairs(table, tmp_path / f"out{ending}", quoting)
+    back = read_pairs(tmp_path / f"out{ending}", quoting)
+    assert back.to_pydict() == table.to_pydict()
+    if quoting == "none":
+        with pytest.raises(DataError, match=r"cannot hold the column 'a\\nb'"):
+            write_pairs(pa.table({"a\nb": ["1"]}), tmp_path / f"out{ending}", quoting)
+        assert read_pairs(tmp_path / f"out{ending}", quoting).equals(back)
+
+
+def test_integer_column_names(market: Market) -> None:
+    frame = pairs_table().to_pandas().rename(columns={"job_id": 1, "decided_at": 2})
+    joined, _ = join_frame(frame, **market.arguments(), columns={"job_id": "1", "decided_at": "2"})
+    assert as_polars(joined).equals(expected(market))

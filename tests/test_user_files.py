@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -328,6 +331,41 @@ def test_a_sample_is_replaced_but_a_table_of_the_users_is_kept(tmp_path: Path) -
     write_sample(tmp_path, n_seekers=4, overwrite=True)
     [backup] = tmp_path.glob("*.bak-*")
     assert set(pl.read_parquet(backup)["job_id"]) == {"mine"}
+
+
+ADDED = "girl_cos_cv_jd,girl_cos_generated_jd_jd,girl_cos_cv_generated_jd,girl_has_generated_jd,girl_tier"
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.csv.gz", "out.tsv"])
+def test_a_table_with_a_column_like_ours_is_kept(tmp_path: Path, name: str) -> None:
+    path, columns = tmp_path / name, {column: [1] for column in ADDED.split(",")}
+    if name == "out.parquet":
+        pl.DataFrame(columns).write_parquet(path)
+    else:
+        text = b"my_girl_note,girl_tier\tx\n1,2\t3\n"
+        path.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    before = path.read_bytes()
+    for _ in range(2):
+        write_pairs(pa.table(columns), path)
+    [backup] = tmp_path.glob("*.bak-*")
+    assert backup.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_is_cut_short_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv.gz"
+    for cut in (gzip.compress(ADDED.encode() * 99)[:-20], gzip.compress(b"x")[:10] + b"\xff" * 20):
+        path.write_bytes(cut)
+        write_pairs(pa.table({"a": [1]}), path)
+        assert cut in [backup.read_bytes() for backup in tmp_path.glob("*.bak-*")]
+
+
+@pytest.mark.parametrize("column", [pa.array([[1]]), pa.array([Decimal(10) ** 40], pa.decimal256(50, 0))])
+def test_a_join_that_fails_leaves_what_was_there(tmp_path: Path, column: pa.Array) -> None:
+    (tmp_path / "out.csv").write_text(f"{ADDED}\n")
+    with pytest.raises(DataError, match=r"out\.csv cannot hold all columns"):
+        write_pairs(pa.table({"a": column}), tmp_path / "out.csv")
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == [f"{ADDED}\n"]
 
 
 def test_standard_output_is_never_renamed(tmp_path: Path) -> None:

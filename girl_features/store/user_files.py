@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -55,14 +56,14 @@ def make_way(path: Path, is_ours: Callable[[Path], bool]) -> None:
 
     Args:
         path: of a file that is about to be written.
-        is_ours: tells an earlier output from a user's file. If it raises OSError or ValueError, the file is the user's.
+        is_ours: tells an earlier output from a user's file. If it cannot read the file, that is the user's.
     """
     if not path.is_file() or str(path.absolute()).startswith(_DEVICES):
         return
     try:
         if not path.stat().st_size or is_ours(path):
             return
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, zlib.error):
         pass  # not to be read, so not ours
     set_aside(path)
 
