@@ -9,6 +9,7 @@
 | UnixTimestamp | timestamps and dates, to UTC; nanoseconds are rounded down to microseconds |
 | Array of these | lists of these; a missing entry becomes NaN in a list of floats, and is refused in any other |
 
+DuckDB cuts nanoseconds of times with a zone while it reads a file, towards 1970.
 Float32 rounds to its precision. A dictionary counts as its values. Columns of other declared types stay as they are.
 """
 
