@@ -277,6 +277,12 @@ def test_our_views_join_on_an_entity_with_integer_ids(tmp_path: Path) -> None:
     history = feast_store.get_historical_features(asked, REFS).to_arrow().to_pydict()
     assert (history["job_seeker_id"], history["n"]) == ([2, 0, 7], [12, 10, None])
     assert [vector and vector[0] for vector in history["cv_vector"]] == [3.0, 1.0, None]
+    for ids in ([2.0, 0.0, 7.0], [Decimal("2.0"), Decimal(0), Decimal(7)], pd.Categorical([2, 0, 7]), [2, 0, None]):
+        history = feast_store.get_historical_features(asked.assign(job_seeker_id=ids), REFS[1:2]).to_arrow()
+        assert [vector and vector[0] for vector in history["cv_vector"].to_pylist()] == [3.0, 1.0, None]
+    for wrong in (0.5, 2.0**53, Decimal("0.5")):
+        with pytest.raises(DataError, match="'job_seeker_id' of the entity rows is"):
+            feast_store.get_historical_features(asked.assign(job_seeker_id=[wrong] * 3), REFS[1:2]).to_arrow()
     assert verify(repo, store).agrees
     assert publish(repo, store, CONTRACT).total == 0
     assert erase(repo, store, "2")[1] == 3

@@ -6,9 +6,10 @@
 | Float32, Float64 | floats, and integers and decimals whose digits a Float64 holds |
 | Bool | booleans, and the integers 0 and 1 |
 | String, Bytes | text, bytes |
-| UnixTimestamp | timestamps and dates, to UTC; digits finer than a microsecond are cut |
+| UnixTimestamp | timestamps and dates, to UTC; nanoseconds are rounded down to microseconds |
 | Array of these | lists of these; a missing entry becomes NaN in a list of floats, and is refused in any other |
 
+DuckDB cuts nanoseconds of times with a zone while it reads a file, towards 1970.
 Float32 rounds to its precision. A dictionary counts as its values. Columns of other declared types stay as they are.
 """
 
@@ -171,9 +172,8 @@ def _exact(values: pa.Array, target: pa.DataType, dtype: Any, place: ColumnPlace
         values = values.cast(pa.float32())
     if kinds.is_floating(values.type) and kinds.is_integer(target):
         values = pc.if_else(pc.is_nan(values), None, values)
-    is_nanoseconds = kinds.is_timestamp(found) and found.unit == "ns"
     try:
-        result = values.cast(target, safe=not is_nanoseconds)
+        result = _cast(values, target)
         fits = _fits(values, result)
     except pa.ArrowInvalid:
         result, fits = None, pa.array([_can_cast(value, target) for value in values], pa.bool_())
@@ -200,6 +200,18 @@ def _may_become(found: pa.DataType, target: pa.DataType) -> bool:
     return bool(is_binary or kinds.is_fixed_size_binary(found))
 
 
+def _cast(values: pa.Array, target: pa.DataType) -> pa.Array:
+    """Return `values` in the type `target`: nanoseconds rounded down, numbers as the nearest float."""
+    if kinds.is_timestamp(values.type) and values.type.unit == "ns":  # a cast would round times before 1970 up
+        values = pc.floor_temporal(values.cast(pa.timestamp("ns")), unit="microsecond")
+    elif kinds.is_decimal(values.type) and kinds.is_floating(target):
+        floats = [None if value is None else float(value) for value in values.to_pylist()]
+        return pa.array(floats, pa.float64()).cast(target)
+    elif kinds.is_integer(values.type) and kinds.is_floating(target):
+        return values.cast(pa.float64(), safe=False).cast(target)
+    return values.cast(target)
+
+
 def _fits(values: pa.Array, result: pa.Array) -> pa.Array | None:
     """Tell for each value if the result of a cast equals it, where Arrow itself does not look; None if it does."""
     if kinds.is_timestamp(result.type):
@@ -207,12 +219,24 @@ def _fits(values: pa.Array, result: pa.Array) -> pa.Array | None:
         return pc.and_(pc.greater_equal(microseconds, _FIRST), pc.less_equal(microseconds, _LAST))
     if kinds.is_boolean(result.type) and kinds.is_integer(values.type):
         return pc.equal(result.cast(values.type), values)
-    if kinds.is_decimal(values.type) and kinds.is_floating(result.type):
-        exact = [None if value is None else Decimal(repr(float(value))) == value for value in values.to_pylist()]
-        return pa.array(exact, pa.bool_())
+    is_to_float = kinds.is_floating(result.type)
+    if is_to_float and (kinds.is_decimal(values.type) or (kinds.is_integer(values.type) and _has_large(values))):
+        return pa.array([None if value is None else _has_float(value) for value in values.to_pylist()], pa.bool_())
     if kinds.is_float32(result.type) and kinds.is_float64(values.type):
         return pc.or_(pc.invert(pc.is_inf(result)), pc.is_inf(values))
     return None
+
+
+def _has_large(integers: pa.Array) -> bool:
+    """Return True if there may be an integer that has no equal Float64."""
+    least, most = pc.min_max(integers).as_py().values()
+    return bool(least < -(2**53) or most > 2**53)
+
+
+def _has_float(value: int | Decimal) -> bool:
+    """Return True if a Float64 equals `value`, or has its digits when it is written out, as that of 0.1 has."""
+    number = float(value)
+    return number == value or (isinstance(value, Decimal) and Decimal(repr(number)) == value)
 
 
 def _can_cast(value: pa.Scalar, target: pa.DataType) -> bool:

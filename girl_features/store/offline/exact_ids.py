@@ -60,7 +60,7 @@ def plain_type(id_type: pa.DataType) -> pa.DataType:
     return plain_type(id_type.value_type) if pa.types.is_dictionary(id_type) else id_type
 
 
-def exact_ids(ids: pa.ChunkedArray, stored: StoredIds, column: str) -> pa.ChunkedArray:
+def as_stored_ids(ids: pa.ChunkedArray, stored: StoredIds, column: str) -> pa.ChunkedArray:
     """Return the ids of the entity rows' `column` in the stored type, null where they can equal no stored id.
 
     Raises:
@@ -86,6 +86,26 @@ def exact_ids(ids: pa.ChunkedArray, stored: StoredIds, column: str) -> pa.Chunke
         return ids.cast(stored.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{both}; they cannot be compared exactly ({error}); convert them to {stored.type}") from error
+
+
+def whole_texts(ids: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+    """Return the digits of whole numbers, whole floats and whole decimals as text, and ids of other kinds as they are.
+
+    Raises:
+        DataError: a fraction, or a float that stands for several whole numbers.
+    """
+    plain = ids.cast(plain_type(ids.type))
+    kind, found = kind_of(plain.type), f"column {column!r} of the entity rows is {ids.type}"
+    if kind not in _NUMBERS:
+        return ids
+    if kind == "floats":
+        plain = whole_floats(pc.if_else(pc.is_nan(plain), None, plain), found, column)
+    if kind == "decimals":
+        try:
+            plain = plain.cast(pa.decimal128(38, 0))
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{found} and holds fractions ({error}); give whole numbers") from error
+    return plain.cast(pa.string())
 
 
 def _numbers(ids: pa.ChunkedArray, stored: pa.DataType, both: str) -> pa.ChunkedArray:

@@ -21,7 +21,7 @@ from girl_features.errors import StoreError
 from girl_features.sql import quote_identifier
 from girl_features.store.feature_types import ColumnPlace, in_declared_type
 from girl_features.store.offline.entity_rows import numbered_keys
-from girl_features.store.offline.exact_ids import StoredIds, exact_ids, kind_of
+from girl_features.store.offline.exact_ids import StoredIds, as_stored_ids, kind_of, whole_texts
 from girl_features.store.offline.stored_columns import stored_columns
 from girl_features.store.parts.file_types import typed_relation
 from girl_features.store.parts.tombstones import Tombstones
@@ -73,7 +73,7 @@ def join_view(
     stored = stored_columns(view.location, files, list(view.join_keys), [*view.features, *times])
     entity_keys = zip(view.join_keys, view.join_keys.values(), stored.ids, strict=True)
     ids = [
-        exact_ids(_as_text_ids(entities[column], view.types[key], stored_ids), stored_ids, column)
+        as_stored_ids(_as_text_ids(entities[column], view.types[key], stored_ids, column), stored_ids, column)
         for key, column, stored_ids in entity_keys
     ]
     connection.register("entity_rows", numbered_keys(entities, event_timestamp, ids))
@@ -96,10 +96,10 @@ def join_view(
     }
 
 
-def _as_text_ids(ids: pa.ChunkedArray, declared: Any, stored: StoredIds) -> pa.ChunkedArray:
+def _as_text_ids(ids: pa.ChunkedArray, declared: Any, stored: StoredIds, column: str) -> pa.ChunkedArray:
     """Return whole numbers as text where the view declares integer ids and its files hold their digits."""
     is_text = declared in (Int64, Int32) and kind_of(stored.type) == "text"
-    return ids.cast(pa.string()) if is_text and pa.types.is_integer(ids.type) else ids
+    return whole_texts(ids, column) if is_text else ids
 
 
 def _select_features(connection: duckdb.DuckDBPyConnection, view: ViewSource, rows: str) -> None:
