@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import pytest
@@ -93,16 +94,40 @@ def test_every_typo_by_one_edit_names_the_key_and_the_line(tmp_path: Path) -> No
         around = Setting.of(place.model).at(place.location[:-1])
         assert around is not None and around.section is not None
         typos = {typo for typo in _typos(right) if typo and typo not in around.section.model_fields}
-        document = _document(place, dict.fromkeys(typos - TRUTH_VALUES, "mistyped"))
-        text = yaml.safe_dump(document)
-        told = _message(tmp_path, place.model, text).split("; ")
-        for line, written in enumerate(text.splitlines(), 1):
-            if found := re.fullmatch(r"[ -]*(\S+): mistyped", written):
-                beginning = f"line {line}, column {found.start(1) + 1}: "
-                message = next((one for one in told if one.startswith(beginning)), "")
-                assert re.search(rf"\b{re.escape(found[1])}: did you mean (\w+ or )?{right}\b", message), told
-                n += 1
+        wrong = sorted(typos - TRUTH_VALUES)
+        for some in (wrong[i : i + 10] for i in range(0, len(wrong), 10)):  # a message names ten
+            text = yaml.safe_dump(_document(place, dict.fromkeys(some, "mistyped")))
+            told = _message(tmp_path, place.model, text).split("; ")
+            for line, written in enumerate(text.splitlines(), 1):
+                if found := re.fullmatch(r"[ -]*(\S+): mistyped", written):
+                    beginning = f"line {line}, column {found.start(1) + 1}: "
+                    message = next((one for one in told if one.startswith(beginning)), "")
+                    assert re.search(rf"\b{re.escape(found[1])}: did you mean (\w+ or )?{right}\b", message), told
+                    n += 1
     assert n >= 1_000, n
+
+
+def test_a_message_names_the_first_ten_problems_and_counts_the_rest(tmp_path: Path) -> None:
+    unknown = "".join(f"unknown_key_{i}: 1\n" for i in range(3_000))
+    start = perf_counter()
+    message = _message(tmp_path, GirlConfig, unknown + yaml.safe_dump({"tables": {"jobs": {"path": "b"}}}))
+    assert perf_counter() - start < 10
+    assert message.count("there is no such key") == 10
+    assert message.endswith("; and 2,992 more problems")
+    few = _message(tmp_path, GirlConfig, yaml.safe_dump({**GIRL, "zzz": 1}))
+    assert "more problems" not in few
+
+
+@pytest.mark.parametrize("key", ["", "<<: "])
+def test_aliases_that_repeat_aliases_are_refused_at_once(tmp_path: Path, key: str) -> None:
+    entry = "{x: 1}" if key else "x"
+    text = f"a0: &a0 [{', '.join([entry] * 9)}]\n" if not key else "a0: &a0 {x: 1}\n"
+    for i in range(1, 12):
+        inner = f"[{', '.join([f'*a{i - 1}'] * 9)}]"
+        text += f"a{i}: &a{i} {'{' + key + inner + '}' if key else inner}\n"
+    start = perf_counter()
+    assert "holds more than 100,000 values" in _message(tmp_path, GirlConfig, text + yaml.safe_dump(GIRL))
+    assert perf_counter() - start < 5
 
 
 TRUTH_VALUES = {"n", "N", "y", "Y", "on", "no", "off", "yes"}  # YAML reads these keys so, and they are refused as such

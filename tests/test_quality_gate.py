@@ -25,6 +25,7 @@ from girl_features.batch.quality.tokenizer_scripts import (
     unknown_scripts,
 )
 from girl_features.batch.quality.unigram import Unigram
+from girl_features.batch.quality.verdict import checked
 from girl_features.batch.quality.words import KnownWords, units
 from girl_features.batch.run_log import RunLog
 from girl_features.batch.worker import open_worker
@@ -125,6 +126,29 @@ def test_what_cannot_be_measured_says_why_and_does_not_fail(tmp_path: Path) -> N
     assert set(results.values()) == {"pass", "not measured"}
     assert all(m.note for m in verdict.measures)
     assert "wanted 8" in next(m.note for m in verdict.measures if m.name == "own_cv")
+
+
+@pytest.mark.parametrize("n", [0, 5, 12])
+def test_measures_of_too_few_rows_are_taken_again(world: World, n: int, tmp_path: Path) -> None:
+    market = Market(n)
+    config = {"workspace": tmp_path / "w", "tables": write_tables(tmp_path, market.rows()).model_dump()}
+    few = GirlConfig.model_validate(config)
+    models = market.models(GOOD[0])
+    verdict = judge(few, models)
+    assert checked(few, verdict).startswith("passed; not measured: " if n else "not measured")
+    assert verdict.to_json()["passed"] == bool(n)
+    assert stored_verdict(few, models.contract) is None
+    grown = few.model_copy(update={"tables": world.config.tables})
+    bad = world.market.models("another seeker's JD")._replace(contract=models.contract)
+    assert "own_cv" in {m.name for m in judge(grown, bad).failed}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_measure_that_is_no_number_fails_each_time(world: World, value: float, tmp_path: Path) -> None:
+    config = world.config.model_copy(update={"workspace": tmp_path})
+    models = world.market.models(GOOD[0], write_training_record(tmp_path / "generator", value, 1.0))
+    for _ in range(2):
+        assert {m.name for m in judge(config, models).failed} == {"held_out_bits"}
 
 
 def test_an_untuned_base_is_not_held_to_the_words_of_a_small_market(world: World) -> None:

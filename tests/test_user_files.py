@@ -139,6 +139,12 @@ def test_every_name_in_a_workspace_is_known() -> None:
     assert {re.sub(r"\*$", "", name) for name in WORKSPACE_NAMES} >= names
 
 
+def test_a_workspace_that_holds_measures_of_the_gate_is_covered_whole(tmp_path: Path) -> None:
+    (tmp_path / "gates").mkdir()  # the gate is asked before anything else is written
+    keep_out_of_git(tmp_path)
+    assert "*" in (tmp_path / ".gitignore").read_text().splitlines()
+
+
 def _files(folder: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".git/" not in str(p)

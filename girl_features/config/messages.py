@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import yaml
@@ -15,6 +16,7 @@ from girl_features.config.unknown_keys import unknown_key_text
 from girl_features.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+_MOST_PROBLEMS = 10  # that one message describes
 _MOST_SHOWN = 80  # characters of a wrong text
 
 
@@ -22,32 +24,40 @@ def validated(model: type[Model], raw: Any, source: ConfigSource) -> Model:
     """Return the values `raw` of a file as a pydantic model.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value is wrong; the message names each one and its line.
+        ConfigError: a key is unknown or missing, or a value is wrong; the message names the first ten and their lines.
     """
     top = Setting.of(model)
-    problems = {location: _wrong_value(top, location, raw, source) for location in _misread(top, raw)}
-    missing: dict[Location, str] = {}
+    problems: dict[Location, Callable[[], str]] = {
+        location: partial(_wrong_value, top, location, raw, source) for location in _misread(top, raw)
+    }
+    missing: dict[Location, Callable[[], str]] = {}
     made = None
     try:
         made = model.model_validate(raw)
     except ValidationError as error:
         for one in error.errors():
             found = missing if one["type"] == "missing" else problems
-            found.setdefault(tuple(one["loc"]), _problem(top, one, raw, source))
+            found.setdefault(tuple(one["loc"]), partial(_problem, top, one, raw, source))
     if made is not None and not problems:
         return made
-    places = sorted(problems, key=source.line_number)
-    texts = [source.place(place) + problems[place] for place in places if not _is_a_consequence(place, problems)]
-    for place, text in missing.items():
-        beside = " ".join(other for known, other in problems.items() if known[:-1] == place[:-1])
+    raise ConfigError(f"{source.path}: {'; '.join(_texts(problems, missing, source))}")
+
+
+def _texts(
+    problems: dict[Location, Callable[[], str]], missing: dict[Location, Callable[[], str]], source: ConfigSource
+) -> list[str]:
+    """Describe the first problems in the order of the file, then the missing settings, and say how many there are."""
+    around = {place[:end] for place in problems for end in range(len(place))}  # a part of it is described instead
+    places = sorted((place for place in problems if place not in around), key=source.line_number)
+    described = {place: problems[place]() for place in places[:_MOST_PROBLEMS]}
+    texts = [source.place(place) + text for place, text in described.items()]
+    n = len(places)
+    for place, describe in missing.items():
+        beside = " ".join(text for known, text in described.items() if known[:-1] == place[:-1])
         if f"mean {place[-1]}?" not in beside:  # else it is there, but misspelt
-            texts.append(source.place(place) + text)
-    raise ConfigError(f"{source.path}: {'; '.join(texts)}")
-
-
-def _is_a_consequence(place: Location, problems: dict[Location, str]) -> bool:
-    """True if a part of the setting has a problem of its own, which is said instead."""
-    return any(len(other) > len(place) and other[: len(place)] == place for other in problems)
+            n += 1
+            texts += [source.place(place) + describe()] if len(texts) < _MOST_PROBLEMS else []
+    return texts if n == len(texts) else [*texts, f"and {n - len(texts):,} more problems"]
 
 
 def _problem(top: Setting, error: Any, raw: Any, source: ConfigSource) -> str:

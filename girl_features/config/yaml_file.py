@@ -12,6 +12,7 @@ import yaml
 from girl_features.errors import ConfigError
 
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")  # octal, or to the base 60
+MAX_VALUES = 100_000  # of a file, with each alias counted as all that it repeats
 _ADVICE = "put texts that hold any of : # { } [ ] , & * ! | > % @ ` in quotes, and indent with spaces"
 
 
@@ -33,14 +34,14 @@ class YamlFile(NamedTuple):
         """Return the node at `location`, or that of the nearest part around it which the document has."""
         key, value = None, self.root
         for depth, step in enumerate(location):
-            entries: dict[int | str, tuple[yaml.Node, yaml.Node]] = {}
+            inner: tuple[yaml.Node, yaml.Node] | None = None
             if isinstance(value, yaml.MappingNode):
-                entries = {name.value: (name, entry) for name, entry in value.value}
-            elif isinstance(value, yaml.SequenceNode):
-                entries = {i: (entry, entry) for i, entry in enumerate(value.value)}
-            if step not in entries:
+                inner = next((pair for pair in value.value if pair[0].value == step), None)
+            elif isinstance(value, yaml.SequenceNode) and isinstance(step, int) and step < len(value.value):
+                inner = (value.value[step], value.value[step])
+            if inner is None:
                 return Found(depth, key, value)
-            key, value = entries[step]
+            key, value = inner
         return Found(len(location), key, value)
 
 
@@ -75,6 +76,11 @@ def parse_yaml(text: str, name: str) -> YamlFile:
             return YamlFile(None, None)
         for problem in _misread(root, loader, {}):
             raise ConfigError(f"{name}, {problem}")
+        if _n_values(root, {}) > MAX_VALUES:
+            raise ConfigError(
+                f"{name}: with what its aliases (*name) repeat it holds more than {MAX_VALUES:,} values; "
+                f"write it with fewer aliases"
+            )
         return YamlFile(loader.construct_document(root), root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -118,6 +124,15 @@ def _misread(node: yaml.Node, loader: yaml.SafeLoader, checked: dict[int, bool])
             yield from _misread_key(key, seen)
             yield from _misread(value, loader, checked)
     checked[id(node)] = False
+
+
+def _n_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of nodes at and below `node`. `known` holds those of the nodes that were counted before."""
+    if id(node) not in known:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in pairs for one in pair]
+        known[id(node)] = 1 + sum(_n_values(one, known) for one in inner)
+    return known[id(node)]
 
 
 def _misread_key(key: yaml.Node, seen: dict[str, yaml.Node]) -> Iterator[str]:

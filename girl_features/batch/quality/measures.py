@@ -26,7 +26,7 @@ def measure(sample: GateSample, answers: Answers) -> dict[str, Value]:
         "same_script": lambda: _same_script(sample, answers),
     }
     for name, take in measures.items():
-        too_few = Value(None, f"only {len(written)} JDs were fit to store, wanted {MIN_JDS}")
+        too_few = Value(None, f"only {len(written)} JDs were fit to store, wanted {MIN_JDS}", too_few=True)
         values[name] = too_few if len(written) < MIN_JDS else take()
     values["unknown_script"] = _unknown_script(sample, answers)
     return values
@@ -35,7 +35,7 @@ def measure(sample: GateSample, answers: Answers) -> dict[str, Value]:
 def _usable(answers: Answers, n_written: int) -> Value:
     n = len(answers.jds)
     if not n:
-        return Value(None, "the tables hold no CV to write for")
+        return Value(None, "the tables hold no CV to write for", too_few=True)
     return Value(n_written / n, f"{n_written} of {n} CVs got a JD that is fit to store")
 
 
@@ -62,7 +62,7 @@ def own_cv(sample: GateSample, answers: Answers) -> Value:
     own = cosines[np.arange(len(places)), places][:, None]
     is_other = hashes[places][:, None] != hashes[None, :]  # a copy of the own CV is no other CV
     if not is_other.any(axis=1).all():
-        return Value(None, "all CVs of the sample are the same")
+        return Value(None, "all CVs of the sample are the same", too_few=True)
     wins = np.where(np.abs(own - cosines) < 1e-6, 0.5, own > cosines)
     scores = (wins * is_other).sum(axis=1) / is_other.sum(axis=1)  # (m,)
     draws = np.random.default_rng(0).integers(0, len(scores), (N_RESAMPLES, len(scores)))
@@ -78,7 +78,8 @@ def _same_script(sample: GateSample, answers: Answers) -> Value:
         if jd is not None and wanted is not None:
             n, n_same = n + 1, n_same + (main_script(jd) == wanted)
     if not n:
-        return Value(None, "too few matched pairs to tell in which script the JDs of these seekers are")
+        note = "too few matched pairs to tell in which script the JDs of these seekers are"
+        return Value(None, note, too_few=True)
     return Value(n_same / n, f"{n - n_same} of {n} JDs are in another script than the JDs that such seekers match with")
 
 
@@ -86,7 +87,7 @@ def _unknown_script(sample: GateSample, answers: Answers) -> Value:
     if answers.unknown_scripts is None:
         return Value(None, "the generator has no tokenizer.json to read")
     if not sample.cvs:
-        return Value(None, "the tables hold no CV")
+        return Value(None, "the tables hold no CV", too_few=True)
     named = ", ".join(f"{script} ({n} seekers)" for script, n in answers.unknown_scripts.items())
     share = sum(answers.unknown_scripts.values()) / len(sample.cvs)
     what = f"it does not know {named}" if named else "it knows all their scripts"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -72,17 +72,27 @@ class Verdict(NamedTuple):
         """The measures that do not reach their threshold."""
         return [measure for measure in self.measures if measure.result == "FAIL"]
 
+    @property
+    def note(self) -> str:
+        """The result in a few words, for the run log of a generator that does not fail."""
+        missing = [measure.name for measure in self.measures if measure.value is None]
+        if len(missing) == len(self.measures):
+            return "not measured"
+        return f"passed; not measured: {', '.join(missing)}" if missing else "passed"
+
     def to_json(self) -> dict[str, object]:
         """Return the measures with thresholds and results, for JSON."""
         measures = {m.name: {**m._asdict(), "result": m.result} for m in self.measures}
-        return {"contract": self.contract, "passed": not self.failed, "measures": measures}
+        passed = any(m.result == "pass" for m in self.measures) and not self.failed
+        return {"contract": self.contract, "passed": passed, "measures": measures}
 
 
 class _Record(BaseModel):
     """The file of one contract."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
+    version: Literal[2]  # earlier files hold measures of too few rows, and null for a measure that is not a number
     contract: str
     sample: int  # the setting `gate.sample` that it was measured with
     measured_at: datetime
@@ -125,12 +135,16 @@ def gate_sample(config: GirlConfig, contract: FeatureContract, tables: Tables) -
 
 
 def keep_verdict(config: GirlConfig, contract: FeatureContract, sample: GateSample, answers: Answers) -> Verdict:
-    """Measure the answers to a sample, write the measures down, and return the verdict."""
-    values = measure(sample, answers)
+    """Measure the answers to a sample, write the measures down, and return the verdict.
+
+    They are not written down if the tables held too few rows for one of them, so that they are taken again next time.
+    """
+    values, now = measure(sample, answers), datetime.now(UTC)
     record = _Record(
-        contract=contract.fingerprint, sample=config.gate.sample, measured_at=datetime.now(UTC), values=values
+        version=2, contract=contract.fingerprint, sample=config.gate.sample, measured_at=now, values=values
     )
-    write_whole(_path(config, contract), record.model_dump_json(indent=1).encode())
+    if not any(value.too_few for value in values.values()):
+        write_whole(_path(config, contract), record.model_dump_json(indent=1).encode())
     return _verdict(record, config.gate)
 
 
@@ -159,7 +173,7 @@ def checked(config: GirlConfig, verdict: Verdict) -> str:
     if verdict.failed:
         path = config.gates_dir / f"{verdict.contract}.json"
         raise GateError([measure.text for measure in verdict.failed], str(path))
-    return "passed"
+    return verdict.note
 
 
 def note_anyway(config: GirlConfig, contract: FeatureContract) -> str:
@@ -168,7 +182,7 @@ def note_anyway(config: GirlConfig, contract: FeatureContract) -> str:
     if verdict is None:
         return "--anyway: not measured"
     if not verdict.failed:
-        return "passed"
+        return verdict.note
     return f"--anyway: below the gate by {'; '.join(measure.text for measure in verdict.failed)}"
 
 

@@ -23,7 +23,9 @@ _read: dict[Path, tuple[tuple[int, int, int], dict[str, pa.DataType]]] = {}
 
 
 def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool | str) -> str:
-    """Return the rows of Parquet `files` as SQL, in which the columns `names` have values that each file has alone.
+    """Return SQL for the rows of Parquet `files`, with the values that each file gives when it is read by itself.
+
+    This holds for the columns `names`. Files that would change each other's values are refused.
 
     Raises:
         StoreError: two files disagree about a column, or DuckDB cannot read its type; names the files.
