@@ -32,7 +32,7 @@ SETTINGS = {
         "max_cv_tokens": 48,
         "tiny": {"vocab_size": 600, "hidden_size": 32, "n_layers": 1, "n_heads": 2, "pretrain_epochs": 1},
     },
-    "sft": {"epochs": 6, "max_jd_tokens": 24},
+    "sft": {"epochs": 4, "max_jd_tokens": 24},
     "reward": {"epochs": 1, "max_jd_tokens": 24},
     "ppo": {"iterations": 1, "batch_size": 4, "minibatch_size": 4, "evaluate_every": 1, "critic_warmup": 0},
     "sampling": {"max_new_tokens": 24},
@@ -80,7 +80,6 @@ NOT_READING = {
     "compact",
     "erase",
     "demo",
-    "runs",
     "runs show",
 }
 
@@ -185,7 +184,7 @@ def girl(*arguments: object) -> tuple[int, BaseException | None, str]:
     return result.exit_code, result.exception, result.output
 
 
-def build_workspace(folder: Path, n_seekers: int = 120) -> None:
+def build_workspace(folder: Path, n_seekers: int = 80) -> None:
     """Train, materialize and fit on a simulated market in `folder`, so that every command can reach its tables.
 
     Raises:

@@ -278,5 +278,5 @@ def test_a_ranker_of_another_contract_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "contract": OTHER_CONTRACT}))
     with pytest.raises(ContractMismatchError, match=OTHER_CONTRACT):
         Ranking.load(client(), tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="no manifest"):
+    with pytest.raises(CheckpointError, match="there is no such folder"):
         Ranking.load(client(), tmp_path / "nowhere")  # type: ignore[arg-type]

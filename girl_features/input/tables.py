@@ -93,6 +93,7 @@ def inspect_tables(config: GirlConfig) -> Inspection:
 
     If job_seekers or jobs cannot be read, decisions without their seeker or job are not found.
     """
+    announce("reading and checking the tables")
     errors: list[DataError] = []
     latest = datetime.now(UTC) + timedelta(minutes=config.clock_skew_minutes)
     return Inspection(_open(config.tables, latest, errors=errors), errors)
