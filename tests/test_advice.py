@@ -418,7 +418,7 @@ def test_the_suggested_query_reads_each_text_file_by_its_header_and_missing_valu
         "job_seeker_id,job_id,matched,decided_at\ns1,j1,yes,2020-01-06T00:00:00Z\n\\N,j1,yes,2020-01-06T00:00:00Z\n"
     )
     (workspace.folder / "part1").with_suffix(".csv").write_text(
-        "job_id,job_seeker_id,matched,decided_at\nj1,s2,no,2020-01-06T00:00:00Z\n"
+        "job_id,job_seeker_id,matched,decided_at\nj2,s1,no,2020-01-06T00:00:00Z\n"
     )
     workspace.tables["interactions"] = {"path": f"{workspace.folder}/part*"}
     workspace.apply(workspace.error(), MATCHES)
