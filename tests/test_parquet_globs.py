@@ -213,7 +213,6 @@ REFUSALS = [
     ("jobs", "job_id", pa.array(["1", "2"]), pa.array([1.0, 2.0]), ["VARCHAR in", "DOUBLE in"]),
     ("jobs", "jd", pa.array([1.5, 2.5]), pa.array(["jd", "jd"]), ["DOUBLE in", "VARCHAR in"]),
     ("interactions", "matched", pa.array([True, False]), pa.array([0, 5]), ["BOOLEAN in", "BIGINT in", "'5' in row 2"]),
-    ("interactions", "decided_at", pa.array([day(1), day(2)]), pa.array(["today", "x"]), ["TIMESTAMP WITH", "VARCHAR"]),
 ]
 
 
