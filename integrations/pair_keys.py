@@ -152,10 +152,12 @@ def _readable(times: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
     unit = str(getattr(times.type, "unit", "day"))
     unit = "ms" if pa.types.is_date64(times.type) else unit
     numbers = times.cast(pa.int32() if unit == "day" else pa.int64()).cast(pa.int64())
-    if unit == "ns":  # DuckDB cuts towards 1970, also from before
+    if unit == "ns" and not zone:
+        return times  # the input tables' own rule rounds them down
+    if unit == "ns":  # DuckDB cuts those with a zone towards 1970, also from before
         below = pc.subtract(pc.max_element_wise(numbers, _LEAST_NS, skip_nulls=False), 999)
         numbers = pc.if_else(pc.less(numbers, 0), below, numbers)
-        return numbers.cast(pa.timestamp("ns", "UTC" if zone else None))
+        return numbers.cast(pa.timestamp("ns", "UTC"))
     limit = _MOST_MICROSECONDS // _MICROSECONDS[unit]
     is_far = pc.or_(pc.greater(numbers, limit), pc.less(numbers, -limit))
     bad = pl.Series(pc.fill_null(is_far, False)).arg_true()
