@@ -1,4 +1,4 @@
-"""What may be stored as a JD: its form. Contact details are in test_redaction.py."""
+"""The form of a text that may be stored as a JD. Contact details are in test_redaction.py."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from girl_features.errors import StoreError
 from girl_features.store.offline.exact_ids import StoredIds, kind_of, plain_type
+from girl_features.store.parts.file_types import file_schema
 
 _OF_DUCKDB = ("file_index", "file_row_number")  # by these names DuckDB gives the place of a row
 
@@ -20,7 +20,6 @@ class StoredColumns(NamedTuple):
 
     schema: pa.Schema  # of the first file
     ids: list[StoredIds]  # of each join key
-    options: dict[str, bool]  # of `parquet_relation`
 
 
 def stored_columns(location: Path, files: Sequence[Path], keys: list[str], others: Collection[str]) -> StoredColumns:
@@ -29,14 +28,13 @@ def stored_columns(location: Path, files: Sequence[Path], keys: list[str], other
     Raises:
         StoreError: a column is missing, cannot be told from another one, or holds ids of two kinds.
     """
-    schemas = [pq.read_schema(file) for file in files]
+    schemas = [file_schema(file) for file in files]
     for i, (file, schema) in enumerate(zip(files, schemas, strict=True)):
         if i == 0 or schema.names != schemas[0].names:
             _check_names(file, schema, [*keys, *others])
     types = [[plain_type(schema.field(_place(schema, key)).type) for schema in schemas] for key in keys]
     ids = [StoredIds(_common(key, files, found), str(location)) for key, found in zip(keys, types, strict=True)]
-    differ = any(found != of_key[0] for of_key in types for found in of_key)
-    return StoredColumns(schemas[0], ids, {"union_by_name": True} if differ else {})
+    return StoredColumns(schemas[0], ids)
 
 
 def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str]) -> None:

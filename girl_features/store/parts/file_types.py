@@ -18,8 +18,8 @@ from girl_features.sql import parquet_relation
 
 _NULL = "null"  # the name of the type, at the end of the group of a list of nulls
 MAX_DIGITS = 38  # of a decimal in DuckDB
-# columns of the files that were read, each with inode, bytes and time of change of the file
-_read: dict[Path, tuple[tuple[int, int, int], dict[str, pa.DataType]]] = {}
+# schemas of the files that were read, each with inode, bytes and time of change of the file
+_read: dict[Path, tuple[tuple[int, int, int], pa.Schema]] = {}
 
 
 def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool | str) -> str:
@@ -61,15 +61,20 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
     return parquet_relation(files, **options)
 
 
-def _columns(path: Path) -> dict[str, pa.DataType]:
-    """Return the types of a file's columns by name in lower case, as DuckDB ignores case; reads the file once."""
+def file_schema(path: Path) -> pa.Schema:
+    """Return the schema of a Parquet file, whose footer is read once until the file changes."""
     status = path.stat()
     identity = (status.st_ino, status.st_size, status.st_mtime_ns)
-    known, columns = _read.get(path, (None, {}))
+    known, schema = _read.get(path, (None, None))
     if known != identity:
-        columns = {field.name.lower(): field.type for field in pq.read_schema(path)}
-        _read[path] = (identity, columns)
-    return columns
+        schema = pq.read_schema(path)
+        _read[path] = (identity, schema)
+    return schema
+
+
+def _columns(path: Path) -> dict[str, pa.DataType]:
+    """Return the types of a file's columns by name in lower case, as DuckDB ignores case."""
+    return {field.name.lower(): field.type for field in file_schema(path)}
 
 
 def _are_alike(one: str, other: str) -> bool:
