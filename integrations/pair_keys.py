@@ -18,7 +18,7 @@ from girl_features.input.opening import open_sources
 from girl_features.input.sources import printable
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID, MATCHED
 from girl_features.sql import connected
-from girl_features.store.offline.exact_ids import kind_of, plain_type, whole_floats
+from girl_features.store.offline.exact_ids import kind_of, plain_type, whole_texts
 
 KEYS = (JOB_SEEKER_ID, JOB_ID, DECIDED_AT)
 N_ROWS_NAMED = 5  # in an error message
@@ -81,20 +81,14 @@ def pair_keys(
 
 def _texts(ids: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
     """Return ids as the input tables and the store have them: as text. Whole numbers have no leading zeros."""
-    found = f"column {name!r} of {place} is {ids.type}"
+    found = ids.type
+    ids = whole_texts(ids, name, place)
     ids = ids.cast(plain_type(ids.type))
     kind = kind_of(ids.type)
-    if kind == "floats":
-        ids = whole_floats(pc.if_else(pc.is_nan(ids), None, ids), found, name)
-    elif kind == "decimals":
-        try:
-            ids = ids.cast(pa.decimal128(38, 0))
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{found} and holds fractions ({error}); ids should be text or whole numbers") from error
-    elif kind == "UUIDs":
+    if kind == "UUIDs":
         ids = pa.chunked_array([pa.array([None if value is None else str(value) for value in ids.to_pylist()])])
-    elif kind not in ("text", "whole numbers", "nothing"):
-        raise DataError(f"{found}; ids should be text or whole numbers: convert it")
+    elif kind not in ("text", "nothing"):
+        raise DataError(f"column {name!r} of {place} is {found}; ids should be text or whole numbers: convert it")
     texts = ids.cast(pa.string())
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)
 

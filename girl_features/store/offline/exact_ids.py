@@ -88,14 +88,14 @@ def as_stored_ids(ids: pa.ChunkedArray, stored: StoredIds, column: str) -> pa.Ch
         raise DataError(f"{both}; they cannot be compared exactly ({error}); convert them to {stored.type}") from error
 
 
-def whole_texts(ids: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
+def whole_texts(ids: pa.ChunkedArray, column: str, place: str = "the entity rows") -> pa.ChunkedArray:
     """Return the digits of whole numbers, whole floats and whole decimals as text, and ids of other kinds as they are.
 
     Raises:
-        DataError: a fraction, or a float that stands for several whole numbers.
+        DataError: a fraction, or a float that stands for several whole numbers; names the `column` of `place`.
     """
     plain = ids.cast(plain_type(ids.type))
-    kind, found = kind_of(plain.type), f"column {column!r} of the entity rows is {ids.type}"
+    kind, found = kind_of(plain.type), f"column {column!r} of {place} is {ids.type}"
     if kind not in _NUMBERS:
         return ids
     if kind == "floats":
@@ -104,7 +104,7 @@ def whole_texts(ids: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
         try:
             plain = plain.cast(pa.decimal128(38, 0))
         except pa.ArrowInvalid as error:
-            raise DataError(f"{found} and holds fractions ({error}); give whole numbers") from error
+            raise DataError(f"{found} and holds fractions ({error}); ids should be text or whole numbers") from error
     return plain.cast(pa.string())
 
 
