@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from girl_features.errors import ConfigError, DataError
 from girl_features.input.opening import read_text_file
-from girl_features.input.sources import MAX_PRINTED
+from girl_features.input.sources import CSV, MAX_PRINTED, PARQUET, TSV
 from girl_features.input.text_files import NONE
 from girl_features.schema import (
     GIRL_COS_CV_GENERATED_JD,
@@ -26,18 +26,16 @@ from girl_features.schema import (
 from girl_features.sql import connected
 from girl_features.store.user_files import make_way
 
-_PARQUET = (".parquet", ".pq")
-_TSV = (".tsv", ".tsv.gz")
 _MAX_HEADER = 1 << 20  # bytes
 _MARKER = b"girl_features.join"  # in the metadata of a Parquet file that a join wrote
 _ADDED = {GIRL_COS_CV_JD, GIRL_COS_GENERATED_JD_JD, GIRL_COS_CV_GENERATED_JD, GIRL_HAS_GENERATED_JD, GIRL_TIER}
-_TEXT = (".csv", ".csv.gz", *_TSV)
+_TEXT = (*CSV, *TSV)
 
 
 def check_ending(path: Path) -> None:
     """Raise ConfigError if the ending of `path` is not one that can be read and written."""
-    if not path.name.lower().endswith(_PARQUET + _TEXT):
-        raise ConfigError(f"{path} should end in {', '.join(_PARQUET + _TEXT)}; the ending says what the file is")
+    if not path.name.lower().endswith(PARQUET + _TEXT):
+        raise ConfigError(f"{path} should end in {', '.join(PARQUET + _TEXT)}; the ending says what the file is")
 
 
 def read_pairs(path: Path, quoting: str | None = None) -> pa.Table:
@@ -48,7 +46,7 @@ def read_pairs(path: Path, quoting: str | None = None) -> pa.Table:
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}; give the table to join features to")
-    if path.name.lower().endswith(_PARQUET):
+    if path.name.lower().endswith(PARQUET):
         try:
             return pq.ParquetFile(path).read()
         except (OSError, pa.ArrowException) as error:
@@ -72,7 +70,7 @@ def write_pairs(table: pa.Table, path: Path, quoting: str | None = None) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".girl-") as folder:
             whole = Path(folder) / path.name
-            if path.name.lower().endswith(_PARQUET):
+            if path.name.lower().endswith(PARQUET):
                 marked = {**(table.schema.metadata or {}), _MARKER: b"1"}
                 pq.write_table(table.replace_schema_metadata(marked), whole)
             else:
@@ -87,7 +85,7 @@ def write_pairs(table: pa.Table, path: Path, quoting: str | None = None) -> None
 
 def _write_text(table: pa.Table, path: Path, quoting: str | None) -> None:
     name = path.name.lower()
-    frame, separator = pl.DataFrame(table), "\t" if name.endswith(_TSV) else ","
+    frame, separator = pl.DataFrame(table), "\t" if name.endswith(TSV) else ","
     with cast("IO[bytes]", gzip.open(path, "wb") if name.endswith(".gz") else path.open("wb")) as file:
         if quoting == NONE:
             _check_header(frame.columns, separator, path.name)
@@ -125,9 +123,9 @@ def _has_marks(frame: pl.DataFrame) -> bool:
 def _is_joined(path: Path) -> bool:
     """True if a file is the output of an earlier join."""
     name = path.name.lower()
-    if name.endswith(_PARQUET):
+    if name.endswith(PARQUET):
         return _MARKER in (pq.read_schema(path).metadata or {})
     with cast("IO[bytes]", gzip.open(path) if name.endswith(".gz") else path.open("rb")) as file:
         header = file.readline(_MAX_HEADER).decode()
-    names = header.rstrip("\r\n").replace('"', "").split("\t" if name.endswith(_TSV) else ",")
+    names = header.rstrip("\r\n").replace('"', "").split("\t" if name.endswith(TSV) else ",")
     return set(names) >= _ADDED

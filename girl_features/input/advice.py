@@ -16,12 +16,10 @@ import duckdb
 import yaml
 
 from girl_features.config import TableConfig
-from girl_features.input.sources import Source
-from girl_features.input.text_files import TSV
+from girl_features.input.sources import CSV, PARQUET, TSV, Source
 from girl_features.sql import quote_literal
 
-_PARQUET = (".parquet", ".pq")
-_SUFFIXES = (".parquet", ".pq", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_SUFFIXES = (*PARQUET, *CSV, *TSV)
 
 
 def setting_text(value: object) -> str:
@@ -87,7 +85,7 @@ def _relation(source: Source, config: TableConfig) -> str:
         path = re.sub(r"([*?\[])", r"[\1]", path)
     options = ", hive_partitioning = false" + (", union_by_name = true" if len(source.files) > 1 else "")
     file = source.files[0].lower()
-    if file.endswith(_PARQUET):
+    if file.endswith(PARQUET):
         return f"read_parquet({quote_literal(path)}{options})"
     delimiter = r"\t" if file.endswith(TSV) else ","
     return (

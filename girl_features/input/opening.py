@@ -19,12 +19,11 @@ from girl_features.errors import DataError
 from girl_features.input.advice import columns_advice, folder_advice, query_body
 from girl_features.input.database_text import register_database_text
 from girl_features.input.parquet_files import parquet_groups, read_as_nulls
-from girl_features.input.sources import Source, printable, read_errors
-from girl_features.input.text_files import CSV, NONE, TSV, csv_relation, text_groups
+from girl_features.input.sources import CSV, PARQUET, TSV, Source, printable, read_errors
+from girl_features.input.text_files import NONE, csv_relation, text_groups
 from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
 from girl_features.sql import parquet_relation, quote_identifier, quote_literal
 
-_PARQUET = (".parquet", ".pq")
 _SOURCE_CATALOG = "girl_source"
 
 
@@ -53,7 +52,7 @@ def open_sources(
             yield [_query_source(connection, table, config, config.query, place)]
             return
         files = _files(table, config.path or "")
-        if files[0].lower().endswith(_PARQUET):
+        if files[0].lower().endswith(PARQUET):
             yield _parquet_sources(connection, table, config, place, files)
         else:
             yield _text_sources(connection, table, config, place, files, failures, stack)
@@ -101,11 +100,11 @@ def _files(table: str, path: str) -> list[str]:
     files = sorted(name for name in names if Path(name).is_file())
     if not files:
         raise DataError(f"table {table}: no file at {path!r}; set `tables.{table}.path` to one that exists")
-    for endings in (_PARQUET, CSV + TSV):
+    for endings in (PARQUET, CSV + TSV):
         if all(name.lower().endswith(endings) for name in files):
             return files
     raise DataError(
-        f"table {table}: {path!r} should be Parquet ({', '.join(_PARQUET)}) or CSV "
+        f"table {table}: {path!r} should be Parquet ({', '.join(PARQUET)}) or CSV "
         f"({', '.join(CSV + TSV)}), all files of one kind; rename them, or give a `query`"
     )
 

@@ -12,19 +12,19 @@ from typing import NamedTuple
 import duckdb
 
 from girl_features.input.sources import Source
+from girl_features.input.times import INTEGERS
 from girl_features.schema import CV, DECIDED_AT, JD, JOB_ID, JOB_SEEKER_ID, MATCHED, POSTED_AT, UPDATED_AT
 from girl_features.sql import file_list, parquet_relation
 
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 _TEXT, _TIME = ("VARCHAR", "BLOB"), ("VARCHAR", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DATE")
 # Beginnings of the types of each column that need no look at its values. A column that holds only
 # nulls gets the first of these types.
 _USUAL_TYPES = {
-    JOB_SEEKER_ID: ("VARCHAR", "UUID", *_INTEGERS),
-    JOB_ID: ("VARCHAR", "UUID", *_INTEGERS),
+    JOB_SEEKER_ID: ("VARCHAR", "UUID", *INTEGERS),
+    JOB_ID: ("VARCHAR", "UUID", *INTEGERS),
     CV: _TEXT,
     JD: _TEXT,
-    MATCHED: ("BOOLEAN", *_INTEGERS),
+    MATCHED: ("BOOLEAN", *INTEGERS),
     UPDATED_AT: _TIME,
     POSTED_AT: _TIME,
     DECIDED_AT: _TIME,

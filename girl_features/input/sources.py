@@ -18,6 +18,10 @@ import duckdb
 
 from girl_features.errors import DataError
 
+# endings of the files that hold a table
+PARQUET = (".parquet", ".pq")
+CSV = (".csv", ".csv.gz")
+TSV = (".tsv", ".tsv.gz")
 MAX_CSV_LINE_BYTES = 1 << 26  # of one row of a CSV or TSV file, and of the read buffer; longer texts need Parquet
 CHUNK_BYTES = 1 << 20  # read at once from a file that is looked through
 MAX_PRINTED = 80  # characters of a foreign value in a message

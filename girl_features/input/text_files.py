@@ -15,12 +15,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from girl_features.errors import DataError
-from girl_features.input.sources import CHUNK_BYTES, MAX_CSV_LINE_BYTES, open_bytes, printable
+from girl_features.input.sources import CHUNK_BYTES, MAX_CSV_LINE_BYTES, TSV, open_bytes, printable
 from girl_features.schema import SOURCE_FILE
 from girl_features.sql import file_list
 
-CSV = (".csv", ".csv.gz")
-TSV = (".tsv", ".tsv.gz")
 NONE = "none"  # the quoting of databases: no quotation marks, but backslash escapes
 _PLAIN = "plain"  # neither quotation marks nor escapes
 _BOM = b"\xef\xbb\xbf"
