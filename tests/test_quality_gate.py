@@ -315,6 +315,6 @@ def test_word_salad_is_refused_and_published_anyway(salad: Path) -> None:
     assert not config.store_dir.exists()
     published = _girl("materialize", "-c", str(salad), "--anyway", "--json", "-")
     assert published.exit_code in (0, 1), repr(published.exception)
-    assert json.loads(published.stdout)["gate"].startswith("--anyway: ")
+    assert json.loads(published.stdout)["gate"].startswith("--anyway: below the gate by ")
     assert PartsStore(config.store_dir).newest_contract().fingerprint == again["gate"]["contract"]
     assert "--anyway: below the gate" in _girl("runs", "show", "last", "-c", str(salad)).output

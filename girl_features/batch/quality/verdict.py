@@ -137,15 +137,17 @@ def gate_sample(config: GirlConfig, contract: FeatureContract, tables: Tables) -
 def keep_verdict(config: GirlConfig, contract: FeatureContract, sample: GateSample, answers: Answers) -> Verdict:
     """Measure the answers to a sample, write the measures down, and return the verdict.
 
-    They are not written down if the tables held too few rows for one of them, so that they are taken again next time.
+    If there were too few rows or JDs for one of them and no other fails, they are not written down, so that they are
+    taken again next time: a generator must not pass for good because it was hardly measured.
     """
     values, now = measure(sample, answers), datetime.now(UTC)
     record = _Record(
         version=2, contract=contract.fingerprint, sample=config.gate.sample, measured_at=now, values=values
     )
-    if not any(value.too_few for value in values.values()):
+    verdict = _verdict(record, config.gate)
+    if verdict.failed or not any(value.too_few for value in values.values()):
         write_whole(_path(config, contract), record.model_dump_json(indent=1).encode())
-    return _verdict(record, config.gate)
+    return verdict
 
 
 def require_quality(config: GirlConfig, models: LoadedModels, *, anyway: bool) -> str:
