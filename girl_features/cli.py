@@ -15,13 +15,14 @@ from typing import Annotated
 
 import typer
 
-from girl_features.commands import check, evidence, features, online, ranking, runs, setup, store, train
+from girl_features.commands import bases, check, evidence, features, online, ranking, runs, setup, store, train
 from girl_features.errors import GirlError
 
 COMMANDS = (
     setup.init,
     setup.sample,
     check.check,
+    bases.bases,
     features.materialize,
     features.contracts,
     runs.history,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from importlib import resources
@@ -14,13 +15,14 @@ from girl_features.store.user_files import GITIGNORE, append_patterns, keep_out_
 DEFINITIONS = "girl_definitions.py"
 
 
-def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = False) -> list[Path]:
+def init_repo(target: Path, store_dir: Path, project: str, *, base: str = "smollm2", force: bool = False) -> list[Path]:
     """Write the Feast repo and a girl.yaml skeleton into `target`. A second call changes nothing.
 
     Args:
         target: folder, created if absent.
         store_dir: folder of the Parquet parts; its parent is the workspace in the skeleton.
         project: name of the Feast project, and `name` in the skeleton.
+        base: `generator.base` in the skeleton.
         force: replace files that differ; each is kept beside the new one, as NAME.bak-TIME.
 
     Returns:
@@ -39,9 +41,11 @@ def init_repo(target: Path, store_dir: Path, project: str, *, force: bool = Fals
         workspace = workspace.relative_to(target)
         if workspace.parts:
             files[GITIGNORE] = files[GITIGNORE].replace("/.girl/", f"/{workspace}/", 1)
-    files["girl.yaml"] = _template(
-        "girl.yaml", {"name: girl": f"name: {project}", "workspace: .girl": f"workspace: {workspace}"}
-    )
+    replacements = {"name: girl": f"name: {project}", "workspace: .girl": f"workspace: {workspace}"}
+    replacements["base: smollm2"] = f"base: {json.dumps(base)}"
+    if base == "tiny":
+        replacements["epochs: 1 "] = "epochs: 4 "
+    files["girl.yaml"] = _template("girl.yaml", replacements)
     return _write_files(target, files, store_dir, force)
 
 

@@ -14,12 +14,15 @@ from girl_features.commands import common
 def init(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where the Feast repo and girl.yaml go.")],
     project: Annotated[str, typer.Option(help="Feast project: a-z, 0-9 and _.")] = "girl",
+    base: Annotated[
+        str, typer.Option(help="Language model that learns to write JDs: see `girl bases`; `tiny` for trying out.")
+    ] = "smollm2",
     force: Annotated[bool, typer.Option(help="Replace files that differ; each is kept, as NAME.bak-TIME.")] = False,
 ) -> None:
     """Write a girl.yaml and a Feast repo that `feast apply` takes as it stands."""
     from girl_features.init_repo import init_repo
 
-    written = init_repo(folder, store_dir=folder / ".girl" / "store", project=project, force=force)
+    written = init_repo(folder, store_dir=folder / ".girl" / "store", project=project, base=base, force=force)
     for path in written:
         typer.echo(f"wrote {path}")
     typer.echo(f"next: point `tables:` in {folder / 'girl.yaml'} at your data, then `girl check`")

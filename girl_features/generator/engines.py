@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from girl_features.config import EngineSetting
-from girl_features.contract import FeatureContract
+from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import ConfigError
 from girl_features.generator import Generator
 from girl_features.generator.checkpoint import weights_size
@@ -55,11 +55,35 @@ def _with_engine(engine: str, contract: FeatureContract) -> FeatureContract:
 def open_engine(
     contract: FeatureContract, folder: Path, *, batch_size: int | None, threads: int | None, exports: Path
 ) -> Engine:
-    """Load the generator in `folder` with the engine of `contract`.
+    """Load the generator in `folder` with the engine of `contract`. Arguments and errors are as in `start_engine`."""
+    return start_engine(
+        contract.engine_name,
+        contract.sampling,
+        folder,
+        max_cv_tokens=contract.max_cv_tokens,
+        batch_size=batch_size,
+        threads=threads,
+        exports=exports,
+    )
+
+
+def start_engine(
+    engine: str,
+    sampling: SamplingContract,
+    folder: Path,
+    *,
+    max_cv_tokens: int,
+    batch_size: int | None,
+    threads: int | None,
+    exports: Path,
+) -> Engine:
+    """Load the generator in `folder` with an engine.
 
     Args:
-        contract: gives the engine and the sampling settings.
+        engine: name of the engine, as `fastest_engine` returns it.
+        sampling: how JDs are sampled.
         folder: a causal LM or a LoRA adapter.
+        max_cv_tokens: number of first tokens of a CV that the prompt keeps.
         batch_size: JDs generated at once; None is 32, or with vLLM as many as fit into memory.
         threads: CPU threads; None is one thread for a small model, else all cores.
         exports: folder that keeps generators in OpenVINO's format.
@@ -68,9 +92,7 @@ def open_engine(
         ConfigError: the engine is not installed.
         CheckpointError: the checkpoint cannot be loaded, or not with this engine.
     """
-    engine = contract.engine_name
     _check_installed(engine)
-    sampling, max_cv_tokens = contract.sampling, contract.max_cv_tokens
     if engine == "vllm":
         from girl_features.generator.vllm_engine import VLLMGenerator
 

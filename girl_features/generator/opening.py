@@ -13,7 +13,7 @@ from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, resol
 from girl_features.errors import CheckpointError
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.bases.catalogue import KNOWN_BASES
-from girl_features.generator.bases.cut_off import earlier_cut_off, known_until
+from girl_features.generator.bases.cut_off import earlier_cut_off
 from girl_features.generator.bases.finding import find_base
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -129,7 +129,7 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     for folder in trained:
         if was_trained_as(config, folder):
             return folder, read_record(folder)
-    if trained and (settings.base == "tiny" or (settings.trained_until is None and settings.base not in KNOWN_BASES)):
+    if trained and (settings.base == "tiny" or settings.trained_until is None):
         raise CheckpointError(
             f"none of the generators in {generators_dir} ({', '.join(f.name for f in trained)}) was trained "
             f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
@@ -138,7 +138,7 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
         command = "`girl train sft`" if settings.stage == "sft" else f"`girl train ppo --algo {settings.stage}`"
         missing = f"no trained generator of stage {settings.stage} in {generators_dir}"
         raise CheckpointError(f"{missing}; run {command} first")
-    if settings.base == "tiny":
+    if settings.base == "tiny" or (settings.base in KNOWN_BASES and settings.trained_until is None):
         raise CheckpointError(f"no trained generator in {generators_dir}; run `girl train sft` first")
     return _untuned_base(config)
 
@@ -169,21 +169,19 @@ def _untuned_base(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     from girl_features.generator.prompts import template_for
 
     settings = config.generator
-    if settings.trained_until is None and settings.base not in KNOWN_BASES:
+    if settings.trained_until is None:
         raise CheckpointError(
             f"{settings.base!r} carries no {RECORD_NAME}, so what it has seen is unknown: set "
             f"`generator.trained_until` to its knowledge cut-off, or tune it with `girl train sft`"
         )
     folder, note = find_base(settings.base, config.bases_dir), earlier_cut_off(settings)
-    trained_until = known_until(settings, folder)
-    assert trained_until is not None, "a known base or a setting says it"
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return folder, GeneratorRecord(
         stage="untuned",
         base=settings.base,
         prompt_version=template_for(tokenizer).version,
         max_cv_tokens=settings.max_cv_tokens,
-        trained_until=trained_until,
+        trained_until=settings.trained_until,
         n_pairs=0,
         inputs_sha256="",
         weights_sha256=weights_hash(folder),

