@@ -120,7 +120,7 @@ def _row(row: tuple[Any, ...], columns: Sequence[str], rng: np.random.Generator)
     for value, column in zip(row, columns, strict=True):
         if column in ("cv", "jd"):
             text = "".join(_PIECES[k] for k in rng.integers(len(_PIECES), size=int(rng.integers(1, 7))))
-            is_missing = text.strip(" \t\r\n\ufeff") in ("", "\\N")  # a database's mark counts under any quoting
+            is_missing = text.strip(" \t\r\n\ufeff") in ("", "\\N", "NULL")  # the marks of databases
             values.append(None if rng.random() < 0.1 else "welder" if is_missing else text)
         elif column in ("job_seeker_id", "job_id"):
             values.append(None if rng.random() < 0.05 else str(value))

@@ -44,6 +44,7 @@ class SamplingContract(_Fingerprinted):
     seed: int
     best_of: int | None = Field(None, exclude_if=_is_none)  # JDs sampled per CV; a reward model keeps the best n
     reward_sha256: str | None = Field(None, exclude_if=_is_none)  # hash of the weights of that reward model
+    max_copied: float | None = Field(None, exclude_if=_is_none)  # share of a JD that may be copied from the CV
 
 
 class EncoderContract(_Fingerprinted):

@@ -139,6 +139,8 @@ class SamplingConfig(Section):
     top_p: float = Field(0.95, gt=0, le=1)
     # a JD cut at this length is not stored; should be at least sft.max_jd_tokens
     max_new_tokens: int = Field(192, ge=1)
+    # share of a JD's runs of 8 words that may stand in the CV; a JD with more is drawn again, and then not stored
+    max_copied: float | None = Field(None, ge=0, lt=1)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -169,6 +171,7 @@ class GateConfig(Section):
     # AUC of a JD's own CV against other seekers' CVs, lower end of the 95 % interval; .5: the JD ignores the CV
     min_own_cv: float = Field(0.5, ge=0, le=1)
     min_same_script: float = Field(0.95, ge=0, le=1)  # share of JDs in the script of the JDs that such seekers match
+    max_copied: float = Field(1.0, ge=0, le=1)  # share of the JDs' runs of 8 words that stand in the CV
     max_unknown_script: float = Field(0.05, ge=0, le=1)  # share of CVs in a script that the tokenizer does not know
 
 

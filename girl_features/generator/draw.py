@@ -9,6 +9,7 @@ import numpy as np
 
 from girl_features.contract import FeatureContract, sampling_seed
 from girl_features.generator import Generator, RewardModel
+from girl_features.generator.copying import copied_share
 from girl_features.generator.gate import clean, defect
 from girl_features.generator.redaction import redact
 from girl_features.schema import CVVersion, GeneratedText
@@ -22,7 +23,7 @@ class Draw(NamedTuple):
     result: GeneratedText  # cleaned, without contact details
     seed: int
     sample: int  # sample number, from which the seed is derived
-    defect: str | None  # `empty`, `looping`, `malformed` or `unfinished`; None for a good JD
+    defect: str | None  # `empty`, `looping`, `malformed`, `unfinished` or `copied`; None for a good JD
     n_redacted: int
 
 
@@ -106,15 +107,18 @@ def _draw(
     seeds = [[sampling_seed(versions[row].cv_hash, fingerprint, number) for number in samples[row]] for row in rows]
     results = generator.generate([versions[row].cv for row in rows], seeds)
     for row, cv_seeds, cv_results in zip(rows, seeds, results, strict=True):
-        draws[row] = [_checked(*drawn) for drawn in zip(cv_results, cv_seeds, samples[row], strict=True)]
+        cv, limit = versions[row].cv, contract.sampling.max_copied
+        draws[row] = [_checked(cv, limit, *drawn) for drawn in zip(cv_results, cv_seeds, samples[row], strict=True)]
     return draws
 
 
-def _checked(result: GeneratedText, seed: int, sample: int) -> Draw:
+def _checked(cv: str, max_copied: float | None, result: GeneratedText, seed: int, sample: int) -> Draw:
     text, n_redacted = redact(clean(result.text))
     problem = defect(text)
     if problem is None and result.finish_reason != "stop":
         problem = "unfinished"
+    if problem is None and max_copied is not None and copied_share(cv, text) > max_copied:
+        problem = "copied"
     return Draw(result._replace(text=text), seed, sample, problem, n_redacted)
 
 

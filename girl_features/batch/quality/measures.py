@@ -9,6 +9,7 @@ import numpy as np
 from girl_features.batch.quality.real_texts import MIN_JDS, Value, against_real, real_texts
 from girl_features.batch.quality.sample import Answers, GateSample
 from girl_features.batch.quality.words import KnownWords
+from girl_features.generator.copying import RUN_WORDS, copied_share
 from girl_features.input.scripts import main_script
 
 N_RESAMPLES = 1000
@@ -24,6 +25,7 @@ def measure(sample: GateSample, answers: Answers) -> dict[str, Value]:
         "word_order": lambda: against_real(written, real, KnownWords.order),
         "own_cv": lambda: own_cv(sample, answers),
         "same_script": lambda: _same_script(sample, answers),
+        "copied": lambda: _copied(sample, answers),
     }
     for name, take in measures.items():
         too_few = Value(None, f"only {len(written)} JDs were fit to store, wanted {MIN_JDS}", too_few=True)
@@ -81,6 +83,16 @@ def _same_script(sample: GateSample, answers: Answers) -> Value:
         note = "too few matched pairs to tell in which script the JDs of these seekers are"
         return Value(None, note, too_few=True)
     return Value(n_same / n, f"{n - n_same} of {n} JDs are in another script than the JDs that such seekers match with")
+
+
+def _copied(sample: GateSample, answers: Answers) -> Value:
+    pairs = zip(sample.versions, answers.jds, strict=True)
+    shares = [copied_share(version.cv, jd) for version, jd in pairs if jd is not None]
+    n_most = sum(share > 0.5 for share in shares)
+    note = (
+        f"mean share of a JD's runs of {RUN_WORDS} words that stand in its CV; over half in {n_most} of {len(shares)}"
+    )
+    return Value(float(np.mean(shares)), note)
 
 
 def _unknown_script(sample: GateSample, answers: Answers) -> Value:

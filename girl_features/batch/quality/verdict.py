@@ -29,6 +29,7 @@ SETTINGS = {  # measure -> the setting that it is held against
     "word_order": "min_word_order",
     "own_cv": "min_own_cv",
     "same_script": "min_same_script",
+    "copied": "max_copied",
     "unknown_script": "max_unknown_script",
 }
 
