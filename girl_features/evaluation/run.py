@@ -102,7 +102,8 @@ def write_results_page(path: Path, evaluation: Evaluation, *, command: str) -> N
     notes = [f"CVs and JDs are encoded by {encoder.name}, which reads their first {encoder.max_tokens} tokens."]
     for record in evaluation.records.values():
         if record.metrics:
-            notes += [f"Generator, stage {record.stage}: {record.training_text()}.", *record.notes]
+            notes.append(f"Generator, stage {record.stage}: {record.training_text()}.")
+        notes += record.notes
     write_markdown(
         path,
         evaluation.comparison,

@@ -84,7 +84,7 @@ def prepare(
             parts=labelled_parts(girl_config.feast_repo, contract, data.decisions.values()),
             texts=generated_texts(data, store, contract),
             tokens_per_cv=_tokens_per_cv(store, contract),
-            training=f"stage {record.stage}, trained on {record.training_text()}",
+            training="; ".join([f"stage {record.stage}, trained on {record.training_text()}", *record.notes]),
         )
     vectors = TextVectors(encoder, folder / "vectors")
     return PreparedData(name, source.simulation, data, features, vectors, first.encoder.name, folder)
