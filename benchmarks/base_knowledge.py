@@ -1,0 +1,163 @@
+"""Measure what the JDs of a generator know of the job that its seeker took next, and how much of them is copied.
+
+    python benchmarks/base_knowledge.py --config benchmarks/careers_smollm2.yaml --stage sft --json FILE
+
+The pairs are those of the ranking test window, of some seekers chosen by hash. Each JD set is scored by the cosine of
+its mean vector with the vector of the job: `cos(j', j)`; `cos(c, j)` is that of the CV itself. The AUC has a percentile
+interval from resampled seekers. `copied` is the mean share of a JD's runs of eight words that stand in the CV. Held-out
+bits a character are those of the training record. `--stage untuned` takes the base as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from measuring import describe, peak_memory_mb, write_json
+
+from girl_features.config import GirlConfig, load_config
+from girl_features.evaluation.bootstrap import percentile_interval, resample_seekers, resampled_auc
+from girl_features.evaluation.machine import machine_description
+from girl_features.evaluation.metrics import auc
+from girl_features.generator.copying import copied_share
+from girl_features.generator.draw import GeneratedChunk, generate_chunk
+from girl_features.generator.opening import LoadedModels, load_models
+from girl_features.input.splits import DECISIONS_SQL, Windows, cut_windows
+from girl_features.input.tables import Tables, open_tables
+from girl_features.progress import Progress
+from girl_features.schema import CVVersion
+
+N_RESAMPLES = 1000
+AT_ONCE = 64  # CVs
+
+
+def main() -> None:
+    """Measure one generator at each temperature, print the rows, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="girl.yaml of the tables")
+    parser.add_argument("--stage", default="sft", help="sft, ppo, or untuned: the base as it is (default: sft)")
+    parser.add_argument("--seekers", type=int, default=120, help="seekers of the test window (default: 120)")
+    parser.add_argument("--samples", type=int, default=8, help="JDs a CV (default: 8)")
+    parser.add_argument("--temperatures", default="0.7,1.0", help="comma between them (default: 0.7,1.0)")
+    parser.add_argument("--set", action="append", default=[], help="override a setting, as `girl --set` does")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    rows = []
+    for temperature in arguments.temperatures.split(","):
+        changes = [*arguments.set, f"sampling.n={arguments.samples}", f"sampling.temperature={temperature}"]
+        config = load_config(arguments.config, changes)
+        with open_tables(config) as tables:
+            windows = cut_windows(tables, config.windows)
+            pairs = test_pairs(tables, windows, arguments.seekers)
+        models = load_models(of_stage(config, arguments.stage, windows.sft_end))
+        rows.append({"config": config.name, "stage": arguments.stage, **measure(models, pairs)})
+        print(describe(rows[-1]), flush=True)
+    if arguments.json is not None:
+        write_json(arguments.json, {"command": shlex.join(sys.argv), "machine": machine_description(), "rows": rows})
+
+
+def of_stage(config: GirlConfig, stage: str, sft_end: datetime) -> GirlConfig:
+    """Return `config` with the generator of a stage, or with its base untuned and no trained one in sight."""
+    if stage != "untuned":
+        return config.model_copy(update={"generator": config.generator.model_copy(update={"stage": stage})})
+    until = config.generator.trained_until or sft_end
+    changes = {"stage": None, "checkpoint": None, "trained_until": until}
+    generator = config.generator.model_copy(update=changes)
+    sft = config.sft.model_copy(update={"seed": -1})  # no generator in the workspace was trained with these settings
+    return config.model_copy(update={"generator": generator, "sft": sft})
+
+
+def test_pairs(tables: Tables, windows: Windows, n_seekers: int) -> pl.DataFrame:
+    """Return the decisions of `n_seekers` seekers of the test window with both texts, ordered by seeker and job."""
+    query = f"""
+        SELECT job_seeker_id, job_id, matched, cv, cv_hash, updated_at, jd
+        FROM ({DECISIONS_SQL}) JOIN job_seekers USING (job_seeker_id, updated_at) JOIN jobs USING (job_id)
+        WHERE trim(cv) <> ''
+        QUALIFY dense_rank() OVER (ORDER BY md5(job_seeker_id), job_seeker_id) <= $n
+        ORDER BY job_seeker_id, job_id, updated_at"""
+    bounds = windows.bounds("test")
+    return tables.connection.execute(query, {"start": bounds.start, "end": bounds.end, "n": n_seekers}).pl()
+
+
+def measure(models: LoadedModels, pairs: pl.DataFrame) -> dict[str, Any]:
+    """Return the figures of one generator on the pairs."""
+    cvs = pairs.unique("cv_hash", maintain_order=True)
+    versions = [CVVersion(*row) for row in cvs.select("job_seeker_id", "cv", "updated_at", "cv_hash").rows()]
+    start = time.perf_counter()
+    jds, n_failed = write_jds(models, versions)
+    seconds = time.perf_counter() - start
+    flat = [jd for texts in jds for jd in texts]
+    vectors = models.encoder.encode(flat).vectors if flat else np.zeros((0, models.encoder.contract.dimension))
+    ends = np.cumsum([len(texts) for texts in jds])[:-1]
+    sums = np.stack([part.sum(axis=0) for part in np.split(vectors, ends)])
+    place = {version.cv_hash: i for i, version in enumerate(versions)}
+    rows = np.array([place[cv_hash] for cv_hash in pairs["cv_hash"]])
+    job_vectors = models.encoder.encode(pairs["jd"].to_list()).vectors
+    cv_vectors = models.encoder.encode([version.cv for version in versions]).vectors
+    firsts = np.stack([part[0] if len(part) else part.sum(axis=0) for part in np.split(vectors, ends)])
+    labels, seekers = pairs["matched"].to_numpy(), pairs["job_seeker_id"].to_numpy()
+    copied = [copied_share(v.cv, jd) for v, texts in zip(versions, jds, strict=True) for jd in texts]
+    n_tokens = sum(len(jd.split()) for jd in flat)
+    return {
+        "temperature": models.contract.sampling.temperature,
+        "samples": models.contract.sampling.n,
+        "n_pairs": len(labels),
+        "n_seekers": len(set(seekers)),
+        "n_cvs": len(versions),
+        "n_without_jd": n_failed,
+        "auc_cv": with_interval(labels, cosines(cv_vectors[rows], job_vectors), seekers),
+        "auc_first_jd": with_interval(labels, cosines(firsts[rows], job_vectors), seekers),
+        "auc_mean_jd": with_interval(labels, cosines(sums[rows], job_vectors), seekers),
+        "copied": round(float(np.mean(copied)), 3) if copied else None,
+        "words_per_jd": round(n_tokens / max(1, len(flat)), 1),
+        "seconds_per_cv": round(seconds / len(versions), 3),
+        "peak_memory_mb": round(peak_memory_mb()),
+        "engine": models.contract.engine_name,
+        "heldout_bits_per_character": held_out_bits(models),
+    }
+
+
+def write_jds(models: LoadedModels, versions: Sequence[CVVersion]) -> tuple[list[list[str]], int]:
+    """Return the JDs that are fit to store for each CV, and the number of CVs without any."""
+    chunks: list[GeneratedChunk] = []
+    with Progress("generating", len(versions), "CVs") as progress:
+        for start in range(0, len(versions), AT_ONCE):
+            part = versions[start : start + AT_ONCE]
+            chunks.append(generate_chunk(models.generator, part, models.contract))
+            progress.advance(len(part))
+    texts = [[result.text for result in results] for chunk in chunks for results in chunk.texts]
+    return texts, sum(not jds for jds in texts)
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the (n,) cosines of (n, d) rows; 0 for a row of zeros, which is that of a CV without a JD."""
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.einsum("nd,nd->n", left, right) / np.where(norms > 0, norms, 1)
+
+
+def with_interval(labels: np.ndarray, scores: np.ndarray, seekers: np.ndarray) -> list[float]:
+    """Return the AUC, and the ends of its 95 % interval over resampled seekers."""
+    resamples = resample_seekers(labels, seekers, N_RESAMPLES, seed=0)
+    low, high = percentile_interval(resampled_auc(labels, scores[None], resamples))
+    return [round(auc(labels, scores), 4), round(low, 4), round(high, 4)]
+
+
+def held_out_bits(models: LoadedModels) -> float | None:
+    """Return the bits a character of the training record; None for an untuned base."""
+    from girl_features.generator.checkpoint import peek_record
+
+    metrics = peek_record(models.folder).get("metrics", {}) if models.folder else {}
+    bits = metrics.get("heldout_bits_per_character") if isinstance(metrics, dict) else None
+    return None if bits is None else round(float(bits), 3)
+
+
+if __name__ == "__main__":
+    main()
