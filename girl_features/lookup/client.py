@@ -186,6 +186,7 @@ class FeatureClient:
         """
         has_generated = generated.has_vector
         current_from = np.maximum(cv.known_at, self._views.trained_until)
+        current_from -= current_from % self._reader.time_resolution  # the store has cut its times in the same way
         is_stale = has_generated & cv.has_vector & (generated.known_at < current_from)
         for i, (query_hash, stored_hash) in enumerate(zip(query.hashes, generated.cv_hashes, strict=True)):
             if query_hash is not None and stored_hash is not None:  # the CV in the request is the newest

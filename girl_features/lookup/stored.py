@@ -19,6 +19,7 @@ import numpy as np
 from girl_features.errors import DeadlineError, StoreError
 from girl_features.lookup.waiting import CircuitBreaker, DeadlineThread
 from girl_features.schema import CV_HASH, CV_VECTOR, GENERATED_JD_VECTOR, JD_VECTOR
+from girl_features.store.entity_ids import possible_ids
 from girl_features.store.online.packed import STRING
 from girl_features.store.online.packed_rows import microseconds
 from girl_features.store.online.packed_store import PackedOnlineStore
@@ -116,6 +117,11 @@ class OnlineReader:
         self._thread = DeadlineThread("girl-online-read", MAX_STUCK)
         self.breaker = CircuitBreaker()
 
+    @property
+    def time_resolution(self) -> int:
+        """Microseconds by which two event times in the store differ at least; Feast's own stores keep whole seconds."""
+        return 1 if self._packed is not None else 1_000_000
+
     def read(self, views: Sequence[VectorView], ids: Sequence[str], until: float) -> StoreAnswer:
         """Read the rows of `ids`, which may repeat, from each view, before the `time.monotonic()` value `until`."""
         places = _storable(ids)
@@ -164,18 +170,21 @@ class OnlineReader:
 
     def _read_with_feast(self, view: VectorView, ids: Sequence[str]) -> ViewRows:
         """Read rows through Feast's own interface, which every online store has."""
-        distinct = list(dict.fromkeys(ids))
+        [key] = view.view.entity_columns
+        texts = list(dict.fromkeys(ids))
+        exact = dict(zip(texts, possible_ids(texts, key.dtype.to_value_type()), strict=True))
+        distinct = [name for name, value in exact.items() if value is not None]  # the others name no row
         by_id: dict[str, tuple[Any, Any, Any]] = {}
         for start in range(0, len(distinct), IDS_PER_READ):
             batch = distinct[start : start + IDS_PER_READ]
             response = self._store.get_online_features(
-                [f"{view.view.name}:{name}" for name in view.columns], {str(view.view.join_keys[0]): batch}
+                [f"{view.view.name}:{name}" for name in view.columns], {key.name: [exact[name] for name in batch]}
             ).proto
             features = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
             vectors, times = features[view.vector].values, features[view.vector].event_timestamps
             hashes = vectors if view.cv_hash is None else features[view.cv_hash].values
             by_id |= dict(zip(batch, zip(vectors, hashes, times, strict=True), strict=True))
-        return _checked(view, _from_protos(view, [by_id[name] for name in ids]))
+        return _checked(view, _from_protos(view, [by_id.get(name) for name in ids]))
 
 
 def _storable(ids: Sequence[str]) -> np.ndarray | None:
@@ -229,11 +238,17 @@ def _checked(view: VectorView, rows: ViewRows) -> ViewRows:
     return rows._replace(vectors=usable_vectors, has_vector=rows.has_vector & ~unusable)
 
 
-def _from_protos(view: VectorView, proto_rows: Sequence[tuple[Any, Any, Any]]) -> ViewRows:
-    """Read rows of Feast's protobufs: the vector, the CV hash (the vector again where there is none), and the time."""
+def _from_protos(view: VectorView, proto_rows: Sequence[tuple[Any, Any, Any] | None]) -> ViewRows:
+    """Read rows of Feast's protobufs: the vector, the CV hash (the vector again where there is none), and the time.
+
+    None stands for an id that no row can have.
+    """
     rows = ViewRows.empty(len(proto_rows), view.dimension)
     oldest = (time.time() - view.view.ttl.total_seconds()) * 1_000_000 if view.view.ttl else -math.inf
-    for i, (vector, cv_hash, known_at) in enumerate(proto_rows):
+    for i, proto_row in enumerate(proto_rows):
+        if proto_row is None:
+            continue
+        vector, cv_hash, known_at = proto_row
         if vector.WhichOneof("val") in (None, "null_val"):  # some stores report a missing row as PRESENT
             continue
         rows.known_at[i] = known_at.seconds * 1_000_000 + known_at.nanos // 1000
