@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from feast import ValueType
 
+from girl_features.errors import StoreError
 from girl_features.init_repo import write_repo
 from girl_features.lookup import FeatureClient
 from girl_features.schema import Tier
+from girl_features.store.erasing import erase
 from girl_features.store.online.publishing import publish
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo, open_repo
@@ -100,3 +102,21 @@ def test_the_fixture_has_the_type_it_is_about(tmp_path: Path) -> None:
     with _client(tmp_path, AS_INTEGERS, Row("1", DAY, DAY, [1.0, 1.0])):
         entities = {entity.name: entity.value_type for entity in open_repo(tmp_path / "repo").list_entities()}
     assert entities["job_seeker"] == ValueType.INT64
+
+
+def test_the_advice_of_erasing_keeps_other_views_and_works(tmp_path: Path) -> None:
+    store = PartsStore(tmp_path / "store")
+    _client(tmp_path, None, Row("a", DAY, DAY, [1.0, 1.0]), Row("b", DAY, DAY, [2.0, 1.0])).close()
+    with pytest.raises(StoreError, match=r"'a' was removed from the parts \(\d rows\)") as refusal:
+        erase(tmp_path / "repo", store, "a")
+    with pytest.raises(StoreError, match="no row of 'aa', so check the id for typing errors"):
+        erase(tmp_path / "repo", store, "aa")
+    [advised] = re.findall(r"set `(online_store: .*?)` in feature_store.yaml", str(refusal.value))
+    settings = tmp_path / "repo" / "feature_store.yaml"
+    text = settings.read_text()
+    settings.write_text(re.sub(r"online_store:\n(?:  .*\n)+", advised + "\n", text))
+    apply_repo(tmp_path / "repo")
+    publish(tmp_path / "repo", store, CONTRACT)
+    with FeatureClient(tmp_path / "repo", CONTRACT.fingerprint, deadline_ms=60_000) as client:
+        assert client.job_seekers(["a", "b"]).has_generated_jd.tolist() == [False, True]
+    assert erase(tmp_path / "repo", store, "b").n_online > 0

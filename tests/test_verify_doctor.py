@@ -28,7 +28,7 @@ from girl_features.store.parts import PartsStore
 from girl_features.store.repo import ViewNames, apply_repo, open_repo, registry_problem
 from girl_features.store.verify import NOT_ONLINE, verify
 from tests.fakes import feature_contract
-from tests.feast_repos import OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE
+from tests.feast_repos import OUR_ENGINE, OUR_OFFLINE, OUR_SQLITE, feature_view, open_store, row, write_parts
 from tests.store_rows import Row, write_rows
 
 DAY = datetime(2022, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
@@ -325,3 +325,20 @@ def test_publishing_again_sends_nothing_though_a_part_begins_with_somebody_erase
         path.write_bytes(data)
     publish(market.repo, market.store, CONTRACT)
     assert publish(market.repo, market.store, CONTRACT).total == 0
+
+
+def test_a_source_that_cannot_be_read_is_named_with_the_folder_to_run_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "repo"
+    write_parts(repo / "parts", [row("a", 0, 0, 7)])
+    monkeypatch.chdir(repo)
+    store = open_store(repo, [feature_view(Path("parts"))])
+    settings = {"project": "shop", "provider": "local", "offline_store": {"type": "duckdb"}}
+    settings |= {"registry": str(repo / "registry.db"), "online_store": {"type": "sqlite", "path": "online.db"}}
+    (repo / "feature_store.yaml").write_text(json.dumps(settings | {"entity_key_serialization_version": 3}))
+    store.materialize(datetime(2024, 4, 1, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC))
+    assert verify(repo).agrees
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"source 'facts_source' of the view 'facts' cannot be read.*run it in .*repo"):
+        verify(repo)

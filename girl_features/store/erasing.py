@@ -44,12 +44,7 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
     with store.lock(), Ledger.of(store.root, repo, feast_store.project):
         n_rows = store.erase(job_seeker_id)
         if not isinstance(online, PackedOnlineStore):
-            raise StoreError(
-                f"{job_seeker_id!r} was removed from the parts ({n_rows} rows), but {type(online).__name__} "
-                f"cannot delete one entity; set `online_store: type: "
-                f"girl_features.store.online_sqlite.PackedSqliteOnlineStore` in feature_store.yaml, "
-                f"remove the old online file, and run `girl materialize`"
-            )
+            raise StoreError(_left_online(job_seeker_id, n_rows, type(online).__name__))
         n_online = 0
         for view in feast_store.list_feature_views():
             path = Path(getattr(view.batch_source, "path", "/"))
@@ -60,3 +55,16 @@ def erase(repo: Path, store: PartsStore, job_seeker_id: str) -> EraseReport:
                 keys = [EntityKey(join_keys=view.join_keys[:1], entity_values=[value]) for value in values]
                 n_online += online.delete_entities(feast_store.config, view, keys)
     return EraseReport(n_rows, n_online)
+
+
+def _left_online(job_seeker_id: str, n_rows: int, store: str) -> str:
+    found = f"{job_seeker_id!r} was removed from the parts ({n_rows} rows)"
+    if not n_rows:
+        found = f"the parts hold no row of {job_seeker_id!r}, so check the id for typing errors"
+    return (
+        f"{found}, but {store} cannot delete one entity, so rows of this id may still be in the online store. Delete "
+        f"them there; or change to a store that can: set `online_store: {{type: "
+        f"girl_features.store.online_sqlite.PackedSqliteOnlineStore, path: data/packed.db}}` in feature_store.yaml, "
+        f"run `girl materialize`, and `feast materialize-incremental` for views of your own, and then delete the old "
+        f"store"
+    )

@@ -87,12 +87,19 @@ def in_view_types(view: FeatureView, table: pa.Table) -> pa.Table:
     ids = table[keys[0]] if keys and keys[0] in table.column_names else None
     for feature in view.features:
         if feature.name not in table.column_names:
-            raise ColumnPlace(view.name, feature.name, None).refusal("the rows have no such column; add it")
+            raise ColumnPlace(view.name, feature.name, None).refusal(_missing(feature.name, table))
         column = table[feature.name]
         declared = in_declared_type(column, feature.dtype, ColumnPlace(view.name, feature.name, ids))
         if declared is not column:
             table = table.set_column(table.column_names.index(feature.name), feature.name, declared)
     return table
+
+
+def _missing(name: str, table: pa.Table) -> str:
+    alike = next((found for found in table.column_names if found.lower() == name.lower()), None)
+    if alike is None:
+        return "the rows have no such column; add it"
+    return f"the rows have {alike!r}; spell the two names alike"
 
 
 def in_declared_type(column: pa.ChunkedArray, dtype: Any, place: ColumnPlace) -> pa.ChunkedArray:
@@ -122,7 +129,7 @@ def event_times(table: pa.Table, view: str, name: str, *, may_miss: bool = False
     """
     place = ColumnPlace(view, name, None)
     if name not in table.column_names:
-        raise place.refusal("the rows have no such column; add it")
+        raise place.refusal(_missing(name, table))
     column = in_declared_type(table[name], UnixTimestamp, place)
     if column.null_count and not may_miss:
         raise place.refusal("no time; fill it in or leave the row out", pc.index(column.is_null(), True).as_py())

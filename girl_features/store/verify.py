@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from girl_features.errors import StoreError
+from girl_features.errors import GirlError, StoreError
 from girl_features.store.feast_sources import SourceColumns, file_column, view_batches
 from girl_features.store.online.publishing import Ledger, online_errors
 from girl_features.store.parts import PartsStore
@@ -148,7 +148,7 @@ def _compared(
     if is_packed and sample is None:
         with online_errors(store):
             verdict.n_extra = len(set(online.keys(store.config, view)) - offline_keys)
-    _count(verdict, faults, _on_their_way(view, ledger, since) if faults and ledger is not None else set())
+    _count(verdict, faults, _on_their_way(store, view, ledger, since) if faults and ledger is not None else set())
     return verdict
 
 
@@ -175,10 +175,11 @@ def _count(verdict: ViewVerdict, faults: list[tuple[str, Any]], on_their_way: se
             verdict.examples.append(", ".join(map(repr, names)))
 
 
-def _on_their_way(view: FeatureView, ledger: Ledger, since: float) -> set[str]:
+def _on_their_way(store: FeatureStore, view: FeatureView, ledger: Ledger, since: float) -> set[str]:
     """Return, as text, the ids in unpublished parts that were written after `since`."""
     source: Any = view.batch_source
-    folder, published = Path(getattr(source, "path", "")), ledger.published(view.name)
+    folder = Path(store.repo_path, getattr(source, "path", ""))
+    published = ledger.published(view.name)
     ids: set[str] = set()
     if not (folder / LOCK).is_file():  # no folder of parts
         return ids
@@ -195,19 +196,37 @@ def _without_nulls(values: Values) -> Values:
 
 
 def _newest_rows(store: FeatureStore, view: FeatureView, sample: int | None, seed: int) -> Iterator[pa.RecordBatch]:
-    """Read the newest offline row of each entity, or of `sample` entities, under the view's own column names."""
-    source = view.batch_source
-    assert source is not None, "only views with a source are verified"
-    job = store._get_provider().offline_store.pull_latest_from_table_or_query(
-        store.config, source, *SourceColumns.of(view, source), _FIRST, _LAST
-    )
-    batches = view_batches(job, source, BATCH_ROWS)
+    """Read the newest offline row of each entity, or of `sample` entities, under the view's own column names.
+
+    Raises:
+        StoreError: the source of the view cannot be read.
+    """
+    batches = _offline_rows(store, view)
     if sample is None:
         yield from batches
         return
     rows = _sampled_rows(batches, sample, seed)
     for start in range(0, len(rows), BATCH_ROWS):
         yield pa.Table.from_batches(rows[start : start + BATCH_ROWS]).combine_chunks().to_batches()[0]
+
+
+def _offline_rows(store: FeatureStore, view: FeatureView) -> Iterator[pa.RecordBatch]:
+    source = view.batch_source
+    assert source is not None, "only views with a source are verified"
+    offline_store = store._get_provider().offline_store
+    columns = SourceColumns.of(view, source)
+    try:
+        job = offline_store.pull_latest_from_table_or_query(store.config, source, *columns, _FIRST, _LAST)
+        yield from view_batches(job, source, BATCH_ROWS)
+    except (GirlError, GeneratorExit):
+        raise
+    except Exception as error:  # an offline store of another project may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(
+            f"the source {source.name!r} of the view {view.name!r} cannot be read ({reason}). Feast's own offline "
+            f"stores take a relative path from the folder in which the command runs: run it in {store.repo_path}, or "
+            f"correct the path"
+        ) from error
 
 
 def _sampled_rows(batches: Iterable[pa.RecordBatch], sample: int, seed: int) -> list[pa.RecordBatch]:

@@ -18,12 +18,16 @@ _OF_DUCKDB = ("file_index", "file_row_number")  # by these names DuckDB gives th
 class StoredColumns(NamedTuple):
     """Columns of the files of one view."""
 
-    schema: pa.Schema  # of the first file
+    schema: pa.Schema  # of all files; a column that several have is of the type in the first of them
     ids: list[StoredIds]  # of each join key
 
 
-def stored_columns(location: Path, files: Sequence[Path], keys: list[str], others: Collection[str]) -> StoredColumns:
-    """Read the schemas of `files`, and return the types of the ids in `keys`, which are columns as the `others` are.
+def stored_columns(
+    location: Path, files: Sequence[Path], keys: list[str], timestamp: str, others: Collection[str]
+) -> StoredColumns:
+    """Read the schemas of `files`, and return the types of the ids in `keys`.
+
+    Every file has the columns `keys` and `timestamp`. One of the `others` may be missing in a file; it is null there.
 
     Raises:
         StoreError: a column is missing, cannot be told from another one, or holds ids of two kinds.
@@ -31,25 +35,34 @@ def stored_columns(location: Path, files: Sequence[Path], keys: list[str], other
     schemas = [file_schema(file) for file in files]
     for i, (file, schema) in enumerate(zip(files, schemas, strict=True)):
         if i == 0 or schema.names != schemas[0].names:
-            _check_names(file, schema, [*keys, *others])
+            _check_names(file, schema, [*keys, timestamp], others)
     types = [[plain_type(schema.field(_place(schema, key)).type) for schema in schemas] for key in keys]
     ids = [StoredIds(_common(key, files, found), str(location)) for key, found in zip(keys, types, strict=True)]
-    return StoredColumns(schemas[0], ids)
+    return StoredColumns(_whole(schemas), ids)
 
 
-def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
+def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str], others: Collection[str]) -> None:
     names = [name.lower() for name in schema.names]
     if reserved := [name for name in schema.names if name.lower() in _OF_DUCKDB]:
         raise StoreError(f"{file} has a column {reserved[0]!r}, a name that DuckDB needs for itself; rename the column")
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys([*wanted, *others]):
         alike = [found for found in schema.names if found.lower() == name.lower()]
-        if not alike:
+        if not alike and name in wanted:
             raise StoreError(f"{file} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
         if names.count(name.lower()) > 1:
             raise StoreError(
                 f"{file} has the columns {' and '.join(map(repr, alike))}, which DuckDB takes for one, because it "
                 f"ignores case; rename one of them"
             )
+
+
+def _whole(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return the columns of all files by their names in the first file that has them."""
+    columns: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for field in schema:
+            columns.setdefault(field.name.lower(), field)
+    return pa.schema(list(columns.values()))
 
 
 def _place(schema: pa.Schema, name: str) -> int:
