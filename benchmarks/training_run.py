@@ -15,7 +15,6 @@ from training_truth import fit_of, people_by_cv
 from girl_features.config import GirlConfig
 from girl_features.errors import CheckpointError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
-from girl_features.generator.end_tokens import stop_tokens
 from girl_features.generator.gate import defect
 from girl_features.generator.opening import load_encoder
 from girl_features.generator.reward_model import TransformersRewardModel
@@ -161,9 +160,8 @@ def write(folder: Path, judges: Judges, config: GirlConfig, n: int) -> Written:
     """Write n JDs of each test CV at PPO's temperature. The seeds are the same for all generators."""
     started = time.monotonic()
     model, tokenizer = load_causal_lm(folder)
-    stops = stop_tokens(folder, tokenizer)
-    use_plain_sampling(model.eval(), stops, tokenizer.pad_token_id)
-    task = JDTask(judges.cvs, tokenizer, read_record(folder).max_cv_tokens, judges.reward_model, 0.0, 0.0, stops)
+    use_plain_sampling(model.eval(), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    task = JDTask(judges.cvs, tokenizer, read_record(folder).max_cv_tokens, judges.reward_model, 0.0, 0.0)
     limits = {"max_new_tokens": config.sampling.max_new_tokens, "temperature": config.ppo.temperature}
     draws = [(number, i) for number in range(len(judges.cvs)) for i in range(n)]
     texts, finished = [], []

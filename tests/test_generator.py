@@ -99,11 +99,8 @@ def test_template_follows_the_tokenizer(tokenizer) -> None:  # type: ignore[no-u
     class Chat(Bare):
         chat_template = "present"
 
-        def get_chat_template(self) -> str:
-            return self.chat_template
-
-        def apply_chat_template(self, messages, **_):  # type: ignore[no-untyped-def]
-            return f"<user>{messages[-1]['content']}<assistant>"
+        def apply_chat_template(self, messages, add_generation_prompt, tokenize):  # type: ignore[no-untyped-def]
+            return f"<user>{messages[0]['content']}<assistant>"
 
     assert template_for(Bare()) == PLAIN
     chat = template_for(Chat())

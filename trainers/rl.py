@@ -27,7 +27,6 @@ from girl_features.generator.checkpoint import (
     trained_generators,
     trained_reward_models,
 )
-from girl_features.generator.end_tokens import stop_tokens
 from girl_features.generator.opening import find_reward_model
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
@@ -106,10 +105,9 @@ def train_ppo(
     started = time.monotonic()
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _load_models(sft_folder, reward_model, settings)
-    stops = stop_tokens(sft_folder, tokenizer)
     penalties = (settings.unfinished_penalty, settings.defect_penalty)
     train_task, held_out_task = (
-        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties, stops)
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties)
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
@@ -196,7 +194,7 @@ def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settin
     torch.manual_seed(settings.seed)  # new adapters are drawn at random
     actor, tokenizer = load_causal_lm(sft_folder)
     actor = actor.float()
-    use_plain_sampling(actor, stop_tokens(sft_folder, tokenizer), tokenizer.pad_token_id)
+    use_plain_sampling(actor, tokenizer.eos_token_id, tokenizer.pad_token_id)
     if settings.tuning == "lora":
         from peft import get_peft_model
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from girl_features.generator.end_tokens import end_token
 from girl_features.generator.prompts import (
     CV_TOKEN,
     JD_TOKEN,
@@ -96,14 +95,13 @@ def tokenize_pairs(
     """
     rows: Rows = []
     n_cv_truncated = n_jd_truncated = 0
-    end = end_token(tokenizer)
     for cv, jd in pairs.select("cv", "jd").iter_rows():
         prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
         jd_ids = plain_text_ids(tokenizer, jd)
         if len(jd_ids) > max_jd_tokens:
             n_jd_truncated += 1
             jd_ids = plain_text_ids(tokenizer, cut_at_sentence(tokenizer.decode(jd_ids[:max_jd_tokens])))
-        completion = [*jd_ids[:max_jd_tokens], end]
+        completion = [*jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
         mask = [0] * len(prompt.ids) + [1] * len(completion)
         rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
         n_cv_truncated += prompt.cv_truncated

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from girl_features.config import PPOConfig
 from girl_features.generator.gate import defect
-from girl_features.generator.prompts import PromptIds, decode_jd, encode_prompt, template_for
+from girl_features.generator.prompts import PromptIds, encode_prompt, template_for
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.words import words_of
 from girl_features.trainers import losses
@@ -70,11 +70,9 @@ class JDTask:
     reward_model: TransformersRewardModel
     unfinished_penalty: float
     defect_penalty: float
-    stops: Sequence[int]  # tokens that end a JD
 
     def __post_init__(self) -> None:
         self._template = template_for(self.tokenizer)
-        self._stops = frozenset(self.stops)
         prompts = [self.prompt_of(cv) for cv in self.cvs]
         self.prompts = [prompt.ids for prompt in prompts]
         self.n_cv_truncated = sum(prompt.cv_truncated for prompt in prompts)
@@ -86,8 +84,9 @@ class JDTask:
 
     def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
         """Score the JDs with the reward model. Unfinished and defective JDs get a penalty each."""
-        unfinished = np.array([self._stops.isdisjoint(ids) for ids in completions])
-        texts = [decode_jd(self.tokenizer, ids) for ids in completions]
+        eos = self.tokenizer.eos_token_id
+        unfinished = np.array([eos not in ids for ids in completions])
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in completions]
         defective = np.array([defect(text) is not None for text in texts])
         penalties = self.unfinished_penalty * unfinished + self.defect_penalty * defective
         scores = self.reward_model.score([self.cvs[i] for i in numbers], texts)

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
-from girl_features.generator.end_tokens import stop_tokens
 from girl_features.generator.openvino_export import Weights, cached_export
 from girl_features.generator.openvino_graph import EXTRA
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
@@ -40,9 +39,9 @@ class OpenVINOGenerator:
         self._openvino = require("openvino", EXTRA)
         self._genai = require("openvino_genai", EXTRA)
         tokenizer = AutoTokenizer.from_pretrained(str(base_folder(folder)), trust_remote_code=False)
-        self._stops = stop_tokens(base_folder(folder), tokenizer)
-        self._codec = PromptCodec(tokenizer, max_cv_tokens, self._stops)
+        self._codec = PromptCodec(tokenizer, max_cv_tokens)
         self.prompt_version = self._codec.version
+        self._eos = tokenizer.eos_token_id
         self._sampling = sampling
         self._batch_size = batch_size
         export = cached_export(folder, weights, exports)
@@ -70,8 +69,8 @@ class OpenVINOGenerator:
     def _parameters(self, seed: int) -> Any:
         # A new config, so that settings of the checkpoint do not change the sampling.
         config = self._genai.GenerationConfig(max_new_tokens=self._sampling.max_new_tokens)
-        config.set_eos_token_id(self._stops[0])
-        config.stop_token_ids = set(self._stops)
+        if self._eos is not None:
+            config.set_eos_token_id(self._eos)
         if self._sampling.temperature > 0:
             config.do_sample = True
             config.temperature, config.top_p = self._sampling.temperature, self._sampling.top_p

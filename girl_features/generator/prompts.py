@@ -7,12 +7,10 @@ the CV can be cut to an exact number of tokens and no token spans a boundary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 from girl_features.contract import text_hash
 from girl_features.errors import ShapeError
-from girl_features.generator.chat import THINKING_ENDS, THINKING_STARTS, split_prompt, without_thinking
 from girl_features.schema import GeneratedText
 
 CV_TOKEN = "<|cv|>"
@@ -45,16 +43,15 @@ PLAIN = PromptTemplate("plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n###
 
 
 def template_for(tokenizer: Any) -> PromptTemplate:
-    """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text.
-
-    Raises:
-        CheckpointError: the chat template cannot be used.
-    """
+    """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text."""
     if JD_TOKEN in tokenizer.get_vocab():
         return TINY
     if not tokenizer.chat_template:
         return PLAIN
-    return PromptTemplate("chat-2", *split_prompt(tokenizer, ROLE, INSTRUCTION, _CV_MARK))
+    messages = [{"role": "user", "content": f"{ROLE}\n{INSTRUCTION}\n\n{_CV_MARK}"}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    before, _, after = rendered.partition(_CV_MARK)
+    return PromptTemplate("chat-1", before, after)
 
 
 class PromptIds(NamedTuple):
@@ -76,10 +73,8 @@ class DrawRequest(NamedTuple):
 class PromptCodec:
     """Encodes CVs as prompts, and decodes the token ids that an engine writes, in the same way for every engine."""
 
-    def __init__(self, tokenizer: Any, max_cv_tokens: int, stops: Sequence[int]) -> None:
-        """Take the tokenizer, the number of tokens that a CV is cut to, and the tokens that end a JD."""
+    def __init__(self, tokenizer: Any, max_cv_tokens: int) -> None:
         self._tokenizer = tokenizer
-        self._stops = frozenset(stops)
         self._template = template_for(tokenizer)
         self.version = self._template.version
         self._max_cv_tokens = max_cv_tokens
@@ -104,11 +99,12 @@ class PromptCodec:
         return requests
 
     def decode(self, new_ids: Sequence[int], prompt: PromptIds) -> GeneratedText:
-        """Return the text that an engine wrote after `prompt`, up to the first end token if there is one."""
-        text_ids = list(takewhile(lambda token: token not in self._stops, new_ids))
-        is_finished = len(text_ids) < len(new_ids)
+        """Return the text that an engine wrote after `prompt`, up to the end token if there is one."""
+        eos, ids = self._tokenizer.eos_token_id, list(new_ids)
+        is_finished = eos in ids
+        text_ids = ids[: ids.index(eos)] if is_finished else ids
         return GeneratedText(
-            text=decode_jd(self._tokenizer, text_ids),
+            text=self._tokenizer.decode(text_ids, skip_special_tokens=True).strip(),
             finish_reason="stop" if is_finished else "length",
             n_prompt_tokens=len(prompt.ids),
             n_new_tokens=len(text_ids),
@@ -117,20 +113,6 @@ class PromptCodec:
 
     def _encode(self, cv: str) -> PromptIds:
         return encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens)
-
-
-def decode_jd(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of generated token ids, without special tokens and without what the model thought before."""
-    ids = list(ids)
-    for name in THINKING_ENDS:
-        token = tokenizer.convert_tokens_to_ids(name)
-        if token in ids and token != tokenizer.unk_token_id:  # as a special token it would leave no trace in the text
-            ids = ids[len(ids) - ids[::-1].index(token) :]
-    for name in THINKING_STARTS:
-        token = tokenizer.convert_tokens_to_ids(name)
-        if token in ids and token != tokenizer.unk_token_id:
-            ids = ids[: ids.index(token)]
-    return without_thinking(tokenizer.decode(ids, skip_special_tokens=True).strip())
 
 
 def group_by_cv(

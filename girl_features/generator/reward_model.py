@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from girl_features.errors import ShapeError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
-from girl_features.generator.end_tokens import end_token
 from girl_features.generator.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
 
 
@@ -33,7 +32,7 @@ def encode_pair(
     """Return the token ids of a pair, with CV and JD cut to their first tokens. The critic of PPO reads no JD."""
     prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
     jd_ids = plain_text_ids(tokenizer, jd) if jd else []
-    ids = [*prompt.ids, *jd_ids[:max_jd_tokens], end_token(tokenizer)]
+    ids = [*prompt.ids, *jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
     return PairIds(ids, prompt.cv_truncated, len(jd_ids) > max_jd_tokens)
 
 

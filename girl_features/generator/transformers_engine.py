@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from girl_features.contract import SamplingContract
 from girl_features.errors import require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
-from girl_features.generator.end_tokens import end_token, stop_tokens
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
 from girl_features.generator.sampling import SeededSampling
 from girl_features.schema import GeneratedText
@@ -24,7 +23,7 @@ def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
     For a LoRA adapter, the base model is loaded and the adapter is merged into it.
 
     Raises:
-        CheckpointError: there is no such folder, and the hub does not have the model; or it has no end token.
+        CheckpointError: there is no such folder, and the hub does not have the model.
     """
     folder = base_folder(name)
     base = adapter_base(folder) if is_adapter(folder) else folder
@@ -32,8 +31,8 @@ def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
     if is_adapter(folder):
         model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    if tokenizer.pad_token_id is None:  # when generating, it is only used at masked positions
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end_token(tokenizer))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # when generating, it is only used at masked positions
     return model, tokenizer
 
 
@@ -54,8 +53,7 @@ class TransformersGenerator:
         model, self._tokenizer = load_causal_lm(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
-        stops = stop_tokens(base_folder(folder), self._tokenizer)
-        self._codec = PromptCodec(self._tokenizer, max_cv_tokens, stops)
+        self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         self._batch_size = batch_size
@@ -63,7 +61,7 @@ class TransformersGenerator:
         self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=stops,
+            eos_token_id=self._tokenizer.eos_token_id,
             pad_token_id=self._tokenizer.pad_token_id,
         )
 

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_settings, base_folder, is_adapter
-from girl_features.generator.end_tokens import stop_tokens
 from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
 from girl_features.schema import GeneratedText
 
@@ -28,8 +27,7 @@ class VLLMGenerator:
         self._vllm = require("vllm", EXTRA)
         checkpoint = base_folder(folder)
         self._tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
-        self._stops = stop_tokens(checkpoint, self._tokenizer)
-        self._codec = PromptCodec(self._tokenizer, max_cv_tokens, self._stops)
+        self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         model, self._adapter = checkpoint, None
@@ -71,14 +69,14 @@ class VLLMGenerator:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             max_tokens=self._sampling.max_new_tokens,
-            stop_token_ids=self._stops,
+            stop_token_ids=[self._tokenizer.eos_token_id],
             detokenize=False,
         )
 
     def _text(self, completion: Any, request: DrawRequest) -> GeneratedText:
         ids = list(completion.token_ids)
         if completion.finish_reason == "stop":
-            ids.append(self._stops[0])  # may be the second end token; `decode` stops at the first
+            ids.append(self._tokenizer.eos_token_id)  # may be the second end token; `decode` stops at the first
         return self._codec.decode(ids, request.prompt)
 
 
