@@ -309,7 +309,7 @@ def test_a_feature_may_have_any_name_that_the_join_uses(tmp_path: Path, name: st
         (("file_index", "score"), "file_index"),
         (("file_row_number", "score"), "file_row_number"),
         (("File_Index", "score"), "File_Index"),
-        (("other", "another"), "no column 'score'"),
+        (("other", "another"), "has a column 'score'"),
     ],
 )
 def test_columns_that_duckdb_would_mix_up_are_refused(tmp_path: Path, names: tuple[str, str], said: str) -> None:
