@@ -24,7 +24,7 @@ from girl_features.input.tables import Tables, open_tables
 from girl_features.sample.tables import write_sample
 from girl_features.trainers.reward import train_reward
 from girl_features.trainers.rl import train_ppo
-from girl_features.trainers.rollouts import sample, seed_of, use_plain_sampling
+from girl_features.trainers.rollouts import end_ids, sample, seed_of, use_plain_sampling
 from girl_features.trainers.sft import train_sft
 from girl_features.trainers.written_jds import JDTask, text_statistics
 
@@ -160,8 +160,10 @@ def write(folder: Path, judges: Judges, config: GirlConfig, n: int) -> Written:
     """Write n JDs of each test CV at PPO's temperature. The seeds are the same for all generators."""
     started = time.monotonic()
     model, tokenizer = load_causal_lm(folder)
-    use_plain_sampling(model.eval(), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    task = JDTask(judges.cvs, tokenizer, read_record(folder).max_cv_tokens, judges.reward_model, 0.0, 0.0)
+    use_plain_sampling(model.eval(), end_ids(model), tokenizer.pad_token_id)
+    task = JDTask(
+        judges.cvs, tokenizer, read_record(folder).max_cv_tokens, judges.reward_model, 0.0, 0.0, end_ids(model)
+    )
     limits = {"max_new_tokens": config.sampling.max_new_tokens, "temperature": config.ppo.temperature}
     draws = [(number, i) for number in range(len(judges.cvs)) for i in range(n)]
     texts, finished = [], []

@@ -17,7 +17,7 @@ def write_gguf(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """Write a random Llama with tied token vectors to `path`, and return its weights by their names in the file."""
     rng, hidden, mlp = np.random.default_rng(seed), SHAPE["hidden"], SHAPE["mlp"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(256)
+    writer.add_context_length(1024)
     writer.add_embedding_length(hidden)
     writer.add_block_count(SHAPE["layers"])
     writer.add_feed_forward_length(mlp)

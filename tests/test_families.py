@@ -60,7 +60,7 @@ def family(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 def test_a_batch_of_samples_is_that_of_each_prompt_alone(family: tuple[Any, Any]) -> None:
     model, _ = family
-    use_plain_sampling(model, EOS, PAD)
+    use_plain_sampling(model, [EOS], PAD)
     limits = {"max_new_tokens": 6, "temperature": 0.8}
     together = sample(model, PROMPTS, [1, 2, 3], **limits)
     probabilities = log_probabilities(model, together, 0.8)
@@ -75,7 +75,7 @@ def test_a_batch_of_samples_is_that_of_each_prompt_alone(family: tuple[Any, Any]
 
 def test_log_probabilities_sum_to_one_over_the_vocabulary(family: tuple[Any, Any]) -> None:
     model, _ = family
-    use_plain_sampling(model, EOS, PAD)
+    use_plain_sampling(model, [EOS], PAD)
     one = sample(model, PROMPTS, [1, 2, 3], max_new_tokens=1, temperature=0.8)
     total = torch.zeros(len(PROMPTS), 1)
     for token in range(VOCABULARY):

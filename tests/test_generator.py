@@ -99,12 +99,15 @@ def test_template_follows_the_tokenizer(tokenizer) -> None:  # type: ignore[no-u
     class Chat(Bare):
         chat_template = "present"
 
-        def apply_chat_template(self, messages, add_generation_prompt, tokenize):  # type: ignore[no-untyped-def]
-            return f"<user>{messages[0]['content']}<assistant>"
+        def get_chat_template(self) -> str:
+            return self.chat_template
+
+        def apply_chat_template(self, messages, **_):  # type: ignore[no-untyped-def]
+            return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
 
     assert template_for(Bare()) == PLAIN
     chat = template_for(Chat())
-    assert chat.before_cv.startswith("<user>You are")
+    assert chat.before_cv.startswith("<system>You are an experienced recruiter")
     assert chat.after_cv == "<assistant>"
 
 

@@ -121,7 +121,7 @@ def ppo_models(lora: bool = False) -> PPOModels:
     with torch.no_grad():
         actor.lm_head.weight.mul_(20)  # a frozen policy that is not uniform
     critic = LlamaForSequenceClassification(LlamaConfig(**config.to_dict() | {"num_labels": 1}))
-    use_plain_sampling(actor, EOS, PAD)
+    use_plain_sampling(actor, [EOS], PAD)
     if not lora:
         return PPOModels(actor, copy.deepcopy(actor), critic, PAD)
     from peft import LoraConfig, get_peft_model

@@ -7,6 +7,7 @@ weights are kept.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def _sampling_trainer(actor: Any, task: JDTask, settings: PPOConfig, max_new_tok
         reward_funcs=[reward],
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=task.tokenizer,
+        processing_class=_ending_as_jds_do(task),
     )
 
 
@@ -152,8 +153,18 @@ def _dpo_trainer(
         max_length=None,
     )
     return DPOTrainer(
-        model=actor, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=task.tokenizer
+        model=actor,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=_ending_as_jds_do(task),
     )
+
+
+def _ending_as_jds_do(task: JDTask) -> Any:
+    """Return a tokenizer for TRL, whose end token is the one that ends a JD; TRL knows only one."""
+    tokenizer = copy.deepcopy(task.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(task.end_ids[0])
+    return tokenizer
 
 
 def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:

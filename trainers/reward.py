@@ -31,6 +31,7 @@ from girl_features.generator.checkpoint import (
     GeneratorRecord,
     is_adapter,
     trained_reward_models,
+    weights_hash,
     write_record,
 )
 from girl_features.generator.opening import find_generator
@@ -78,11 +79,13 @@ def train_reward(
             "`windows.reward_end` (or `windows.reward_share`); `girl check` counts every window"
         )
     sft_folder, sft = newest_sft(config)
-    sources = {
+    sources: dict[str, object] = {
         "reward": settings.model_dump(mode="json"),
         "sft": [sft.weights_sha256, sft.adapter_sha256, sft.max_cv_tokens],
         "reward_end": windows.reward_end.isoformat(),
     }
+    if settings.base is not None:
+        sources["base_weights"] = weights_hash(find_base(settings.base, config.bases_dir))
     inputs = records.hash_inputs(sources, pairs.select("job_seeker_id", "cv", "chosen", "rejected"))
     if not force:
         existing = records.find_trained(trained_reward_models(config.rewards_dir), inputs, REWARD_RECORD_NAME)

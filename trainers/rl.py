@@ -24,6 +24,7 @@ from girl_features.generator.checkpoint import (
     GeneratorRecord,
     is_adapter,
     read_record,
+    trained_base_hash,
     trained_generators,
     trained_reward_models,
 )
@@ -39,7 +40,7 @@ from girl_features.trainers.held_out import stage_3_metrics
 from girl_features.trainers.ppo import PPO, RLResult
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.reward import newest_sft
-from girl_features.trainers.rollouts import use_plain_sampling
+from girl_features.trainers.rollouts import end_ids, use_plain_sampling
 from girl_features.trainers.training_data import hold_out_seekers
 from girl_features.trainers.trl_common import generator_adapter
 from girl_features.trainers.written_jds import JDTask, Metrics, PPOModels
@@ -105,9 +106,10 @@ def train_ppo(
     started = time.monotonic()
     reward_model = TransformersRewardModel(reward_folder)
     models, tokenizer = _load_models(sft_folder, reward_model, settings)
+    ends = end_ids(models.actor)
     penalties = (settings.unfinished_penalty, settings.defect_penalty)
     train_task, held_out_task = (
-        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties)
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties, ends)
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
@@ -138,7 +140,7 @@ def train_ppo(
                 "train_seconds": time.monotonic() - started,
             },
             versions=records.package_versions("torch", "transformers", "peft", "accelerate"),
-            parents={"sft": records.tuned_weights(sft), "reward": reward.weights_sha256},
+            parents={"sft": records.tuned_weights(sft), "reward": reward.weights_sha256, **_base_of(sft)},
             notes=(*_notes(result), *reward.notes),
         )
         _save(models.actor, tokenizer, record, result, work / "model")
@@ -194,7 +196,7 @@ def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settin
     torch.manual_seed(settings.seed)  # new adapters are drawn at random
     actor, tokenizer = load_causal_lm(sft_folder)
     actor = actor.float()
-    use_plain_sampling(actor, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    use_plain_sampling(actor, end_ids(actor), tokenizer.pad_token_id)
     if settings.tuning == "lora":
         from peft import get_peft_model
 
@@ -202,6 +204,12 @@ def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settin
     else:
         frozen = copy.deepcopy(actor)
     return PPOModels(actor, frozen, copy.deepcopy(reward_model.model), reward_model.tokenizer.pad_token_id), tokenizer
+
+
+def _base_of(sft: GeneratorRecord) -> dict[str, str]:
+    """Return the hash of the base's weights as an entry of a record's `parents`; none for `tiny`."""
+    base = trained_base_hash(sft.model_dump())
+    return {} if base is None else {"base": base}
 
 
 def _save(actor: Any, tokenizer: Any, record: GeneratorRecord, result: RLResult, folder: Path) -> None:

@@ -50,9 +50,16 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def use_plain_sampling(model: Any, eos_token_id: int, pad_token_id: int) -> None:
+def use_plain_sampling(model: Any, eos_token_ids: Sequence[int], pad_token_id: int) -> None:
     """Replace the model's generation settings, which may change the distribution (top_k=50 is a default)."""
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos_token_id, pad_token_id=pad_token_id)  # type: ignore[no-untyped-call]
+    settings = {"do_sample": False, "eos_token_id": list(eos_token_ids), "pad_token_id": pad_token_id}
+    model.generation_config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+
+
+def end_ids(model: Any) -> list[int]:
+    """Return the tokens that end a JD, from the model's generation settings."""
+    ends = model.generation_config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends)
 
 
 @torch.no_grad()
@@ -61,7 +68,7 @@ def sample(
 ) -> Samples:
     """Sample one JD for each prompt, each with its seed. The model must have been given to `use_plain_sampling`."""
     device = next(model.parameters()).device
-    eos, pad = model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    pad = model.generation_config.pad_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[*[pad] * (width - len(row)), *row] for row in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
@@ -71,7 +78,7 @@ def sample(
         input_ids=ids, attention_mask=mask, logits_processor=processors, max_new_tokens=max_new_tokens
     )
     completion = output[:, width:]
-    is_end = completion == eos
+    is_end = torch.isin(completion, torch.tensor(end_ids(model), device=device))
     after_end = is_end.int().cumsum(-1) - is_end.int() > 0  # (b, t): after the first end token
     return Samples(ids, mask, completion, (~after_end).float(), is_end.any(-1))
 

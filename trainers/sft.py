@@ -27,6 +27,7 @@ from girl_features.generator.bases.cut_off import earlier_cut_off, known_until
 from girl_features.generator.bases.finding import find_base
 from girl_features.generator.checkpoint import GeneratorRecord, read_record, weights_hash
 from girl_features.generator.prompts import template_for
+from girl_features.generator.tokens import check_positions
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
@@ -36,7 +37,7 @@ from girl_features.trainers.held_out import held_out_metrics
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
-from girl_features.trainers.training_data import Rows, hold_out_seekers, tokenize_pairs, window_texts
+from girl_features.trainers.training_data import Rows, hold_out_seekers, longest, tokenize_pairs, window_texts
 from girl_features.trainers.trl_common import epoch_arguments, generator_adapter, train_from_last_checkpoint
 
 IGNORED = -100  # label of the tokens that the loss does not count
@@ -65,6 +66,10 @@ def train_sft(
         train, held_out = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
     texts = window_texts(tables, windows, train, held_out) if config.generator.base == "tiny" else None
     settings = {**config.sft_settings, "base": config.generator.base, "sft_end": windows.sft_end.isoformat()}
+    parents = {}
+    if texts is None:
+        parents["base"] = weights_hash(find_base(config.generator.base, config.bases_dir))
+        settings["base_weights"] = parents["base"]  # other weights of the same name are another base
     input_tables = [pairs.select("job_seeker_id", "job_id", "cv", "jd"), *([] if texts is None else [texts])]
     inputs = hash_inputs(settings, *input_tables)
     final = config.generators_dir / f"sft-{inputs[:12]}"
@@ -84,6 +89,9 @@ def train_sft(
             model, tokenizer = load_causal_lm(base)
             template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
+            if texts is None:
+                limit_settings = "`generator.max_cv_tokens` or `sft.max_jd_tokens`"
+                check_positions(model.config, longest(tokenized.rows + evaluated.rows), limit_settings)
             trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, config.sft, work / "steps")
             metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
             if evaluated.rows:
@@ -104,7 +112,7 @@ def train_sft(
                     settings=config.sft_settings,
                     metrics=metrics if texts is None else metrics | base_metrics(Path(base)),
                     versions=package_versions("torch", "transformers", "trl"),
-                    parents={} if texts is None else {"tiny": weights_hash(Path(base))},
+                    parents=parents if texts is None else {"tiny": weights_hash(Path(base))},
                     notes=() if note is None else (note,),
                 )
                 save_trained(trainer.accelerator.unwrap_model(trainer.model), tokenizer, record, work / "model")

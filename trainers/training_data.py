@@ -15,6 +15,7 @@ from girl_features.generator.prompts import (
     JD_TOKEN,
     PromptTemplate,
     encode_prompt,
+    end_token,
     plain_text_ids,
     template_for,
 )
@@ -94,6 +95,7 @@ def tokenize_pairs(
     A JD that is too long ends at its last whole sentence that fits.
     """
     rows: Rows = []
+    end = end_token(tokenizer)
     n_cv_truncated = n_jd_truncated = 0
     for cv, jd in pairs.select("cv", "jd").iter_rows():
         prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
@@ -101,11 +103,16 @@ def tokenize_pairs(
         if len(jd_ids) > max_jd_tokens:
             n_jd_truncated += 1
             jd_ids = plain_text_ids(tokenizer, cut_at_sentence(tokenizer.decode(jd_ids[:max_jd_tokens])))
-        completion = [*jd_ids[:max_jd_tokens], tokenizer.eos_token_id]
+        completion = [*jd_ids[:max_jd_tokens], end]
         mask = [0] * len(prompt.ids) + [1] * len(completion)
         rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
         n_cv_truncated += prompt.cv_truncated
     return TokenizedRows(rows, n_cv_truncated, n_jd_truncated)
+
+
+def longest(rows: Rows) -> int:
+    """Return the number of tokens of the longest sequence in `rows`; 0 without any."""
+    return max((len(row[name]) for row in rows for name in row), default=0)
 
 
 def cut_at_sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from girl_features.config import PPOConfig
 from girl_features.generator.gate import defect
-from girl_features.generator.prompts import PromptIds, encode_prompt, template_for
+from girl_features.generator.prompts import PromptIds, answer_text, encode_prompt, template_for, until_end
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.words import words_of
 from girl_features.trainers import losses
@@ -70,6 +70,7 @@ class JDTask:
     reward_model: TransformersRewardModel
     unfinished_penalty: float
     defect_penalty: float
+    end_ids: Sequence[int]  # each of them ends a JD
 
     def __post_init__(self) -> None:
         self._template = template_for(self.tokenizer)
@@ -84,9 +85,9 @@ class JDTask:
 
     def judge(self, numbers: Sequence[int], completions: Sequence[Sequence[int]]) -> JDScores:
         """Score the JDs with the reward model. Unfinished and defective JDs get a penalty each."""
-        eos = self.tokenizer.eos_token_id
-        unfinished = np.array([eos not in ids for ids in completions])
-        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in completions]
+        jds = [until_end(ids, self.end_ids) for ids in completions]
+        unfinished = np.array([len(jd) == len(ids) for jd, ids in zip(jds, completions, strict=True)])
+        texts = [answer_text(self.tokenizer, jd) for jd in jds]
         defective = np.array([defect(text) is not None for text in texts])
         penalties = self.unfinished_penalty * unfinished + self.defect_penalty * defective
         scores = self.reward_model.score([self.cvs[i] for i in numbers], texts)

@@ -17,8 +17,8 @@ from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.evaluation.results import Comparison
-from girl_features.generator.checkpoint import GeneratorRecord, read_record, trained_generators
-from girl_features.generator.opening import find_generator, load_encoder, make_contract, was_trained_as
+from girl_features.generator.checkpoint import GeneratorRecord, read_record
+from girl_features.generator.opening import find_generator, load_encoder, make_contract, trained_on_base
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
 from girl_features.input.tables import open_tables
 from girl_features.pairs import join_pairs
@@ -83,7 +83,7 @@ def materialized_generators(
     by_stage = {record.stage: (contract, record)}
     if config.generator.checkpoint is None and config.generator.stage is None:
         for stage in ROW_OF_STAGE:
-            folders = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
+            folders = trained_on_base(config, stage).current
             if stage not in by_stage and folders:
                 newest = read_record(folders[0])
                 contract = make_contract(config, newest, encoder)

@@ -6,6 +6,7 @@ A checkpoint is a Hugging Face folder with safetensors weights and one JSON file
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
+from girl_features.generator.hub_errors import hub_problem
+from girl_features.generator.model_files import ADAPTER_WEIGHTS, check_model_files
 
 RECORD_NAME = "girl_generator.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # pickled weights are never downloaded
 REWARD_RECORD_NAME = "girl_reward_model.json"
 _COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}  # that write the records
@@ -49,6 +51,14 @@ class GeneratorRecord(BaseModel):
         return f"{self.n_pairs} {'CVs' if self.stage == 'ppo' else 'pairs'}; {figures}"
 
 
+def trained_base_hash(record: Mapping[str, Any]) -> str | None:
+    """Return the hash of the base's weights that a record names; None if it names none, as for `tiny`."""
+    if record.get("adapter_sha256"):
+        return str(record["weights_sha256"])
+    base = dict(record.get("parents") or {}).get("base")
+    return None if base is None else str(base)
+
+
 def base_folder(name: str | Path) -> Path:
     """Return the folder of a base model: `name` itself, or the snapshot of that name from the Hugging Face hub.
 
@@ -58,6 +68,15 @@ def base_folder(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
     return download(str(name))
+
+
+def cached_base(name: str) -> Path | None:
+    """Return the snapshot of a model of the hub in the hub's cache on this machine; None if it is not there."""
+    hub = require("huggingface_hub", "generate")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_files_only=True))
+    except (OSError, ValueError):  # not in the cache, or not whole; or not the name of a model
+        return None
 
 
 def download(name: str, folder: Path | None = None) -> Path:
@@ -70,9 +89,10 @@ def download(name: str, folder: Path | None = None) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_dir=folder))
     except Exception as error:  # the hub client has no common base class for its errors
+        reason, remedy = hub_problem(name, error)
         raise CheckpointError(
-            f"the base model {name!r} is not a folder and cannot be downloaded ({type(error).__name__}); "
-            f"set `generator.base` to a local folder, or to `tiny`"
+            f"the base model {name!r} is not a folder and cannot be downloaded ({reason}): {remedy}; or set "
+            f"`generator.base` to a local folder, or to `tiny`"
         ) from error
 
 
@@ -80,12 +100,9 @@ def weights_hash(folder: Path) -> str:
     """Return the SHA-256 of all files in `folder` that are loaded: weights, config, tokenizer and chat template.
 
     Raises:
-        CheckpointError: there are no .safetensors weights. Pickled weights are refused.
+        CheckpointError: there are no .safetensors weights, or not all of them. Pickled weights are refused.
     """
-    if not any(p.name != ADAPTER_WEIGHTS for p in folder.glob("*.safetensors")):
-        pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in folder.glob(pattern))
-        names = f"only {', '.join(pickled)}, which may run code when loaded" if pickled else "none"
-        raise CheckpointError(f"{folder} must hold .safetensors weights, found {names}")
+    check_model_files(folder)
     return sha256_of_files(_loaded_files(folder))
 
 

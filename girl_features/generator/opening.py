@@ -14,13 +14,14 @@ from girl_features.errors import CheckpointError
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.bases.catalogue import KNOWN_BASES
 from girl_features.generator.bases.cut_off import earlier_cut_off
-from girl_features.generator.bases.finding import find_base
+from girl_features.generator.bases.finding import find_base, present_base
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
     REWARD_RECORD_NAME,
     GeneratorRecord,
     peek_record,
     read_record,
+    trained_base_hash,
     trained_generators,
     trained_reward_models,
     weights_hash,
@@ -126,9 +127,14 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     if settings.checkpoint is not None:
         return settings.checkpoint, read_record(settings.checkpoint)
     trained = trained_generators(generators_dir, settings.stage)
-    for folder in trained:
-        if was_trained_as(config, folder):
-            return folder, read_record(folder)
+    current, outdated = trained_on_base(config, settings.stage)
+    if current:
+        return current[0], read_record(current[0])
+    if outdated:
+        raise CheckpointError(
+            f"{outdated[0]} was trained on other weights of {settings.base!r} than it has now; run `girl train sft` on "
+            f"the new ones, put the old ones back, or set `generator.checkpoint` to the folder that you mean"
+        )
     if trained and (settings.base == "tiny" or settings.trained_until is None):
         raise CheckpointError(
             f"none of the generators in {generators_dir} ({', '.join(f.name for f in trained)}) was trained "
@@ -151,6 +157,26 @@ def was_trained_as(config: GirlConfig, folder: Path) -> bool:
     return record.get("stage") != "sft" or record.get("settings") == config.sft_settings
 
 
+class TrainedOnBase(NamedTuple):
+    """Folders of generators that were trained with the settings of a config, newest first."""
+
+    current: list[Path]  # on the weights that the base has now, as far as their records and this machine tell
+    outdated: list[Path]  # on other weights of the same name
+
+
+def trained_on_base(config: GirlConfig, stage: str | None) -> TrainedOnBase:
+    """Return the generators of a stage, or of all, with the settings of `config`, by the weights of their base."""
+    folders = [f for f in trained_generators(config.generators_dir, stage) if was_trained_as(config, f)]
+    known = {folder: trained_base_hash(peek_record(folder)) for folder in folders}
+    base = present_base(config.generator.base, config.bases_dir) if any(known.values()) else None
+    weights = weights_hash(base) if base is not None else None
+    found = TrainedOnBase([], [])
+    for folder in folders:
+        is_current = weights is None or known[folder] in (None, weights)
+        (found.current if is_current else found.outdated).append(folder)
+    return found
+
+
 def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     """Return the folder and the record of the newest reward model.
 
@@ -164,9 +190,8 @@ def find_reward_model(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
 
 
 def _untuned_base(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
-    from transformers import AutoTokenizer
-
     from girl_features.generator.prompts import template_for
+    from girl_features.generator.tokens import load_tokenizer
 
     settings = config.generator
     if settings.trained_until is None:
@@ -175,11 +200,10 @@ def _untuned_base(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
             f"`generator.trained_until` to its knowledge cut-off, or tune it with `girl train sft`"
         )
     folder, note = find_base(settings.base, config.bases_dir), earlier_cut_off(settings)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return folder, GeneratorRecord(
         stage="untuned",
         base=settings.base,
-        prompt_version=template_for(tokenizer).version,
+        prompt_version=template_for(load_tokenizer(folder)).version,
         max_cv_tokens=settings.max_cv_tokens,
         trained_until=settings.trained_until,
         n_pairs=0,

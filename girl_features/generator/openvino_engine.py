@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
 
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.openvino_export import Weights, cached_export
 from girl_features.generator.openvino_graph import EXTRA
-from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
+from girl_features.generator.prompts import DrawRequest, group_by_cv
+from girl_features.generator.tokens import open_codec
 from girl_features.schema import GeneratedText
 
 BLOCK_TOKENS = 32  # tokens in one block of the paged cache on CPUs
@@ -38,10 +38,8 @@ class OpenVINOGenerator:
     ) -> None:
         self._openvino = require("openvino", EXTRA)
         self._genai = require("openvino_genai", EXTRA)
-        tokenizer = AutoTokenizer.from_pretrained(str(base_folder(folder)), trust_remote_code=False)
-        self._codec = PromptCodec(tokenizer, max_cv_tokens)
+        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens)
         self.prompt_version = self._codec.version
-        self._eos = tokenizer.eos_token_id
         self._sampling = sampling
         self._batch_size = batch_size
         export = cached_export(folder, weights, exports)
@@ -69,8 +67,8 @@ class OpenVINOGenerator:
     def _parameters(self, seed: int) -> Any:
         # A new config, so that settings of the checkpoint do not change the sampling.
         config = self._genai.GenerationConfig(max_new_tokens=self._sampling.max_new_tokens)
-        if self._eos is not None:
-            config.set_eos_token_id(self._eos)
+        config.set_eos_token_id(self._codec.stop_ids[0])
+        config.stop_token_ids = set(self._codec.stop_ids)
         if self._sampling.temperature > 0:
             config.do_sample = True
             config.temperature, config.top_p = self._sampling.temperature, self._sampling.top_p

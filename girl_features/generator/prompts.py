@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from girl_features.contract import text_hash
 from girl_features.errors import ShapeError
+from girl_features.generator.chat_template import chat_prompt, end_of_turn
+from girl_features.generator.thinking import without_thinking
 from girl_features.schema import GeneratedText
 
 CV_TOKEN = "<|cv|>"
@@ -21,7 +23,6 @@ INSTRUCTION = (
     "Read the CV below and write the description of the job that would suit this person best now: "
     "a title line, then duties and requirements. Write the job description and nothing else."
 )
-_CV_MARK = "\x02CV\x03"  # placeholder for the CV while a chat template is rendered
 
 
 class PromptTemplate(NamedTuple):
@@ -43,15 +44,23 @@ PLAIN = PromptTemplate("plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n###
 
 
 def template_for(tokenizer: Any) -> PromptTemplate:
-    """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text."""
+    """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text.
+
+    Raises:
+        CheckpointError: its chat template cannot be used.
+    """
     if JD_TOKEN in tokenizer.get_vocab():
         return TINY
     if not tokenizer.chat_template:
         return PLAIN
-    messages = [{"role": "user", "content": f"{ROLE}\n{INSTRUCTION}\n\n{_CV_MARK}"}]
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    before, _, after = rendered.partition(_CV_MARK)
-    return PromptTemplate("chat-1", before, after)
+    prompt = chat_prompt(tokenizer, ROLE, INSTRUCTION)
+    return PromptTemplate("chat-2", prompt.before_cv, prompt.after_cv)
+
+
+def end_token(tokenizer: Any) -> int:
+    """Return the token that ends a JD in training: the end of turn of a chat template, else the end of a text."""
+    end = end_of_turn(tokenizer) if template_for(tokenizer).name.startswith("chat") else None
+    return int(tokenizer.eos_token_id if end is None else end)
 
 
 class PromptIds(NamedTuple):
@@ -73,8 +82,9 @@ class DrawRequest(NamedTuple):
 class PromptCodec:
     """Encodes CVs as prompts, and decodes the token ids that an engine writes, in the same way for every engine."""
 
-    def __init__(self, tokenizer: Any, max_cv_tokens: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, max_cv_tokens: int, stop_ids: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = list(stop_ids)  # each of them ends a JD
         self._template = template_for(tokenizer)
         self.version = self._template.version
         self._max_cv_tokens = max_cv_tokens
@@ -99,12 +109,11 @@ class PromptCodec:
         return requests
 
     def decode(self, new_ids: Sequence[int], prompt: PromptIds) -> GeneratedText:
-        """Return the text that an engine wrote after `prompt`, up to the end token if there is one."""
-        eos, ids = self._tokenizer.eos_token_id, list(new_ids)
-        is_finished = eos in ids
-        text_ids = ids[: ids.index(eos)] if is_finished else ids
+        """Return the text that an engine wrote after `prompt`, up to the first end token and without thinking."""
+        text_ids = until_end(new_ids, self.stop_ids)
+        is_finished = len(text_ids) < len(new_ids)
         return GeneratedText(
-            text=self._tokenizer.decode(text_ids, skip_special_tokens=True).strip(),
+            text=answer_text(self.tokenizer, text_ids),
             finish_reason="stop" if is_finished else "length",
             n_prompt_tokens=len(prompt.ids),
             n_new_tokens=len(text_ids),
@@ -112,7 +121,7 @@ class PromptCodec:
         )
 
     def _encode(self, cv: str) -> PromptIds:
-        return encode_prompt(self._tokenizer, self._template, cv, self._max_cv_tokens)
+        return encode_prompt(self.tokenizer, self._template, cv, self._max_cv_tokens)
 
 
 def group_by_cv(
@@ -131,8 +140,9 @@ def encode_prompt(tokenizer: Any, template: PromptTemplate, cv: str, max_cv_toke
     cv_ids = plain_text_ids(tokenizer, cv)
     before = tokenizer(template.before_cv, add_special_tokens=False)["input_ids"]
     after = tokenizer(template.after_cv, add_special_tokens=False)["input_ids"]
-    start = [tokenizer.bos_token_id] if _needs_bos(tokenizer, before) else []
-    return PromptIds([*start, *before, *cv_ids[:max_cv_tokens], *after], len(cv_ids) > max_cv_tokens)
+    return PromptIds(
+        [*_start_ids(tokenizer, before), *before, *cv_ids[:max_cv_tokens], *after], len(cv_ids) > max_cv_tokens
+    )
 
 
 def plain_text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -141,7 +151,27 @@ def plain_text_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def _needs_bos(tokenizer: Any, before: list[int]) -> bool:
-    if tokenizer.bos_token_id is None or (before and before[0] == tokenizer.bos_token_id):
-        return False
-    return bool(tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id)
+def until_end(ids: Sequence[int], stop_ids: Sequence[int]) -> list[int]:
+    """Return `ids` up to the first of the tokens that end a text, without it; all of them if there is none."""
+    end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
+    return list(ids[:end])
+
+
+def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of the tokens that a model wrote, without special tokens and without thinking."""
+    raw = str(tokenizer.decode(list(ids), skip_special_tokens=False))  # tags of thinking may be special tokens
+    answer = without_thinking(raw)
+    if answer == raw:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in special.union(tokenizer.all_special_tokens):
+        answer = answer.replace(token, "")
+    return answer.strip()
+
+
+def _start_ids(tokenizer: Any, before: list[int]) -> list[int]:
+    """Return the special tokens that the tokenizer puts before a text, unless the template has written them."""
+    whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    places = [place for place in range(len(whole)) if whole[place : place + len(bare)] == bare]
+    start: list[int] = whole[: places[0]] if places else []
+    return [] if start and start[0] in before else start

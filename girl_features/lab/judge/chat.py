@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from girl_features.generator.prompts import plain_text_ids
+from girl_features.generator.chat_template import render
+from girl_features.generator.checkpoint import base_folder, weights_hash
+from girl_features.generator.prompts import answer_text, plain_text_ids
 from girl_features.store.files import write_whole
 
 MAX_REPLY_TOKENS = 120
@@ -34,7 +36,8 @@ class LocalChat:
         from girl_features.generator.transformers_engine import load_causal_lm
 
         self._model, self._tokenizer = load_causal_lm(folder)
-        self.name = f"local {Path(folder).name}"
+        digest = weights_hash(base_folder(folder))  # so that new weights in the same folder are asked again
+        self.name = f"local {Path(folder).name} {digest[:8]}"
 
     def reply(self, messages: Sequence[Message]) -> str:
         """Return the text of the answer."""
@@ -51,7 +54,7 @@ class LocalChat:
                 max_new_tokens=MAX_REPLY_TOKENS,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        return str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True))
+        return answer_text(tokenizer, output[0, prompt.shape[1] :].tolist())
 
     def _ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt. Only the template adds special tokens; a text cannot spell one."""
@@ -60,7 +63,7 @@ class LocalChat:
             texts = [message["content"] for message in messages]
             return plain_text_ids(self._tokenizer, "\n\n".join([*texts, "Answer: "]))
         turns = [*earlier, {**question, "content": _QUESTION_MARK}]
-        rendered = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        rendered = render(self._tokenizer, turns, for_answer=True)
         head, _, tail = rendered.partition(_QUESTION_MARK)
         head_ids, tail_ids = (self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (head, tail))
         return [*head_ids, *plain_text_ids(self._tokenizer, question["content"]), *tail_ids]
