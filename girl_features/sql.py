@@ -60,3 +60,10 @@ def parquet_relation(files: Sequence[Path | str], **options: bool | str) -> str:
     for name, value in options.items():
         arguments.append(f"{name} = {quote_literal(value) if isinstance(value, str) else str(value).lower()}")
     return f"read_parquet({', '.join(arguments)})"
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """True for a KeyboardInterrupt, and for the error that DuckDB raises in its place while it runs a query."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+    )
