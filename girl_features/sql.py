@@ -35,7 +35,10 @@ def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> I
             settings["threads"] = threads
         with duckdb.connect(config=settings) as connection:
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # the bar would go to stdout
-            yield connection
+            try:
+                yield connection
+            finally:
+                connection.interrupt()  # after Ctrl-C a query goes on, and closing would wait for it
 
 
 def quote_identifier(name: str) -> str:

@@ -6,7 +6,6 @@ import json
 import signal
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pytest
 import yaml
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from girl_features import __version__
 from girl_features.cli import app, main
+from girl_features.sql import connected
 from tests.input_tables import GOOD, day, write_tables
 
 COMMANDS = ("init", "check", "sample", "train", "materialize", "contracts", "join", "lookup", "evaluate", "demo")
@@ -77,7 +77,8 @@ def test_what_nobody_foresaw_is_never_exit_code_1(tmp_path, monkeypatch, capsys,
 def test_ctrl_c_during_a_query_of_any_command_is_no_fault(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
     def query(*_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.5)
-        duckdb.execute("SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b")
+        with connected() as connection:
+            connection.execute("SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b")
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:

@@ -154,9 +154,9 @@ def open_tables(config):
     time.sleep(600)
 run.open_tables = open_tables
 """
-SLOW_QUERY = SLOW_TABLES.replace(
+SLOW_QUERY = "from girl_features.sql import connected" + SLOW_TABLES.replace(
     "time.sleep(600)",
-    "__import__('duckdb').execute('SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b')",
+    "with connected() as c: c.execute('SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b')",
 )
 
 
