@@ -17,6 +17,7 @@ import typer
 
 from girl_features.commands import bases, check, evidence, features, online, ranking, runs, setup, store, train
 from girl_features.errors import GirlError
+from girl_features.sql import was_interrupted
 
 COMMANDS = (
     setup.init,
@@ -79,6 +80,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except Exception as error:
+        if was_interrupted(error):
+            print("stopped", file=sys.stderr)
+            raise SystemExit(130) from error
         traceback.print_exc()
         print("error: this was not foreseen (above); nothing says that the work was done", file=sys.stderr)
         raise SystemExit(2) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from importlib import resources
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from girl_features.config import NAME_PATTERN
 from girl_features.errors import ConfigError, StoreError
-from girl_features.store.user_files import GITIGNORE, append_patterns, keep_out_of_git, set_aside
+from girl_features.store.user_files import GITIGNORE, append_patterns, keep_out_of_git, lacking_patterns, set_aside
 
 DEFINITIONS = "girl_definitions.py"
+_log = logging.getLogger(__name__)
 
 
 def init_repo(target: Path, store_dir: Path, project: str, *, base: str = "smollm2", force: bool = False) -> list[Path]:
@@ -90,14 +92,28 @@ def _write_files(target: Path, files: dict[str, str], store_dir: Path, force: bo
         store_dir.mkdir(parents=True, exist_ok=True)  # the definitions raise an error if the store is absent
         for path, text in paths.items():
             if path.name == GITIGNORE and path.is_file():
-                ours, _, _ = text.partition("\n\n")  # a repo of the user's may keep tables of other kinds in git
-                append_patterns(path, [line for line in ours.splitlines() if not line.startswith("#")])
+                _add_to_gitignore(path, text)
             elif not path.exists():
                 path.write_text(text, encoding="utf-8")
         keep_out_of_git(store_dir.parent)
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
     return list(paths)
+
+
+def _add_to_gitignore(path: Path, text: str) -> None:
+    """Add our folders to a .gitignore of the user's, and say which endings of tables it does not keep out of git."""
+    ours, _, rest = text.partition("\n\n")
+    added = append_patterns(path, [line for line in ours.splitlines() if not line.startswith("#")])
+    endings = [line for line in rest.splitlines() if line.startswith("*.")]
+    if left_out := lacking_patterns(path.read_bytes(), endings):
+        _log.warning(
+            "%s was there before. Added to it: %s. Not added: %s, since your repository may keep other files of these "
+            "kinds. Exports with CVs and JDs are personal data: add the lines if they could reach git",
+            path,
+            ", ".join(added) or "nothing",
+            ", ".join(left_out),
+        )
 
 
 def _may_stay(path: Path, text: str) -> bool:

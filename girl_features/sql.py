@@ -35,7 +35,10 @@ def connected(memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> I
             settings["threads"] = threads
         with duckdb.connect(config=settings) as connection:
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")  # the bar would go to stdout
-            yield connection
+            try:
+                yield connection
+            finally:
+                connection.interrupt()  # after Ctrl-C a query goes on, and closing would wait for it
 
 
 def quote_identifier(name: str) -> str:
@@ -60,3 +63,10 @@ def parquet_relation(files: Sequence[Path | str], **options: bool | str) -> str:
     for name, value in options.items():
         arguments.append(f"{name} = {quote_literal(value) if isinstance(value, str) else str(value).lower()}")
     return f"read_parquet({', '.join(arguments)})"
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """True for a KeyboardInterrupt, and for the error that DuckDB raises in its place while it runs a query."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from girl_features import __version__
 from girl_features.cli import app, main
+from girl_features.sql import connected
 from tests.input_tables import GOOD, day, write_tables
 
 COMMANDS = ("init", "check", "sample", "train", "materialize", "contracts", "join", "lookup", "evaluate", "demo")
@@ -70,6 +72,21 @@ def test_what_nobody_foresaw_is_never_exit_code_1(tmp_path, monkeypatch, capsys,
     if isinstance(error, RuntimeError):
         printed = capsys.readouterr().err
         assert "Traceback" in printed and "surprise" in printed
+
+
+def test_ctrl_c_during_a_query_of_any_command_is_no_fault(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    def query(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with connected() as connection:
+            connection.execute("SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b")
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("girl_features.store.parts.PartsStore.contracts", query)
+        assert _main(monkeypatch, "contracts", "--config", _config(tmp_path)) == 130
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_rejected_rows_are_exit_code_1_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

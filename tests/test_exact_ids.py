@@ -20,8 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from girl_features.errors import DataError, StoreError
+from girl_features.sql import connected
+from girl_features.store.feast_sources import SourceColumns
 from girl_features.store.offline.entity_rows import entity_table
 from girl_features.store.offline.history import ViewSource, join_view
+from girl_features.store.parts.latest import read_rows, rows_between
+from girl_features.store.parts.tombstones import Tombstones
 
 AT = datetime(2024, 6, 1, tzinfo=UTC)
 DAY_BEFORE = datetime(2024, 5, 31, tzinfo=UTC)
@@ -317,3 +321,21 @@ def test_columns_that_duckdb_would_mix_up_are_refused(tmp_path: Path, names: tup
     pq.write_table(pa.table({"id": [7], "at": time, names[0]: [1], names[1]: [2]}), tmp_path / "0.parquet")
     with pytest.raises(StoreError, match=said):
         joined(tmp_path, entity_rows(pd.Series([7])), "score")
+
+
+@pytest.mark.parametrize("name", ["file_index", "File_Row_Number", "Score"])
+@pytest.mark.parametrize("role", ["key", "feature", "neither"])
+def test_the_newest_rows_refuse_names_that_duckdb_would_mix_up(tmp_path: Path, name: str, role: str) -> None:
+    key, feature = name if role == "key" else "id", name if role == "feature" else "score"
+    time = pa.array([DAY_BEFORE], pa.timestamp("us", "UTC"))
+    names = dict.fromkeys([key, "at", feature, name, "score"])
+    pq.write_table(pa.table({column: time if column == "at" else [1] for column in names}), tmp_path / "0.parquet")
+    columns = SourceColumns([key], [feature], "at", None)
+    with connected() as connection, pytest.raises(StoreError, match=f"{name}.*; rename"):
+        read_rows(
+            connection,
+            [tmp_path / "0.parquet"],
+            rows_between(columns, None, None, latest=True),
+            Tombstones.of(tmp_path),
+            10,
+        )

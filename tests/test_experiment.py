@@ -201,6 +201,14 @@ def test_the_page_and_the_tables_hold_the_numbers(tmp_path: Path, results: Exper
     for file in ("market-lift.png", "market-calibration.png", "market-decisions.png", "market-k.png"):
         assert (tmp_path / "evidence" / file).stat().st_size > 1000 and f"(evidence/{file})" in text
     folder = tmp_path / "out" / "trial"
+    assert (folder / "results.parquet").is_file()
+    own = pl.DataFrame({"row": ["mine"]})
+    own.write_parquet(folder / "claims.parquet")
+    (folder / "calibration.parquet").write_text("no table")
+    write_experiment(again, page, command="girl experiment run x.yaml", machine="a", date=date(2026, 1, 1))
+    kept = sorted(path for path in folder.iterdir() if ".bak-" in path.name)
+    assert [path.name.partition(".bak-")[0] for path in kept] == ["calibration.parquet", "claims.parquet"]
+    assert (kept[0].read_text(), pl.read_parquet(kept[1]).equals(own)) == ("no table", True)
     best = duckdb.sql(
         f"SELECT row, max(auc) AS auc FROM '{folder}/results.parquet' "
         "WHERE slice = 'all' AND predictor = 'column' GROUP BY 1 ORDER BY 2 DESC"

@@ -154,9 +154,13 @@ def open_tables(config):
     time.sleep(600)
 run.open_tables = open_tables
 """
+SLOW_QUERY = "from girl_features.sql import connected" + SLOW_TABLES.replace(
+    "time.sleep(600)",
+    "with connected() as c: c.execute('SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b')",
+)
 
 
-@pytest.mark.parametrize("code", [SLOW_MODELS, SLOW_TABLES], ids=["models", "tables"])
+@pytest.mark.parametrize("code", [SLOW_MODELS, SLOW_TABLES, SLOW_QUERY], ids=["models", "tables", "query"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_ends_at_once_before_the_work_begins(
     tmp_path: Path, code: str, number: signal.Signals, status: int

@@ -23,6 +23,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import python_values_to_proto_values
 from feast.types import Int32, Int64, String
 
+from girl_features.batch.publish import publish_contract
+from girl_features.config import GirlConfig
 from girl_features.errors import DataError, StoreError
 from girl_features.init_repo import write_repo
 from girl_features.store.erasing import erase
@@ -301,10 +303,98 @@ def test_a_stored_id_that_is_no_integer_is_not_published_as_one(tmp_path: Path, 
         publish(repo, store, CONTRACT)
 
 
+WITHOUT_THEIRS = """
+from girl_features.store.feast_views import girl_feature_views
+globals().update(girl_feature_views("{store}"))
+"""
+HAND_OVER = r"girl_feature_views\(STORE_DIR, job_seeker=job_seeker\)"
+
+
+def feasts_own(repo: Path) -> None:
+    """Take our stores and our engine out of the settings of a Feast repo."""
+    path = repo / "feature_store.yaml"
+    lines = path.read_text().replace(OUR_SQLITE, "sqlite").replace(OUR_OFFLINE, "duckdb").replace(OUR_ENGINE, "local")
+    path.write_text(lines)
+
+
+def config_of(folder: Path, repo: Path) -> GirlConfig:
+    """Return a config whose workspace is `folder` and whose Feast repo is `repo`."""
+    tables = {name: {"path": f"{name}.parquet"} for name in ("job_seekers", "jobs", "interactions")}
+    return GirlConfig.model_validate({"tables": tables, "workspace": folder, "feast": {"repo": repo}})
+
+
+@pytest.mark.parametrize("stores", ["ours", "feast's"])
+@pytest.mark.parametrize("place", ["the same file", "another file"])
+def test_an_entity_that_is_registered_is_not_replaced(tmp_path: Path, stores: str, place: str) -> None:
+    repo, store = their_repo(tmp_path, ["0"], "job_seeker", hand_over=False)
+    ours = repo / "girl_definitions.py"
+    definitions = ours.read_text()
+    ours.unlink()
+    if stores == "feast's":
+        feasts_own(repo)
+    apply_repo(repo)
+    if place == "another file":
+        ours.write_text(definitions)
+    else:
+        with (repo / "my_views.py").open("a") as file:
+            file.write(WITHOUT_THEIRS.format(store=store.root))
+    with pytest.raises(StoreError, match=rf"INT64 ids in 'job_seeker_id', and `feast apply` would .*{HAND_OVER}"):
+        apply_repo(repo)
+    assert [(e.name, e.value_type) for e in open_repo(repo).list_entities()] == [("job_seeker", ValueType.INT64)]
+
+
 def test_two_entities_of_one_name_are_refused_with_the_way_out(tmp_path: Path) -> None:
     repo, _ = their_repo(tmp_path, ["0"], "job_seeker", hand_over=False)
-    with pytest.raises(StoreError, match=r"'job_seeker' have .*girl_feature_views\(STORE_DIR, job_seeker=job_seeker\)"):
+    with pytest.raises(StoreError, match=rf"two definitions of the entity 'job_seeker' have .*{HAND_OVER}"):
         apply_repo(repo)
+
+
+@pytest.mark.parametrize("stores", ["ours", "feast's"])
+def test_an_entity_that_ours_hides_in_the_same_file_is_refused(tmp_path: Path, stores: str) -> None:
+    repo, store = their_repo(tmp_path, ["0"], "job_seeker", hand_over=False)
+    (repo / "girl_definitions.py").unlink()
+    with (repo / "my_views.py").open("a") as file:
+        file.write(WITHOUT_THEIRS.format(store=store.root))
+    config = config_of(tmp_path, repo)
+    message = rf"the view 'mine' joins on the entity 'job_seeker' with Int64 ids in 'job_seeker_id', but .*{HAND_OVER}"
+    if stores == "feast's":
+        feasts_own(repo)
+        apply_repo(repo)
+        with pytest.raises(StoreError, match=message):
+            publish_contract(config, store, CONTRACT)
+    else:
+        with pytest.raises(StoreError, match=message):
+            apply_repo(repo)
+
+
+def test_another_join_key_is_refused_too(tmp_path: Path) -> None:
+    repo, _ = their_repo(tmp_path, ["0"], "job_seeker", hand_over=False)
+    views = repo / "my_views.py"
+    views.write_text(
+        views.read_text().replace("job_seeker_id", "uid").replace("INT64", "STRING").replace("Int64", "String")
+    )
+    with pytest.raises(StoreError, match=rf"STRING ids in 'uid'.*{HAND_OVER}"):
+        apply_repo(repo)
+
+
+@pytest.mark.parametrize("name", ["job_seeker", "candidate"])
+def test_the_printed_lines_work_in_a_repo_of_the_users(tmp_path: Path, name: str) -> None:
+    repo, store = their_repo(tmp_path, ["0", "1"], name, hand_over=False)
+    (repo / "girl_definitions.py").unlink()
+    apply_repo(repo)
+    config = config_of(tmp_path, repo)
+    with pytest.raises(StoreError, match="does not know contract") as raised:
+        publish_contract(config, store, CONTRACT)
+    lines = [line for line in str(raised.value).splitlines() if line.startswith(("from ", "globals()"))]
+    assert len(lines) == 2
+    with (repo / "my_views.py").open("a") as file:
+        file.write("\n" + "\n".join(lines) + "\n")
+    apply_repo(repo)
+    publish_contract(config, store, CONTRACT)
+    found = open_repo(repo).get_online_features(REFS[1:2], {"job_seeker_id": [1, 7]}).to_dict()
+    assert [vector and vector[0] for vector in found["cv_vector"]] == [2.0, None]
+    types = {entity.name: entity.value_type for entity in open_repo(repo).list_entities()}
+    assert types[name] == ValueType.INT64
 
 
 def test_an_entity_of_another_name_and_type_joins_on_the_same_ids(tmp_path: Path) -> None:

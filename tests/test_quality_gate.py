@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from girl_features.batch import local, worker
 from girl_features.batch.local import materialize
-from girl_features.batch.quality import judge, stored_verdict
+from girl_features.batch.quality import judge, last_verdict, stored_verdict
 from girl_features.batch.quality.measures import measure
 from girl_features.batch.quality.sample import GateSample, answer, take_sample
 from girl_features.batch.quality.tokenizer_scripts import (
@@ -25,7 +25,7 @@ from girl_features.batch.quality.tokenizer_scripts import (
     unknown_scripts,
 )
 from girl_features.batch.quality.unigram import Unigram
-from girl_features.batch.quality.verdict import checked
+from girl_features.batch.quality.verdict import checked, note_anyway
 from girl_features.batch.quality.words import KnownWords, units
 from girl_features.batch.run_log import RunLog
 from girl_features.batch.worker import open_worker
@@ -138,6 +138,8 @@ def test_measures_of_too_few_rows_are_taken_again(world: World, n: int, tmp_path
     assert checked(few, verdict).startswith("passed; not measured: " if n else "not measured")
     assert verdict.to_json()["passed"] == bool(n)
     assert stored_verdict(few, models.contract) is None
+    assert last_verdict(few, models.contract.fingerprint) == verdict
+    assert note_anyway(few, models.contract) == checked(few, verdict)
     grown = few.model_copy(update={"tables": world.config.tables})
     bad = world.market.models("another seeker's JD")._replace(contract=models.contract)
     assert "own_cv" in {m.name for m in judge(grown, bad).failed}
@@ -309,6 +311,16 @@ def test_word_salad_is_refused_and_published_anyway(salad: Path) -> None:
     assert bits["value"] == pytest.approx(metrics["heldout_bits_per_character"] / metrics["unigram_bits_per_character"])
 
     config = load_config(salad)
+    line = next(line for line in trained.output.splitlines() if "FAIL" in line)
+    look = ("materialize", "-c", str(salad), "--dry-run", "--sample", "1")
+    planned = _girl(*look)
+    assert planned.exit_code == 0, repr(planned.exception)
+    assert line in planned.output
+    assert "publishes nothing of this generator without --anyway" in planned.output
+    assert json.loads(_girl(*look, "--json", "-").stdout)["gate"] == again["gate"]
+    of_others = _girl(*look, "--set", "gate.sample=7").output
+    assert line in of_others
+    assert "another `gate.sample`: `girl materialize` without --anyway takes them again" in of_others
     refused = _girl("materialize", "-c", str(salad))
     assert isinstance(refused.exception, GateError)
     assert "held_out_bits" in str(refused.exception)
@@ -318,3 +330,9 @@ def test_word_salad_is_refused_and_published_anyway(salad: Path) -> None:
     assert json.loads(published.stdout)["gate"].startswith("--anyway: below the gate by ")
     assert PartsStore(config.store_dir).newest_contract().fingerprint == again["gate"]["contract"]
     assert "--anyway: below the gate" in _girl("runs", "show", "last", "-c", str(salad)).output
+    assert line in _girl("materialize", "-c", str(salad), "--anyway").output
+
+    for file in config.gates_dir.iterdir():
+        file.unlink()
+    assert "Quality gate: not asked yet" in _girl(*look).output
+    assert json.loads(_girl(*look, "--json", "-").stdout)["gate"] is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from girl_features.errors import UnknownContractError
 from girl_features.evaluation.run import materialized_generators
 from girl_features.generator.opening import find_generator, make_contract
 from girl_features.store.parts import PartsStore
+from girl_features.trainers import trl_common
+from girl_features.trainers.trl_common import last_checkpoint
 from tests.fakes import HashingEncoder
 from tests.input_tables import write_tables
 from tests.training_world import SETTINGS, WINDOWS, market
@@ -101,3 +105,33 @@ def test_two_processes_train_the_stages_together(config: Path, tmp_path: Path) -
         json.loads(done.stdout)  # one result, from one process
     folders = {p.name.split("-")[0] for name in ("generators", "rewards") for p in (workspace / name).iterdir()}
     assert folders == {"sft", "reward", "ppo", "rloo"}, "nothing half made is left"
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--set", f"workspace={tmp_path}", "--set", "sft.epochs=20", "--set", "sft.patience=20"]
+    code = "from girl_features.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "sft", "--config", str(config), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("generators/.sft-*/steps/checkpoint-*/hashes.json")):
+            assert process.poll() is None, "it ended before it was stopped"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert errors.endswith("stopped; the same command goes on from the last checkpoint, if there is one yet\n")
+    assert "Traceback" not in errors
+    (steps,) = tmp_path.glob("generators/.sft-*/steps")
+    before = last_checkpoint(steps)
+    assert before is not None
+
+    saved: list[int] = []
+    monkeypatch.setattr(trl_common, "write_hashes", lambda folder: saved.append(_step(folder)))
+    trained = _train(config, "sft", *arguments)
+    assert len(saved) < 20 and min(saved) > _step(Path(before)), "the epochs that were done are not done again"
+    assert [path.name for path in (tmp_path / "generators").iterdir()] == [Path(str(trained["folder"])).name]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

@@ -121,6 +121,27 @@ def test_a_gitignore_that_is_there_is_added_to(tmp_path: Path, own: bytes) -> No
     _assert_private(tmp_path, {".gitignore", ".feastignore"})
 
 
+def test_init_says_what_it_adds_to_a_gitignore_and_what_it_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / ".gitignore"
+    path.write_text("*.log\n*.csv\n/data/\n")
+    for added in ("/.girl/, /tables/, /girl-demo/, *.bak-[0-9]*Z*", "nothing"):
+        caplog.clear()
+        assert CliRunner().invoke(app, ["init", str(tmp_path)]).exit_code == 0
+        (record,) = caplog.records
+        line = record.getMessage()
+        assert line.startswith(f"{path} was there before. Added to it: {added}. ")
+        assert "Not added: *.parquet, *.tsv, *.json, *.duckdb, *.duckdb.wal, since" in line
+        assert "CVs and JDs are personal data" in line
+    caplog.clear()
+    path.write_text(path.read_text() + "*.parquet\n*.tsv\n*.json\n*.duckdb\n*.duckdb.wal\n")
+    init_repo(tmp_path, tmp_path / ".girl" / "store", "girl")
+    init_repo(tmp_path / "new", tmp_path / "new" / ".girl" / "store", "girl")
+    init_repo(tmp_path / "new", tmp_path / "new" / ".girl" / "store", "girl")
+    assert caplog.records == []
+
+
 def test_a_workspace_whose_feast_repo_is_elsewhere_keeps_itself_out(tmp_path: Path) -> None:
     _git(tmp_path, "init", "-q")
     write_repo(tmp_path / "repo", tmp_path / "work" / "store", "girl")

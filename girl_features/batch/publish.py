@@ -20,7 +20,8 @@ def publish_contract(config: GirlConfig, store: PartsStore, contract: FeatureCon
 
     Raises:
         ConfigError: `feast.repo` names a folder without a Feast repo.
-        StoreError: a repo that `girl init` did not write does not know the contract yet.
+        StoreError: a repo that `girl init` did not write does not know the contract yet, or an entity of the user's and
+            ours took each other's place in it.
     """
     from girl_features.store.online.publishing import publish
 
@@ -49,19 +50,32 @@ def _make_known(config: GirlConfig, store: PartsStore, contract: FeatureContract
         if _is_known(repo, contract):
             return
         if not (repo / DEFINITIONS).is_file():
-            raise StoreError(
-                f"the Feast repo {repo} does not know contract {contract.fingerprint!r} yet: run `feast apply` "
-                f"there (with girl_feature_views({str(config.store_dir)!r}) in a definitions file), then "
-                f"`girl materialize` again; nothing is generated twice"
-            )
+            raise StoreError(_how_to_apply(config.store_dir, repo, contract))
         apply_repo(repo)
 
 
-def _is_known(repo: Path, contract: FeatureContract) -> bool:
-    from girl_features.store.repo import contract_service, open_repo
+def _how_to_apply(store_dir: Path, repo: Path, contract: FeatureContract) -> str:
+    from girl_features.store.entity_types import definition_lines
 
+    return (
+        f"the Feast repo {repo} does not know contract {contract.fingerprint!r} yet. Unless a definitions file there "
+        f"calls girl_feature_views already, put these two lines at the end of the one with your entities; an entity of "
+        f"another name that has our ids is handed over too, with job_seeker= or job=.\n"
+        f"{definition_lines(store_dir, repo)}\n"
+        f"Then run `feast apply` there, and `girl materialize` again; nothing is generated twice"
+    )
+
+
+def _is_known(repo: Path, contract: FeatureContract) -> bool:
+    from girl_features.store.entity_types import check_entities
+    from girl_features.store.repo import ViewNames, contract_service, open_repo
+
+    feast_store = open_repo(repo)
     try:
-        contract_service(open_repo(repo), contract.fingerprint)
+        contract_service(feast_store, contract.fingerprint)
     except UnknownContractError:
         return False
+    views, ours = feast_store.list_feature_views(), ViewNames.of(contract)
+    joined = {name for view in views if view.name in ours for name in view.entities}
+    check_entities((entity for entity in feast_store.list_entities() if entity.name in joined), views)
     return True

@@ -19,6 +19,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from girl_features.errors import ConfigError, StoreError
+from girl_features.sql import was_interrupted
 from girl_features.store.failpoints import failpoint
 from girl_features.store.files import exclusive_lock, is_running, write_whole
 
@@ -123,7 +124,7 @@ class RunLog:
             try:
                 yield run
             except BaseException as error:
-                is_asked = isinstance(error, KeyboardInterrupt)
+                is_asked = was_interrupted(error)
                 self._end(record, run, "stopped" if is_asked else "failed", type(error).__name__)
                 raise
             failpoint("run.before_end")

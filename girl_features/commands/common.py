@@ -84,12 +84,17 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
         typer.echo(f"  {name.ljust(width)}  {text}")
 
 
-def print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict | None) -> None:
     """Print each measure of the quality gate with its threshold, and what follows for publishing."""
+    if verdict is None:
+        typer.echo("Quality gate: not asked yet; `girl materialize` without --anyway asks it first")
+        return
     typer.echo(f"Quality gate, contract {verdict.contract}")
     for measure in verdict.measures:
         value = "-" if measure.value is None else f"{measure.value:.2f}"
         typer.echo(f"  {measure.result:12}  {measure.name:14}  {value:>5}  {measure.limit:>8}  {measure.note}")
+    if not verdict.stands:
+        typer.echo("  of too few rows, or another `gate.sample`: `girl materialize` without --anyway takes them again")
     if verdict.failed:
         typer.echo("  below the gate: `girl materialize` publishes nothing of this generator without --anyway")
 

@@ -41,6 +41,7 @@ def materialize(
     json_file: common.JsonOption = None,
 ) -> None:
     """Generate, encode and store what is missing, then publish it to Feast's online store."""
+    from girl_features.batch.quality import last_verdict
     from girl_features.progress import announce
 
     resolved = common.load(config, set_values)
@@ -58,7 +59,13 @@ def materialize(
         announce("loading torch and the models' code")
         run = _batch_function(on)
         report = run(resolved, should_stop=stop.is_made, retry_failed=retry_failed, new_run=new_run, anyway=anyway)
-    common.emit(vars(report), json_file, lambda: common.print_mapping("Materialized", vars(report)))
+
+    def show() -> None:
+        common.print_mapping("Materialized", vars(report))
+        if anyway:
+            common.print_verdict(last_verdict(resolved, report.contract))
+
+    common.emit(vars(report), json_file, show)
     if report.n_unfinished:
         typer.echo(_unfinished_text(report, resolved.sampling.max_new_tokens), err=True)
     if stop.is_made():
@@ -90,8 +97,10 @@ def _show_plan(
     config: GirlConfig, sample: int, cost_per_hour: float | None, retry_failed: bool, json_file: Path | None
 ) -> None:
     from girl_features.batch.estimate import dry_run
+    from girl_features.batch.quality import last_verdict
 
     plan, estimate = dry_run(config, n_sample=sample, cost_per_hour=cost_per_hour, retry_failed=retry_failed)
+    verdict = last_verdict(config, plan.contract)
     counts = {
         "contract": plan.contract,
         **plan.generation._asdict(),
@@ -104,8 +113,10 @@ def _show_plan(
         common.print_mapping("Plan (nothing was stored)", counts)
         if estimate is not None:
             common.print_mapping(f"Estimate, from {estimate.n_sampled} CVs generated here", estimate._asdict())
+        common.print_verdict(verdict)
 
-    common.emit({**counts, "estimate": None if estimate is None else estimate._asdict()}, json_file, show)
+    result = {**counts, "estimate": None if estimate is None else estimate._asdict()}
+    common.emit({**result, "gate": None if verdict is None else verdict.to_json()}, json_file, show)
 
 
 def contracts(

@@ -11,6 +11,8 @@ from types import FrameType
 
 import typer
 
+from girl_features.sql import was_interrupted
+
 _BOTH = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -70,7 +72,9 @@ def stop_on_signal(unit: str, resume: str) -> Iterator[StopRequest]:
     before = {number: signal.signal(number, stop.receive) for number in _BOTH}
     try:
         yield stop
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not was_interrupted(error):
+            raise
         print("stopped before the work began: there was nothing to finish", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None
     finally:

@@ -11,6 +11,7 @@ import typer
 
 from girl_features.commands import common
 from girl_features.errors import CheckpointError, GirlError
+from girl_features.sql import was_interrupted
 
 if TYPE_CHECKING:
     from girl_features.batch.quality import Verdict
@@ -132,7 +133,9 @@ def _train(
     resolved = common.load(config, overrides)
     try:
         trained = _train_stages(resolved, stages, force, resume)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not was_interrupted(error):
+            raise
         print("stopped; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,8 @@ class Tables:
 
     def close(self) -> None:
         """Close the connection and remove the temporary database."""
+        with suppress(duckdb.ConnectionException):  # closed before
+            self.connection.interrupt()  # after Ctrl-C a query goes on, and closing would wait for it
         self.connection.close()
         self._folder.cleanup()
 
@@ -143,6 +145,7 @@ def _open(
     with ExitStack() as on_error:
         on_error.callback(folder.cleanup)
         connection = on_error.enter_context(_connect(Path(folder.name)))
+        on_error.callback(connection.interrupt)  # after Ctrl-C a query goes on, and closing would wait for it
         report = _load(connection, tables, latest, errors)
         on_error.pop_all()  # all went well: the caller closes them
     return Tables(connection, report, folder, erased)

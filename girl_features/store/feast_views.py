@@ -22,6 +22,7 @@ from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract
 from girl_features.errors import ConfigError, StoreError
+from girl_features.store.entity_types import check_registered, our_entities
 from girl_features.store.parts import PartsStore, rows
 from girl_features.store.repo import ViewNames, service_name
 
@@ -58,15 +59,14 @@ def girl_feature_views(
         UnknownContractError: the store has no contract with one of the fingerprints.
         ConfigError: an entity whose ids are neither strings nor integers.
         StoreError: a damaged contract file, or no such folder. (If an unmounted disk counted as a store without
-            contracts, `feast apply` would drop every view.)
+            contracts, `feast apply` would drop every view.) Or our entity would replace another one of that name in the
+            registry of the Feast repo in the working directory, which is where `feast apply` runs.
     """
-    objects: dict[str, object] = {}
-    if job_seeker is None:
-        job_seeker = Entity(name="job_seeker", join_keys=[schema.JOB_SEEKER_ID], value_type=ValueType.STRING)
-        objects["job_seeker"] = job_seeker
-    if job is None:
-        job = Entity(name="job", join_keys=[schema.JOB_ID], value_type=ValueType.STRING)
-        objects["job"] = job
+    given = {"job_seeker": job_seeker, "job": job}
+    ours = {name: entity for name, entity in our_entities().items() if given[name] is None}
+    check_registered(ours.values())
+    objects: dict[str, object] = {**ours}
+    job_seeker, job = job_seeker or ours["job_seeker"], job or ours["job"]
     for entity in (job_seeker, job):
         if entity.value_type not in _KEY_TYPES:
             raise ConfigError(

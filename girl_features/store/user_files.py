@@ -96,12 +96,19 @@ def keep_out_of_git(folder: Path, names: Sequence[str] = WORKSPACE_NAMES) -> Non
         raise StoreError(f"cannot write {error.filename or path}: {error.strerror or error}") from error
 
 
-def append_patterns(path: Path, patterns: Iterable[str]) -> None:
-    """Add the patterns that a .gitignore lacks to its end; make the file if it is absent."""
+def append_patterns(path: Path, patterns: Iterable[str]) -> list[str]:
+    """Add the patterns that a .gitignore lacks to its end, and return them; make the file if it is absent."""
     text = path.read_bytes() if path.is_file() else b""
+    lacking = lacking_patterns(text, patterns)
+    if lacking:
+        new = "\n".join(["# Added by girl: personal data, and what is made of it", *lacking, ""])
+        path.write_bytes(text + (b"\n" if text and not text.endswith(b"\n") else b"") + new.encode())
+    return lacking
+
+
+def lacking_patterns(text: bytes, patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that the text of a .gitignore does not have, or takes back with `!`."""
     lines = text.decode("utf-8", "replace").splitlines()
     last_exception = max((i for i, line in enumerate(lines) if line.startswith("!")), default=-1)
     present = {line.strip().strip("/") for line in lines[last_exception + 1 :]}  # `!` takes back what stands above it
-    if lacking := [pattern for pattern in patterns if pattern.strip("/") not in present]:
-        new = "\n".join(["# Added by girl: personal data, and what is made of it", *lacking, ""])
-        path.write_bytes(text + (b"\n" if text and not text.endswith(b"\n") else b"") + new.encode())
+    return [pattern for pattern in patterns if pattern.strip("/") not in present]

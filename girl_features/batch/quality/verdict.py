@@ -67,6 +67,7 @@ class Verdict(NamedTuple):
 
     contract: str
     measures: list[Measure]
+    stands: bool  # False: of another `gate.sample`, or of too few rows and no failure, so it is taken again next time
 
     @property
     def failed(self) -> list[Measure]:
@@ -101,14 +102,18 @@ class _Record(BaseModel):
 
 
 def stored_verdict(config: GirlConfig, contract: FeatureContract) -> Verdict | None:
-    """Return the verdict on the generator of `contract`, if it was measured before with this `gate.sample`."""
+    """Return the verdict on the generator of `contract`, if there is one that stands."""
+    verdict = last_verdict(config, contract.fingerprint)
+    return verdict if verdict is not None and verdict.stands else None
+
+
+def last_verdict(config: GirlConfig, fingerprint: str) -> Verdict | None:
+    """Return the verdict from the measures that were taken last for a contract, even if it does not stand."""
     try:
-        record = _Record.model_validate_json(_path(config, contract).read_bytes())
+        record = _Record.model_validate_json(_path(config, fingerprint).read_bytes())
     except (OSError, ValidationError):
-        return None  # it is measured again
-    if record.sample != config.gate.sample or set(record.values) != set(SETTINGS):
-        return None
-    return _verdict(record, config.gate)
+        return None  # everything is measured again
+    return _verdict(record, config.gate) if set(record.values) == set(SETTINGS) else None
 
 
 def judge(config: GirlConfig, models: LoadedModels, tables: Tables | None = None) -> Verdict:
@@ -136,19 +141,13 @@ def gate_sample(config: GirlConfig, contract: FeatureContract, tables: Tables) -
 
 
 def keep_verdict(config: GirlConfig, contract: FeatureContract, sample: GateSample, answers: Answers) -> Verdict:
-    """Measure the answers to a sample, write the measures down, and return the verdict.
-
-    If there were too few rows or JDs for one of them and no other fails, they are not written down, so that they are
-    taken again next time: a generator must not pass for good because it was hardly measured.
-    """
+    """Measure the answers to a sample, write the measures down, and return the verdict."""
     values, now = measure(sample, answers), datetime.now(UTC)
     record = _Record(
         version=2, contract=contract.fingerprint, sample=config.gate.sample, measured_at=now, values=values
     )
-    verdict = _verdict(record, config.gate)
-    if verdict.failed or not any(value.too_few for value in values.values()):
-        write_whole(_path(config, contract), record.model_dump_json(indent=1).encode())
-    return verdict
+    write_whole(_path(config, contract.fingerprint), record.model_dump_json(indent=1).encode())
+    return _verdict(record, config.gate)
 
 
 def require_quality(config: GirlConfig, models: LoadedModels, *, anyway: bool) -> str:
@@ -174,14 +173,14 @@ def checked(config: GirlConfig, verdict: Verdict) -> str:
         GateError: a measure does not reach its threshold.
     """
     if verdict.failed:
-        path = config.gates_dir / f"{verdict.contract}.json"
-        raise GateError([measure.text for measure in verdict.failed], str(path))
+        path = str(_path(config, verdict.contract))
+        raise GateError([measure.text for measure in verdict.failed], path)
     return verdict.note
 
 
 def note_anyway(config: GirlConfig, contract: FeatureContract) -> str:
     """Return the note for the run log of a generator that is used whatever its verdict is."""
-    verdict = stored_verdict(config, contract)
+    verdict = last_verdict(config, contract.fingerprint)
     if verdict is None:
         return "--anyway: not measured"
     if not verdict.failed:
@@ -189,8 +188,8 @@ def note_anyway(config: GirlConfig, contract: FeatureContract) -> str:
     return f"--anyway: below the gate by {'; '.join(measure.text for measure in verdict.failed)}"
 
 
-def _path(config: GirlConfig, contract: FeatureContract) -> Path:
-    path: Path = config.gates_dir / f"{contract.fingerprint}.json"
+def _path(config: GirlConfig, fingerprint: str) -> Path:
+    path: Path = config.gates_dir / f"{fingerprint}.json"
     return path
 
 
@@ -199,4 +198,6 @@ def _verdict(record: _Record, settings: GateConfig) -> Verdict:
         Measure(name, record.values[name].value, getattr(settings, setting), record.values[name].note)
         for name, setting in SETTINGS.items()
     ]
-    return Verdict(record.contract, measures)
+    had_enough = not any(value.too_few for value in record.values.values())
+    verdict = Verdict(record.contract, measures, False)
+    return verdict._replace(stands=record.sample == settings.sample and (had_enough or bool(verdict.failed)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from girl_features.errors import GirlError
 from girl_features.evaluation.report import AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, PREDICTOR, ROW, VERDICT
@@ -23,6 +25,7 @@ from girl_features.lab.grounding.report import candidates_text, grounding_table,
 from girl_features.lab.grounding.run import measure_run
 from girl_features.lab.judge import run as judge_run
 from girl_features.lab.judge.verdicts import as_json, judge_pairs
+from girl_features.store.user_files import make_way
 
 FEW_SEEDS = 5
 _CELL_COLUMNS = [
@@ -82,16 +85,32 @@ def write_experiment(
 
 
 def write_parquet_tables(results: ExperimentResults, folder: Path) -> None:
-    """Write results.parquet, claims.parquet and calibration.parquet, which DuckDB and polars can query."""
+    """Write results.parquet, claims.parquet and calibration.parquet, which DuckDB and polars can query.
+
+    A file of such a name with other columns is the user's, and is kept as NAME.bak-TIME.
+
+    Raises:
+        StoreError: such a file cannot be renamed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     curves = [
         pl.DataFrame({"data": data.prepared.name, **cell._asdict(), **curve._asdict()})
         for data in results.data
         for cell, curve in data.calibration.items()
     ]
-    frame_of(row for data in results.data for row in data.rows).write_parquet(folder / "results.parquet")
-    frame_of(claim for data in results.data for claim in data.claims).write_parquet(folder / "claims.parquet")
-    pl.concat(curves).write_parquet(folder / "calibration.parquet")
+    frames = {
+        "results": frame_of(row for data in results.data for row in data.rows),
+        "claims": frame_of(claim for data in results.data for claim in data.claims),
+        "calibration": pl.concat(curves),
+    }
+    for name, frame in frames.items():
+        path = folder / f"{name}.parquet"
+        make_way(path, partial(_has_columns, names=frame.columns))
+        frame.write_parquet(path)
+
+
+def _has_columns(path: Path, names: Sequence[str]) -> bool:
+    return set(pq.read_schema(path).names) == set(names)
 
 
 def to_json(results: ExperimentResults) -> dict[str, Any]:

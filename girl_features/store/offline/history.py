@@ -70,7 +70,7 @@ def join_view(
             declared type.
     """
     times = [name for name in (view.timestamp, view.created) if name]
-    stored = stored_columns(view.location, files, list(view.join_keys), view.timestamp, [*view.features, *times])
+    stored = stored_columns(view.location, files, list(view.join_keys), view.timestamp)
     entity_keys = zip(view.join_keys, view.join_keys.values(), stored.ids, strict=True)
     ids = [
         as_stored_ids(_as_text_ids(entities[column], view.types[key], stored_ids, column), stored_ids, column)

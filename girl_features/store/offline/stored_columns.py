@@ -12,8 +12,6 @@ from girl_features.errors import StoreError
 from girl_features.store.offline.exact_ids import StoredIds, kind_of, plain_type
 from girl_features.store.parts.file_types import file_schema
 
-_OF_DUCKDB = ("file_index", "file_row_number")  # by these names DuckDB gives the place of a row
-
 
 class StoredColumns(NamedTuple):
     """Columns of the files of one view."""
@@ -22,38 +20,28 @@ class StoredColumns(NamedTuple):
     ids: list[StoredIds]  # of each join key
 
 
-def stored_columns(
-    location: Path, files: Sequence[Path], keys: list[str], timestamp: str, others: Collection[str]
-) -> StoredColumns:
+def stored_columns(location: Path, files: Sequence[Path], keys: list[str], timestamp: str) -> StoredColumns:
     """Read the schemas of `files`, and return the types of the ids in `keys`.
 
-    Every file has the columns `keys` and `timestamp`. One of the `others` may be missing in a file; it is null there.
+    Every file has the columns `keys` and `timestamp`. Any other column may be missing in a file; it is null there.
 
     Raises:
-        StoreError: a column is missing, cannot be told from another one, or holds ids of two kinds.
+        StoreError: a column is missing, or one holds ids of two kinds.
     """
     schemas = [file_schema(file) for file in files]
     for i, (file, schema) in enumerate(zip(files, schemas, strict=True)):
         if i == 0 or schema.names != schemas[0].names:
-            _check_names(file, schema, [*keys, timestamp], others)
+            _check_names(file, schema, [*keys, timestamp])
     types = [[plain_type(schema.field(_place(schema, key)).type) for schema in schemas] for key in keys]
     ids = [StoredIds(_common(key, files, found), str(location)) for key, found in zip(keys, types, strict=True)]
     return StoredColumns(_whole(schemas), ids)
 
 
-def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str], others: Collection[str]) -> None:
-    names = [name.lower() for name in schema.names]
-    if reserved := [name for name in schema.names if name.lower() in _OF_DUCKDB]:
-        raise StoreError(f"{file} has a column {reserved[0]!r}, a name that DuckDB needs for itself; rename the column")
-    for name in dict.fromkeys([*wanted, *others]):
-        alike = [found for found in schema.names if found.lower() == name.lower()]
-        if not alike and name in wanted:
+def _check_names(file: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
+    names = {name.lower() for name in schema.names}
+    for name in wanted:
+        if name.lower() not in names:
             raise StoreError(f"{file} has no column {name!r}; it has {', '.join(map(repr, schema.names))}")
-        if names.count(name.lower()) > 1:
-            raise StoreError(
-                f"{file} has the columns {' and '.join(map(repr, alike))}, which DuckDB takes for one, because it "
-                f"ignores case; rename one of them"
-            )
 
 
 def _whole(schemas: Sequence[pa.Schema]) -> pa.Schema:

@@ -29,8 +29,8 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from girl_features.errors import StoreError
 from girl_features.store.entity_ids import possible_ids
+from girl_features.store.entity_types import check_entities
 from girl_features.store.online.packed import EPOCH, UnpackedRows, single_keys, unpack_rows
 from girl_features.store.online.packed_rows import FeastRow, PackedRow, from_arrow, from_feast
 from girl_features.store.online.plans import RequestPlanCache, view_id, with_exact_ids
@@ -275,9 +275,9 @@ class PackedOnlineStore(OnlineStore):
         """Prepare the backend for the views that stay, and drop the rows of the views that go.
 
         Raises:
-            StoreError: two entities of one name have ids of different types. Feast would keep one of them for both.
+            StoreError: two entities of one name have other ids or join keys. Feast would keep one of them for both.
         """
-        _check_entity_names(entities_to_keep)
+        check_entities(entities_to_keep, [view for view in tables_to_keep if isinstance(view, FeatureView)])
         for view in tables_to_keep:
             self.create_view(config, view)
         for view in tables_to_delete:
@@ -289,19 +289,6 @@ class PackedOnlineStore(OnlineStore):
     @abstractmethod
     def drop_view(self, config: RepoConfig, view: FeatureView) -> None:
         """Remove every row of a view."""
-
-
-def _check_entity_names(entities: Sequence[Entity]) -> None:
-    types: dict[str, ValueType] = {}
-    for entity in entities:
-        first = types.setdefault(entity.name, entity.value_type)
-        if first != entity.value_type:
-            call = f"girl_feature_views(STORE_DIR, {entity.name}={entity.name})"
-            hand_over = f", and hand it over in your definitions file: {call}"
-            raise StoreError(
-                f"two definitions of the entity {entity.name!r} have {first.name} and {entity.value_type.name} ids; "
-                f"keep yours alone{hand_over if entity.name in ('job_seeker', 'job') else ''}"
-            )
 
 
 def feast_rows(view: FeatureView, batch: pa.RecordBatch, timestamp: str, created: str | None) -> list[FeastRow]:

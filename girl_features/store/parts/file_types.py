@@ -17,6 +17,7 @@ from girl_features.errors import StoreError
 from girl_features.sql import parquet_relation
 
 _NULL = "null"  # the name of the type, at the end of the group of a list of nulls
+_PLACE = ("file_index", "file_row_number")  # by these names DuckDB gives the place of a row
 MAX_DIGITS = 38  # of a decimal in DuckDB
 # schemas of the files that were read, each with inode, bytes and time of change of the file
 _read: dict[Path, tuple[tuple[int, int, int], pa.Schema]] = {}
@@ -28,12 +29,16 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
     This holds for the columns `names`. Files that would change each other's values are refused.
 
     Raises:
-        StoreError: two files disagree about a column, or DuckDB cannot read its type; names the files.
+        StoreError: two files disagree about a column, or DuckDB cannot read its type, or cannot tell it from another
+            one by its name; names the files.
     """
     types: dict[str, tuple[pa.DataType, Path]] = {}
     missing, has_one_type = {*names}, True
     for path in files:
         columns = _columns(path)
+        has_place = "file_row_number" in options
+        if len(columns) < len(file_schema(path)) or (has_place and not columns.keys().isdisjoint(_PLACE)):
+            _refuse_names(path, names, has_place)
         missing = {name for name in missing if name.lower() not in columns}
         for name in names:
             found = columns.get(name.lower(), pa.null())
@@ -59,6 +64,20 @@ def typed_relation(files: Sequence[Path], names: Sequence[str], **options: bool 
     if not has_one_type:
         options["union_by_name"] = True
     return parquet_relation(files, **options)
+
+
+def _refuse_names(path: Path, names: Sequence[str], has_place: bool) -> None:
+    """Refuse a file with two of `names` that differ in case alone, or with a name of DuckDB's if it gives the place."""
+    stored = file_schema(path).names
+    if has_place and (reserved := [name for name in stored if name.lower() in _PLACE]):
+        raise StoreError(f"{path} has a column {reserved[0]!r}, a name that DuckDB needs for itself; rename the column")
+    for name in names:
+        alike = [found for found in stored if found.lower() == name.lower()]
+        if len(alike) > 1:
+            raise StoreError(
+                f"{path} has the columns {' and '.join(map(repr, alike))}, which DuckDB takes for one, because it "
+                f"ignores case; rename one of them"
+            )
 
 
 def file_schema(path: Path) -> pa.Schema:
