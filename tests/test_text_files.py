@@ -193,7 +193,7 @@ REFUSED = {
         b's1,"a,2020-01-01\ns2,b,2020-01-01\n': "Value with unterminated quote found",
     },
     "a.tsv": {
-        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if .*`csv` if",
+        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if .*quoting: csv` if",
         b's1\t"a\t2020-01-01\n': "holds a field that opens with a quotation mark, .*quoting: none",
         b'"s1"\ta\t2020-01-01\n': "holds a field that opens with a quotation mark",
         b"s1\tNULL\t2020-01-01\n": "holds a field that is the word NULL",
