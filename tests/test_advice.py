@@ -457,7 +457,9 @@ def test_the_query_for_another_delimiter_reads_the_file(
         names = ["my id", "words, many", "day"]
         table = table.rename_columns(names)
     path = workspace.folder / f"it's [1].{suffix}"
-    duckdb.from_arrow(table).write_csv(str(path), sep=delimiter, quotechar='"', compression="gzip" if "gz" in suffix else None)
+    duckdb.from_arrow(table).write_csv(
+        str(path), sep=delimiter, quotechar='"', compression="gzip" if "gz" in suffix else None
+    )
     workspace.tables["jobs"] = {"path": str(path)} | ({"quoting": quoting} if quoting else {})
     message = workspace.error()
     if "holds a backslash" in message:  # how its texts are quoted is asked for first

@@ -24,7 +24,7 @@ def other_delimiter(files: Sequence[str], delimiter: str, n_columns: int) -> str
 def _best(name: str, delimiter: str, n_columns: int) -> str | None:
     with open_bytes(name) as file:
         line = file.readline(_HEADER_BYTES).decode("utf-8", "replace")
-    counts = {sign: 0 for sign in DELIMITERS}
+    counts = dict.fromkeys(DELIMITERS, 0)
     for sign in DELIMITERS:
         with suppress(csv.Error):
             counts[sign] = len(next(csv.reader([line], delimiter=sign), []))

@@ -81,8 +81,8 @@ def read_text_file(
         delimiter = other_delimiter([path], group.delimiter, n_columns) if len(group.header) < n_columns else None
         if delimiter is not None:
             raise DataError(
-                f"table {table}: the fields of {path!r} are separated by {DELIMITERS[delimiter]}, but its ending stands "
-                f"for {DELIMITERS[group.delimiter]}; write it as Parquet, as in Python: "
+                f"table {table}: the fields of {path!r} are separated by {DELIMITERS[delimiter]}, but its ending "
+                f"stands for {DELIMITERS[group.delimiter]}; write it as Parquet, as in Python: "
                 f"{parquet_advice(path, delimiter)}"
             )
         relations = ["girl_database_text"]
