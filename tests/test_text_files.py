@@ -361,3 +361,15 @@ def test_quoting_is_for_text_files(tmp_path: Path) -> None:
         load(config_of(tmp_path, "job_seekers.parquet", "none"))
     with pytest.raises(ValueError, match="`quoting` goes with `path`"):
         TableConfig(query="SELECT 1", quoting="none")
+
+
+def test_the_guide_finds_the_malformed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [b"job_seeker_id,cv,updated_at\n", *(b'%d,"a\nb, ""c""",2020-01-01\n' % i for i in range(3000))]
+    rows[2000] = b"7,too,many,fields\n"
+    (tmp_path / "cvs.csv").write_bytes(b"".join(rows))
+    with pytest.raises(DataError, match="CSV Error on Line: 2001, Expected Number of Columns: 3 Found: 4"):
+        load(config_of(tmp_path, "cvs.csv", None))
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import duckdb\n.*?store_rejects.*?)```", guide, re.DOTALL)
+    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert printed.stdout == f"[(2001, {sum(map(len, rows[:2000])) + 1}, 'Expected Number of Columns: 3 Found: 4')]\n"
