@@ -14,7 +14,9 @@ import pyarrow as pa
 from girl_features.contract import FeatureContract
 from girl_features.errors import ConfigError, DataError, MissingVectorsError, ShapeError
 from girl_features.integrations.pair_files import check_ending, read_pairs, write_pairs
-from girl_features.integrations.pair_keys import KEYS, PairFormat, PairKeys, key_names, pair_keys
+from girl_features.integrations.pair_keys import PairFormat, PairKeys, key_names, pair_keys
+from girl_features.integrations.pair_warnings import warnings_of_no_match
+from girl_features.integrations.pair_words import PairWords, words_of_command, words_of_function
 from girl_features.integrations.plain_columns import PlainReduction, fit_reduction, plain_columns, spread_columns
 from girl_features.pairs import join_pairs
 from girl_features.ranker import PairFeatures
@@ -43,6 +45,7 @@ class JoinSummary(NamedTuple):
     reduction: str  # folder of the projection
     keys: dict[str, str]  # our name of each key -> its column in the table
     notes: list[str]  # about how times were read
+    warnings: list[str]  # reasons why no row got its features
 
 
 class JoinRequest(NamedTuple):
@@ -99,10 +102,10 @@ def join_table(
     request = JoinRequest(repo, contract, reduction, fit, as_served)
     _check_reduction(request)
     table = read_pairs(pairs, pair_format.quoting)
-    advice = f"name your columns with --column, as in `--column {KEYS[0]}=YOUR_COLUMN`"
-    names = key_names(table.column_names, columns, usual_columns, str(pairs), advice)
-    keys = pair_keys({key: table[name] for key, name in names.items()}, names, str(pairs), pair_format)
-    added, summary = _features(keys, names, request, table.column_names, str(pairs))
+    words = words_of_command(str(pairs))
+    names = key_names(table.column_names, columns, usual_columns, words)
+    keys = pair_keys({key: table[name] for key, name in names.items()}, names, words, pair_format)
+    added, summary = _features(keys, names, request, table.column_names, words)
     for name in added.columns:
         table = table.append_column(name, added[name].to_arrow())
     write_pairs(table, out, pair_format.quoting)
@@ -134,14 +137,15 @@ def join_frame(
     request = JoinRequest(repo, contract, reduction, fit, as_served)
     _check_reduction(request)
     found, place = [str(name) for name in frame.columns], "the table"
-    names = key_names(found, columns, _NO_NAMES, place, f"name it, as in `columns={{{KEYS[0]!r}: 'your_column'}}`")
+    words = words_of_function(place)
+    names = key_names(found, columns, _NO_NAMES, words)
     by_key: dict[str, pa.ChunkedArray] = {}
     for key, name in names.items():
         column = frame.iloc[:, found.index(name)] if isinstance(frame, pd.DataFrame) else frame[name]
         is_pandas = isinstance(column, pd.Series)
         arrow = arrow_column(column, name, is_key=True, place=place) if is_pandas else _polars_column(column, place)
         by_key[key] = arrow if isinstance(arrow, pa.ChunkedArray) else pa.chunked_array([arrow])
-    added, summary = _features(pair_keys(by_key, names, place, pair_format), names, request, found, place)
+    added, summary = _features(pair_keys(by_key, names, words, pair_format), names, request, found, words)
     if isinstance(frame, pl.DataFrame):
         return frame.hstack(added), summary
     beside = {
@@ -166,17 +170,18 @@ def _check_reduction(request: JoinRequest) -> None:
 
 
 def _features(
-    keys: PairKeys, names: dict[str, str], request: JoinRequest, taken: list[str], place: str
+    keys: PairKeys, names: dict[str, str], request: JoinRequest, taken: list[str], words: PairWords
 ) -> tuple[pl.DataFrame, JoinSummary]:
     """Return the columns to add, one row for each row of the table, and the counts."""
     decisions, contract = keys.decisions, request.contract
     is_whole = decisions.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
     is_late = (decisions[DECIDED_AT] >= contract.trained_until).fill_null(False)
     rows, features = _rows_with_features(decisions, np.flatnonzero(is_whole & is_late), request)
-    projection = _fit(features) if request.fit else PlainReduction.load(request.reduction)
+    warnings = _warnings(keys, is_whole & is_late, len(rows), names, request, words)
+    projection = _fit(features, warnings) if request.fit else PlainReduction.load(request.reduction)
     columns = plain_columns(features, projection)
     if clash := sorted(set(columns.columns) & set(taken)):
-        raise DataError(f"{place} already has {', '.join(clash)}; drop them, then join again")
+        raise DataError(f"{words.place} already has {', '.join(clash)}; drop them, then join again")
     if request.fit:
         projection.save(request.reduction)
     n_late = int((is_whole & is_late).sum())
@@ -191,6 +196,7 @@ def _features(
         reduction=str(request.reduction),
         keys=names,
         notes=keys.notes,
+        warnings=warnings,
     )
     return spread_columns(columns, rows, decisions.height), summary
 
@@ -206,10 +212,33 @@ def _rows_with_features(
     return rows, join_pairs(request.repo, request.contract, decisions[rows], as_served=request.as_served)
 
 
-def _fit(features: PairFeatures) -> PlainReduction:
+def _warnings(
+    keys: PairKeys,
+    is_usable: pl.Series,
+    n_with_features: int,
+    names: Mapping[str, str],
+    request: JoinRequest,
+    words: PairWords,
+) -> list[str]:
+    """Return the reasons why no row of a table with rows got its features."""
+    warnings = [] if keys.warning is None else [keys.warning]
+    n_whole = keys.decisions.drop_nulls().height
+    if n_with_features or not keys.decisions.height or warnings:
+        return warnings
+    if not n_whole:
+        return [f"no row of {words.place} has both ids and a time"]
+    if not is_usable.any():
+        until = f"{request.contract.trained_until:%Y-%m-%d %H:%M}"
+        return [f"all {n_whole} decisions are of before {until}, when the generator's training data ended"]
+    return warnings_of_no_match(request.repo, request.contract, keys.decisions.filter(is_usable), names, words)
+
+
+def _fit(features: PairFeatures, warnings: list[str]) -> PlainReduction:
     n = int(features.has_generated_jd.sum())
     if n < MIN_ROWS_TO_FIT:
+        reasons = "".join(f"; {warning}" for warning in warnings)
         raise ShapeError(
             f"{n} rows with a generated JD are too few to fit {N_COMPONENTS} columns; give at least {MIN_ROWS_TO_FIT}"
+            f"{reasons}"
         )
     return fit_reduction(features, N_COMPONENTS)

@@ -16,6 +16,7 @@ from girl_features.errors import ConfigError, DataError
 from girl_features.input.opening import read_text_file
 from girl_features.input.sources import CSV, MAX_PRINTED, PARQUET, TSV
 from girl_features.input.text_files import NONE
+from girl_features.integrations.pair_keys import KEYS
 from girl_features.schema import (
     GIRL_COS_CV_GENERATED_JD,
     GIRL_COS_CV_JD,
@@ -53,7 +54,7 @@ def read_pairs(path: Path, quoting: str | None = None) -> pa.Table:
             raise DataError(f"{path} cannot be read as Parquet ({error}); write it again") from error
     with connected() as connection:
         connection.execute("SET preserve_insertion_order = true")
-        return read_text_file(connection, "interactions", str(path), quoting)
+        return read_text_file(connection, "of pairs", str(path), quoting, option="--quoting ", n_columns=len(KEYS))
 
 
 def write_pairs(table: pa.Table, path: Path, quoting: str | None = None) -> None:

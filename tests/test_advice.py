@@ -190,15 +190,23 @@ class Workspace:
         """Do to girl.yaml what the message says, as a reader would."""
         for word, choice in (choices or {}).items():
             message = message.replace(word, choice)
-        by_query = re.search(r"set this in `tables\.(\w+)`, in place of `(path|query)`: (query: .*)\Z", message)
+        by_query = re.search(r"set this in `tables\.(\w+)`, in place of ([`\w ]+): (query: .*)\Z", message)
         if by_query:
             settings = self.tables[by_query[1]]
-            del settings[by_query[2]]
-            settings.update(yaml.safe_load(by_query[3]))
+            for name in re.findall(r"`(\w+)`", by_query[2]):
+                del settings[name]
+            settings.update(in_both_styles(by_query[3]))
             return
         setting = re.search(r"set `tables\.(\w+)\.(\w+: .*)`\Z", message)
         assert setting, message
-        self.tables[setting[1]].update(yaml.safe_load(setting[2]))
+        self.tables[setting[1]].update(in_both_styles(setting[2]))
+
+
+def in_both_styles(setting: str) -> Any:
+    """Parse a printed setting as a line of its own, and beside others between braces; both must mean the same."""
+    block: Any = yaml.safe_load(setting)
+    assert yaml.safe_load(f"{{a: 1, {setting}, b: 2}}") == {"a": 1, **block, "b": 2}
+    return block
 
 
 @pytest.fixture
@@ -361,7 +369,7 @@ def test_the_pattern_for_a_folder_finds_the_files_in_it(
     message = workspace.error()
     setting = re.search(r"as in `(path: .*)`\Z", message)
     assert setting, message
-    workspace.tables["jobs"] = yaml.safe_load(setting[1])
+    workspace.tables["jobs"] = in_both_styles(setting[1])
     with workspace.open() as tables:
         assert tables.report.tables["jobs"].n_kept == 2
 
@@ -433,3 +441,50 @@ def test_no_query_is_suggested_for_csv_and_tsv_under_one_path(workspace: Workspa
     workspace.tables["interactions"] = {"path": f"{workspace.folder}/part*"}
     message = workspace.error()
     assert "query:" not in message and "all as TSV" in message
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "suffix"),
+    [(";", "csv"), ("\t", "csv"), ("|", "csv"), (";", "csv.gz"), (";", "tsv"), ("|", "tsv"), (",", "tsv")],
+)
+@pytest.mark.parametrize("quoting", [None, "csv"])
+@pytest.mark.parametrize("rename", [False, True])
+def test_the_query_for_another_delimiter_reads_the_file(
+    workspace: Workspace, delimiter: str, suffix: str, quoting: str | None, rename: bool
+) -> None:
+    table = table_of("jobs", [("j1", 'a, b; c | "d"\t\n\\N e', day(0)), ("007", "", day(1)), ("j3", "x;y", day(2))])
+    if rename:
+        names = ["my id", "words, many", "day"]
+        table = table.rename_columns(names)
+    path = workspace.folder / f"it's [1].{suffix}"
+    duckdb.from_arrow(table).write_csv(
+        str(path), sep=delimiter, quotechar='"', compression="gzip" if "gz" in suffix else None
+    )
+    workspace.tables["jobs"] = {"path": str(path)} | ({"quoting": quoting} if quoting else {})
+    message = workspace.error()
+    if "holds a backslash" in message:  # how its texts are quoted is asked for first
+        workspace.tables["jobs"]["quoting"] = "csv"
+        message = workspace.error()
+    assert "are separated by" in message
+    workspace.apply(message)
+    if rename:
+        workspace.tables["jobs"]["columns"] = dict(zip(table_of("jobs", GOOD["jobs"]).column_names, names, strict=True))
+    with workspace.open() as tables:
+        found = tables.connection.execute("SELECT job_id, jd FROM jobs ORDER BY posted_at").fetchall()
+        assert found == [("j1", 'a, b; c | "d"\t\n\\N e'), ("j3", "x;y")]
+        assert tables.report.tables["jobs"].rejected == {"blank_jd": 1}
+
+
+def test_files_of_several_delimiters_get_no_query(workspace: Workspace) -> None:
+    for number, mark in enumerate(";|"):
+        lines = ["job_id,jd,posted_at", "j1,x,2020-01-06T00:00:00Z"]
+        (workspace.folder / f"part{number}.csv").write_text("\n".join(lines).replace(",", mark) + "\n")
+    workspace.tables["jobs"] = {"path": f"{workspace.folder}/part*"}
+    assert "query:" not in workspace.error()
+
+
+def test_a_database_file_of_another_delimiter_gets_no_query(workspace: Workspace) -> None:
+    (workspace.folder / "jobs.csv").write_text("job_id;jd;posted_at\nj1;x;2020-01-06\n")
+    workspace.tables["jobs"] = {"path": f"{workspace.folder}/jobs.csv", "quoting": "none"}
+    message = workspace.error()
+    assert "separated by semicolons" in message and "query:" not in message

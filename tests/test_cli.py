@@ -107,7 +107,7 @@ def test_a_json_file_that_cannot_be_written_costs_no_result(tmp_path, monkeypatc
 def test_a_cv_file_that_is_not_there_is_named(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
     missing = str(tmp_path / "cv.txt")
     assert _main(monkeypatch, "lookup", "s1", "--config", _config(tmp_path), "--cv", missing) == 2
-    assert capsys.readouterr().err.startswith(f"error: --cv {missing} cannot be read (No such file")
+    assert capsys.readouterr().err.startswith(f"error: {missing} cannot be read (No such file")
 
 
 def test_check_prints_people_and_machines_the_same_counts(tmp_path: Path) -> None:

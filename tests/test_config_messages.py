@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -272,3 +273,34 @@ def test_a_folder_and_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
         load_config(tmp_path / "girl.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tables.jobs.time_format", "%d.%m.%Y"),
+        ("tables.jobs.time_format", "%Y-%m-%d'%H:%M"),
+        ("tables.jobs.path", "*.parquet"),
+        ("tables.jobs.path", "a: b: c"),
+        ("tables.jobs.path", '"$HOME" `x`'),
+        ("tables.jobs.path", "2024"),
+        ("tables.jobs.path", "2024-13-45"),
+        ("tables.jobs.path", "007"),
+        ("workspace", "@here"),
+        ("name", "no"),
+    ],
+)
+def test_the_option_that_an_error_on_set_shows_survives_a_shell(tmp_path: Path, name: str, value: str) -> None:
+    path = tmp_path / "girl.yaml"
+    path.write_text("tables: {job_seekers: {path: a}, jobs: {path: b}, interactions: {path: c}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, [f"{name}={value}"])
+    shown = re.search(r"`(--set .*)`\Z", str(refused.value))
+    assert shown, str(refused.value)
+    argued = subprocess.run(["sh", "-c", f"printf '%s\\n' {shown[1]}"], capture_output=True, text=True, check=True)
+    option, text = argued.stdout.splitlines()
+    assert option == "--set"
+    config = load_config(path, [text])
+    for step in name.split("."):
+        config = getattr(config, step)
+    assert str(config) == (str(tmp_path / value) if name.endswith(("path", "workspace")) else value)

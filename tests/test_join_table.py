@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,6 +28,7 @@ from girl_features.init_repo import write_repo
 from girl_features.integrations.join_table import JoinSummary, join_frame, join_table
 from girl_features.integrations.pair_files import read_pairs, write_pairs
 from girl_features.integrations.pair_keys import PairFormat, pair_keys
+from girl_features.integrations.pair_words import words_of_function
 from girl_features.integrations.plain_columns import spread_columns
 from girl_features.store.parts import PartsStore
 from girl_features.store.repo import apply_repo
@@ -402,7 +407,7 @@ FINE = [-1, -999, -1000, -1001, -1999, 0, 1, 999, 1000, 1999, None]
 def test_nanoseconds_are_rounded_down(zone: str | None) -> None:
     ids = pa.chunked_array([pa.array(["1"] * len(FINE))])
     columns = {"job_seeker_id": ids, "job_id": ids, "decided_at": pa.chunked_array([FINE], pa.timestamp("ns", zone))}
-    keys = pair_keys(columns, {key: key for key in columns}, "the table", PairFormat())
+    keys = pair_keys(columns, {key: key for key in columns}, words_of_function("the table"), PairFormat())
     found = keys.decisions["decided_at"].to_physical().to_list()
     assert found == [None if number is None else number // 1000 for number in FINE]
     assert any("finer than microseconds" in note for note in keys.notes)
@@ -417,7 +422,7 @@ FAR = {
     "format": (
         pa.array(["2022-03-04"] * 5),
         {"time_format": "epoch_s"},
-        "of time_format epoch_s: .*of girl.yaml.*--set tables.interactions.time_format=null",
+        "of time_format epoch_s: .*leave the format out with a `pair_format` without a time format",
     ),
 }
 
@@ -428,7 +433,7 @@ def test_a_time_that_cannot_be_used_says_why(case: str) -> None:
     ids = pa.chunked_array([pa.array(["1"] * 5)])
     columns = {"job_seeker_id": ids, "job_id": ids, "decided_at": pa.chunked_array([times])}
     with pytest.raises(DataError, match=said) as refused:
-        pair_keys(columns, {key: key for key in columns}, "the table", PairFormat(**settings))
+        pair_keys(columns, {key: key for key in columns}, words_of_function("the table"), PairFormat(**settings))
     assert "query" not in str(refused.value) and "skew" not in str(refused.value)
 
 
@@ -467,3 +472,143 @@ def test_integer_column_names(market: Market) -> None:
     frame = pairs_table().to_pandas().rename(columns={"job_id": 1, "decided_at": 2})
     joined, _ = join_frame(frame, **market.arguments(), columns={"job_id": "1", "decided_at": "2"})
     assert as_polars(joined).equals(expected(market))
+
+
+def joined_with_advice(market: Market, folder: Path, name: str, *options: str) -> Any:
+    own = [folder / name, folder / "out.parquet", "--config", market.config, "--reduction", market.reduction]
+    return girl("join", *own, *(f"--column={key}={key}" for key in KEYS), *options)
+
+
+def advised(message: str, option: str) -> list[list[str]]:
+    """Return the options in a message that begin with `option`, as a shell gives them to the command."""
+    return [shlex.split(text) for text in re.findall(rf"`({option}[ =][^`]*)`", message)]
+
+
+WRONG_IDS = {
+    "'.0' at their end": lambda i: f"{i}.0",
+    "spaces around them": lambda i: f" {i}",
+    "quotation marks around them": lambda i: f'"{i}"',
+    "zeros in front": lambda i: f"00{i}",
+    "`--column {key}=YOUR_COLUMN`": lambda i: f"user-{i}",
+}
+
+
+@pytest.mark.parametrize("key", ["job_seeker_id", "job_id"])
+@pytest.mark.parametrize("said", WRONG_IDS)
+def test_ids_that_the_store_lacks_are_shown_beside_its_own(market: Market, tmp_path: Path, said: str, key: str) -> None:
+    ids = [WRONG_IDS[said](i) for i in range(5)]
+    plain_pairs().with_columns(pl.Series(key, ids)).write_csv(tmp_path / "pairs.csv")
+    result = joined_with_advice(market, tmp_path, "pairs.csv", "--json", str(tmp_path / "out.json"))
+    assert result.exit_code == 0, result.output
+    [warning] = json.loads((tmp_path / "out.json").read_text())["warnings"]
+    assert f"warning: {warning}" in result.stderr and "warning" not in result.stdout
+    assert f"none of the 5 ids in column '{key}'" in warning and said.format(key=key) in warning
+    assert repr(ids[0]) in warning and "those of the store as '0', '1', '10'" in warning
+    fitting = joined_with_advice(market, tmp_path, "pairs.csv", "--fit", "--reduction", str(tmp_path / "new"))
+    assert isinstance(fitting.exception, ShapeError) and warning in str(fitting.exception)
+
+
+def test_no_warning_where_one_row_has_features(market: Market) -> None:
+    frame = plain_pairs().with_columns(job_seeker_id=pl.Series(["0", "x", "y", "z", "0.0"]))
+    assert join_frame(frame, **market.arguments())[1].warnings == []
+    assert join_frame(frame.clear(), **market.arguments())[1].warnings == []
+
+
+def test_other_reasons_for_no_features_are_named(market: Market) -> None:
+    def warning(frame: pl.DataFrame) -> str:
+        [only] = join_frame(frame, **market.arguments())[1].warnings
+        return only
+
+    frame = plain_pairs()
+    assert "all 5 decisions are of before 2000-01-01" in warning(
+        frame.with_columns(decided_at=pl.lit(datetime(1999, 1, 1, tzinfo=UTC)))
+    )
+    early = warning(frame.with_columns(decided_at=pl.lit(KNOWN_AT)))
+    assert "the first vectors are of 2021-12-31 00:00 for job_seeker_id and 2021-12-31 00:00 for job_id" in early
+    assert "no row of the table has both ids and a time" in warning(frame.with_columns(job_id=pl.lit(" ")))
+
+
+SECONDS = int(DECIDED_AT.timestamp())
+NUMBERS: dict[str, tuple[Any, str | None]] = {  # numbers, and the format that girl.yaml has
+    "no format, s": (SECONDS, None),
+    "no format, ms": (SECONDS * 1000, None),
+    "no format, us": (SECONDS * 10**6, None),
+    "no format, ns": (SECONDS * 10**9, None),
+    "seconds as ms": (SECONDS, "epoch_ms"),
+    "seconds as us": (SECONDS, "epoch_us"),
+    "ms as us": (SECONDS * 1000, "epoch_us"),
+    "us as ns": (SECONDS * 10**6, "epoch_ns"),
+    "days as seconds": (20220304, "epoch_s"),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_time_format_that_a_join_advises_reads_the_numbers(
+    market: Market, tmp_path: Path, case: str, suffix: str
+) -> None:
+    number, configured = NUMBERS[case]
+    frame = plain_pairs().with_columns(decided_at=pl.lit(number, pl.Int64))
+    frame.write_csv(tmp_path / "pairs.csv") if suffix == "csv" else frame.write_parquet(tmp_path / "pairs.parquet")
+    config = ["--set", f"tables.interactions.time_format={configured}"] if configured else []
+    result = joined_with_advice(market, tmp_path, f"pairs.{suffix}", *config)
+    message = result.stderr if configured else str(result.exception)
+    assert not configured or (result.exit_code == 0 and "are in 1970" in message), result.output
+    [option] = advised(message, "--time-format")
+    assert joined_with_advice(market, tmp_path, f"pairs.{suffix}", *config, *option).exit_code == 0
+    assert girl_columns(pl.read_parquet(tmp_path / "out.parquet")).equals(expected(market))
+
+
+def test_the_time_format_that_join_frame_advises_is_python(market: Market) -> None:
+    frame = plain_pairs().with_columns(decided_at=pl.lit(SECONDS))
+    with pytest.raises(DataError, match=r"give `pair_format=PairFormat\(time_format='epoch_s'\)`"):
+        join_frame(frame, **market.arguments())
+    typed = plain_pairs().with_columns(decided_at=pl.lit(SECONDS).cast(pl.Datetime("ms")))
+    [warning] = join_frame(typed, **market.arguments())[1].warnings
+    assert "its type is timestamp[ms]; write it again as whole numbers, and give `pair_format=" in warning
+    for settings in ({"time_format": "dd.mm"}, {"time_zone": "Mars"}):
+        with pytest.raises(ConfigError, match=next(iter(settings.values()))):
+            joined_times(market, pa.array(["2022-03-04"] * 5), **settings)
+    empty = pl.DataFrame({name: pl.Series([None], dtype=pl.Int64) for name in KEYS})
+    with pytest.raises(DataError, match="if its numbers count from 1970"):
+        join_frame(empty, **market.arguments())
+
+
+@pytest.mark.parametrize(("quoting", "field"), [("csv", '"a\tb"'), ("none", "a\\tb")])
+def test_the_quoting_that_a_join_advises_reads_the_file(
+    market: Market, tmp_path: Path, quoting: str, field: str
+) -> None:
+    """girl.yaml names a Parquet table of interactions, for which `quoting` would be refused."""
+    lines = ["job_seeker_id\tjob_id\tdecided_at\tnote", *(f"{i}\t{4 - i}\t2022-03-04\t{field}" for i in range(5))]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    refused = str(joined_with_advice(market, tmp_path, "pairs.tsv").exception)
+    assert "tables.interactions" not in refused
+    assert advised(refused, "--quoting") == [["--quoting", "none"], ["--quoting", "csv"]]
+    assert joined_with_advice(market, tmp_path, "pairs.tsv", "--quoting", quoting).exit_code == 0
+    assert pl.read_parquet(tmp_path / "out.parquet")["note"].to_list() == ["a\tb"] * 5
+    assert girl_columns(pl.read_parquet(tmp_path / "out.parquet")).equals(expected(market))
+    if quoting == "csv":
+        wrong = str(joined_with_advice(market, tmp_path, "pairs.tsv", "--quoting", "none").exception)
+        assert advised(wrong, "--quoting") == [["--quoting", "csv"]]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_the_code_that_a_join_advises_for_another_delimiter_works(market: Market, tmp_path: Path, mark: str) -> None:
+    lines = ["job_seeker_id,job_id,decided_at", *(f"{i},{4 - i},2022-03-04" for i in range(5))]
+    (tmp_path / "it's [1].csv").write_text("\n".join(lines).replace(",", mark) + "\n")
+    refused = str(joined_with_advice(market, tmp_path, "it's [1].csv").exception)
+    assert "are separated by" in refused
+    subprocess.run([sys.executable, "-c", refused.partition("as in Python: ")[2]], check=True)
+    assert joined_with_advice(market, tmp_path, "it's [1].parquet").exit_code == 0
+    assert girl_columns(pl.read_parquet(tmp_path / "out.parquet")).equals(expected(market))
+
+
+@pytest.mark.parametrize("missing", [["job_id"], ["decided_at"], ["job_seeker_id", "decided_at"]])
+def test_the_column_option_names_the_keys_that_are_missing(market: Market, tmp_path: Path, missing: list[str]) -> None:
+    plain_pairs().rename({key: "their" + key for key in missing}).write_csv(tmp_path / "pairs.csv")
+    own = [tmp_path / "pairs.csv", tmp_path / "out.parquet", "--config", market.config, "--reduction", market.reduction]
+    [option] = advised(str(girl("join", *own).exception), "--column")
+    assert [word.partition("=")[0] for word in option[1::2]] == missing
+    given = [word.replace("YOUR_COLUMN", "their" + word.partition("=")[0]) for word in option]
+    assert girl("join", *own, *given).exit_code == 0
+    assert girl_columns(pl.read_parquet(tmp_path / "out.parquet")).equals(expected(market))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 
 from girl_features.cli import app
 from girl_features.contract import text_hash
-from girl_features.errors import CheckpointError, ConfigError, StoreError
+from girl_features.errors import CheckpointError, ConfigError, DataError, StoreError
+from girl_features.input.cv_file import read_cv_file
 from girl_features.lookup import open_queue
 from girl_features.lookup.bundle import write_bundle
 from girl_features.lookup.generation_queue import MissedCV
@@ -100,3 +102,42 @@ def test_what_is_missing_is_said(market: ServedMarket) -> None:
         girl(market, "serve-worker", "--once", "--set", "encoder.dtype=float32")
     with pytest.raises(ConfigError, match="both contracts are"):
         girl(market, "map", "--from", CONTRACT.fingerprint[:4], "--to", CONTRACT.fingerprint)
+
+
+NO_CV = {
+    "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "looks like a PDF file"),
+    "plain pdf": (b"%PDF-1.4 only ASCII here", "looks like a PDF file"),
+    "docx": (b"PK\x03\x04\x14\x00\x06\x00", "looks like a ZIP archive or Office file"),
+    "latin-1": ("Jérôme, Zürich".encode("latin-1"), "not UTF-8 text"),
+    "utf-16": ("Nurse in Zürich".encode("utf-16"), "not UTF-8 text"),
+    "zeros": (b"\x00\x01\x02" * 100, "control characters"),
+    "surrogate": (b"a \xed\xa0\x80 b", "not UTF-8 text"),
+    "cut": ("Zürich".encode()[:2], "not UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CV)
+def test_a_file_that_is_no_text_is_refused_as_a_cv(market: ServedMarket, tmp_path: Path, name: str) -> None:
+    data, said = NO_CV[name]
+    (tmp_path / "cv.bin").write_bytes(data)
+    with pytest.raises(DataError, match=rf"cv\.bin is no CV \(.*{re.escape(said)}.*\); name a file of plain text"):
+        girl(market, "lookup", "made", "--cv", str(tmp_path / "cv.bin"))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"\xef\xbb\xbfNurse\n", "Nurse"),
+        (b"Nurse\r\n", "Nurse"),
+        (b"Nurse\n\n", "Nurse\n"),
+        (b"Nurse\r", "Nurse\r"),
+        (b"a\r\nb\tc", "a\r\nb\tc"),
+        ("看護師 🏥\n".encode(), "看護師 🏥"),
+        (b"\n", ""),
+        (b"", ""),
+        (b"form\x0cfeed\x00", "form\x0cfeed\x00"),
+    ],
+)
+def test_a_cv_file_is_its_text_without_mark_and_last_line_end(tmp_path: Path, data: bytes, text: str) -> None:
+    (tmp_path / "cv.txt").write_bytes(data)
+    assert read_cv_file(tmp_path / "cv.txt") == text

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -193,7 +196,7 @@ REFUSED = {
         b's1,"a,2020-01-01\ns2,b,2020-01-01\n': "Value with unterminated quote found",
     },
     "a.tsv": {
-        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if .*`csv` if",
+        b"s1\tC:\\new\t2020-01-01\n": "holds a backslash, .*`tables.job_seekers.quoting: none` if .*quoting: csv` if",
         b's1\t"a\t2020-01-01\n': "holds a field that opens with a quotation mark, .*quoting: none",
         b'"s1"\ta\t2020-01-01\n': "holds a field that opens with a quotation mark",
         b"s1\tNULL\t2020-01-01\n": "holds a field that is the word NULL",
@@ -361,3 +364,15 @@ def test_quoting_is_for_text_files(tmp_path: Path) -> None:
         load(config_of(tmp_path, "job_seekers.parquet", "none"))
     with pytest.raises(ValueError, match="`quoting` goes with `path`"):
         TableConfig(query="SELECT 1", quoting="none")
+
+
+def test_the_guide_finds_the_malformed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [b"job_seeker_id,cv,updated_at\n", *(b'%d,"a\nb, ""c""",2020-01-01\n' % i for i in range(3000))]
+    rows[2000] = b"7,too,many,fields\n"
+    (tmp_path / "cvs.csv").write_bytes(b"".join(rows))
+    with pytest.raises(DataError, match="CSV Error on Line: 2001, Expected Number of Columns: 3 Found: 4"):
+        load(config_of(tmp_path, "cvs.csv", None))
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import duckdb\n.*?store_rejects.*?)```", guide, re.DOTALL)
+    printed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert printed.stdout == f"[(2001, {sum(map(len, rows[:2000])) + 1}, 'Expected Number of Columns: 3 Found: 4')]\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -14,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from girl_features.config import TableConfig
@@ -105,6 +107,36 @@ def test_what_does_not_fit_the_format_is_rejected(tmp_path: Path) -> None:
     with read(tmp_path, wrong, "csv", time_format="%d.%m.%Y") as tables:
         assert tables.report.tables["job_seekers"].rejected == {"bad_time": 4, "null_time": 2}
         assert tables.report.rejections[0].detail == "updated_at is not of time_format %d.%m.%Y: 2021-04-03"
+
+
+NUMBERS = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}
+
+
+@pytest.mark.parametrize("unit", NUMBERS)
+@pytest.mark.parametrize("is_fraction", [False, True])
+@pytest.mark.parametrize("zone", [{}, {"time_zone": "Asia/Tokyo"}])
+def test_the_unit_that_a_rejected_number_suggests_reads_it(
+    tmp_path: Path, unit: str, is_fraction: bool, zone: dict[str, str]
+) -> None:
+    seconds = [1_300_000_000, 1_700_000_000]
+    numbers = [f" {second * NUMBERS[unit]}{'.0' if is_fraction else ''}" for second in seconds]
+    with read(tmp_path, numbers, "csv", **zone) as tables:
+        detail = tables.report.rejections[0].detail
+    setting = re.search(
+        r"; set `tables\.job_seekers\.(time_format: \w+)`(, and remove `tables\.\w+\.(\w+)`)?\Z", detail
+    )
+    assert setting and setting[3] == next(iter(zone), None), detail
+    with read(tmp_path, numbers, "csv", **yaml.safe_load(setting[1])) as tables:
+        assert times_of(tables) == [datetime.fromtimestamp(second, UTC) for second in seconds]
+
+
+def test_days_as_whole_numbers_suggest_their_format(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, [20210403, 20200131])
+    setting = re.search(r"set `tables\.job_seekers\.(time_format: .*)`\Z", str(refused.value))
+    assert setting, refused.value
+    with read(tmp_path, [20210403, 20200131], **yaml.safe_load(setting[1])) as tables:
+        assert times_of(tables) == [datetime(2021, 4, 3, tzinfo=UTC), datetime(2020, 1, 31, tzinfo=UTC)]
 
 
 UNITS = {"epoch_s": 10**6, "epoch_ms": 10**3, "epoch_us": 1}

@@ -167,6 +167,14 @@ def join(
             help="Your name of a column: --column job_id=vacancy. Default: as in tables.interactions.columns."
         ),
     ] = None,
+    quoting: Annotated[
+        Literal["csv", "none"] | None,
+        typer.Option(help="Of a CSV or TSV: `none` if a database wrote it. Default: as in tables.interactions."),
+    ] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option(help="Of times that are texts or numbers: epoch_s, %d.%m.%Y. Default: as in tables.interactions."),
+    ] = None,
     json_file: common.JsonOption = None,
 ) -> None:
     """Join generated-JD features to a ranker's training table, point in time."""
@@ -186,9 +194,13 @@ def join(
         as_served=as_served,
         columns=_column_names(column or []),
         usual_columns=decisions.columns,
-        pair_format=PairFormat(decisions.quoting, decisions.time_format, decisions.time_zone),
+        pair_format=PairFormat(quoting or decisions.quoting, time_format or decisions.time_format, decisions.time_zone),
     )
-    common.emit(summary._asdict(), json_file, lambda: common.print_mapping(f"Wrote {out}", summary._asdict()))
+    result = summary._asdict()
+    shown = {name: value for name, value in result.items() if name != "warnings"}
+    common.emit(result, json_file, lambda: common.print_mapping(f"Wrote {out}", shown))
+    for warning in summary.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _column_names(options: list[str]) -> dict[str, str]:

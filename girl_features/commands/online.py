@@ -23,6 +23,7 @@ def lookup(
     json_file: common.JsonOption = None,
 ) -> None:
     """Look up job seekers in the online store, as a ranking service does. Nothing is queued."""
+    from girl_features.input.cv_file import read_cv_file
     from girl_features.lookup import open_client, serving_encoder
     from girl_features.lookup.opening import full_fingerprint
     from girl_features.schema import Tier
@@ -30,7 +31,7 @@ def lookup(
     if cv is not None and len(seekers) != 1:
         raise typer.BadParameter(f"one CV for {len(seekers)} seekers; ask for one at a time", param_hint="--cv")
     resolved = common.load(config, set_values)
-    texts = None if cv is None else [_cv_text(cv)]
+    texts = None if cv is None else [read_cv_file(cv)]
     fingerprint = full_fingerprint(resolved, contract)
     encoder = serving_encoder(resolved, fingerprint) if texts else None
     with open_client(resolved, fingerprint, encoder=encoder) as client:
@@ -116,15 +117,6 @@ def map_contract(
             )
 
     common.emit(result, json_file, show)
-
-
-def _cv_text(path: Path) -> str:
-    from girl_features.errors import DataError
-
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise DataError(f"--cv {path} cannot be read ({error.strerror or error}); name a file of plain text") from error
 
 
 def _line(values: dict[str, int]) -> str:

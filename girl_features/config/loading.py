@@ -12,6 +12,7 @@ import yaml
 from girl_features.config.messages import validated
 from girl_features.config.settings import GirlConfig
 from girl_features.config.source import ConfigSource, Override
+from girl_features.config.written import set_option
 from girl_features.config.yaml_file import parse_yaml, read_yaml
 from girl_features.errors import ConfigError
 
@@ -53,7 +54,10 @@ def _apply_override(raw: dict[str, Any], text: str) -> Override:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set takes a.b=value, found {text!r}")
-    override = Override(text, tuple(key.split(".")), parse_yaml(value, f"--set {text}"))
+    try:
+        override = Override(text, tuple(key.split(".")), parse_yaml(value, f"--set {text}"))
+    except ConfigError as error:
+        raise ConfigError(f"{error}. A shell takes quotes off: for a text, give `{set_option(key, value)}`") from error
     *parents, last = key.split(".")
     node = raw
     for parent in parents:

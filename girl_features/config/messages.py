@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from girl_features.config.setting import Location, Setting
 from girl_features.config.source import ConfigSource
 from girl_features.config.unknown_keys import unknown_key_text
+from girl_features.config.written import set_option
 from girl_features.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -85,8 +86,18 @@ def _wrong_value(top: Setting, location: Location, raw: Any, source: ConfigSourc
     found = _found(value, source.node_of(location))
     wanted = setting.wanted() if setting is not None else "another value"
     is_text = setting is not None and setting.is_text
-    advice = "; put it in quotes" if is_text and not isinstance(value, (str, list, dict, type(None))) else ""
+    advice = ""
+    if is_text and not isinstance(value, (str, list, dict, type(None))):
+        advice = f"; put it in quotes{_option(location, source)}"
     return f"{_name(location) or 'the file'} should be {wanted}; found {found}{advice}"
+
+
+def _option(location: Location, source: ConfigSource) -> str:
+    """Return the option with a quoted text for one whose quotes a shell took off."""
+    override, node = source.override_of(location), source.node_of(location)
+    if override is None or override.location != location or not isinstance(node, yaml.ScalarNode):
+        return ""
+    return f" that a shell leaves: `{set_option(_name(location), node.value)}`"
 
 
 def _found(value: Any, node: yaml.Node | None) -> str:

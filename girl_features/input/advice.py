@@ -8,26 +8,18 @@ where one query cannot read all files of the path as they are read now, there is
 from __future__ import annotations
 
 import glob
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
-import yaml
 
 from girl_features.config import TableConfig
+from girl_features.config.written import setting_text
 from girl_features.input.sources import CSV, PARQUET, TSV, Source
 from girl_features.sql import quote_literal
 
 _SUFFIXES = (*PARQUET, *CSV, *TSV)
-
-
-def setting_text(value: object) -> str:
-    """Return `value` as YAML on one line, to stand behind the name of a setting."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
-    if isinstance(value, str) and text.startswith("'"):
-        return json.dumps(value, ensure_ascii=False)  # on one line, and SQL texts may be written into it
-    return text.removesuffix("...\n").strip()
 
 
 def query_advice(source: Source, config: TableConfig, name: str, expression: str) -> str:
@@ -46,8 +38,24 @@ def query_advice(source: Source, config: TableConfig, name: str, expression: str
     if len({file.lower().endswith(TSV) for file in source.files}) > 1:
         return f"{again}, and all of them as CSV or all as TSV"
     query = f"SELECT * REPLACE ({expression} AS {name}) FROM {_relation(source, config)}"
-    place = "`query`" if config.path is None else "`path`"
-    return f"set this in `tables.{source.table}`, in place of {place}: query: {setting_text(query)}"
+    return _set_query(source.table, config, query)
+
+
+def delimiter_advice(table: str, config: TableConfig, files: Sequence[str], delimiter: str) -> str:
+    """Return a query that reads text files whose fields are separated by `delimiter`, as `query_advice` does."""
+    if config.quoting == "none":
+        return "write it again with the delimiter that its ending stands for"
+    relation = _text_relation(config.path or "", len(files), delimiter)
+    return _set_query(table, config, f"SELECT * FROM {relation}")
+
+
+def parquet_advice(path: str, delimiter: str) -> str:
+    """Return Python code that writes a text file with this delimiter as Parquet, every column as text."""
+    stem = path[: -len(next(suffix for suffix in _SUFFIXES if path.lower().endswith(suffix)))]
+    return (
+        f"import duckdb; duckdb.read_csv({path!r}, sep={delimiter!r}, header=True, all_varchar=True)"
+        f".write_parquet({f'{stem}.parquet'!r})"
+    )
 
 
 def columns_advice(table: str, columns: list[str], mapping: dict[str, str]) -> str:
@@ -76,19 +84,34 @@ def query_body(query: str) -> str:
     return f"{body}\n" if "--" in body else body
 
 
+def _set_query(table: str, config: TableConfig, query: str) -> str:
+    """Return the advice to set a query; a setting that does not go with a query is to be removed."""
+    old = "`query`" if config.path is None else "`path` and `quoting`" if config.quoting else "`path`"
+    return f"set this in `tables.{table}`, in place of {old}: query: {setting_text(query)}"
+
+
 def _relation(source: Source, config: TableConfig) -> str:
     """Return the rows that `config` names as SQL that reads the same from any folder."""
     if config.query is not None:
         return f"({query_body(config.query)})"
-    path = config.path or ""
-    if Path(path).is_file():
-        path = re.sub(r"([*?\[])", r"[\1]", path)
-    options = ", hive_partitioning = false" + (", union_by_name = true" if len(source.files) > 1 else "")
-    file = source.files[0].lower()
+    path, file = config.path or "", source.files[0].lower()
     if file.endswith(PARQUET):
-        return f"read_parquet({quote_literal(path)}{options})"
-    delimiter = r"\t" if file.endswith(TSV) else ","
+        return f"read_parquet({_pattern(path)}{_file_options(len(source.files))})"
+    return _text_relation(path, len(source.files), "\t" if file.endswith(TSV) else ",")
+
+
+def _text_relation(path: str, n_files: int, delimiter: str) -> str:
+    sign = r"\t" if delimiter == "\t" else delimiter
     return (
-        f"read_csv({quote_literal(path)}, all_varchar = true, header = true, delim = '{delimiter}', quote = '\"', "
-        f"escape = '\"', nullstr = ['', '\\N']{options})"
+        f"read_csv({_pattern(path)}, all_varchar = true, header = true, delim = '{sign}', quote = '\"', "
+        f"escape = '\"', nullstr = ['', '\\N']{_file_options(n_files)})"
     )
+
+
+def _pattern(path: str) -> str:
+    """Return a path as SQL; in one that is a file, `*`, `?` and `[` stand for themselves."""
+    return quote_literal(re.sub(r"([*?\[])", r"[\1]", path) if Path(path).is_file() else path)
+
+
+def _file_options(n_files: int) -> str:
+    return ", hive_partitioning = false" + (", union_by_name = true" if n_files > 1 else "")

@@ -6,7 +6,9 @@ reason and detail, NULL for a good row) and `flags` (a struct of FLAGS, which ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from girl_features.config import TableConfig
@@ -20,7 +22,7 @@ from girl_features.input.text_cleaning import (
     SQL_CONTROLS,
     cleaning_sql,
 )
-from girl_features.input.times import bad_time_text, time_sql
+from girl_features.input.times import bad_time_text, format_advice, time_sql
 from girl_features.schema import (
     CV,
     CV_HASH,
@@ -78,15 +80,19 @@ def staging_sql(source: Source, config: TableConfig, latest: datetime) -> str:
     ids, time = ID_COLUMNS[source.table], TIME_COLUMN[source.table]
     typed = [f"{source.columns[column]}::VARCHAR AS {column}" for column in ids]
     typed += _time_columns(source, time, config)
-    checks = [check for column in ids for check in _id_checks(column)] + _time_checks(source.table, config, latest)
+    checks = [check for column in ids for check in _id_checks(column)]
+    checks += _time_checks(source.table, config, latest, partial(format_advice, source.table, config))
     if source.table == "interactions":
         return _interactions_sql(source, typed, checks)
     return _texts_sql(source, typed, checks, config.strip_html)
 
 
-def decision_times_sql(source: Source, config: TableConfig) -> str:
-    """Return the SELECT of DECIDED_AT in UTC, `problem`, `is_naive` and `is_cut_time` of the rows, in their order."""
-    problem = _problem(_time_checks("interactions", config, datetime.max.replace(tzinfo=UTC)))
+def decision_times_sql(source: Source, config: TableConfig, advice: Callable[[str | None], str]) -> str:
+    """Return the SELECT of DECIDED_AT in UTC, `problem`, `is_naive` and `is_cut_time` of the rows, in their order.
+
+    `advice` is that of `bad_time_text`.
+    """
+    problem = _problem(_time_checks("interactions", config, datetime.max.replace(tzinfo=UTC), advice))
     rows = f"(SELECT {', '.join(_time_columns(source, DECIDED_AT, config))} FROM {source.relation})"
     return f"SELECT {DECIDED_AT}, {problem} AS problem, is_naive, is_cut_time FROM {rows}"
 
@@ -157,17 +163,18 @@ def _time_columns(source: Source, column: str, config: TableConfig) -> list[str]
     return [f"{value} AS {name}" for value, name in zip(sql, names, strict=True)]
 
 
-def _time_checks(table: str, config: TableConfig, latest: datetime) -> list[Check]:
-    column, wanted = TIME_COLUMN[table], "an ISO date or time"
+def _time_checks(table: str, config: TableConfig, latest: datetime, advice: Callable[[str | None], str]) -> list[Check]:
+    column, bad_text = TIME_COLUMN[table], bad_time_text(config, advice)
+    wanted = "an ISO date or time"
     if config.time_format is not None:
         wanted = f"of time_format {config.time_format}".replace("'", "''")
     return [
         Check("null_time", f"{column} IS NULL AND coalesce(trim(time_text), '') = ''", f"'{column} is null'"),
-        Check("bad_time", f"{column} IS NULL", f"'{column} is not {wanted}: ' || {bad_time_text(table, config)}"),
+        Check("bad_time", f"{column} IS NULL", f"'{column} is not {wanted}: ' || {bad_text}"),
         Check(
             "bad_time",
             f"NOT isfinite({column}) OR {column} < TIMESTAMPTZ '{OLDEST} 00:00:00+00'",
-            f"'{column} is before {OLDEST} or not finite' || coalesce(': ' || {bad_time_text(table, config)}, '')",
+            f"'{column} is before {OLDEST} or not finite' || coalesce(': ' || {bad_text}, '')",
         ),
         Check(
             "future_time",

@@ -7,19 +7,18 @@ import re
 import duckdb
 
 from girl_features.config import EPOCH_FORMATS, TableConfig
+from girl_features.config.written import setting_text
 from girl_features.errors import DataError
 from girl_features.input.advice import columns_advice, query_advice
 from girl_features.input.checks import ID_COLUMNS, TEXT_COLUMN, TIME_COLUMN
 from girl_features.input.sources import Source, printable
-from girl_features.input.times import FLOATS, INTEGERS, is_numeric
+from girl_features.input.times import FLOATS, INTEGERS, format_advice, format_of_numbers, is_numeric
 from girl_features.schema import MATCHED
 from girl_features.sql import quote_identifier
 
 # ids are compared as text, and of these types every id has one text: the number 5 is '5' in all of them
 _EXACT_IDS = re.compile(r"VARCHAR|ENUM\b.*|U?(?:TINY|SMALL|BIG|HUGE)INT|U?INTEGER|UUID|DECIMAL\(\d+,0\)", re.DOTALL)
 _EXACT_FLOATS = {"FLOAT": 2**24, "DOUBLE": 2**53}  # whole numbers below these are exact in the type
-_SECONDS = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100: no other unit has such numbers then
-_SCALES = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}
 
 
 def check_types(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig) -> None:
@@ -65,19 +64,20 @@ def check_time(connection: duckdb.DuckDBPyConnection, source: Source, config: Ta
         advice = columns_advice(source.table, [column], config.columns)
         raise _wrong_type(source, config, column, "a time, a date or a text", advice)
     if time_format is None or (time_format not in EPOCH_FORMATS and sql_type not in INTEGERS):
-        raise _wrong_type(source, config, column, "a time, a date or a text", _epoch_advice(connection, source, column))
+        advice = _epoch_advice(connection, source, config, column)
+        raise _wrong_type(source, config, column, "a time, a date or a text", advice)
 
 
-def _epoch_advice(connection: duckdb.DuckDBPyConnection, source: Source, column: str) -> str:
+def _epoch_advice(connection: duckdb.DuckDBPyConnection, source: Source, config: TableConfig, column: str) -> str:
     """Return the unit of the numbers if they can only be of one, else the units to choose from."""
     name = source.columns[column]
     row = connection.execute(f"SELECT min({name})::DOUBLE, max({name})::DOUBLE FROM {source.relation}").fetchone()
     least, most = row or (None, None)
-    first, last = _SECONDS
-    if least is not None and most is not None:
-        for unit, scale in _SCALES.items():
-            if first * scale <= least and most <= last * scale:
-                return f"set `tables.{source.table}.time_format: {unit}`"
+    unit = None if least is None or most is None else format_of_numbers(least, most)
+    if unit in EPOCH_FORMATS:
+        return format_advice(source.table, config, unit)
+    if unit is not None and source.types[column] in INTEGERS:
+        return f"set `tables.{source.table}.time_format: {setting_text(unit)}`"
     setting = f"tables.{source.table}.time_format"
     return (
         f"if they count from 1970, set `{setting}: epoch_s` (seconds), `{setting}: epoch_ms` (milliseconds), "

@@ -110,7 +110,7 @@ def _bad_row(place: str, n_bytes: int, n_fields: int, group: TextGroup, is_other
         return DataError(rf"{place} has another line end than the header; write it again with lines that all end in \n")
     return DataError(
         f"{place} has {n_fields} fields, but the header {len(group.header)}; a tab or line end in a text must be "
-        r"written \t or \n. If texts with them are in double quotes, set `quoting: csv` for this table"
+        rf"written \t or \n. If texts with them are in double quotes, set `{group.option}csv`"
     )
 
 

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from girl_features.config import TableConfig
 from girl_features.errors import DataError
-from girl_features.input.advice import columns_advice, folder_advice, query_body
+from girl_features.input.advice import columns_advice, delimiter_advice, folder_advice, parquet_advice, query_body
 from girl_features.input.database_text import register_database_text
+from girl_features.input.delimiters import DELIMITERS, other_delimiter
 from girl_features.input.parquet_files import parquet_groups, read_as_nulls
 from girl_features.input.sources import CSV, PARQUET, TSV, Source, printable, read_errors
-from girl_features.input.text_files import NONE, csv_relation, text_groups
+from girl_features.input.text_files import NONE, TextGroup, csv_relation, text_groups
 from girl_features.schema import INPUT_COLUMNS, SOURCE_FILE
 from girl_features.sql import parquet_relation, quote_identifier, quote_literal
 
@@ -58,15 +59,32 @@ def open_sources(
             yield _text_sources(connection, table, config, place, files, failures, stack)
 
 
-def read_text_file(connection: duckdb.DuckDBPyConnection, table: str, path: str, quoting: str | None) -> pa.Table:
-    """Return all rows of a CSV or TSV file, in their order, with its columns as text. `quoting` is the setting.
+def read_text_file(
+    connection: duckdb.DuckDBPyConnection, table: str, path: str, quoting: str | None, *, option: str, n_columns: int
+) -> pa.Table:
+    """Return all rows of a CSV or TSV file, in their order, with its columns as text.
+
+    Args:
+        connection: reads the file.
+        table: name of the table in messages.
+        path: the file.
+        quoting: the setting of that name.
+        option: how messages write that setting before its value.
+        n_columns: number of columns that the table has at least.
 
     Raises:
         DataError: the file cannot be read, or it could be read in two ways.
     """
     failures: list[DataError] = []
     with read_errors(table, repr(path), failures):
-        [group] = text_groups(table, [path], quoting)
+        [group] = text_groups(table, [path], quoting, option)
+        delimiter = other_delimiter([path], group.delimiter, n_columns) if len(group.header) < n_columns else None
+        if delimiter is not None:
+            raise DataError(
+                f"table {table}: the fields of {path!r} are separated by {DELIMITERS[delimiter]}, but its ending "
+                f"stands for {DELIMITERS[group.delimiter]}; write it as Parquet, as in Python: "
+                f"{parquet_advice(path, delimiter)}"
+            )
         relations = ["girl_database_text"]
         if group.quoting == NONE:
             register_database_text(connection, relations[0], table, group, failures)
@@ -195,6 +213,7 @@ def _text_sources(
 ) -> list[Source]:
     sources = []
     for number, group in enumerate(text_groups(table, files, config.quoting)):
+        _check_delimiter(table, config, files, group)
         names = _source_names(table, repr(group.files[0]), config.columns, group.header)
         one_thread = None
         if group.quoting == NONE:
@@ -218,6 +237,18 @@ def _text_sources(
             )
         )
     return sources
+
+
+def _check_delimiter(table: str, config: TableConfig, files: Sequence[str], group: TextGroup) -> None:
+    wanted = [config.columns.get(column, column) for column in INPUT_COLUMNS[table]]
+    if set(wanted) <= set(group.header):
+        return
+    delimiter = other_delimiter(files, group.delimiter, len(wanted))
+    if delimiter is not None:
+        raise DataError(
+            f"table {table}: the fields of {group.files[0]!r} are separated by {DELIMITERS[delimiter]}, but its ending "
+            f"stands for {DELIMITERS[group.delimiter]}; {delimiter_advice(table, config, files, delimiter)}"
+        )
 
 
 def _source_names(table: str, place: str, mapping: dict[str, str], source_columns: Sequence[str]) -> dict[str, str]:

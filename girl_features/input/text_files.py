@@ -43,16 +43,20 @@ class TextGroup(NamedTuple):
     delimiter: str
     quoting: str  # "csv", NONE or _PLAIN
     header: tuple[str, ...]
+    option: str  # how messages write the setting `quoting` before its value
 
 
-def text_groups(table: str, files: Sequence[str], quoting: str | None) -> list[TextGroup]:
+def text_groups(table: str, files: Sequence[str], quoting: str | None, option: str | None = None) -> list[TextGroup]:
     """Return `files`, which are in name order, in groups. `quoting` is the setting of that name.
+
+    Messages write it as `option` before its value; by default as in girl.yaml.
 
     Raises:
         DataError: a file is no UTF-8 text with a header, or it could be read in two ways.
     """
-    facts = {name: _facts(table, name, quoting) for name in files}
-    return [TextGroup(list(same), *facts) for facts, same in groupby(files, key=facts.__getitem__)]
+    option = option or f"tables.{table}.quoting: "
+    facts = {name: _facts(table, name, quoting, option) for name in files}
+    return [TextGroup(list(same), *facts, option) for facts, same in groupby(files, key=facts.__getitem__)]
 
 
 def csv_relation(group: TextGroup, *, parallel: bool) -> str:
@@ -67,7 +71,7 @@ def csv_relation(group: TextGroup, *, parallel: bool) -> str:
     )
 
 
-def _facts(table: str, name: str, quoting: str | None) -> tuple[str, str, tuple[str, ...]]:
+def _facts(table: str, name: str, quoting: str | None, option: str) -> tuple[str, str, tuple[str, ...]]:
     """Return the delimiter, the quoting and the header of a file."""
     is_tsv = name.lower().endswith(TSV)
     delimiter = "\t" if is_tsv else ","
@@ -89,8 +93,8 @@ def _facts(table: str, name: str, quoting: str | None) -> tuple[str, str, tuple[
     if is_unclear and mark is not None:
         raise DataError(
             f"table {table}: {name!r} holds {mark}, which programs and databases mean in different ways; set "
-            rf"`tables.{table}.quoting: none` if a database wrote it (a tab in a text is \t, a missing value \N), or "
-            f"`csv` if texts with tabs or breaks are in double quotes, as pandas, polars and Excel write them"
+            rf"`{option}none` if a database wrote it (a tab in a text is \t, a missing value \N), or `{option}csv` if "
+            f"texts with tabs or breaks are in double quotes, as pandas, polars and Excel write them"
         )
     return delimiter, quoting or (_PLAIN if is_tsv else "csv"), header
 

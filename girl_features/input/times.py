@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from girl_features.config import EPOCH_FORMATS, TableConfig
@@ -12,6 +13,10 @@ from girl_features.sql import quote_literal
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 FLOATS = ("FLOAT", "DOUBLE")
 _MICROSECONDS = {"epoch_s": "1000000", "epoch_ms": "1000", "epoch_us": "1", "epoch_ns": "0.001"}
+EPOCH_SCALES = {"epoch_s": 1, "epoch_ms": 10**3, "epoch_us": 10**6, "epoch_ns": 10**9}  # numbers in a second
+_DIGITS = {"epoch_s": 10, "epoch_ms": 13, "epoch_us": 16, "epoch_ns": 19}  # of a number from the years 2001 to 2286
+_SECONDS = (631_152_000, 4_102_444_800)  # of the years 1990 to 2100: no other unit has such numbers then
+_DAYS = (19_900_101, 21_001_231)  # the same years, as numbers of the format %Y%m%d
 _FARTHEST = 10**17  # microseconds from 1970 to the year 5138, beyond which a number is no time
 
 
@@ -46,10 +51,36 @@ def time_sql(source: Source, column: str, config: TableConfig) -> TimeSQL:
     return TimeSQL(value, "NULL::VARCHAR" if config.time_zone is None else f"{name}::VARCHAR", is_naive, is_cut)
 
 
-def bad_time_text(table: str, config: TableConfig) -> str:
-    """Return SQL of the text that is no time, with the setting that would help; NULL if the column holds times."""
-    advice = "" if config.time_format else f"; `tables.{table}.time_format` is for times in another format"
-    return f"left(time_text, 40) || {quote_literal(advice)}"
+def format_of_numbers(least: float, most: float) -> str | None:
+    """Return the time format of numbers from `least` to `most`, if they can be times of recent years in one alone."""
+    if _DAYS[0] <= least and most <= _DAYS[1]:
+        return "%Y%m%d"
+    first, last = _SECONDS
+    units = (unit for unit, scale in EPOCH_SCALES.items() if first * scale <= least and most <= last * scale)
+    return next(units, None)
+
+
+def format_advice(table: str, config: TableConfig, time_format: str | None) -> str:
+    """Return the advice to set a unit of times in girl.yaml, or to find the format that is right."""
+    setting = f"tables.{table}.time_format"
+    if time_format is None:
+        return f"`{setting}` is for times in another format"
+    no_zone = f", and remove `tables.{table}.time_zone`" if config.time_zone else ""
+    return f"set `{setting}: {time_format}`{no_zone}"
+
+
+def bad_time_text(config: TableConfig, advice: Callable[[str | None], str]) -> str:
+    """Return SQL of the text that is no time; if no time format is set, with the advice on the one to set.
+
+    `advice` is called with the format, or with None where the text does not tell it.
+    """
+    if config.time_format:
+        return "left(time_text, 40)"
+    cases = " ".join(
+        rf"WHEN regexp_full_match(trim(time_text), '\d{{{n}}}(\.\d*)?') THEN {quote_literal(f'; {advice(unit)}')}"
+        for unit, n in _DIGITS.items()
+    )
+    return f"left(time_text, 40) || CASE {cases} ELSE {quote_literal(f'; {advice(None)}')} END"
 
 
 def _epoch(name: str, sql_type: str, unit: str) -> TimeSQL:
