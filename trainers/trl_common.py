@@ -15,22 +15,24 @@ from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import RewardConfig, SFTConfig
 from girl_features.errors import CheckpointError, TrainingError
+from girl_features.generator.tuning import LORA_FROM
 from girl_features.progress import Progress
 from girl_features.store.failpoints import failpoint
 from girl_features.trainers.checkpoints import check_hashes, write_hashes
+from girl_features.trainers.precision import Precision, settle_precision
 from girl_features.trainers.training_data import TokenizedRows
 
 _log = logging.getLogger(__name__)
 
 
-def trainer_arguments(output_dir: Path, learning_rate: float, seed: int) -> dict[str, Any]:
-    """Return the arguments that every TRL trainer gets here: bfloat16 on a GPU, and no reports and progress bars."""
+def trainer_arguments(output_dir: Path, learning_rate: float | None, seed: int, precision: Precision) -> dict[str, Any]:
+    """Return the arguments that every TRL trainer gets here. There are no reports and progress bars."""
     disable_progress_bars()  # of the `datasets` library; our own progress line counts steps
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(output_dir),
         "learning_rate": learning_rate,
-        "bf16": gpu,
+        "bf16": precision == "bfloat16",
         "use_cpu": not gpu,
         "seed": seed,
         "data_seed": seed,
@@ -40,12 +42,19 @@ def trainer_arguments(output_dir: Path, learning_rate: float, seed: int) -> dict
     }
 
 
-def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dict[str, Any]:
-    """Return the arguments of stages 1 and 2: a cosine schedule, and a checkpoint after each epoch."""
+def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path, n_parameters: int) -> dict[str, Any]:
+    """Return the arguments of stages 1 and 2: a cosine schedule, and a checkpoint after each epoch.
+
+    The settings are settled, and the model has `n_parameters`. A batch is computed in parts, whose gradients are added.
+    """
+    part = rows_at_once(settings.batch_size, n_parameters)
+    accumulated = settings.gradient_accumulation if isinstance(settings, SFTConfig) else 1
+    precision = settle_precision(settings.precision, n_parameters)
     return {
-        **trainer_arguments(output_dir, settings.learning_rate, settings.seed),
+        **trainer_arguments(output_dir, settings.learning_rate, settings.seed, precision),
         "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": part,
+        "gradient_accumulation_steps": accumulated * settings.batch_size // part,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "weight_decay": 0.01,
@@ -55,6 +64,15 @@ def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dic
         "save_total_limit": 2,  # the older one is used if the newer one is damaged
         "logging_nan_inf_filter": False,
     }
+
+
+def rows_at_once(batch_size: int, n_parameters: int) -> int:
+    """Return the number of rows of a batch whose activations and logits are kept in memory at the same time.
+
+    On CPUs a model of 30 million parameters or more reads one row after the other, which costs no time and needs no
+    padding. Its memory then does not grow with the batch: docs/adr/0021. GPUs recompute activations instead.
+    """
+    return 1 if n_parameters >= LORA_FROM and not torch.cuda.is_available() else batch_size
 
 
 def generator_adapter(rank: int) -> Any:

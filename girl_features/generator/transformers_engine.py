@@ -17,17 +17,24 @@ from girl_features.generator.sampling import SeededSampling
 from girl_features.schema import GeneratedText
 
 
-def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
+def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Load model and tokenizer of a causal LM by path or name, from safetensors only and without remote code.
 
     For a LoRA adapter, the base model is loaded and the adapter is merged into it.
+
+    Args:
+        name: path of a folder, or a name on the hub.
+        dtype: of the weights. None is the dtype that they are stored in, or float32 with an adapter, which changes
+            most weights by less than bfloat16 and float16 can tell apart. Training needs float32 for the same reason.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not have the model.
     """
     folder = base_folder(name)
     base = adapter_base(folder) if is_adapter(folder) else folder
-    model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True)
+    if dtype is None:
+        dtype = torch.float32 if is_adapter(folder) else "auto"  # type: ignore[assignment]
+    model = AutoModelForCausalLM.from_pretrained(str(base), trust_remote_code=False, use_safetensors=True, dtype=dtype)
     if is_adapter(folder):
         model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
