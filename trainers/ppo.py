@@ -104,7 +104,7 @@ class PPO:
         self._resume()
         reason = None
         with Progress("ppo", self.settings.iterations, "iterations", quiet=not processes.is_main()) as progress:
-            progress.reach(self._iteration)
+            progress.begin_at(self._iteration)
             try:
                 if not self._evaluator.evaluations:
                     self._evaluator.evaluate(0)

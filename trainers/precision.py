@@ -13,7 +13,7 @@ from girl_features.generator.tuning import LORA_FROM
 
 Precision = Literal["float32", "bfloat16"]
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}  # the names that torch gives to them
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +23,7 @@ def cpu_has_bfloat16() -> bool:
     if capabilities.keys() >= _INSTRUCTIONS:
         return any(capabilities[name] for name in _INSTRUCTIONS)
     try:  # of an older torch, or of a CPU by another maker
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}

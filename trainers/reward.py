@@ -104,10 +104,10 @@ def train_reward(
     work = config.rewards_dir / f".{final.name}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 
-    model, tokenizer = _new_scorer(base, settings.seed, work)
+    model, tokenizer = new_scorer(base, settings.seed, work)
     tokenized = tokenize_preferences(tokenizer, train, sft.max_cv_tokens, settings.max_jd_tokens)
-    trainer = _build_trainer(model, tokenizer, tokenized.rows, settings, work / "steps")
-    metrics = train_from_last_checkpoint(trainer, "reward", tokenized, callbacks)
+    trainer = build_reward_trainer(model, tokenizer, tokenized.rows, settings, work / "steps")
+    metrics = train_from_last_checkpoint(trainer, "reward", tokenized, [], callbacks)
     if is_main():
         record = GeneratorRecord(
             stage="reward",
@@ -143,7 +143,7 @@ def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     return find_generator(config.model_copy(update={"generator": stage_1}))
 
 
-def _new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
+def new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
     """Return the model in `base` with a new scalar head, and its tokenizer with a padding token of its own."""
     causal, tokenizer = load_causal_lm(base, torch.float32)
     if is_adapter(base):  # the head is put on the merged weights
@@ -167,9 +167,10 @@ def _new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _build_trainer(
+def build_reward_trainer(
     model: Any, tokenizer: Any, rows: Rows, settings: RewardConfig, checkpoints_dir: Path
 ) -> RewardTrainer:
+    """Return TRL's trainer of tokenized preference pairs for a model of `new_scorer`, with settled `settings`."""
     arguments = TRLConfig(
         **epoch_arguments(settings, checkpoints_dir, model.num_parameters()),
         center_rewards_coefficient=settings.center_weight,

@@ -90,7 +90,7 @@ def train_sft(
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
             settled = settle_tuning(config.sft, config.generator.base, size)
             trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, settled, work / "steps")
-            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
+            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, evaluated.rows, callbacks)
             if evaluated.rows:
                 loss = float(trainer.evaluate()["eval_loss"])
                 metrics |= held_out_metrics(loss, tokenizer, evaluated.rows, tokenized.rows)
