@@ -1,6 +1,6 @@
 """Measure steps and peak memory of training on a pretrained base: a batch as a whole, and in parts.
 
-    python benchmarks/base_training.py --base FOLDER [--variant STAGE:TUNING:ROWS ...] [--steps N] [--markdown FILE]
+    python benchmarks/base_training.py --base FOLDER [--variant STAGE:TUNING:ROWS] [--steps N] [--markdown FILE]
 
 Each variant runs in a process of its own on rows of random tokens, all of the same length. ROWS is the number of rows
 of a batch that are computed at the same time: all of them is how a batch was computed before docs/adr/0021.
@@ -20,6 +20,7 @@ from measuring import describe, new_process, page_head, peak_memory_mb, write_js
 from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import RewardConfig, SFTConfig
+from girl_features.evaluation.machine import n_cores
 from girl_features.generator.checkpoint import n_parameters
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.generator.tuning import settle_tuning
@@ -48,8 +49,9 @@ class Clock(TrainerCallback):
         self.cpu.append(time.process_time() - self._start[1])
 
 
-def measure(base: Path, variant: str, steps: int) -> dict[str, Any]:
+def measure(base: Path, variant: str, steps: int, threads: int) -> dict[str, Any]:
     """Return the figures of one variant: seconds of the fastest step, and the peak memory of this process."""
+    torch.set_num_threads(threads)
     stage, tuning, at_once = variant.split(":")
     with tempfile.TemporaryDirectory() as folder, patch.object(trl_common, "rows_at_once", return_value=int(at_once)):
         trainer = _sft(base, tuning, steps, Path(folder)) if stage == "sft" else _reward(base, tuning, Path(folder))
@@ -115,16 +117,19 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder with safetensors weights")
     parser.add_argument("--variant", action="append", help=f"repeatable; default: {' '.join(VARIANTS)}")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=n_cores())
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
-    results = []
+    results: list[dict[str, Any]] = []
     for variant in arguments.variant or VARIANTS:
         with new_process() as process:
-            results.append(process.submit(measure, arguments.base, variant, arguments.steps).result())
+            results.append(
+                process.submit(measure, arguments.base, variant, arguments.steps, arguments.threads).result()
+            )
         print(describe(results[-1]), flush=True)
-    write_json(arguments.json, results)
-    write_page(arguments.markdown, page(arguments.base, arguments.steps, results))
+        write_json(arguments.json, results)
+        write_page(arguments.markdown, page(arguments.base, arguments.steps, results))
 
 
 if __name__ == "__main__":
