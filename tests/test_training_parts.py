@@ -99,8 +99,8 @@ def test_the_loss_in_parts_and_its_gradients_are_those_of_the_whole_batch(
         steps.append(_first_step(build_sft_trainer(_new_model(family), TOKENIZER, _rows(8), [], settings, tmp_path)))
     whole, parts = steps
     assert parts.loss == pytest.approx(whole.loss, abs=1e-4)  # logs are rounded
-    assert whole.gradient.abs().max() > 1e-3
-    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
+    assert whole.gradient.abs().max() > 1e-4
+    torch.testing.assert_close(parts.gradient, whole.gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_the_gradient_of_a_step_is_that_of_the_mean_over_all_its_tokens(

@@ -92,7 +92,9 @@ def train_ppo(
         if existing is not None:
             return existing
     if settings.algo != "ppo" and is_adapter(sft_folder) and settings.tuning == "full":
-        raise ConfigError(f"ppo.algo {settings.algo!r} with `ppo.tuning: full` needs a generator of `sft.tuning: full`")
+        raise ConfigError(
+            f"ppo.algo {settings.algo!r} cannot tune a generator in full that is a LoRA adapter: set `ppo.tuning: lora`"
+        )
     train, held_out = hold_out_seekers(cvs, settings.holdout, settings.seed)
     if train.is_empty() or held_out.height < MIN_HELD_OUT:
         raise EmptyWindowError(
