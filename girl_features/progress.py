@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -40,18 +41,30 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._display.start()
-        self._task_id = self._display.add_task(self._label, total=self._total or None, unit=self._unit)
+        self._task_id = self._display.add_task(
+            self._label, total=self._total or None, unit=self._unit, share=None, n_before=0, share_before=0.0
+        )
         self._last_line = time.monotonic()
         return self
 
-    def advance(self, n: int = 1) -> None:
-        """Add `n` units to those done."""
-        self._display.advance(self._task_id, n)
+    def begin_at(self, n_done: int, share: float | None = None) -> None:
+        """Say what an earlier run has done, so that rate and remaining time are those of this run.
+
+        `n_done` units were done, and `share` of all work, if units take unequal time.
+        """
+        share_before = _share(n_done, self._total) if share is None else share
+        self._display.update(
+            self._task_id, completed=n_done, share=share, n_before=n_done, share_before=share_before or 0.0
+        )
+
+    def advance(self, n: int = 1, share: float | None = None) -> None:
+        """Add `n` units to those done. If units take unequal time, `share` of all work is done now."""
+        self._display.update(self._task_id, advance=n, share=share)
         if self._display.disable and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
             self._last_line = time.monotonic()
-            rate = _rate(self._task)
-            remaining = f", {(self._total - self._task.completed) / rate:.0f} s left" if self._total and rate else ""
-            self._print_line(f"{rate:.1f} {self._unit}/s{remaining}")
+            left = _seconds_left(self._task)
+            remaining = "" if left is None else f", {left:.0f} s left"
+            self._print_line(f"{_rate(self._task):.1f} {self._unit}/s{remaining}")
 
     def reach(self, n_done: int) -> None:
         """Set the number of units done."""
@@ -80,8 +93,33 @@ class _RateColumn(ProgressColumn):
         return Text(f"{_rate(task):.1f} {task.fields['unit']}/s")
 
 
+class _RemainingColumn(ProgressColumn):
+    """Remaining time."""
+
+    max_refresh = 0.5  # seconds
+
+    def render(self, task: Task) -> Text:
+        left = _seconds_left(task)
+        return Text("-:--:--" if left is None else str(timedelta(seconds=round(left))))
+
+
 def _rate(task: Task) -> float:
-    return task.completed / max(task.elapsed or 0, 1e-9)
+    """Return the units that this run has done in a second."""
+    return float((task.completed - task.fields["n_before"]) / max(task.elapsed or 0, 1e-9))
+
+
+def _share(n_done: float, total: float | None) -> float | None:
+    return n_done / total if total else None
+
+
+def _seconds_left(task: Task) -> float | None:
+    """Return the seconds that the remaining work takes at the speed of this run; None if that is not known yet."""
+    share = task.fields["share"]
+    if share is None:
+        share = _share(task.completed, task.total)
+    if share is None or share <= task.fields["share_before"]:
+        return None
+    return float((task.elapsed or 0) * max(0.0, 1 - share) / (share - task.fields["share_before"]))
 
 
 def _new_display(quiet: bool) -> RichProgress:
@@ -91,7 +129,7 @@ def _new_display(quiet: bool) -> RichProgress:
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
-        TimeRemainingColumn(),
+        _RemainingColumn(),
         console=Console(stderr=True),
         disable=quiet or not sys.stderr.isatty(),
     )

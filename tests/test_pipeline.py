@@ -12,6 +12,7 @@ from girl_features.config import GirlConfig, TinyConfig
 from girl_features.errors import CheckpointError, LeakageError
 from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
 from girl_features.generator.opening import find_generator, make_contract
+from girl_features.generator.tuning import sft_settings
 from girl_features.input.splits import Windows, check_no_leakage
 from girl_features.input.tables import open_tables
 from girl_features.store.parts import PartsStore
@@ -45,7 +46,7 @@ def _generator(folder: Path, seed: int = 0, stage: str = "sft", trained_until: d
             weights_sha256=weights_hash(folder),
             adapter_sha256=None,
             created_at=datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=seed),
-            settings=_config(folder).sft_settings,
+            settings=sft_settings(_config(folder), 0),
             metrics={},
             versions={},
         ),

@@ -21,6 +21,7 @@ from girl_features.config import PPOConfig
 from girl_features.errors import ConfigError
 from girl_features.generator.prompts import plain_text_ids
 from girl_features.trainers.ppo import RLResult
+from girl_features.trainers.precision import stage_3_precision
 from girl_features.trainers.processes import check_divisible, n_processes
 from girl_features.trainers.trl_common import ProgressCallback, trainer_arguments
 from girl_features.trainers.written_jds import HeldOutEvaluator, JDTask, PPOModels
@@ -169,7 +170,7 @@ def _ending_as_jds_do(task: JDTask) -> Any:
 
 def _rl_arguments(settings: PPOConfig, work: Path) -> dict[str, Any]:
     return {
-        **trainer_arguments(work / settings.algo, settings.learning_rate, settings.seed),
+        **trainer_arguments(work / settings.algo, settings.learning_rate, settings.seed, stage_3_precision()),
         "per_device_train_batch_size": settings.minibatch_size // n_processes(),
         "lr_scheduler_type": "constant",
         "max_grad_norm": settings.max_grad_norm,

@@ -27,6 +27,7 @@ from girl_features.generator.reward_model import sequence_scores
 from girl_features.progress import Progress
 from girl_features.trainers import checkpoints, losses, processes
 from girl_features.trainers.checkpoints import Checkpoint
+from girl_features.trainers.precision import stage_3_precision
 from girl_features.trainers.rollouts import (
     Rollout,
     enable_recomputing,
@@ -77,7 +78,9 @@ class PPO:
 
     def __post_init__(self) -> None:
         gpu = torch.cuda.is_available()
-        self._accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+        self._accelerator = Accelerator(
+            cpu=not gpu, mixed_precision="bf16" if stage_3_precision() == "bfloat16" else "no"
+        )
         models, settings = self.models, self.settings
         processes.check_divisible(settings)
         for model in (models.actor, models.critic, models.frozen):
@@ -101,7 +104,7 @@ class PPO:
         self._resume()
         reason = None
         with Progress("ppo", self.settings.iterations, "iterations", quiet=not processes.is_main()) as progress:
-            progress.reach(self._iteration)
+            progress.begin_at(self._iteration)
             try:
                 if not self._evaluator.evaluations:
                     self._evaluator.evaluate(0)

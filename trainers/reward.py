@@ -30,6 +30,7 @@ from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
     GeneratorRecord,
     is_adapter,
+    n_parameters,
     trained_reward_models,
     weights_hash,
     write_record,
@@ -38,11 +39,13 @@ from girl_features.generator.opening import find_generator
 from girl_features.generator.prompts import template_for
 from girl_features.generator.reward_model import TransformersRewardModel, load_scorer, sequence_scores
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.generator.tuning import recorded, settle_tuning
 from girl_features.generator.words import words_of
 from girl_features.input.splits import Windows, preference_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers import records
+from girl_features.trainers.precision import precision_of
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.tiny import PAD_TOKEN
 from girl_features.trainers.training_data import Rows, hold_out_seekers, limit_pairs_per_cv, tokenize_preferences
@@ -79,8 +82,10 @@ def train_reward(
             "`windows.reward_end` (or `windows.reward_share`); `girl check` counts every window"
         )
     sft_folder, sft = newest_sft(config)
+    base = find_base(settings.base, config.bases_dir) if settings.base else sft_folder
+    settings = settle_tuning(settings, settings.base or sft.base, n_parameters(base))
     sources: dict[str, object] = {
-        "reward": settings.model_dump(mode="json"),
+        "reward": recorded(settings),
         "sft": [sft.weights_sha256, sft.adapter_sha256, sft.max_cv_tokens],
         "reward_end": windows.reward_end.isoformat(),
     }
@@ -102,11 +107,10 @@ def train_reward(
     work = config.rewards_dir / f".{final.name}"  # hidden until complete; kept to resume from
     work.mkdir(parents=True, exist_ok=True)
 
-    base = find_base(settings.base, config.bases_dir) if settings.base else sft_folder
-    model, tokenizer = _new_scorer(base, settings.seed, work)
+    model, tokenizer = new_scorer(base, settings.seed, work)
     tokenized = tokenize_preferences(tokenizer, train, sft.max_cv_tokens, settings.max_jd_tokens)
-    trainer = _build_trainer(model, tokenizer, tokenized.rows, settings, work / "steps")
-    metrics = train_from_last_checkpoint(trainer, "reward", tokenized, callbacks)
+    trainer = build_reward_trainer(model, tokenizer, tokenized.rows, settings, work / "steps")
+    metrics = train_from_last_checkpoint(trainer, "reward", tokenized, [], callbacks)
     if is_main():
         record = GeneratorRecord(
             stage="reward",
@@ -119,7 +123,8 @@ def train_reward(
             weights_sha256="",  # not known before the model is saved
             adapter_sha256=None,
             created_at=datetime.now(UTC),
-            settings=settings.model_dump(mode="json"),
+            settings=recorded(settings),
+            precision=precision_of(trainer),
             metrics=metrics,
             versions=records.package_versions("torch", "transformers", "trl"),
             parents={} if settings.base else {"sft": records.tuned_weights(sft)},
@@ -141,9 +146,9 @@ def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     return find_generator(config.model_copy(update={"generator": stage_1}))
 
 
-def _new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
+def new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
     """Return the model in `base` with a new scalar head, and its tokenizer with a padding token of its own."""
-    causal, tokenizer = load_causal_lm(base)
+    causal, tokenizer = load_causal_lm(base, torch.float32)
     if is_adapter(base):  # the head is put on the merged weights
         base = work / "trunk"
         if is_main():
@@ -165,11 +170,12 @@ def _new_scorer(base: Path, seed: int, work: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _build_trainer(
+def build_reward_trainer(
     model: Any, tokenizer: Any, rows: Rows, settings: RewardConfig, checkpoints_dir: Path
 ) -> RewardTrainer:
+    """Return TRL's trainer of tokenized preference pairs for a model of `new_scorer`, with settled `settings`."""
     arguments = TRLConfig(
-        **epoch_arguments(settings, checkpoints_dir),
+        **epoch_arguments(settings, checkpoints_dir, model.num_parameters()),
         center_rewards_coefficient=settings.center_weight,
         logging_steps=max(1, min(10, len(rows) // settings.batch_size)),
     )

@@ -23,6 +23,7 @@ from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
     GeneratorRecord,
     is_adapter,
+    n_parameters,
     read_record,
     trained_base_hash,
     trained_generators,
@@ -31,6 +32,7 @@ from girl_features.generator.checkpoint import (
 from girl_features.generator.opening import find_reward_model
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.generator.tuning import LORA_FROM, settle_tuning
 from girl_features.input.splits import Windows, preference_pairs, rl_cvs
 from girl_features.input.tables import Tables
 from girl_features.store.user_files import keep_out_of_git
@@ -38,6 +40,7 @@ from girl_features.trainers import records
 from girl_features.trainers.alternatives import train_alternative
 from girl_features.trainers.held_out import stage_3_metrics
 from girl_features.trainers.ppo import PPO, RLResult
+from girl_features.trainers.precision import stage_3_precision
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.reward import newest_sft
 from girl_features.trainers.rollouts import end_ids, use_plain_sampling
@@ -77,9 +80,10 @@ def train_ppo(
             limit (KL, or broken, long or repetitive JDs).
         ConfigError: the algorithm cannot train this SFT generator.
     """
-    settings = config.ppo
     cvs = rl_cvs(tables, windows)
     sft_folder, sft = newest_sft(config)
+    size = n_parameters(sft_folder)
+    settings = settle_tuning(config.ppo, sft.base, size)
     reward_folder, reward = reward_model_for(sft, config)
     pairs = preference_pairs(tables, windows) if settings.algo == "dpo" else None
     max_new_tokens = config.sampling.max_new_tokens
@@ -88,8 +92,10 @@ def train_ppo(
         existing = records.find_trained(trained_generators(config.generators_dir, settings.algo), inputs, RECORD_NAME)
         if existing is not None:
             return existing
-    if settings.algo != "ppo" and is_adapter(sft_folder):
-        raise ConfigError(f"ppo.algo {settings.algo!r} needs an SFT generator with `sft.tuning: full`")
+    if settings.algo != "ppo" and is_adapter(sft_folder) and settings.tuning == "full":
+        raise ConfigError(
+            f"ppo.algo {settings.algo!r} cannot tune a generator in full that is a LoRA adapter: set `ppo.tuning: lora`"
+        )
     train, held_out = hold_out_seekers(cvs, settings.holdout, settings.seed)
     if train.is_empty() or held_out.height < MIN_HELD_OUT:
         raise EmptyWindowError(
@@ -113,7 +119,7 @@ def train_ppo(
         for part in (train, held_out)
     )
     if settings.algo == "ppo":
-        checkpoints, recompute = work / "checkpoints", torch.cuda.is_available()  # recompute as in stages 1 and 2
+        checkpoints, recompute = work / "checkpoints", torch.cuda.is_available() or size >= LORA_FROM
         ppo = PPO(models, train_task, held_out_task, settings, max_new_tokens, checkpoints, recompute, after_iteration)
         result = ppo.run()
     else:
@@ -133,6 +139,7 @@ def train_ppo(
             adapter_sha256=None,
             created_at=datetime.now(UTC),
             settings=settings.model_dump(mode="json"),
+            precision=stage_3_precision(),
             metrics={
                 **summary,
                 **held_out_jds,
@@ -194,8 +201,7 @@ def reward_model_for(sft: GeneratorRecord, config: GirlConfig) -> tuple[Path, Ge
 def _load_models(sft_folder: Path, reward_model: TransformersRewardModel, settings: PPOConfig) -> tuple[PPOModels, Any]:
     """Return the models of PPO (`frozen` is None for LoRA), and the tokenizer of the generator."""
     torch.manual_seed(settings.seed)  # new adapters are drawn at random
-    actor, tokenizer = load_causal_lm(sft_folder)
-    actor = actor.float()
+    actor, tokenizer = load_causal_lm(sft_folder, torch.float32)
     use_plain_sampling(actor, end_ids(actor), tokenizer.pad_token_id)
     if settings.tuning == "lora":
         from peft import get_peft_model

@@ -25,15 +25,17 @@ from girl_features.config import GirlConfig, SFTConfig
 from girl_features.errors import ConfigError
 from girl_features.generator.bases.cut_off import earlier_cut_off, known_until
 from girl_features.generator.bases.finding import find_base
-from girl_features.generator.checkpoint import GeneratorRecord, read_record, weights_hash
+from girl_features.generator.checkpoint import GeneratorRecord, n_parameters, read_record, weights_hash
 from girl_features.generator.prompts import template_for
 from girl_features.generator.tokens import check_positions
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.generator.tuning import settle_tuning, sft_settings
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
 from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers.held_out import held_out_metrics
+from girl_features.trainers.precision import precision_of
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
@@ -64,16 +66,18 @@ def train_sft(
     train, held_out = pairs, pairs.clear()
     if config.sft.holdout:
         train, held_out = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
+    base_known_until = _base_known_until(config, windows.sft_end)  # fails before anything is trained
     texts = window_texts(tables, windows, train, held_out) if config.generator.base == "tiny" else None
-    settings = {**config.sft_settings, "base": config.generator.base, "sft_end": windows.sft_end.isoformat()}
+    size = 0 if texts is not None else n_parameters(find_base(config.generator.base, config.bases_dir))
+    settings = sft_settings(config, size)
+    source = {**settings, "base": config.generator.base, "sft_end": windows.sft_end.isoformat()}
     parents = {}
     if texts is None:
         parents["base"] = weights_hash(find_base(config.generator.base, config.bases_dir))
-        settings["base_weights"] = parents["base"]  # other weights of the same name are another base
+        source["base_weights"] = parents["base"]  # other weights of the same name are another base
     input_tables = [pairs.select("job_seeker_id", "job_id", "cv", "jd"), *([] if texts is None else [texts])]
-    inputs = hash_inputs(settings, *input_tables)
+    inputs = hash_inputs(source, *input_tables)
     final = config.generators_dir / f"sft-{inputs[:12]}"
-    base_known_until = _base_known_until(config, windows.sft_end)  # fails before anything is trained
     note = earlier_cut_off(config.generator)
     keep_out_of_git(config.workspace)
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
@@ -86,14 +90,15 @@ def train_sft(
                 if texts is None
                 else _pretrain_tiny(texts, config)
             )
-            model, tokenizer = load_causal_lm(base)
+            model, tokenizer = load_causal_lm(base, torch.float32)
             template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
             if texts is None:
                 limit_settings = "`generator.max_cv_tokens` or `sft.max_jd_tokens`"
                 check_positions(model.config, longest(tokenized.rows + evaluated.rows), limit_settings)
-            trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, config.sft, work / "steps")
-            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, callbacks)
+            settled = settle_tuning(config.sft, config.generator.base, size)
+            trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, settled, work / "steps")
+            metrics = train_from_last_checkpoint(trainer, "sft", tokenized, evaluated.rows, callbacks)
             if evaluated.rows:
                 loss = float(trainer.evaluate()["eval_loss"])
                 metrics |= held_out_metrics(loss, tokenizer, evaluated.rows, tokenized.rows)
@@ -109,8 +114,9 @@ def train_sft(
                     weights_sha256="",  # not known before the model is saved
                     adapter_sha256=None,
                     created_at=datetime.now(UTC),
-                    settings=config.sft_settings,
-                    metrics=metrics if texts is None else metrics | base_metrics(Path(base)),
+                    settings=settings,
+                    precision=precision_of(trainer),
+                    metrics=metrics | ({"n_parameters": size} if texts is None else base_metrics(Path(base))),
                     versions=package_versions("torch", "transformers", "trl"),
                     parents=parents if texts is None else {"tiny": weights_hash(Path(base))},
                     notes=() if note is None else (note,),
@@ -152,13 +158,15 @@ def _pretrain_tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
 def build_sft_trainer(
     model: Any, tokenizer: Any, rows: Rows, evaluation_rows: Rows, settings: SFTConfig, checkpoints_dir: Path
 ) -> SFTTrainer:
-    """Return TRL's trainer of tokenized pairs. Without evaluation rows the last epoch is kept."""
+    """Return TRL's trainer of tokenized pairs, with settled `settings`.
+
+    The weights of `model` are float32. Without evaluation rows the last epoch is kept.
+    """
     has_evaluation = bool(evaluation_rows)
     arguments = TRLConfig(
-        **epoch_arguments(settings, checkpoints_dir),
+        **epoch_arguments(settings, checkpoints_dir, model.num_parameters()),
         max_steps=settings.max_steps,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
         train_sampling_strategy="group_by_length",
         completion_only_loss=True,
         packing=False,
@@ -186,6 +194,12 @@ class CPUSFTTrainer(SFTTrainer):
     TRL's loss never holds all logits at once, which saves memory on a GPU. On a CPU it took three quarters of the time
     of a step of `tiny` with 8,192 tokens; with this loss a step takes 0.4 times as long.
     """
+
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]  # by the tokens of the whole batch, of which `inputs` may be a part
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # so that the tokens of the whole batch are counted for every model
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

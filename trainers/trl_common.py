@@ -15,22 +15,25 @@ from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import RewardConfig, SFTConfig
 from girl_features.errors import CheckpointError, TrainingError
+from girl_features.generator.tuning import LORA_FROM
 from girl_features.progress import Progress
 from girl_features.store.failpoints import failpoint
 from girl_features.trainers.checkpoints import check_hashes, write_hashes
-from girl_features.trainers.training_data import TokenizedRows
+from girl_features.trainers.precision import Precision, settle_precision
+from girl_features.trainers.training_data import Rows, TokenizedRows
+from girl_features.trainers.training_work import TrainingWork
 
 _log = logging.getLogger(__name__)
 
 
-def trainer_arguments(output_dir: Path, learning_rate: float, seed: int) -> dict[str, Any]:
-    """Return the arguments that every TRL trainer gets here: bfloat16 on a GPU, and no reports and progress bars."""
+def trainer_arguments(output_dir: Path, learning_rate: float | None, seed: int, precision: Precision) -> dict[str, Any]:
+    """Return the arguments that every TRL trainer gets here. There are no reports and progress bars."""
     disable_progress_bars()  # of the `datasets` library; our own progress line counts steps
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(output_dir),
         "learning_rate": learning_rate,
-        "bf16": gpu,
+        "bf16": precision == "bfloat16",
         "use_cpu": not gpu,
         "seed": seed,
         "data_seed": seed,
@@ -40,12 +43,19 @@ def trainer_arguments(output_dir: Path, learning_rate: float, seed: int) -> dict
     }
 
 
-def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dict[str, Any]:
-    """Return the arguments of stages 1 and 2: a cosine schedule, and a checkpoint after each epoch."""
+def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path, n_parameters: int) -> dict[str, Any]:
+    """Return the arguments of stages 1 and 2: a cosine schedule, and a checkpoint after each epoch.
+
+    The settings are settled, and the model has `n_parameters`. A batch is computed in parts, whose gradients are added.
+    """
+    part = rows_at_once(settings.batch_size, n_parameters)
+    accumulated = settings.gradient_accumulation if isinstance(settings, SFTConfig) else 1
+    precision = settle_precision(settings.precision, n_parameters)
     return {
-        **trainer_arguments(output_dir, settings.learning_rate, settings.seed),
+        **trainer_arguments(output_dir, settings.learning_rate, settings.seed, precision),
         "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": part,
+        "gradient_accumulation_steps": accumulated * settings.batch_size // part,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "weight_decay": 0.01,
@@ -54,7 +64,17 @@ def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path) -> dic
         "save_strategy": "epoch",
         "save_total_limit": 2,  # the older one is used if the newer one is damaged
         "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "non_padding",  # for the remaining time
     }
+
+
+def rows_at_once(batch_size: int, n_parameters: int) -> int:
+    """Return the number of rows of a batch whose activations and logits are kept in memory at the same time.
+
+    On CPUs a model of 30 million parameters or more reads one row after the other, which costs no time and needs no
+    padding. Its memory then does not grow with the batch: docs/adr/0021. GPUs recompute activations instead.
+    """
+    return 1 if n_parameters >= LORA_FROM and not torch.cuda.is_available() else batch_size
 
 
 def generator_adapter(rank: int) -> Any:
@@ -65,14 +85,16 @@ def generator_adapter(rank: int) -> Any:
 
 
 def train_from_last_checkpoint(
-    trainer: Any, stage: str, tokenized: TokenizedRows, callbacks: Sequence[TrainerCallback]
+    trainer: Any, stage: str, tokenized: TokenizedRows, evaluated: Rows, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, float]:
     """Train on `tokenized`, from the newest whole checkpoint if there is one, and return the metrics.
 
-    The `stage` is that of `girl train`. `callbacks` are added to those that show progress and guard the checkpoints.
+    The `stage` is that of `girl train`. The rows `evaluated` are read after each epoch. `callbacks` are added to
+    those that show progress and guard the checkpoints.
     """
     trainer.remove_callback(PrinterCallback)  # stdout is for results
-    for callback in (ProgressCallback(stage), _CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
+    work = TrainingWork(_n_tokens(tokenized.rows), _n_tokens(evaluated))
+    for callback in (ProgressCallback(stage, work), _CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
         trainer.add_callback(callback)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     return {
@@ -81,6 +103,11 @@ def train_from_last_checkpoint(
         "n_cv_truncated": float(tokenized.n_cv_truncated),
         "n_jd_truncated": float(tokenized.n_jd_truncated),
     }
+
+
+def _n_tokens(rows: Rows) -> int:
+    """Return the number of tokens that the model reads of these rows."""
+    return sum(len(ids) for row in rows for name, ids in row.items() if name.endswith("_ids"))
 
 
 class _CheckpointGuard(TrainerCallback):
@@ -127,22 +154,42 @@ def last_checkpoint(checkpoints_dir: Path) -> str | None:
 
 
 class ProgressCallback(TrainerCallback):
-    """Show the trainer's steps on our progress line."""
+    """Show the trainer's steps on our progress line.
 
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._progress: Progress  # open between the first step and the last
+    With `work`, of a trainer that counts the tokens that are not padding, the remaining time follows from the tokens.
+    """
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def __init__(self, label: str, work: TrainingWork | None = None) -> None:
+        self._label, self._work = label, work
+        self._progress: Progress | None = None  # open between the first step and the last
+        self._n_evaluations = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Open the line at the first step, or at the step that a resumed run begins with."""
         quiet = not state.is_world_process_zero
         self._progress = Progress(self._label, state.max_steps, "steps", quiet=quiet).__enter__()
-        self._progress.advance(state.global_step)
+        if self._work is not None:
+            n_epochs = state.max_steps / math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+            self._work.set_epochs(n_epochs)
+            self._n_evaluations = state.global_step / state.max_steps * n_epochs  # one after each epoch
+        self._progress.begin_at(state.global_step, self._share(state))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count one step."""
-        self._progress.advance()
+        if self._progress is not None:
+            self._progress.advance(1, self._share(state))
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        """Count one batch of an evaluation within the training."""
+        if self._progress is not None:
+            self._n_evaluations += 1 / len(eval_dataloader)
+            self._progress.advance(0, self._share(state))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the line."""
-        self._progress.__exit__(None, None, None)
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
+
+    def _share(self, state: Any) -> float | None:
+        return None if self._work is None else self._work.share(state.num_input_tokens_seen, self._n_evaluations)

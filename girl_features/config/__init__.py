@@ -10,6 +10,7 @@ from girl_features.config.settings import (
     GirlConfig,
     LookupConfig,
     PPOConfig,
+    PrecisionSetting,
     RayConfig,
     RewardConfig,
     SamplingConfig,
@@ -18,6 +19,7 @@ from girl_features.config.settings import (
     TableConfig,
     TablesConfig,
     TinyConfig,
+    TuningSetting,
     WindowsConfig,
 )
 from girl_features.config.times import EPOCH_FORMATS
@@ -32,6 +34,7 @@ __all__ = [
     "GirlConfig",
     "LookupConfig",
     "PPOConfig",
+    "PrecisionSetting",
     "RayConfig",
     "RewardConfig",
     "SFTConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "TableConfig",
     "TablesConfig",
     "TinyConfig",
+    "TuningSetting",
     "WindowsConfig",
     "load_config",
     "write_resolved",

@@ -93,6 +93,8 @@ class WindowsConfig(Section):
 
 
 TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
+TuningSetting = Literal["auto", "full", "lora"]
+PrecisionSetting = Literal["auto", "float32", "bfloat16"]
 EngineSetting = Literal["auto", "transformers", "openvino", "openvino-float32", "vllm"]
 
 
@@ -188,10 +190,12 @@ class RayConfig(Section):
 class SFTConfig(Section):
     """Stage 1: supervised fine-tuning on matched CV-JD pairs."""
 
-    tuning: Literal["full", "lora"] = "full"
+    tuning: TuningSetting = "auto"  # auto: lora for bases from 30 M parameters on, else full
     lora_rank: int = Field(16, ge=1)
     epochs: float = Field(4, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
+    # null: 1e-3 for `tiny`; for a pretrained base 4e-4 with lora, and 5e-5 with full
+    learning_rate: float | None = Field(None, gt=0)
+    precision: PrecisionSetting = "auto"  # auto: bfloat16 on GPUs and, for large bases, on CPUs with its instructions
     batch_size: int = Field(8, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
     max_jd_tokens: int = Field(192, ge=8)
@@ -205,10 +209,12 @@ class RewardConfig(Section):
     """Stage 2: the reward model, trained on matched and mismatched JDs of one CV."""
 
     base: str | None = None  # a model by path or name; default: the trunk of the SFT generator
-    tuning: Literal["full", "lora"] = "full"
+    tuning: TuningSetting = "auto"  # auto: lora for bases from 30 M parameters on, else full
     lora_rank: int = Field(16, ge=1)
     epochs: float = Field(2, gt=0)
-    learning_rate: float = Field(3e-4, gt=0)
+    # null: 3e-4 for `tiny`; for a pretrained base 4e-4 with lora, and 5e-5 with full
+    learning_rate: float | None = Field(None, gt=0)
+    precision: PrecisionSetting = "auto"  # as in stage 1
     batch_size: int = Field(16, ge=1)  # pairs per step
     # largest number of pairs of one CV, since its pairs share a few JDs; null: all pairs
     pairs_per_cv: int | None = Field(4, ge=1)
@@ -225,7 +231,7 @@ class PPOConfig(Section):
     algo: Literal["ppo", "rloo", "grpo", "dpo"] = "ppo"  # all but `ppo` use TRL's trainers
     n_generations: int = Field(4, ge=2)  # JDs per CV that are compared with each other (rloo, grpo)
     dpo_beta: float = Field(0.3, gt=0)
-    tuning: Literal["full", "lora"] = "full"
+    tuning: TuningSetting = "auto"  # auto: lora for bases from 30 M parameters on, else full
     lora_rank: int = Field(16, ge=1)
     iterations: int = Field(60, ge=1)  # rounds of sampling and learning
     batch_size: int = Field(64, ge=2)  # CVs sampled per iteration
@@ -345,16 +351,10 @@ class GirlConfig(Section):
     @model_validator(mode="after")
     def _tiny_is_tuned_in_full(self) -> GirlConfig:
         if self.generator.base == "tiny" and self.sft.tuning == "lora":
-            raise ValueError("`tiny` has no pretrained weights for an adapter to add to: set sft.tuning to `full`")
+            raise ValueError("`tiny` has no pretrained weights for an adapter to add to: leave out sft.tuning")
         return self
 
     @property
     def feast_repo(self) -> Path:
         """Folder of feature_store.yaml."""
         return self.feast.repo or self.workspace / "feature_repo"
-
-    @property
-    def sft_settings(self) -> dict[str, object]:
-        """All settings, besides the data, that determine the stage-1 generator; its training record keeps them."""
-        tiny = self.generator.tiny.model_dump(mode="json") if self.generator.base == "tiny" else None
-        return {**self.sft.model_dump(mode="json"), "max_cv_tokens": self.generator.max_cv_tokens, "tiny": tiny}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class GeneratorRecord(BaseModel):
     settings: dict[str, object]
     metrics: dict[str, float]
     versions: dict[str, str]
+    precision: str | None = None  # of the arithmetic in training, float32 or bfloat16; None: not recorded
     parents: dict[str, str] = {}  # stage -> SHA-256 of the weights that training started from or used
     notes: tuple[str, ...] = ()  # remarks for readers of the metrics
 
@@ -121,11 +123,24 @@ def _loaded_files(folder: Path) -> list[Path]:
     return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _COMMANDS})
 
 
-def weights_size(folder: Path) -> int:
-    """Return the bytes of the weights in `folder`. For an adapter, return those of its base model."""
+def n_parameters(folder: Path) -> int:
+    """Return the number of parameters of the model in `folder`, of which only the headers of the files are read.
+
+    For an adapter, that is the number of parameters of its base model.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
     if is_adapter(folder):
         folder = adapter_base(folder)
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    safetensors, total = require("safetensors", "generate"), 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safetensors.safe_open(path, framework="np") as tensors:
+                total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged or cut short ({error})") from error
+    return total
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:

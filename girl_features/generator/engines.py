@@ -11,11 +11,11 @@ from girl_features.config import EngineSetting
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import ConfigError
 from girl_features.generator import Generator
-from girl_features.generator.checkpoint import weights_size
+from girl_features.generator.checkpoint import n_parameters
 
 _PACKAGES = {"openvino": "openvino_genai", "openvino-float32": "openvino_genai", "vllm": "vllm"}
 _EXTRAS = {"openvino": "openvino", "openvino-float32": "openvino", "vllm": "vllm"}
-SMALL_BYTES = 120_000_000  # 30 M float32 weights; smaller models run slower with a second thread
+SMALL = 30_000_000  # parameters; smaller models run slower with a second thread
 
 
 class Engine(Generator, Protocol):
@@ -97,7 +97,7 @@ def start_engine(
         from girl_features.generator.vllm_engine import VLLMGenerator
 
         return VLLMGenerator(folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size)
-    if threads is None and weights_size(folder) < SMALL_BYTES:
+    if threads is None and n_parameters(folder) < SMALL:
         threads = 1
     if engine == "transformers":
         from girl_features.generator.transformers_engine import TransformersGenerator

@@ -19,6 +19,8 @@ from girl_features.generator.checkpoint import (
     RECORD_NAME,
     REWARD_RECORD_NAME,
     GeneratorRecord,
+    is_adapter,
+    n_parameters,
     peek_record,
     read_record,
     trained_base_hash,
@@ -27,6 +29,7 @@ from girl_features.generator.checkpoint import (
     weights_hash,
 )
 from girl_features.generator.engines import open_engine, settle_engine
+from girl_features.generator.tuning import LORA_FROM, sft_settings
 from girl_features.progress import announce
 from girl_features.store.parts import PartsStore
 
@@ -154,7 +157,22 @@ def was_trained_as(config: GirlConfig, folder: Path) -> bool:
     record = peek_record(folder)
     if record.get("base") != config.generator.base:
         return False
-    return record.get("stage") != "sft" or record.get("settings") == config.sft_settings
+    return record.get("stage") != "sft" or record.get("settings") == sft_settings(
+        config, _n_parameters_of_base(record, folder)
+    )
+
+
+def _n_parameters_of_base(record: dict[str, object], folder: Path) -> int:
+    """Return the number of parameters of the base that a generator was trained on, as its record says.
+
+    Earlier releases did not write it. For `tiny`, which is always tuned in full, it is not read.
+    """
+    metrics = record.get("metrics")
+    if record.get("base") == "tiny":
+        return 0
+    if isinstance(metrics, dict) and "n_parameters" in metrics:
+        return int(metrics["n_parameters"])
+    return LORA_FROM if is_adapter(folder) else n_parameters(folder)  # the base of an adapter may be elsewhere
 
 
 class TrainedOnBase(NamedTuple):

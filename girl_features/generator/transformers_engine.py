@@ -19,18 +19,25 @@ from girl_features.generator.tokens import load_tokenizer, open_codec, stop_ids
 from girl_features.schema import GeneratedText
 
 
-def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
+def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """Load model and tokenizer of a causal LM by path or name, from safetensors only and without remote code.
 
     For a LoRA adapter, the base model is loaded and the adapter is merged into it. The model's generation settings
     name every token that ends a JD, so that a saved copy names them too.
+
+    Args:
+        name: path of a folder, or a name on the hub.
+        dtype: of the weights. None is the dtype that they are stored in, or float32 with an adapter, which changes
+            most weights by less than bfloat16 and float16 can tell apart. Training needs float32 for the same reason.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not have the model; or it cannot be loaded whole.
     """
     folder = base_folder(name)
     base = adapter_base(folder) if is_adapter(folder) else folder
-    model = _load_model(base)
+    if dtype is None:
+        dtype = torch.float32 if is_adapter(folder) else "auto"  # type: ignore[assignment]
+    model = _load_model(base, dtype)
     if is_adapter(folder):
         model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     tokenizer = load_tokenizer(folder)
@@ -44,10 +51,11 @@ def load_causal_lm(name: str | Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load_model(folder: Path) -> Any:
+def _load_model(folder: Path, dtype: Any) -> Any:
     """Load the causal LM in `folder`. A weight that its files lack would be drawn at random, so it is an error."""
     check_model_files(folder)
     options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    options["dtype"] = dtype
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), **options)
     except Exception as error:  # the loader raises whatever a damaged file or an unknown kind of model leads to

@@ -94,7 +94,7 @@ class YesNoRanker:
     def fit(self, texts: PairTexts, labels: np.ndarray, valid_texts: PairTexts, valid_labels: np.ndarray) -> None:
         """Tune a fresh copy of the model; ShapeError as in every TextRanker."""
         check_text_parts(texts, labels, valid_texts, valid_labels)
-        self._model, self._tokenizer = load_causal_lm(self.folder)
+        self._model, self._tokenizer = load_causal_lm(self.folder, torch.float32)
         self._answers = [self._ids(word)[-1] for word in (YES, NO)]
         if self._answers[0] == self._answers[1]:
             raise GirlError(
