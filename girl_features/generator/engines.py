@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from girl_features.config import EngineSetting
-from girl_features.contract import FeatureContract
+from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import ConfigError
 from girl_features.generator import Generator
 from girl_features.generator.checkpoint import weights_size
@@ -55,11 +55,33 @@ def _with_engine(engine: str, contract: FeatureContract) -> FeatureContract:
 def open_engine(
     contract: FeatureContract, folder: Path, *, batch_size: int | None, threads: int | None, exports: Path
 ) -> Engine:
-    """Load the generator in `folder` with the engine of `contract`.
+    """Load the generator in `folder` with the engine, the sampling and the prompt length of `contract`.
+
+    The other arguments and the errors are those of `start_engine`.
+    """
+    engine, sampling, max_cv_tokens = contract.engine_name, contract.sampling, contract.max_cv_tokens
+    return start_engine(
+        engine, folder, sampling, max_cv_tokens, batch_size=batch_size, threads=threads, exports=exports
+    )
+
+
+def start_engine(
+    engine: str,
+    folder: Path,
+    sampling: SamplingContract,
+    max_cv_tokens: int,
+    *,
+    batch_size: int | None,
+    threads: int | None,
+    exports: Path,
+) -> Engine:
+    """Load the generator in `folder` with an engine.
 
     Args:
-        contract: gives the engine and the sampling settings.
+        engine: name of the engine.
         folder: a causal LM or a LoRA adapter.
+        sampling: how JDs are sampled.
+        max_cv_tokens: number of first tokens of a CV that the prompt keeps.
         batch_size: JDs generated at once; None is 32, or with vLLM as many as fit into memory.
         threads: CPU threads; None is one thread for a small model, else all cores.
         exports: folder that keeps generators in OpenVINO's format.
@@ -68,9 +90,7 @@ def open_engine(
         ConfigError: the engine is not installed.
         CheckpointError: the checkpoint cannot be loaded, or not with this engine.
     """
-    engine = contract.engine_name
     _check_installed(engine)
-    sampling, max_cv_tokens = contract.sampling, contract.max_cv_tokens
     if engine == "vllm":
         from girl_features.generator.vllm_engine import VLLMGenerator
 
