@@ -57,7 +57,8 @@ def _fixed_clock() -> str:
     The renderer lets no function of ours into a template.
     """
     filters = "".join(f" | replace('{part}', '{FIXED_DAY.strftime(part)}')" for part in _DIRECTIVES)
-    return f"{{%- macro {_CLOCK}(format) -%}}{{{{- format{filters} -}}}}{{%- endmacro %}}{{{{ '' }}}}"  # what follows keeps its line ends
+    body = f"{{{{- format{filters} -}}}}"
+    return f"{{%- macro {_CLOCK}(format) -%}}{body}{{%- endmacro %}}{{{{ '' }}}}"  # the '' keeps a line end after it
 
 
 def chat_prompt(tokenizer: Any, role: str, instruction: str) -> ChatPrompt:
