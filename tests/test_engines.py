@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +132,23 @@ class GeneratorContract:
         cut = open_(tmp_path, 0.0, 3).generate(["cook"], [[0]])[0][0]
         assert (cut.finish_reason, cut.n_new_tokens) == ("stop", 3)
         assert cut.text == tokenizer.decode(ids[:3]).strip()
+
+    def test_stops_at_any_end_that_the_model_names(self, open_: Open, folder: Path, tmp_path: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        [[whole]] = open_(folder, 0.0, 3).generate(["cook"], [[0]])
+        for path in folder.glob("*"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        prompt = torch.tensor([encode_prompt(tokenizer, TINY, "cook", MAX_CV_TOKENS).ids])
+        ids = model.generate(prompt, max_new_tokens=4, do_sample=False, eos_token_id=None)[0, prompt.shape[1] :]
+        end = int(ids[3])  # written fourth; the tokenizer calls another one its end token
+        tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(end)]})
+        tokenizer.save_pretrained(tmp_path)
+        path = tmp_path / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [tokenizer.pad_token_id, end]}))
+        [[cut]] = open_(tmp_path, 0.0, 3).generate(["cook"], [[0]])
+        assert whole.finish_reason == "length"
+        assert (cut.finish_reason, cut.n_new_tokens) == ("stop", 3)
 
     def test_hostile_cvs_are_text(self, sampling: Generator, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)

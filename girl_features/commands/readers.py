@@ -27,6 +27,11 @@ def cv_readers(config: GirlConfig) -> list[Reader]:
     return readers
 
 
+def base_reader(folder: str, config: GirlConfig) -> Reader:
+    """Return the base model in `folder` as a reader of CVs."""
+    return Reader("generator", "generator.base", config.generator.max_cv_tokens, _model_file(folder, _TOKENIZER))
+
+
 def _generator_tokenizer(config: GirlConfig) -> Path | None:
     settings = config.generator
     trained = [folder for folder in trained_generators(config.generators_dir) if was_trained_as(config, folder)]

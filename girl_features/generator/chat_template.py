@@ -12,7 +12,8 @@ from girl_features.errors import CheckpointError
 # Some templates write the date of the day. With a new prompt every day, a generator that was tuned yesterday would
 # not read the prompts that it was tuned on, and every night would have a contract of its own.
 FIXED_DAY = datetime(2024, 7, 26)  # where Llama's own templates are given no date, they write this one
-_ASKS_TIME = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+_DIRECTIVES = ("%-d", "%-m", "%Y", "%y", "%m", "%d", "%e", "%B", "%b", "%A", "%a", "%j", "%H", "%I", "%M", "%S", "%p")
+_CLOCK = "strftime_now"  # function of templates that asks for the day
 _MARK = "\x02CV\x03"  # stands for a text while a template is rendered
 _OPEN_THINKING = re.compile(r"(?:<(?:think|thinking)>|\[THINK\])\s*\Z")
 _CLOSING = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
@@ -31,10 +32,11 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, for_answer:
 
     With `for_answer` the text ends where the answer begins. A thinking part that the template opens there is closed.
     """
+    asks_for_day = _CLOCK in str(tokenizer.chat_template)
     text = str(
         tokenizer.apply_chat_template(
             list(messages),
-            chat_template=_on_fixed_day(tokenizer.get_chat_template()),
+            chat_template=_fixed_clock() + tokenizer.get_chat_template() if asks_for_day else None,
             add_generation_prompt=for_answer,
             tokenize=False,
             enable_thinking=False,
@@ -49,15 +51,14 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, for_answer:
     return f"{text[: opened.start()]}{tag}\n\n{_CLOSING[tag]}\n\n"
 
 
-def _on_fixed_day(template: str) -> str:
-    """Return the text of a template with FIXED_DAY wherever it asks for the time.
+def _fixed_clock() -> str:
+    """Return a macro of a template's language that takes the place of the function for the day.
 
-    The function that it asks cannot be replaced by an argument: transformers passes only values to templates.
+    The renderer lets no function of ours into a template.
     """
-    template = _ASKS_TIME.sub(lambda asked: repr(FIXED_DAY.strftime(asked["format"])), template)
-    if "strftime_now(" in template:  # with a format that the template computes
-        template = f"{{%- macro strftime_now(f) -%}}{FIXED_DAY:%d %b %Y}{{%- endmacro -%}}{template}"
-    return template
+    filters = "".join(f" | replace('{part}', '{FIXED_DAY.strftime(part)}')" for part in _DIRECTIVES)
+    body = f"{{{{- format{filters} -}}}}"
+    return f"{{%- macro {_CLOCK}(format) -%}}{body}{{%- endmacro %}}{{{{ '' }}}}"  # the '' keeps a line end after it
 
 
 def chat_prompt(tokenizer: Any, role: str, instruction: str) -> ChatPrompt:

@@ -55,24 +55,22 @@ def _with_engine(engine: str, contract: FeatureContract) -> FeatureContract:
 def open_engine(
     contract: FeatureContract, folder: Path, *, batch_size: int | None, threads: int | None, exports: Path
 ) -> Engine:
-    """Load the generator in `folder` with the engine of `contract`. Arguments and errors are as in `start_engine`."""
+    """Load the generator in `folder` with the engine, the sampling and the prompt length of `contract`.
+
+    The other arguments and the errors are those of `start_engine`.
+    """
+    engine, sampling, max_cv_tokens = contract.engine_name, contract.sampling, contract.max_cv_tokens
     return start_engine(
-        contract.engine_name,
-        contract.sampling,
-        folder,
-        max_cv_tokens=contract.max_cv_tokens,
-        batch_size=batch_size,
-        threads=threads,
-        exports=exports,
+        engine, folder, sampling, max_cv_tokens, batch_size=batch_size, threads=threads, exports=exports
     )
 
 
 def start_engine(
     engine: str,
-    sampling: SamplingContract,
     folder: Path,
-    *,
+    sampling: SamplingContract,
     max_cv_tokens: int,
+    *,
     batch_size: int | None,
     threads: int | None,
     exports: Path,
@@ -80,9 +78,9 @@ def start_engine(
     """Load the generator in `folder` with an engine.
 
     Args:
-        engine: name of the engine, as `fastest_engine` returns it.
-        sampling: how JDs are sampled.
+        engine: name of the engine.
         folder: a causal LM or a LoRA adapter.
+        sampling: how JDs are sampled.
         max_cv_tokens: number of first tokens of a CV that the prompt keeps.
         batch_size: JDs generated at once; None is 32, or with vLLM as many as fit into memory.
         threads: CPU threads; None is one thread for a small model, else all cores.

@@ -13,7 +13,7 @@ from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
 from girl_features.generator.model_files import check_model_files
-from girl_features.generator.prompts import DrawRequest, group_by_cv
+from girl_features.generator.prompts import DrawRequest, encode_prompt, group_by_cv, template_for
 from girl_features.generator.sampling import SeededSampling
 from girl_features.generator.tokens import load_tokenizer, open_codec, stop_ids
 from girl_features.schema import GeneratedText
@@ -41,8 +41,8 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[
     if is_adapter(folder):
         model = require("peft", "generate").PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     tokenizer = load_tokenizer(folder)
-    _check_vocabulary(folder, model, tokenizer)
     ends = stop_ids(folder, tokenizer)
+    _check_vocabulary(folder, model, tokenizer, ends)
     try:
         model.generation_config.validate(strict=True)
     except ValueError:  # some bases are published with settings that transformers refuses to save
@@ -73,17 +73,23 @@ def _load_model(folder: Path, dtype: Any) -> Any:
     return model
 
 
-def _check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Check that the model has a vector for every token. A padding token without one is replaced by the end token."""
+def _check_vocabulary(folder: Path, model: Any, tokenizer: Any, ends: Sequence[int]) -> None:
+    """Check that the model has a vector for every token that it may read or write.
+
+    Special tokens that no prompt has may lack one. A padding token without a vector is replaced by the end token.
+    """
     n_vectors = model.get_input_embeddings().weight.shape[0]
-    beyond = [token for token, i in tokenizer.get_vocab().items() if i >= n_vectors]
-    if tokenizer.pad_token in beyond:
-        beyond.remove(tokenizer.pad_token)
+    if tokenizer.pad_token_id >= n_vectors:
         tokenizer.pad_token = tokenizer.eos_token
+    prompt = encode_prompt(tokenizer, template_for(tokenizer), "", 0).ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = (set(tokenizer.get_vocab().values()) - special) | {*prompt, *ends}
+    beyond = sorted(token for token in used if token >= n_vectors)
     if beyond:
         raise CheckpointError(
-            f"the tokenizer in {folder} has {len(beyond)} tokens ({beyond[0]!r}, ...) more than the model has vectors "
-            f"({n_vectors}): they do not belong together; put the model's own tokenizer there"
+            f"the tokenizer in {folder} has {len(beyond)} tokens ({tokenizer.convert_ids_to_tokens(beyond[0])!r}, ...) "
+            f"more than the model has vectors ({n_vectors}): they do not belong together; put the model's own "
+            f"tokenizer there"
         )
 
 

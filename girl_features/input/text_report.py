@@ -107,12 +107,21 @@ def inspect_texts(tables: Tables, config: TablesConfig, readers: Sequence[Reader
     sample = f"SELECT rowid FROM job_seekers WHERE {CV} <> '' ORDER BY {order} LIMIT {MAX_SAMPLED}"
     rows = tables.connection.execute(f"SELECT {CV} FROM job_seekers WHERE rowid IN ({sample})").fetchall()
     cvs = [str(row[0]) for row in rows]
-    readings = [_read(reader, cvs) for reader in readers] if cvs else []
+    readings = [read_texts(reader, cvs) for reader in readers] if cvs else []
     return TextReport(n_cvs, len(cvs), script_shares(cvs), readings, n_html)
 
 
-def _read(reader: Reader, cvs: Sequence[str]) -> Reading:
-    """Count the tokens of `cvs`, with the tokenizer of `reader` if it can be loaded."""
+def first_cv(tables: Tables) -> str | None:
+    """Return the first CV that is not blank; None if there is none, or if its table could not be read."""
+    if "job_seekers" not in tables.report.tables:
+        return None
+    query = f"SELECT {CV} FROM job_seekers WHERE trim({CV}) <> '' ORDER BY rowid LIMIT 1"
+    row = tables.connection.execute(query).fetchone()
+    return None if row is None else str(row[0])
+
+
+def read_texts(reader: Reader, cvs: Sequence[str]) -> Reading:
+    """Return what `reader` reads of `cvs`, which are not empty; counted with its tokenizer if that can be loaded."""
     tokenizer = _open_tokenizer(reader.tokenizer)
     limit = read_characters(reader.max_tokens)
     lengths: list[float] = []

@@ -56,9 +56,9 @@ def measure_cost(
     name_of_engine = fastest_engine()
     engine = start_engine(
         name_of_engine,
-        SamplingContract(**sampling.model_dump()),
         find_base(name, bases_dir),
-        max_cv_tokens=max_cv_tokens,
+        SamplingContract(**sampling.model_dump()),
+        max_cv_tokens,
         batch_size=None,
         threads=None,
         exports=exports,
