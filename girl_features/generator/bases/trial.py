@@ -22,7 +22,7 @@ N_LINES = 6  # of the JD that are shown
 
 
 class Trial(NamedTuple):
-    """What a base model did with one CV."""
+    """Record of what a base model did with one CV."""
 
     base: str
     folder: str
