@@ -68,6 +68,7 @@ READING = {
 # Commands that read no table of the user. `serve` and `serve-worker` read stored rows, and run until they are stopped.
 NOT_READING = {
     "init",
+    "bases",  # without --measure
     "sample",
     "contracts",
     "history",

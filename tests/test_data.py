@@ -335,7 +335,7 @@ WRONG_TYPES = [
     (
         "jobs",
         {**JOBS_COLUMNS, "job_id": pa.array([1.0])},
-        r"DOUBLE, wanted text or integers for job_id.*CAST\(CAST\(\"job_id\" AS HUGEINT\) AS VARCHAR\)",
+        r"DOUBLE, wanted text or integers for job_id.*CAST\(CAST\(\\\"job_id\\\" AS HUGEINT\) AS VARCHAR\)",
     ),
     ("jobs", {**JOBS_COLUMNS, "jd": pa.array([1.5])}, "DOUBLE, wanted text for jd"),
     (
@@ -466,7 +466,7 @@ HEADER = "job_seeker_id,cv,updated_at\n"
 BAD_FILES = [
     ("a.csv", b"", "header line of column names, each named once; found none"),
     ("a.csv", b"cv,cv,updated_at\n", "each named once"),
-    ("a.csv", b"job_seeker_id;cv;updated_at\n", "no column 'job_seeker_id', 'cv', 'updated_at'"),
+    ("a.csv", b"job_seeker_id;cv;updated_at\n", "are separated by semicolons.*delim = ';'"),
     ("a.csv", HEADER.encode() + b"s1,caf\xe9 secret,2020-01-01\n", "Invalid unicode; wanted UTF-8"),
     ("a.csv", HEADER.encode() + b"s1," + UTF8_SURROGATE + b",2020-01-01\n", "Invalid unicode; wanted UTF-8"),
     ("a.csv", HEADER.encode() + b"s1,secret\n", "Line: 2, Expected Number of Columns: 3 Found: 2"),
@@ -542,7 +542,7 @@ def test_missing_columns_are_named_with_the_key_to_set(tmp_path: Path) -> None:
     config = write_tables(tmp_path, {"jobs": jobs})
     message = r"table jobs: .*jobs.parquet' has no column 'job_id', 'jd'; wanted .*, found id, text, posted_at; "
     with pytest.raises(
-        DataError, match=message + r"set `tables.jobs.columns: \{job_id: YOUR_COLUMN, jd: YOUR_COLUMN\}`"
+        DataError, match=message + r'set `tables.jobs.columns: \{"job_id": "YOUR_COLUMN", "jd": "YOUR_COLUMN"\}`'
     ):
         load(config)
     mapped = TableConfig(path=config.jobs.path, columns={"job_id": "id", "jd": "text"})

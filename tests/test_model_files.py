@@ -6,7 +6,8 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -22,6 +23,7 @@ from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, wr
 from girl_features.generator.opening import find_generator, trained_on_base
 from girl_features.generator.tokens import open_codec
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
+from girl_features.generator.tuning import sft_settings
 from tests.small_bases import CHATML, POSITIONS, save_base, small_tokenizer
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma3", "gpt2", "phi"]
@@ -131,7 +133,7 @@ def test_a_tokenizer_of_another_model_is_refused_and_a_pad_without_vector_is_not
     padded = small_tokenizer()
     padded.add_special_tokens({"pad_token": "[PAD]"})  # Llama 2 with a token that the model has no vector for
     padded.save_pretrained(folder)
-    _model, tokenizer = load_causal_lm(folder)
+    _, tokenizer = load_causal_lm(folder)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     assert len(_generated(folder)) == 1
     padded.add_tokens(["[one]", "[two]"])
@@ -215,7 +217,7 @@ def _trained(config: GirlConfig, name: str, **fields: Any) -> Path:
         "weights_sha256": weights_hash(folder),
         "adapter_sha256": None,
         "created_at": datetime(2024, 1, 1, tzinfo=UTC),
-        "settings": config.sft_settings,
+        "settings": sft_settings(config, 0),
         "metrics": {},
         "versions": {},
         **fields,
@@ -269,17 +271,9 @@ def test_a_new_gguf_file_at_the_same_path_is_another_base(
 NOT_THERE = KnownBase("b", "o/b", ("no-such-package==1",), ("b.gguf",), 1, 1, "", "", datetime(2024, 1, 1, tzinfo=UTC))
 
 
-class _Response:
-    headers: ClassVar[dict[str, str]] = {}
-    request = None
-
-    def __init__(self, status: int) -> None:
-        self.status_code = status
-
-
 def _http_error(kind: type, status: int) -> Exception:
     error = kind.__new__(kind)
-    error.args, error.response = (f"{status} Client Error",), _Response(status)  # type: ignore[attr-defined]
+    error.args, error.response = (f"{status} Client Error",), SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
     return error  # type: ignore[no-any-return]
 
 

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from girl_features.batch.worker import table_versions
 from girl_features.config import TableConfig
@@ -310,7 +311,7 @@ def test_the_query_advised_for_ids_gives_the_right_rows(tmp_path: Path, values: 
         DataError, match=r"table jobs: column \"job_id\" .* wanted text or integers for job_id"
     ) as caught:
         load(config)
-    query = str(caught.value).partition("query: ")[2].rstrip("`")
+    query = yaml.safe_load(str(caught.value).partition("query: ")[2])
     with load(config.model_copy(update={"jobs": TableConfig(query=query)})) as tables:
         assert {row[0] for row in rows_of(tables, "jobs")} == {name for name in ids if name}
 

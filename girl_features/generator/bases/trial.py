@@ -22,7 +22,7 @@ N_LINES = 6  # of the JD that are shown
 
 
 class Trial(NamedTuple):
-    """Record of what a base model did with one CV."""
+    """Behaviour of a base model with one CV."""
 
     base: str
     folder: str
@@ -76,8 +76,8 @@ def try_base(name: str, cv: str, config: GirlConfig) -> Trial:
     jd = clean(result.text)
     if not jd:
         raise CheckpointError(
-            f"the base {name!r} wrote {result.n_new_tokens} tokens for the first CV, but no text outside of thinking; "
-            f"raise `sampling.max_new_tokens`, or take a base without thinking"
+            f"the base {name!r} wrote {result.n_new_tokens} tokens for the first CV, but no text besides thinking and "
+            f"special tokens; raise `sampling.max_new_tokens`, or take another base"
         )
     return Trial(
         base=name,
