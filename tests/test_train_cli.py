@@ -112,7 +112,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
 ) -> None:
     arguments = ["--set", f"workspace={tmp_path}", "--set", "sft.epochs=20", "--set", "sft.patience=20"]
     # a shell that starts the tests in the background has switched the signal off
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom girl_features.cli import main; main()"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from girl_features.cli import main; main()"
     command = [sys.executable, "-c", code, "train", "sft", "--config", str(config), *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.glob("generators/.sft-*/steps/checkpoint-*/hashes.json")):
