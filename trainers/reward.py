@@ -90,7 +90,7 @@ def train_reward(
         "reward_end": windows.reward_end.isoformat(),
     }
     if settings.base is not None:
-        sources["base_weights"] = weights_hash(find_base(settings.base, config.bases_dir))
+        sources["base_weights"] = weights_hash(base)
     inputs = records.hash_inputs(sources, pairs.select("job_seeker_id", "cv", "chosen", "rejected"))
     if not force:
         existing = records.find_trained(trained_reward_models(config.rewards_dir), inputs, REWARD_RECORD_NAME)

@@ -66,14 +66,15 @@ def train_sft(
     train, held_out = pairs, pairs.clear()
     if config.sft.holdout:
         train, held_out = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
-    base_known_until = _base_known_until(config, windows.sft_end)  # fails before anything is trained
-    texts = window_texts(tables, windows, train, held_out) if config.generator.base == "tiny" else None
-    size = 0 if texts is not None else n_parameters(find_base(config.generator.base, config.bases_dir))
+    pretrained = None if config.generator.base == "tiny" else find_base(config.generator.base, config.bases_dir)
+    base_known_until = _base_known_until(config, pretrained, windows.sft_end)  # fails before anything is trained
+    texts = window_texts(tables, windows, train, held_out) if pretrained is None else None
+    size = 0 if pretrained is None else n_parameters(pretrained)
     settings = sft_settings(config, size)
     source = {**settings, "base": config.generator.base, "sft_end": windows.sft_end.isoformat()}
     parents = {}
-    if texts is None:
-        parents["base"] = weights_hash(find_base(config.generator.base, config.bases_dir))
+    if pretrained is not None:
+        parents["base"] = weights_hash(pretrained)
         source["base_weights"] = parents["base"]  # other weights of the same name are another base
     input_tables = [pairs.select("job_seeker_id", "job_id", "cv", "jd"), *([] if texts is None else [texts])]
     inputs = hash_inputs(source, *input_tables)
@@ -85,11 +86,7 @@ def train_sft(
         if final.is_dir() and not force:
             read_record(final)  # checks the weights
         else:
-            base = (
-                str(find_base(config.generator.base, config.bases_dir))
-                if texts is None
-                else _pretrain_tiny(texts, config)
-            )
+            base = str(pretrained) if texts is None else _pretrain_tiny(texts, config)
             model, tokenizer = load_causal_lm(base, torch.float32)
             template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
@@ -129,12 +126,12 @@ def train_sft(
     return final
 
 
-def _base_known_until(config: GirlConfig, sft_end: datetime) -> datetime:
+def _base_known_until(config: GirlConfig, base: Path | None, sft_end: datetime) -> datetime:
     """Return the latest time that the base itself may know of; `tiny` knows nothing before it is trained."""
     settings = config.generator
-    if settings.base == "tiny":
+    if base is None:
         return sft_end
-    until = known_until(settings, find_base(settings.base, config.bases_dir))
+    until = known_until(settings, base)
     if until is not None:
         return until
     raise ConfigError(

@@ -69,9 +69,9 @@ def bases(
 
 
 def _place(known: KnownBase, bases_dir: Path) -> str:
-    from girl_features.generator.bases.finding import has_base
+    from girl_features.generator.bases.finding import present_base
 
-    if has_base(known, bases_dir):
+    if present_base(known.name, bases_dir) is not None:
         return "in the workspace"
     if known.packaged_files() is not None:
         return "installed as a package; the first use brings it into the workspace"
@@ -114,7 +114,7 @@ def _measure(config: GirlConfig, sample: int) -> None:
     from girl_features.errors import DataError
     from girl_features.generator.bases.catalogue import KNOWN_BASES
     from girl_features.generator.bases.costs import measure_cost
-    from girl_features.generator.bases.finding import has_base
+    from girl_features.generator.bases.finding import present_base
     from girl_features.generator.bases.terms import is_accepted
     from girl_features.input.tables import open_tables
     from girl_features.progress import announce
@@ -125,7 +125,7 @@ def _measure(config: GirlConfig, sample: int) -> None:
     if not cvs:
         raise DataError("there is no CV to measure with: `girl check` reports on the tables")
     for known in KNOWN_BASES.values():
-        can_be_had = has_base(known, config.bases_dir) or known.packaged_files() is not None
+        can_be_had = present_base(known.name, config.bases_dir) is not None or known.packaged_files() is not None
         if (can_be_had and is_accepted(known, config.bases_dir)) or known.name == config.generator.base:
             announce(f"generating {len(cvs)} JDs with {known.name}")
             measure_cost(

@@ -56,11 +56,6 @@ def present_base(name: str, bases_dir: Path) -> Path | None:
     return find_base(name, bases_dir) if is_here else cached_base(name)
 
 
-def has_base(known: KnownBase, bases_dir: Path) -> bool:
-    """True if the workspace has the folder of this base."""
-    return (bases_dir / known.name).is_dir()
-
-
 def _made_once(final: Path, make: Callable[[Path], None]) -> Path:
     """Return the folder `final`. If it is absent, let `make` fill another one, which then gets its name."""
     if final.is_dir():
