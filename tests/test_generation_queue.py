@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,14 +89,15 @@ def test_many_services_and_workers_at_once(tmp_path: Path) -> None:
         for i in range(25):
             queue.add([offer(f"{number}-{i}"), offer(f"shared-{i}")])
 
-    threads = [threading.Thread(target=serve, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    queue = GenerationQueue(path)
-    while any(thread.is_alive() for thread in threads) or queue.lengths():
-        waiting = queue.take(A, 7)
-        queue.done([one.place for one in waiting])
-        seen += [one.missed.job_seeker_id for one in waiting]
+    with ThreadPoolExecutor(4) as pool:
+        services = [pool.submit(serve, n) for n in range(4)]
+        queue = GenerationQueue(path)
+        while not all(service.done() for service in services) or queue.lengths():
+            waiting = queue.take(A, 7)
+            queue.done([one.place for one in waiting])
+            seen += [one.missed.job_seeker_id for one in waiting]
+        for service in services:
+            service.result()
     own = [name for name in seen if not name.startswith("shared")]
     assert sorted(own) == sorted(f"{n}-{i}" for n in range(4) for i in range(25))
 

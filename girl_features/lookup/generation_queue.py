@@ -15,19 +15,25 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from girl_features.errors import StoreError
 from girl_features.input.checks import MAX_ID_BYTES
+from girl_features.store.sqlite_files import use_wal
 
 REPEAT_SECONDS = 60.0  # a CV that is missed again within this time is not added again
 N_REMEMBERED = 100_000  # CVs whose last addition is remembered
 MAX_BUFFERED = 10_000  # CVs in memory that are not yet in the file
 MAX_BYTES = 1 << 30  # size of the file
 WRITE_EVERY_SECONDS = 0.05
+WAIT_SECONDS = 30.0  # how long a transaction waits for the others
+
+# One thread of a process opens a connection at a time. Closing a file drops all locks of the process on that file, and
+# so may a thread that creates the file beside one that has locked it.
+_opening = threading.Lock()
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS waiting (
@@ -150,16 +156,22 @@ class GenerationQueue:
     def _connection(self) -> sqlite3.Connection:
         """The connection of this thread. After a fork, a new one is opened."""
         if getattr(self._local, "pid", None) != os.getpid():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute(_SCHEMA)
-            self._local.connection, self._local.pid = connection, os.getpid()
+            with _opening:
+                self._local.connection = self._open()
+            self._local.pid = os.getpid()
         opened: sqlite3.Connection = self._local.connection
         return opened
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
+        use_wal(connection, WAIT_SECONDS)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute(_SCHEMA)
+        return connection
 
 
 class BackgroundQueue:

@@ -24,6 +24,7 @@ from girl_features.store.failpoints import failpoint
 from girl_features.store.online.packed_rows import PackedRow
 from girl_features.store.online.packed_store import PackedOnlineStore
 from girl_features.store.online.plans import view_id
+from girl_features.store.sqlite_files import use_wal
 
 N_KEYS_A_READ = 1_000
 MMAP_BYTES = 0x7FFF0000  # the maximum of SQLite; reading mapped pages takes half the time
@@ -145,7 +146,7 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         path.parent.mkdir(parents=True, exist_ok=True)
         timeout = 0.0 if reading else config.online_store.busy_timeout_seconds
         connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
+        use_wal(connection, timeout)
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged row survives a power cut
         connection.execute(f"PRAGMA mmap_size = {MMAP_BYTES}")
         if reading:
