@@ -53,7 +53,8 @@ def stage_3_metrics(
         return {}
     parts = hold_out_seekers(pairs, config.sft.holdout, config.sft.seed)
     limits = (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
-    train, rows = (tokenize_pairs(tokenizer, template_for(tokenizer), part, *limits).rows for part in parts)
+    template = template_for(tokenizer, config.generator.prompt)
+    train, rows = (tokenize_pairs(tokenizer, template, part, *limits).rows for part in parts)
     if not train or not rows:
         return {}
     return held_out_metrics(mean_loss(model, rows), tokenizer, rows, train)

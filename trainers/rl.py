@@ -30,6 +30,7 @@ from girl_features.generator.checkpoint import (
     trained_reward_models,
 )
 from girl_features.generator.opening import find_reward_model
+from girl_features.generator.prompts import style_of
 from girl_features.generator.reward_model import TransformersRewardModel
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.generator.tuning import LORA_FROM, settle_tuning
@@ -114,8 +115,9 @@ def train_ppo(
     models, tokenizer = _load_models(sft_folder, reward_model, settings)
     ends = end_ids(models.actor)
     penalties = (settings.unfinished_penalty, settings.defect_penalty)
+    style = style_of(sft.prompt_version)
     train_task, held_out_task = (
-        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties, ends)
+        JDTask(part["cv"].to_list(), tokenizer, sft.max_cv_tokens, reward_model, *penalties, ends, style)
         for part in (train, held_out)
     )
     if settings.algo == "ppo":

@@ -88,7 +88,8 @@ def train_sft(
         else:
             base = str(pretrained) if texts is None else _pretrain_tiny(texts, config)
             model, tokenizer = load_causal_lm(base, torch.float32)
-            template, limits = template_for(tokenizer), (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
+            template = template_for(tokenizer, config.generator.prompt)
+            limits = (config.generator.max_cv_tokens, config.sft.max_jd_tokens)
             tokenized, evaluated = (tokenize_pairs(tokenizer, template, part, *limits) for part in (train, held_out))
             if texts is None:
                 limit_settings = "`generator.max_cv_tokens` or `sft.max_jd_tokens`"

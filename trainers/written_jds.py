@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from girl_features.config import PPOConfig
+from girl_features.config import PPOConfig, PromptStyle
 from girl_features.generator.gate import defect
 from girl_features.generator.prompts import PromptIds, answer_text, encode_prompt, template_for, until_end
 from girl_features.generator.reward_model import TransformersRewardModel
@@ -71,9 +71,10 @@ class JDTask:
     unfinished_penalty: float
     defect_penalty: float
     end_ids: Sequence[int]  # each of them ends a JD
+    style: PromptStyle = "full"
 
     def __post_init__(self) -> None:
-        self._template = template_for(self.tokenizer)
+        self._template = template_for(self.tokenizer, self.style)
         prompts = [self.prompt_of(cv) for cv in self.cvs]
         self.prompts = [prompt.ids for prompt in prompts]
         self.n_cv_truncated = sum(prompt.cv_truncated for prompt in prompts)

@@ -95,6 +95,7 @@ class WindowsConfig(Section):
 TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
 TuningSetting = Literal["auto", "full", "lora"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
+PromptStyle = Literal["full", "short"]
 EngineSetting = Literal["auto", "transformers", "openvino", "openvino-float32", "vllm"]
 
 
@@ -128,8 +129,15 @@ class GeneratorConfig(Section):
     stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = None
     trained_until: UTCTime | None = None  # knowledge cut-off of an untuned base; used if there is no training record
     max_cv_tokens: int = Field(320, ge=8)  # number of first tokens of the CV that the prompt keeps
+    prompt: PromptStyle = "full"  # short: a title, duties and skills in three lines; not for `tiny`
     tiny: TinyConfig = TinyConfig()
     batch_size: int | None = Field(None, ge=1)  # JDs generated at once; default: 32, with vllm as many as fit in memory
+
+    @model_validator(mode="after")
+    def _tiny_has_one_prompt(self) -> GeneratorConfig:
+        if self.base == "tiny" and self.prompt != "full":
+            raise ValueError("the prompt of `tiny` has no words; for shorter JDs lower `sft.max_jd_tokens`")
+        return self
 
 
 class SamplingConfig(Section):

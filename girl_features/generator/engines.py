@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from girl_features.config import EngineSetting
+from girl_features.config import EngineSetting, PromptStyle
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.errors import ConfigError
 from girl_features.generator import Generator
 from girl_features.generator.checkpoint import n_parameters
+from girl_features.generator.prompts import style_of
 
 _PACKAGES = {"openvino": "openvino_genai", "openvino-float32": "openvino_genai", "vllm": "vllm"}
 _EXTRAS = {"openvino": "openvino", "openvino-float32": "openvino", "vllm": "vllm"}
@@ -55,13 +56,19 @@ def _with_engine(engine: str, contract: FeatureContract) -> FeatureContract:
 def open_engine(
     contract: FeatureContract, folder: Path, *, batch_size: int | None, threads: int | None, exports: Path
 ) -> Engine:
-    """Load the generator in `folder` with the engine, the sampling and the prompt length of `contract`.
+    """Load the generator in `folder` with the engine, the sampling and the prompt of `contract`.
 
     The other arguments and the errors are those of `start_engine`.
     """
-    engine, sampling, max_cv_tokens = contract.engine_name, contract.sampling, contract.max_cv_tokens
     return start_engine(
-        engine, folder, sampling, max_cv_tokens, batch_size=batch_size, threads=threads, exports=exports
+        contract.engine_name,
+        folder,
+        contract.sampling,
+        contract.max_cv_tokens,
+        style=style_of(contract.prompt_version),
+        batch_size=batch_size,
+        threads=threads,
+        exports=exports,
     )
 
 
@@ -71,6 +78,7 @@ def start_engine(
     sampling: SamplingContract,
     max_cv_tokens: int,
     *,
+    style: PromptStyle,
     batch_size: int | None,
     threads: int | None,
     exports: Path,
@@ -82,6 +90,7 @@ def start_engine(
         folder: a causal LM or a LoRA adapter.
         sampling: how JDs are sampled.
         max_cv_tokens: number of first tokens of a CV that the prompt keeps.
+        style: what the prompt asks for.
         batch_size: JDs generated at once; None is 32, or with vLLM as many as fit into memory.
         threads: CPU threads; None is one thread for a small model, else all cores.
         exports: folder that keeps generators in OpenVINO's format.
@@ -94,14 +103,14 @@ def start_engine(
     if engine == "vllm":
         from girl_features.generator.vllm_engine import VLLMGenerator
 
-        return VLLMGenerator(folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size)
+        return VLLMGenerator(folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size, style=style)
     if threads is None and n_parameters(folder) < SMALL:
         threads = 1
     if engine == "transformers":
         from girl_features.generator.transformers_engine import TransformersGenerator
 
         return TransformersGenerator(
-            folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size or 32, threads=threads
+            folder, sampling, max_cv_tokens=max_cv_tokens, batch_size=batch_size or 32, threads=threads, style=style
         )
     from girl_features.generator.openvino_engine import OpenVINOGenerator
 
@@ -113,6 +122,7 @@ def start_engine(
         threads=threads,
         weights="int8" if engine == "openvino" else "float32",
         exports=exports,
+        style=style,
     )
 
 

@@ -221,7 +221,7 @@ def _untuned_base(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     return folder, GeneratorRecord(
         stage="untuned",
         base=settings.base,
-        prompt_version=template_for(load_tokenizer(folder)).version,
+        prompt_version=template_for(load_tokenizer(folder), settings.prompt).version,
         max_cv_tokens=settings.max_cv_tokens,
         trained_until=settings.trained_until,
         n_pairs=0,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import base_folder
@@ -35,10 +36,11 @@ class OpenVINOGenerator:
         weights: Weights = "int8",
         exports: Path,
         threads: int | None = None,
+        style: PromptStyle = "full",
     ) -> None:
         self._openvino = require("openvino", EXTRA)
         self._genai = require("openvino_genai", EXTRA)
-        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens)
+        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens, style)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         self._batch_size = batch_size

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from girl_features.config import PromptStyle
 from girl_features.contract import text_hash
 from girl_features.errors import ShapeError
 from girl_features.generator.chat_template import chat_prompt, end_of_turn
@@ -19,10 +20,14 @@ CV_TOKEN = "<|cv|>"
 JD_TOKEN = "<|jd|>"
 
 ROLE = "You are an experienced recruiter who knows which job suits a person next."
-INSTRUCTION = (
-    "Read the CV below and write the description of the job that would suit this person best now: "
-    "a title line, then duties and requirements. Write the job description and nothing else."
-)
+_TASK = "Read the CV below and write the description of the job that would suit this person best now: "
+_ASKS_FOR: dict[PromptStyle, str] = {
+    "full": "a title line, then duties and requirements. Write the job description and nothing else.",
+    "short": (
+        'a title line, then a line that begins with "Duties:" and names the three main ones, then a line that begins '
+        'with "Skills:" and names five. Use words of your own, and write these three lines and nothing else.'
+    ),
+}
 
 
 class PromptTemplate(NamedTuple):
@@ -39,12 +44,24 @@ class PromptTemplate(NamedTuple):
         return f"{self.name}:{text_hash(text)[:8]}"
 
 
+def instruction(style: PromptStyle = "full") -> str:
+    """Return what a prompt of this style asks of a model."""
+    return _TASK + _ASKS_FOR[style]
+
+
+def _plain(name: str, style: PromptStyle) -> PromptTemplate:
+    return PromptTemplate(name, f"{ROLE}\n{instruction(style)}\n\n### CV\n", "\n\n### Job description\n")
+
+
 TINY = PromptTemplate("tiny-1", CV_TOKEN, JD_TOKEN)
-PLAIN = PromptTemplate("plain-1", f"{ROLE}\n{INSTRUCTION}\n\n### CV\n", "\n\n### Job description\n")
+PLAIN = _plain("plain-1", "full")
+PLAIN_SHORT = _plain("plain-short-1", "short")
 
 
-def template_for(tokenizer: Any) -> PromptTemplate:
+def template_for(tokenizer: Any, style: PromptStyle = "full") -> PromptTemplate:
     """Return the template for a tokenizer: with its markers (`tiny`), its own chat template, or plain text.
+
+    That of `tiny` asks for nothing in words, and so has no styles.
 
     Raises:
         CheckpointError: its chat template cannot be used.
@@ -52,9 +69,14 @@ def template_for(tokenizer: Any) -> PromptTemplate:
     if JD_TOKEN in tokenizer.get_vocab():
         return TINY
     if not tokenizer.chat_template:
-        return PLAIN
-    prompt = chat_prompt(tokenizer, ROLE, INSTRUCTION)
-    return PromptTemplate("chat-2", prompt.before_cv, prompt.after_cv)
+        return PLAIN if style == "full" else PLAIN_SHORT
+    prompt = chat_prompt(tokenizer, ROLE, instruction(style))
+    return PromptTemplate("chat-2" if style == "full" else "chat-short-1", prompt.before_cv, prompt.after_cv)
+
+
+def style_of(version: str) -> PromptStyle:
+    """Return the style of the prompt with this version, as a contract or a training record names it."""
+    return "short" if "short" in version.partition(":")[0].split("-") else "full"
 
 
 def end_token(tokenizer: Any) -> int:
@@ -82,10 +104,12 @@ class DrawRequest(NamedTuple):
 class PromptCodec:
     """Encodes CVs as prompts, and decodes the token ids that an engine writes, in the same way for every engine."""
 
-    def __init__(self, tokenizer: Any, max_cv_tokens: int, stop_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, max_cv_tokens: int, stop_ids: Sequence[int], style: PromptStyle = "full"
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)  # each of them ends a JD
-        self._template = template_for(tokenizer)
+        self._template = template_for(tokenizer, style)
         self.version = self._template.version
         self._max_cv_tokens = max_cv_tokens
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from girl_features.config import PromptStyle
 from girl_features.errors import CheckpointError
 from girl_features.generator.chat_template import end_of_turn, special_ids
 from girl_features.generator.checkpoint import adapter_base, is_adapter
@@ -102,14 +103,14 @@ def check_positions(config: Any, n_tokens: int, settings: str) -> None:
         )
 
 
-def open_codec(folder: Path, max_cv_tokens: int, max_new_tokens: int) -> PromptCodec:
+def open_codec(folder: Path, max_cv_tokens: int, max_new_tokens: int, style: PromptStyle = "full") -> PromptCodec:
     """Return the codec of the generator in `folder`, whose JDs have at most `max_new_tokens`.
 
     Raises:
         CheckpointError: there is no tokenizer to use, or prompt and JD are longer than the model reads at once.
     """
     tokenizer = load_tokenizer(folder)
-    codec = PromptCodec(tokenizer, max_cv_tokens, stop_ids(folder, tokenizer))
+    codec = PromptCodec(tokenizer, max_cv_tokens, stop_ids(folder, tokenizer), style)
     if template_for(tokenizer) != TINY:  # `tiny` has as many positions as its texts had, and no table of them
         config = load_config(adapter_base(folder) if is_adapter(folder) else folder)
         settings = "`generator.max_cv_tokens` or `sampling.max_new_tokens`"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
 
+from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
@@ -104,10 +105,11 @@ class TransformersGenerator:
         max_cv_tokens: int,
         batch_size: int = 32,
         threads: int | None = None,
+        style: PromptStyle = "full",
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens)
+        self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens, style)
         model, self._tokenizer = load_causal_lm(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()

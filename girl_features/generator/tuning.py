@@ -60,4 +60,5 @@ def sft_settings(config: GirlConfig, n_parameters: int) -> dict[str, object]:
     base = config.generator.base
     settled = settle_tuning(config.sft, base, n_parameters)
     tiny = config.generator.tiny.model_dump(mode="json") if base == "tiny" else None
-    return {**recorded(settled), "max_cv_tokens": config.generator.max_cv_tokens, "tiny": tiny}
+    style = {} if config.generator.prompt == "full" else {"prompt": config.generator.prompt}
+    return {**recorded(settled), "max_cv_tokens": config.generator.max_cv_tokens, "tiny": tiny, **style}

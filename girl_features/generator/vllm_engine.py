@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.checkpoint import adapter_base, adapter_settings, base_folder, is_adapter
@@ -21,11 +22,17 @@ class VLLMGenerator:
     """Generates JDs with vLLM, from the same prompt token ids as the transformers engine."""
 
     def __init__(
-        self, folder: str | Path, sampling: SamplingContract, *, max_cv_tokens: int, batch_size: int | None = None
+        self,
+        folder: str | Path,
+        sampling: SamplingContract,
+        *,
+        max_cv_tokens: int,
+        batch_size: int | None = None,
+        style: PromptStyle = "full",
     ) -> None:
         self._vllm = require("vllm", EXTRA)
         checkpoint = base_folder(folder)
-        self._codec = open_codec(checkpoint, max_cv_tokens, sampling.max_new_tokens)
+        self._codec = open_codec(checkpoint, max_cv_tokens, sampling.max_new_tokens, style)
         self.prompt_version = self._codec.version
         self._sampling = sampling
         model, self._adapter = checkpoint, None

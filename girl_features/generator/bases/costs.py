@@ -59,6 +59,7 @@ def measure_cost(
         find_base(name, bases_dir),
         SamplingContract(**sampling.model_dump()),
         max_cv_tokens,
+        style="full",
         batch_size=None,
         threads=None,
         exports=exports,

@@ -14,7 +14,7 @@ from girl_features.generator.chat_template import chat_prompt
 from girl_features.generator.checkpoint import weights_hash
 from girl_features.generator.engines import fastest_engine, start_engine
 from girl_features.generator.gate import clean, defect
-from girl_features.generator.prompts import INSTRUCTION, ROLE, template_for
+from girl_features.generator.prompts import ROLE, instruction, template_for
 from girl_features.generator.tokens import load_config, load_tokenizer, n_positions, stop_ids
 
 _NO_CHAT = {"tiny": "none", "plain": "the prompt is plain text, and begins with our line"}
@@ -59,13 +59,14 @@ def try_base(name: str, cv: str, config: GirlConfig) -> Trial:
     folder = find_base(name, config.bases_dir)
     digest, settings, tokenizer = weights_hash(folder), load_config(folder), load_tokenizer(folder)
     engine = fastest_engine() if config.generator.engine == "auto" else config.generator.engine
-    sampling = SamplingContract(**config.sampling.model_dump())
+    sampling, style = SamplingContract(**config.sampling.model_dump()), config.generator.prompt
     started = time.monotonic()
     generator = start_engine(
         engine,
         folder,
         sampling,
         config.generator.max_cv_tokens,
+        style=style,
         batch_size=1,
         threads=config.generator.threads,
         exports=config.exports_dir,
@@ -87,7 +88,7 @@ def try_base(name: str, cv: str, config: GirlConfig) -> Trial:
         n_parameters=count_parameters(folder),
         n_positions=n_positions(settings),
         stop_tokens={tokenizer.convert_ids_to_tokens(i): i for i in stop_ids(folder, tokenizer)},
-        template=template_for(tokenizer).version,
+        template=template_for(tokenizer, style).version,
         system_line=_system_line(tokenizer),
         engine=engine,
         n_prompt_tokens=result.n_prompt_tokens,
@@ -119,5 +120,5 @@ def _system_line(tokenizer: Any) -> str:
     kind = template_for(tokenizer).name.partition("-")[0]
     if kind != "chat":
         return _NO_CHAT[kind]
-    has_system = chat_prompt(tokenizer, ROLE, INSTRUCTION).has_system
+    has_system = chat_prompt(tokenizer, ROLE, instruction()).has_system
     return "ours, as a system message" if has_system else "ours, in the user's message"
