@@ -2,10 +2,12 @@
 
     python benchmarks/base_knowledge.py --config benchmarks/careers_smollm2.yaml --stage sft --json FILE
 
-The pairs are those of the ranking test window, of some seekers chosen by hash. Each JD set is scored by the cosine of
-its mean vector with the vector of the job: `cos(j', j)`; `cos(c, j)` is that of the CV itself. The AUC has a percentile
-interval from resampled seekers. `copied` is the mean share of a JD's runs of eight words that stand in the CV. Held-out
-bits a character are those of the training record. `--stage untuned` takes the base as it is.
+The pairs are those of the ranking test window, of some seekers chosen by hash who had no decision in the SFT window.
+Each JD set is scored by the cosine of its mean vector with the vector of the job: `cos(j', j)`. The controls are the
+cosine of the CV itself, `cos(c, j)`; of a ridge regression from CV to JD that was fitted on the pairs of the SFT
+window, and so on the pairs that the generator was tuned on; and the number of matches of the job in that window. The
+AUC has a percentile interval from resampled seekers. `copied` is the mean share of a JD's runs of eight words that
+stand in the CV. `auc_mean_jd_by_tokens` is cos(j', j) of the same JDs, cut at so many tokens. Held-out bits a character are those of the training record. `--stage untuned` takes the base as it is.
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ from girl_features.evaluation.metrics import auc
 from girl_features.generator.copying import copied_share
 from girl_features.generator.draw import GeneratedChunk, generate_chunk
 from girl_features.generator.opening import LoadedModels, load_models
-from girl_features.input.splits import DECISIONS_SQL, Windows, cut_windows
+from girl_features.generator.prompts import plain_text_ids
+from girl_features.generator.tokens import load_tokenizer
+from girl_features.input.splits import DECISIONS_SQL, Windows, cut_windows, sft_pairs
 from girl_features.input.tables import Tables, open_tables
+from girl_features.lab.experiment.controls import fit_jd_regression
 from girl_features.progress import Progress
 from girl_features.schema import CVVersion
 
 N_RESAMPLES = 1000
 AT_ONCE = 64  # CVs
+CUTS = (16, 32, 64, 128)  # tokens of a JD
 
 
 def main() -> None:
@@ -57,8 +63,9 @@ def main() -> None:
         with open_tables(config) as tables:
             windows = cut_windows(tables, config.windows)
             pairs = test_pairs(tables, windows, arguments.seekers)
+            learned = sft_pairs(tables, windows)
         models = load_models(of_stage(config, arguments.stage, windows.sft_end))
-        rows.append({"config": config.name, "stage": arguments.stage, **measure(models, pairs)})
+        rows.append({"config": config.name, "stage": arguments.stage, **measure(models, pairs, learned)})
         print(describe(rows[-1]), flush=True)
     if arguments.json is not None:
         write_json(arguments.json, {"command": shlex.join(sys.argv), "machine": machine_description(), "rows": rows})
@@ -76,34 +83,49 @@ def of_stage(config: GirlConfig, stage: str, sft_end: datetime) -> GirlConfig:
 
 
 def test_pairs(tables: Tables, windows: Windows, n_seekers: int) -> pl.DataFrame:
-    """Return the decisions of `n_seekers` seekers of the test window with both texts, ordered by seeker and job."""
+    """Return the decisions of `n_seekers` new seekers of the test window with both texts, by seeker and job."""
     query = f"""
         SELECT job_seeker_id, job_id, matched, cv, cv_hash, updated_at, jd
         FROM ({DECISIONS_SQL}) JOIN job_seekers USING (job_seeker_id, updated_at) JOIN jobs USING (job_id)
         WHERE trim(cv) <> ''
+        AND job_seeker_id NOT IN (SELECT job_seeker_id FROM interactions WHERE decided_at < $sft_end)
         QUALIFY dense_rank() OVER (ORDER BY md5(job_seeker_id), job_seeker_id) <= $n
         ORDER BY job_seeker_id, job_id, updated_at"""
     bounds = windows.bounds("test")
-    return tables.connection.execute(query, {"start": bounds.start, "end": bounds.end, "n": n_seekers}).pl()
+    values = {"start": bounds.start, "end": bounds.end, "n": n_seekers, "sft_end": windows.sft_end}
+    return tables.connection.execute(query, values).pl()
 
 
-def measure(models: LoadedModels, pairs: pl.DataFrame) -> dict[str, Any]:
-    """Return the figures of one generator on the pairs."""
+def measure(models: LoadedModels, pairs: pl.DataFrame, learned: pl.DataFrame) -> dict[str, Any]:
+    """Return the figures of one generator on the pairs, and of controls that learn from the pairs `learned`."""
     cvs = pairs.unique("cv_hash", maintain_order=True)
     versions = [CVVersion(*row) for row in cvs.select("job_seeker_id", "cv", "updated_at", "cv_hash").rows()]
     start = time.perf_counter()
     jds, n_failed = write_jds(models, versions)
     seconds = time.perf_counter() - start
     flat = [jd for texts in jds for jd in texts]
-    vectors = models.encoder.encode(flat).vectors if flat else np.zeros((0, models.encoder.contract.dimension))
     ends = np.cumsum([len(texts) for texts in jds])[:-1]
-    sums = np.stack([part.sum(axis=0) for part in np.split(vectors, ends)])
+    by_cv = np.split(vectors_of(models, flat), ends)
+    sums = np.stack([part.sum(axis=0) for part in by_cv])
     place = {version.cv_hash: i for i, version in enumerate(versions)}
     rows = np.array([place[cv_hash] for cv_hash in pairs["cv_hash"]])
     job_vectors = models.encoder.encode(pairs["jd"].to_list()).vectors
     cv_vectors = models.encoder.encode([version.cv for version in versions]).vectors
-    firsts = np.stack([part[0] if len(part) else part.sum(axis=0) for part in np.split(vectors, ends)])
+    firsts = np.stack([part[0] if len(part) else part.sum(axis=0) for part in by_cv])
     labels, seekers = pairs["matched"].to_numpy(), pairs["job_seeker_id"].to_numpy()
+    learned_cvs, learned_jds = (models.encoder.encode(learned[text].to_list()).vectors for text in ("cv", "jd"))
+    predict_jd = fit_jd_regression(learned_cvs, learned_jds)
+    counts = dict(learned.group_by("job_id").len().iter_rows())
+    scores = {
+        "cv": cosines(cv_vectors[rows], job_vectors),
+        "regression": cosines(predict_jd(cv_vectors)[rows], job_vectors),
+        "popularity": np.array([float(counts.get(job, 0)) for job in pairs["job_id"]]),
+        "first_jd": cosines(firsts[rows], job_vectors),
+        "mean_jd": cosines(sums[rows], job_vectors),
+    }
+    resamples = resample_seekers(labels, seekers, N_RESAMPLES, seed=0)
+    resampled = {name: resampled_auc(labels, values[None], resamples) for name, values in scores.items()}
+    aucs = {name: auc(labels, values) for name, values in scores.items()}
     copied = [copied_share(v.cv, jd) for v, texts in zip(versions, jds, strict=True) for jd in texts]
     n_tokens = sum(len(jd.split()) for jd in flat)
     return {
@@ -113,9 +135,15 @@ def measure(models: LoadedModels, pairs: pl.DataFrame) -> dict[str, Any]:
         "n_seekers": len(set(seekers)),
         "n_cvs": len(versions),
         "n_without_jd": n_failed,
-        "auc_cv": with_interval(labels, cosines(cv_vectors[rows], job_vectors), seekers),
-        "auc_first_jd": with_interval(labels, cosines(firsts[rows], job_vectors), seekers),
-        "auc_mean_jd": with_interval(labels, cosines(sums[rows], job_vectors), seekers),
+        **{f"auc_{name}": with_interval(aucs[name], resampled[name]) for name in scores},
+        **{
+            f"gain_over_{name}": with_interval(aucs["mean_jd"] - aucs[name], resampled["mean_jd"] - resampled[name])
+            for name in ("cv", "regression", "popularity")
+        },
+        "auc_mean_jd_by_tokens": {
+            n: round(auc(labels, cosines(sums_of(models, cut(models, flat, n), ends)[rows], job_vectors)), 4)
+            for n in CUTS
+        },
         "copied": round(float(np.mean(copied)), 3) if copied else None,
         "words_per_jd": round(n_tokens / max(1, len(flat)), 1),
         "seconds_per_cv": round(seconds / len(versions), 3),
@@ -137,17 +165,33 @@ def write_jds(models: LoadedModels, versions: Sequence[CVVersion]) -> tuple[list
     return texts, sum(not jds for jds in texts)
 
 
+def vectors_of(models: LoadedModels, texts: list[str]) -> np.ndarray:
+    """Return the (n, d) vectors of n texts, of which there may be none."""
+    return models.encoder.encode(texts).vectors if texts else np.zeros((0, models.encoder.contract.dimension))
+
+
+def sums_of(models: LoadedModels, texts: list[str], ends: np.ndarray) -> np.ndarray:
+    """Return one sum of vectors for each CV, whose JDs are the `texts` up to its end."""
+    return np.stack([part.sum(axis=0) for part in np.split(vectors_of(models, texts), ends)])
+
+
+def cut(models: LoadedModels, texts: list[str], n: int) -> list[str]:
+    """Return the first `n` tokens of each text, as the generator's tokenizer counts them."""
+    assert models.folder is not None
+    tokenizer = load_tokenizer(models.folder)
+    return [tokenizer.decode(plain_text_ids(tokenizer, text)[:n]) for text in texts]
+
+
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the (n,) cosines of (n, d) rows; 0 for a row of zeros, which is that of a CV without a JD."""
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return np.einsum("nd,nd->n", left, right) / np.where(norms > 0, norms, 1)
 
 
-def with_interval(labels: np.ndarray, scores: np.ndarray, seekers: np.ndarray) -> list[float]:
-    """Return the AUC, and the ends of its 95 % interval over resampled seekers."""
-    resamples = resample_seekers(labels, seekers, N_RESAMPLES, seed=0)
-    low, high = percentile_interval(resampled_auc(labels, scores[None], resamples))
-    return [round(auc(labels, scores), 4), round(low, 4), round(high, 4)]
+def with_interval(value: float, resampled: np.ndarray) -> list[float]:
+    """Return a value, and the ends of its 95 % interval over resampled seekers."""
+    low, high = percentile_interval(resampled)
+    return [round(float(value), 4), round(low, 4), round(high, 4)]
 
 
 def held_out_bits(models: LoadedModels) -> float | None:
