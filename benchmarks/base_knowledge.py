@@ -7,7 +7,8 @@ Each JD set is scored by the cosine of its mean vector with the vector of the jo
 cosine of the CV itself, `cos(c, j)`; of a ridge regression from CV to JD that was fitted on the pairs of the SFT
 window, and so on the pairs that the generator was tuned on; and the number of matches of the job in that window. The
 AUC has a percentile interval from resampled seekers. `copied` is the mean share of a JD's runs of eight words that
-stand in the CV. `auc_mean_jd_by_tokens` is cos(j', j) of the same JDs, cut at so many tokens. Held-out bits a character are those of the training record. `--stage untuned` takes the base as it is.
+stand in the CV. `auc_mean_jd_by_tokens` is cos(j', j) of the same JDs, cut at so many tokens. Held-out bits a
+character are those of the training record. `--stage untuned` takes the base as it is.
 """
 
 from __future__ import annotations
