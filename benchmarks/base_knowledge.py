@@ -28,7 +28,6 @@ from measuring import describe, peak_memory_mb, write_json
 
 from girl_features.config import GirlConfig, load_config
 from girl_features.evaluation.bootstrap import percentile_interval, resample_seekers, resampled_auc
-from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.metrics import auc
 from girl_features.generator.copying import copied_share
 from girl_features.generator.draw import GeneratedChunk, generate_chunk
@@ -38,6 +37,7 @@ from girl_features.generator.tokens import load_tokenizer
 from girl_features.input.splits import DECISIONS_SQL, Windows, cut_windows, sft_pairs
 from girl_features.input.tables import Tables, open_tables
 from girl_features.lab.experiment.controls import fit_jd_regression
+from girl_features.machine import machine_description
 from girl_features.progress import Progress
 from girl_features.schema import CVVersion
 

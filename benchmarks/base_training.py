@@ -20,10 +20,10 @@ from measuring import describe, new_process, page_head, peak_memory_mb, write_js
 from transformers import PrinterCallback, TrainerCallback
 
 from girl_features.config import RewardConfig, SFTConfig
-from girl_features.evaluation.machine import n_cores
 from girl_features.generator.checkpoint import n_parameters
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.generator.tuning import settle_tuning
+from girl_features.machine import n_cores
 from girl_features.trainers import trl_common
 from girl_features.trainers.precision import precision_of
 from girl_features.trainers.reward import build_reward_trainer, new_scorer

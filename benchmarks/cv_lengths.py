@@ -16,12 +16,12 @@ from pathlib import Path
 from measuring import describe, write_json
 
 from girl_features.config import load_config
-from girl_features.evaluation.machine import machine_description
 from girl_features.generator.opening import find_generator
 from girl_features.generator.prompts import style_of, template_for
 from girl_features.generator.transformers_engine import load_causal_lm
 from girl_features.input.splits import cut_windows, sft_pairs
 from girl_features.input.tables import open_tables
+from girl_features.machine import machine_description
 from girl_features.progress import Progress
 from girl_features.trainers.held_out import held_out_metrics, mean_loss
 from girl_features.trainers.training_data import hold_out_seekers, tokenize_pairs

@@ -39,9 +39,9 @@ from girl_features.batch.estimate import make_plan
 from girl_features.batch.local import local_chunks
 from girl_features.batch.run import Batch, fill_store
 from girl_features.config import TableConfig, TablesConfig
-from girl_features.evaluation.machine import machine_description
 from girl_features.generator.opening import LoadedModels
 from girl_features.input.tables import Tables, load_tables
+from girl_features.machine import machine_description
 from girl_features.schema import Encoded, GeneratedText
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import CV_VECTORS, GENERATED_JDS

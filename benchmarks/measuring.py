@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from girl_features import schema
 from girl_features.contract import EncoderContract, FeatureContract, SamplingContract
-from girl_features.evaluation.machine import machine_description
+from girl_features.machine import machine_description
 from girl_features.store.parts import PartsStore
 from girl_features.store.parts.rows import GENERATED_JDS, VIEWS
 

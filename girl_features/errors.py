@@ -6,6 +6,11 @@ import importlib
 from types import ModuleType
 
 
+def reason_of(error: BaseException, limit: int = 200) -> str:
+    """Return the message of a library's error in one line of at most `limit` characters, to be quoted in ours."""
+    return " ".join(str(error).split())[:limit]
+
+
 class GirlError(Exception):
     """Base class of all errors that this package raises on purpose."""
 

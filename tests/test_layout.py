@@ -45,6 +45,7 @@ LEVELS: tuple[dict[str, set[str]], ...] = (
             "contract",
             "encoder",
             "errors",
+            "machine",
             "progress",
             "ranker",
             "schema",

@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 
 from girl_features.errors import UndefinedMetricError
-from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import chance_warning, findings, markdown_tables, print_comparison, write_markdown
 from girl_features.evaluation.results import Comparison, ResultRow
+from girl_features.machine import machine_description
 
 BASE_ROW = ResultRow(
     data="careers",

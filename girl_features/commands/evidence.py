@@ -29,10 +29,10 @@ def run(
 ) -> None:
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
     from girl_features.errors import InterruptedRunError
-    from girl_features.evaluation.machine import n_cores
     from girl_features.lab.experiment.config import load_experiment
     from girl_features.lab.experiment.prepare import plan_experiment, plan_lines, prepare
     from girl_features.lab.experiment.run import run_experiment
+    from girl_features.machine import n_cores
 
     config = load_experiment(file).only(data)
     n_workers = jobs or n_cores()
@@ -60,9 +60,9 @@ def run(
 def _report(results: Any, steps: ExperimentSteps, command: str, markdown: Path | None, json_file: Path | None) -> None:
     from datetime import UTC, datetime
 
-    from girl_features.evaluation.machine import machine_description
     from girl_features.lab.experiment.report import make_extras, to_json, write_experiment
     from girl_features.lab.experiment.summary import verdict_line
+    from girl_features.machine import machine_description
 
     folder = results.config.workspace / results.config.name
     page = markdown or folder / "evidence.md"

@@ -13,7 +13,6 @@ from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
-from girl_features.evaluation.machine import machine_description
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.evaluation.results import Comparison
@@ -21,6 +20,7 @@ from girl_features.generator.checkpoint import GeneratorRecord, read_record
 from girl_features.generator.opening import find_generator, load_encoder, make_contract, trained_on_base
 from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
 from girl_features.input.tables import open_tables
+from girl_features.machine import machine_description
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress, announce
 from girl_features.ranker import Ranker

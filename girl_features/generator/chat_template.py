@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from girl_features.errors import CheckpointError
+from girl_features.errors import CheckpointError, reason_of
 
 # Some templates write the date of the day. With a new prompt every day, a generator that was tuned yesterday would
 # not read the prompts that it was tuned on, and every night would have a contract of its own.
@@ -77,7 +77,7 @@ def chat_prompt(tokenizer: Any, role: str, instruction: str) -> ChatPrompt:
         try:
             text = render(tokenizer, messages, for_answer=True)
         except Exception as error:  # a template may raise anything; many refuse system messages
-            reason = f"it raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"it raises {type(error).__name__}: {reason_of(error)}"
             continue
         before, _, after = text.partition(_MARK)
         if [text.count(part) for part in (role, instruction, _MARK)] == [1, 1, 1] and instruction in before:

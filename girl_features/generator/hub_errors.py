@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from girl_features.errors import reason_of
+
 _NO_ACCESS = (401, 403)  # HTTP status codes
 
 
@@ -45,7 +47,7 @@ def hub_problem(name: str, error: Exception) -> HubProblem:
             "the hub does not answer, and its cache on this machine lacks it",
             f"run `hf download {name}` where there is a connection, and copy the folder here",
         )
-    return HubProblem(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "try again")
+    return HubProblem(f"{type(error).__name__}: {reason_of(error)}", "try again")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
-from girl_features.errors import CheckpointError, require
+from girl_features.errors import CheckpointError, reason_of, require
 from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.openvino_export import Weights, cached_export
 from girl_features.generator.openvino_graph import EXTRA
@@ -50,7 +50,7 @@ class OpenVINOGenerator:
                 str(export), self._scheduler(), "CPU", _properties(weights, threads)
             )
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = reason_of(error, 300)
             raise CheckpointError(
                 f"openvino-genai cannot run {str(folder)!r} ({reason}); set `generator.engine` to `transformers`"
             ) from error

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from girl_features.config import PromptStyle
-from girl_features.errors import CheckpointError
+from girl_features.errors import CheckpointError, reason_of
 from girl_features.generator.chat_template import end_of_turn, special_ids
 from girl_features.generator.checkpoint import adapter_base, is_adapter
 from girl_features.generator.prompts import TINY, PromptCodec, end_token, template_for
@@ -25,7 +25,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # the loader raises whatever a missing or damaged file leads to
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise CheckpointError(
             f"{folder} holds no tokenizer that can be loaded ({type(error).__name__}: {reason}); put the model's "
             f"tokenizer files (tokenizer.json, tokenizer_config.json) beside its weights"
@@ -77,7 +77,7 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config()
     except Exception as error:  # the loader raises whatever a missing or damaged file leads to
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise CheckpointError(
             f"the config.json in {folder} cannot be used ({type(error).__name__}: {reason}); give a folder with a "
             f"causal language model that this version of transformers knows"

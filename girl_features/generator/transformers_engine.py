@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
-from girl_features.errors import CheckpointError, require
+from girl_features.errors import CheckpointError, reason_of, require
 from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
 from girl_features.generator.model_files import check_model_files
 from girl_features.generator.prompts import DrawRequest, encode_prompt, group_by_cv, template_for
@@ -60,7 +60,7 @@ def _load_model(folder: Path, dtype: Any) -> Any:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), **options)
     except Exception as error:  # the loader raises whatever a damaged file or an unknown kind of model leads to
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise CheckpointError(
             f"{folder} cannot be loaded as a causal language model ({type(error).__name__}: {reason})"
         ) from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from girl_features.config import SamplingConfig
 from girl_features.contract import SamplingContract
 from girl_features.generator.bases.finding import find_base
 from girl_features.generator.engines import fastest_engine, start_engine
+from girl_features.machine import cpu_model, n_cores
 from girl_features.store.files import write_whole
 
 _RECORD = "costs.json"
@@ -33,7 +32,7 @@ class Cost(NamedTuple):
 
 def this_machine() -> str:
     """Return a name for machines on which a measured cost holds: the kind of CPU and the number of cores."""
-    return f"{_cpu()}, {os.cpu_count()} cores"
+    return f"{cpu_model()}, {n_cores()} cores"
 
 
 def known_costs(bases_dir: Path) -> dict[str, Cost]:
@@ -80,12 +79,3 @@ def measure_cost(
     rows = {known: value._asdict() for known, value in (known_costs(bases_dir) | {name: cost}).items()}
     write_whole(bases_dir / _RECORD, json.dumps(rows, indent=1).encode())
     return cost
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

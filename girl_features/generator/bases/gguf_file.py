@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from girl_features.errors import CheckpointError, require
+from girl_features.errors import CheckpointError, reason_of, require
 
 _OF_THIS_MACHINE = ("transformers_version", "is_local", "local_files_only")  # settings that say nothing of the model
 
@@ -28,7 +28,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(**source, trust_remote_code=False)
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except Exception as error:  # the reader raises whatever a damaged file leads to
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise CheckpointError(f"{file} cannot be read as a GGUF file ({type(error).__name__}: {reason})") from error
     loaded.config.__dict__.pop(
         "quantization_config", None

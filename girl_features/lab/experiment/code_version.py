@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from girl_features.evaluation.machine import installed_versions
+from girl_features.machine import installed_versions
 
 _PACKAGE = __name__.split(".")[0]
 _PACKAGE_FOLDER = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ _PACKAGES = "girl-features feast duckdb numpy torch transformers trl sentence-tr
 
 def machine_description() -> str:
     """Return CPU model, usable cores, memory in GiB, system, Python version and the versions of key packages."""
-    facts = [_cpu_model(), f"{n_cores()} cores"]
+    facts = [cpu_model(), f"{n_cores()} cores"]
     with suppress(AttributeError, ValueError, OSError):  # not POSIX, or it lacks these settings
         facts.append(f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB memory")
     facts += [platform.system(), f"Python {platform.python_version()}"]
@@ -38,7 +38,8 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return the name of the kind of CPU, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
