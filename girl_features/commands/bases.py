@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from girl_features.commands import common
+from girl_features.config import TINY_BASES
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
@@ -71,6 +72,8 @@ def bases(
 def _place(known: KnownBase, bases_dir: Path) -> str:
     from girl_features.generator.bases.finding import present_base
 
+    if known.bundled is not None:
+        return "a part of this package"
     if present_base(known.name, bases_dir) is not None:
         return "in the workspace"
     if known.packaged_files() is not None:
@@ -86,11 +89,17 @@ def _show(row: dict[str, Any]) -> None:
             "reads": f"{row['n_positions']:,} tokens at once",
             "licence": _licence(row),
             "languages": row["languages"],
-            "known until": f"{row['known_until']} (generator.trained_until)",
+            "known until": _known_until(row),
             "here": row["here"],
             "1,000 CVs": _cost(row["cost"]),
         },
     )
+
+
+def _known_until(row: dict[str, Any]) -> str:
+    if row["base"] in TINY_BASES:
+        return "no day: it has read simulated texts only"
+    return f"{row['known_until']} (generator.trained_until)"
 
 
 def _licence(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from girl_features.config import GirlConfig
 from girl_features.encoder import BUNDLED_MODELS
 from girl_features.generator.bases.catalogue import KNOWN_BASES
+from girl_features.generator.bases.finding import present_base
 from girl_features.generator.checkpoint import adapter_settings, is_adapter, trained_generators
 from girl_features.generator.opening import was_trained_as
 from girl_features.input.text_report import Reader
@@ -37,8 +38,10 @@ def _generator_tokenizer(config: GirlConfig) -> Path | None:
     trained = [folder for folder in trained_generators(config.generators_dir) if was_trained_as(config, folder)]
     folder = settings.checkpoint or next(iter(trained), None)
     if folder is None:
-        base = str(config.bases_dir / settings.base) if settings.base in KNOWN_BASES else settings.base
-        return None if base == "tiny" else _model_file(base, _TOKENIZER)
+        if settings.base in KNOWN_BASES:
+            present = present_base(settings.base, config.bases_dir)
+            return None if present is None else _model_file(str(present), _TOKENIZER)
+        return None if settings.base == "tiny" else _model_file(settings.base, _TOKENIZER)
     if is_adapter(folder) and not (folder / _TOKENIZER).is_file():
         return _model_file(str(adapter_settings(folder)["base_model_name_or_path"]), _TOKENIZER)
     return _model_file(str(folder), _TOKENIZER)

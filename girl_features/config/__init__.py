@@ -3,6 +3,7 @@
 from girl_features.config.loading import load_config, write_resolved
 from girl_features.config.settings import (
     NAME_PATTERN,
+    TINY_BASES,
     EngineSetting,
     FeastConfig,
     GateConfig,
@@ -28,6 +29,7 @@ from girl_features.config.times import EPOCH_FORMATS
 __all__ = [
     "EPOCH_FORMATS",
     "NAME_PATTERN",
+    "TINY_BASES",
     "EngineSetting",
     "FeastConfig",
     "GateConfig",

@@ -95,6 +95,7 @@ class WindowsConfig(Section):
 TierName = Literal["generated", "stale", "student", "neighbours", "prior"]
 TuningSetting = Literal["auto", "full", "lora"]
 PrecisionSetting = Literal["auto", "float32", "bfloat16"]
+TINY_BASES = ("tiny", "tiny-pretrained")  # small decoders with a prompt of their own
 PromptStyle = Literal["full", "short"]
 EngineSetting = Literal["auto", "transformers", "openvino", "openvino-float32", "vllm"]
 
@@ -121,7 +122,7 @@ class TinyConfig(Section):
 class GeneratorConfig(Section):
     """The language model that writes JDs."""
 
-    base: str = "tiny"  # `tiny`, or a Hugging Face causal LM by path or name
+    base: str = "tiny"  # `tiny`, a base that `girl bases` lists, or a Hugging Face causal LM by path or name
     engine: EngineSetting = "auto"  # auto: vllm on GPUs, openvino on CPUs where it is installed, else transformers
     threads: int | None = Field(None, ge=1)  # CPU threads; default: one for small models, else all cores
     checkpoint: Path | None = None  # a trained generator; default: the newest one in the workspace
@@ -135,8 +136,8 @@ class GeneratorConfig(Section):
 
     @model_validator(mode="after")
     def _tiny_has_one_prompt(self) -> GeneratorConfig:
-        if self.base == "tiny" and self.prompt != "full":
-            raise ValueError("the prompt of `tiny` has no words; for shorter JDs lower `sft.max_jd_tokens`")
+        if self.base in TINY_BASES and self.prompt != "full":
+            raise ValueError(f"the prompt of {self.base!r} has no words; for shorter JDs lower `sft.max_jd_tokens`")
         return self
 
 

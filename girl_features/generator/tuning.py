@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeVar
 
-from girl_features.config import GirlConfig, PPOConfig, RewardConfig, SFTConfig
+from girl_features.config import TINY_BASES, GirlConfig, PPOConfig, RewardConfig, SFTConfig
 
 LORA_FROM = 30_000_000  # parameters
 Settings = TypeVar("Settings", SFTConfig, RewardConfig, PPOConfig)
@@ -37,7 +37,7 @@ def settle_tuning(settings: Settings, base: str, n_parameters: int) -> Settings:
     learning_rate = settings.learning_rate
     if learning_rate is None:
         rates = _SFT_RATES if isinstance(settings, SFTConfig) else _REWARD_RATES
-        learning_rate = rates.lora if tuning == "lora" else rates.tiny if base == "tiny" else rates.pretrained
+        learning_rate = rates.lora if tuning == "lora" else rates.tiny if base in TINY_BASES else rates.pretrained
     return settings.model_copy(update={"tuning": tuning, "learning_rate": learning_rate})
 
 

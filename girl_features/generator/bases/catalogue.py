@@ -22,6 +22,7 @@ class KnownBase(NamedTuple):
     languages: str
     known_until: datetime  # UTC; it was published before this time, and so knows nothing later
     terms: str | None = None  # address of terms that a user has to accept first
+    bundled: Path | None = None  # its folder, if it is a part of this package
 
     @property
     def install_command(self) -> str:
@@ -67,7 +68,19 @@ GEMMA3 = KnownBase(
     known_until=datetime(2025, 8, 15, tzinfo=UTC),  # published on the day before
     terms="https://ai.google.dev/gemma/terms",
 )
-KNOWN_BASES = {base.name: base for base in (SMOLLM2, GEMMA3)}
+TINY_PRETRAINED = KnownBase(
+    name="tiny-pretrained",
+    hub_name="",
+    packages=(),
+    files=(),
+    n_parameters=1_048_192,
+    n_positions=512,
+    licence="Apache-2.0",
+    languages="English, of simulated CVs and JDs only",
+    known_until=datetime(1970, 1, 1, tzinfo=UTC),  # it has read no text about real people or jobs
+    bundled=Path(__file__).parent / "tiny",
+)
+KNOWN_BASES = {base.name: base for base in (SMOLLM2, GEMMA3, TINY_PRETRAINED)}
 
 
 def joined(files: list[Path], folder: Path) -> Path:

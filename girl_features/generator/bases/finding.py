@@ -37,6 +37,8 @@ def find_base(name: str, bases_dir: Path) -> Path:
             were not accepted.
     """
     known = KNOWN_BASES.get(name)
+    if known is not None and known.bundled is not None:
+        return known.bundled
     if known is not None:
         check_terms(known, bases_dir)
         return _made_once(bases_dir / name, lambda folder: _bring(known, folder))
@@ -50,7 +52,7 @@ def find_base(name: str, bases_dir: Path) -> Path:
 def present_base(name: str, bases_dir: Path) -> Path | None:
     """Return the folder of the base model `name` if this machine has it; None if it would have to be downloaded."""
     if name in KNOWN_BASES:
-        folder = bases_dir / name
+        folder = KNOWN_BASES[name].bundled or bases_dir / name
         return folder if folder.is_dir() else None
     is_here = Path(name).is_dir() or (name.endswith(".gguf") and Path(name).is_file())
     return find_base(name, bases_dir) if is_here else cached_base(name)
