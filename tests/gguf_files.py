@@ -13,8 +13,13 @@ TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alpha
 CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 
 
-def write_gguf(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
-    """Write a random Llama with tied token vectors to `path`, and return its weights by their names in the file."""
+def write_gguf(
+    path: Path, seed: int = 0, *, without: str = "nothing", rope_scaling: str | None = None, rope_freqs: bool = False
+) -> dict[str, np.ndarray]:
+    """Write a random Llama with tied token vectors to `path`, and return its weights by their names in the file.
+
+    Weights whose names begin with `without` are left out. The other arguments say that its positions are scaled.
+    """
     rng, hidden, mlp = np.random.default_rng(seed), SHAPE["hidden"], SHAPE["mlp"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(1024)
@@ -42,6 +47,11 @@ def write_gguf(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
         block |= {"attn_norm": (hidden,), "ffn_norm": (hidden,)}
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
     weights = {f"{name}.weight": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(without)}
+    if rope_scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope_scaling))
+    if rope_freqs:
+        weights["rope_freqs.weight"] = np.ones(hidden // SHAPE["heads"] // 2, np.float32)
     for name, tensor in weights.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -33,9 +35,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, folder: Path | None = None) -> Path:
-        if folder is not None:
-            (folder / "config.json").write_text("{}")  # a download that was cut short leaves such files
+    def refuse(name: str) -> Path:
         raise CheckpointError(f"{name} cannot be downloaded")
 
     monkeypatch.setattr(finding, "download", refuse)
@@ -107,15 +107,17 @@ def test_the_hub_comes_first(
 ) -> None:
     packaged(0)
     asked = []
+    (snapshot := tmp_path / "snapshot").mkdir()
+    (snapshot / "model.safetensors").write_bytes(b"of the hub")
+    (snapshot / "README.md").write_text("not a part of the model")
 
-    def download(name: str, folder: Path) -> Path:
+    def download(name: str) -> Path:
         asked.append(name)
-        (folder / "model.safetensors").write_bytes(b"of the hub")
-        return folder
+        return snapshot
 
     monkeypatch.setattr(finding, "download", download)
     folder = find_base("smollm2", tmp_path / "w" / "bases")
-    assert (folder / "model.safetensors").read_bytes() == b"of the hub"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"model.safetensors": b"of the hub"}
     assert asked == [SMOLLM2.hub_name]
 
 
@@ -148,6 +150,72 @@ def test_a_damaged_gguf_file_is_refused_by_name(content: bytes, tmp_path: Path) 
     assert not list((tmp_path / "w" / "bases").glob("[!.]*"))
 
 
+def test_a_gguf_file_without_all_weights_is_refused(tmp_path: Path) -> None:
+    """The library would draw the missing layers at random, and others each time."""
+    write_gguf(tmp_path / "own.gguf", without="blk.1.")
+    with pytest.raises(CheckpointError, match=r"lacks 9 weights.*llama-gguf-split --merge"):
+        find_base(str(tmp_path / "own.gguf"), tmp_path / "w" / "bases")
+
+
+@pytest.mark.parametrize("scaled", [{"rope_scaling": "yarn"}, {"rope_scaling": "linear"}, {"rope_freqs": True}])
+def test_a_gguf_file_with_scaled_positions_is_refused(scaled: dict[str, Any], tmp_path: Path) -> None:
+    write_gguf(tmp_path / "own.gguf", **scaled)
+    with pytest.raises(CheckpointError, match=r"scales its positions.*safetensors"):
+        find_base(str(tmp_path / "own.gguf"), tmp_path / "w" / "bases")
+
+
+def test_positions_that_are_said_to_be_plain_are_read(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "own.gguf", rope_scaling="none")
+    assert find_base(str(tmp_path / "own.gguf"), tmp_path / "w" / "bases").is_dir()
+
+
+def fill_hub_cache(cache: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Write what `hf download` leaves in the hub's cache: blobs, and a snapshot of links to them."""
+    model = cache / f"models--{name.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for folder in ("blobs", f"snapshots/{commit}", "refs"):
+        (model / folder).mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit)
+    for i, (file, content) in enumerate(files.items()):
+        (model / "blobs" / str(i)).write_bytes(content)
+        (model / "snapshots" / commit / file).symlink_to(f"../../blobs/{i}")
+
+
+def test_a_model_that_was_downloaded_before_is_found_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`hf download` is the command that we advise."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(KnownBase, "packaged_files", lambda self: None)
+    with pytest.raises(CheckpointError, match="hf download"):
+        find_base("smollm2", tmp_path / "w" / "bases")
+    fill_hub_cache(tmp_path / "cache", SMOLLM2.hub_name, {"model.safetensors": b"weights", "config.json": b"{}"})
+    folder = find_base("smollm2", tmp_path / "w" / "bases")
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert not any(path.is_symlink() for path in folder.iterdir()), "the cache may be cleaned"
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (["a.gguf", "b.gguf", "README.md"], r"hf download o/m a\.gguf`, and give its path"),
+        (["pytorch_model.bin"], "pickled, and may run code"),
+        (["README.md"], "take another model"),
+    ],
+)
+def test_a_model_of_the_hub_without_safetensors_names_the_next_step(
+    files: list[str], advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name: files)
+    with pytest.raises(CheckpointError, match=advice):
+        find_base("o/m", tmp_path / "w" / "bases")
+
+
+def test_tiny_is_no_pretrained_base(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="`tiny` is trained from your tables"):
+        find_base("tiny", tmp_path)
+
+
 def test_pieces_are_joined_in_order(tmp_path: Path) -> None:
     pieces = [tmp_path / f"m.gguf.part{i:02}" for i in range(3)]
     for i, piece in enumerate(pieces):
@@ -159,7 +227,9 @@ def test_pieces_are_joined_in_order(tmp_path: Path) -> None:
 
 def test_terms_are_shown_before_the_first_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bases_dir = tmp_path / "w" / "bases"
-    monkeypatch.setattr(finding, "download", lambda name, folder: (folder / "m.safetensors").write_bytes(b"x"))
+    (snapshot := tmp_path / "snapshot").mkdir()
+    (snapshot / "m.safetensors").write_bytes(b"x")
+    monkeypatch.setattr(finding, "download", lambda name: snapshot)
     with pytest.raises(
         CheckpointError, match=r"read them at https://ai\.google\.dev/gemma/terms.*--accept gemma3-270m"
     ):
@@ -211,7 +281,7 @@ def test_the_list_says_where_each_base_can_be_had(monkeypatch: pytest.MonkeyPatc
     for known in KNOWN_BASES.values():
         assert known.name in shown
         assert known.licence in shown
-        assert f"{known.known_until:%Y-%m-%d}" in shown
+        assert known.bundled or f"{known.known_until:%Y-%m-%d}" in shown
 
 
 @pytest.mark.usefixtures("no_hub")

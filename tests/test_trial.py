@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from girl_features.cli import app
-from girl_features.generator.bases.trial import count_parameters
+from girl_features.generator.checkpoint import n_parameters
 from girl_features.generator.transformers_engine import load_causal_lm
 from tests.input_tables import write_tables
 from tests.small_bases import CHATML, GEMMA, save_base, small_tokenizer
@@ -44,9 +44,7 @@ def test_what_a_base_did_is_shown(tmp_path: Path, template: str | None, template
     result, seen = run(tmp_path, base)
     assert result.exit_code == 0, result.output
     assert (seen["family"], seen["n_positions"], seen["engine"]) == ("llama", 512, "transformers")
-    assert (
-        seen["n_parameters"] == count_parameters(base) == sum(p.numel() for p in load_causal_lm(base)[0].parameters())
-    )
+    assert seen["n_parameters"] == n_parameters(base) == sum(p.numel() for p in load_causal_lm(base)[0].parameters())
     assert {"</s>": 2, "<|eot_id|>": 6}.items() <= seen["stop_tokens"].items()
     assert seen["template"].startswith(template_name) and seen["system_line"] == line
     assert (seen["script"], seen["script_known"]) == ("Latin", True)

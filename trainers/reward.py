@@ -25,6 +25,7 @@ from girl_features.config import GirlConfig, RewardConfig
 from girl_features.errors import CheckpointError, ConfigError, EmptyWindowError
 from girl_features.evaluation.metrics import auc, expected_calibration_error
 from girl_features.generator import RewardModel
+from girl_features.generator.bases.cut_off import known_until
 from girl_features.generator.bases.finding import find_base
 from girl_features.generator.checkpoint import (
     REWARD_RECORD_NAME,
@@ -72,7 +73,8 @@ def train_reward(
     Raises:
         EmptyWindowError: no CV of the reward window has both a matched and a mismatched job, or too few seekers do.
         CheckpointError: there is no SFT generator to start from, or the saved model gives other scores than before.
-        ConfigError: `reward.base` has no linear head that reads the last token.
+        ConfigError: `reward.base` has no linear head that reads the last token, or it is not known until when it knows
+            the world.
     """
     settings = config.reward
     pairs = limit_pairs_per_cv(preference_pairs(tables, windows), settings.pairs_per_cv, settings.seed)
@@ -83,6 +85,7 @@ def train_reward(
         )
     sft_folder, sft = newest_sft(config)
     base = find_base(settings.base, config.bases_dir) if settings.base else sft_folder
+    known = sft.trained_until if settings.base is None else _base_known_until(settings.base, base, config)
     settings = settle_tuning(settings, settings.base or sft.base, n_parameters(base))
     sources: dict[str, object] = {
         "reward": recorded(settings),
@@ -117,7 +120,7 @@ def train_reward(
             base=settings.base or sft.base,
             prompt_version=template_for(tokenizer).version,
             max_cv_tokens=sft.max_cv_tokens,
-            trained_until=windows.reward_end,
+            trained_until=max(windows.reward_end, known),
             n_pairs=pairs.height,
             inputs_sha256=inputs,
             weights_sha256="",  # not known before the model is saved
@@ -128,12 +131,24 @@ def train_reward(
             metrics=metrics,
             versions=records.package_versions("torch", "transformers", "trl"),
             parents={} if settings.base else {"sft": records.tuned_weights(sft)},
+            notes=() if settings.base else sft.notes,
         )
         _save_and_measure(trainer, tokenized.rows[:16], held_out, record, work / "model")
         records.publish(work, final)
         shutil.rmtree(work)
     wait_for_all()
     return final
+
+
+def _base_known_until(name: str, folder: Path, config: GirlConfig) -> datetime:
+    """Return the latest time that `reward.base` itself may know of."""
+    until = known_until(config.generator.model_copy(update={"base": name}), folder)
+    if until is None:
+        raise ConfigError(
+            f"`reward.base` {name!r} may know what happened after the reward window: set `generator.trained_until` "
+            f"to its knowledge cut-off, or to that of `generator.base` if that is later"
+        )
+    return until
 
 
 def newest_sft(config: GirlConfig) -> tuple[Path, GeneratorRecord]:

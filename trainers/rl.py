@@ -134,7 +134,7 @@ def train_ppo(
             base=sft.base,
             prompt_version=sft.prompt_version,
             max_cv_tokens=sft.max_cv_tokens,
-            trained_until=windows.rl_end,
+            trained_until=max(windows.rl_end, sft.trained_until, reward.trained_until),
             n_pairs=cvs.height,
             inputs_sha256=inputs,
             weights_sha256="",  # set when the model is saved
@@ -150,7 +150,7 @@ def train_ppo(
             },
             versions=records.package_versions("torch", "transformers", "peft", "accelerate"),
             parents={"sft": records.tuned_weights(sft), "reward": reward.weights_sha256, **_base_of(sft)},
-            notes=(*_notes(result), *reward.notes),
+            notes=tuple(dict.fromkeys((*_notes(result), *sft.notes, *reward.notes))),
         )
         _save(models.actor, tokenizer, record, result, work / "model")
         records.publish(work, final)

@@ -25,7 +25,7 @@ from girl_features.config import GirlConfig, SFTConfig
 from girl_features.errors import ConfigError
 from girl_features.generator.bases.cut_off import earlier_cut_off, known_until
 from girl_features.generator.bases.finding import find_base
-from girl_features.generator.checkpoint import GeneratorRecord, n_parameters, read_record, weights_hash
+from girl_features.generator.checkpoint import GeneratorRecord, n_parameters, read_record, weights_hash, write_record
 from girl_features.generator.prompts import template_for
 from girl_features.generator.tokens import check_positions
 from girl_features.generator.transformers_engine import load_causal_lm
@@ -34,13 +34,18 @@ from girl_features.input.splits import Windows, sft_pairs
 from girl_features.input.tables import Tables
 from girl_features.store.files import exclusive_lock
 from girl_features.store.user_files import keep_out_of_git
-from girl_features.trainers.held_out import held_out_metrics
+from girl_features.trainers.held_out import held_out_metrics, mean_loss
 from girl_features.trainers.precision import precision_of
 from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained_base
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
 from girl_features.trainers.training_data import Rows, hold_out_seekers, longest, tokenize_pairs, window_texts
-from girl_features.trainers.trl_common import epoch_arguments, generator_adapter, train_from_last_checkpoint
+from girl_features.trainers.trl_common import (
+    epoch_arguments,
+    generator_adapter,
+    rows_at_once,
+    train_from_last_checkpoint,
+)
 
 IGNORED = -100  # label of the tokens that the loss does not count
 
@@ -84,7 +89,7 @@ def train_sft(
     work = config.generators_dir / f".{final.name}"  # hidden until complete; kept to resume from
     with exclusive_lock(work / ".lock") if is_main() else nullcontext():
         if final.is_dir() and not force:
-            read_record(final)  # checks the weights
+            _keep_cut_off(final, max(windows.sft_end, base_known_until), note)
         else:
             base = str(pretrained) if texts is None else _pretrain_tiny(texts, config)
             model, tokenizer = load_causal_lm(base, torch.float32)
@@ -98,7 +103,7 @@ def train_sft(
             trainer = build_sft_trainer(model, tokenizer, tokenized.rows, evaluated.rows, settled, work / "steps")
             metrics = train_from_last_checkpoint(trainer, "sft", tokenized, evaluated.rows, callbacks)
             if evaluated.rows:
-                loss = float(trainer.evaluate()["eval_loss"])
+                loss = mean_loss(trainer.model, evaluated.rows)  # over all tokens; the trainer's is over batches
                 metrics |= held_out_metrics(loss, tokenizer, evaluated.rows, tokenized.rows)
             if is_main():
                 record = GeneratorRecord(
@@ -141,6 +146,14 @@ def _base_known_until(config: GirlConfig, base: Path | None, sft_end: datetime) 
     )
 
 
+def _keep_cut_off(folder: Path, trained_until: datetime, note: str | None) -> None:
+    """Check the weights of a trained generator, and write the cut-off and its note that hold now into its record."""
+    record = read_record(folder)
+    notes = () if note is None else (note,)
+    if is_main() and (record.trained_until, record.notes) != (trained_until, notes):
+        write_record(folder, record.model_copy(update={"trained_until": trained_until, "notes": notes}))
+
+
 def _pretrain_tiny(texts: pl.DataFrame, config: GirlConfig) -> str:
     """Return the folder of `tiny`, pretrained on `texts` by the main process while the others wait."""
     max_jd_tokens = max(config.sft.max_jd_tokens, config.sampling.max_new_tokens)
@@ -164,7 +177,7 @@ def build_sft_trainer(
     arguments = TRLConfig(
         **epoch_arguments(settings, checkpoints_dir, model.num_parameters()),
         max_steps=settings.max_steps,
-        per_device_eval_batch_size=settings.batch_size,
+        per_device_eval_batch_size=rows_at_once(settings.batch_size, model.num_parameters()),
         train_sampling_strategy="group_by_length",
         completion_only_loss=True,
         packing=False,

@@ -6,7 +6,7 @@ A checkpoint is a Hugging Face folder with safetensors weights and one JSON file
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import prod
 from pathlib import Path
@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
 from girl_features.generator.hub_errors import hub_problem
-from girl_features.generator.model_files import ADAPTER_WEIGHTS, check_model_files
+from girl_features.generator.model_files import ADAPTER_WEIGHTS, check_model_files, weight_files
 
 RECORD_NAME = "girl_generator.json"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # pickled weights are never downloaded
+_WANTED = {"allow_patterns": list(_MODEL_FILES), "ignore_patterns": ["*/*", "consolidated*.safetensors"]}
 REWARD_RECORD_NAME = "girl_reward_model.json"
 _COMMANDS = {RECORD_NAME: "girl train sft", REWARD_RECORD_NAME: "girl train reward"}  # that write the records
 
@@ -76,26 +77,40 @@ def cached_base(name: str) -> Path | None:
     """Return the snapshot of a model of the hub in the hub's cache on this machine; None if it is not there."""
     hub = require("huggingface_hub", "generate")
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_files_only=True))
+        return Path(hub.snapshot_download(name, **_WANTED, local_files_only=True))
     except (OSError, ValueError):  # not in the cache, or not whole; or not the name of a model
         return None
 
 
-def download(name: str, folder: Path | None = None) -> Path:
-    """Bring a model from the Hugging Face hub into `folder`, or into the hub's cache, and return where it lies.
+def download(name: str) -> Path:
+    """Bring a model from the Hugging Face hub into the hub's cache, and return where it lies there.
 
     Raises:
-        CheckpointError: neither the hub nor its local cache has it.
+        CheckpointError: neither the hub nor its local cache has it, or not as safetensors.
     """
     hub = require("huggingface_hub", "generate")
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(_MODEL_FILES), local_dir=folder))
+        folder = Path(hub.snapshot_download(name, **_WANTED))
+        others = [] if [*folder.glob("*.safetensors")] else hub.list_repo_files(name)
     except Exception as error:  # the hub client has no common base class for its errors
         reason, remedy = hub_problem(name, error)
         raise CheckpointError(
             f"the base model {name!r} is not a folder and cannot be downloaded ({reason}): {remedy}; or set "
             f"`generator.base` to a local folder, or to `tiny`"
         ) from error
+    if others:
+        raise CheckpointError(f"{name!r} has no safetensors weights on the hub; {_other_weights(name, others)}")
+    return folder
+
+
+def _other_weights(name: str, files: Sequence[str]) -> str:
+    """Return in words what a model of the hub holds in the place of safetensors weights, and the next step."""
+    gguf = sorted(file for file in files if file.endswith(".gguf"))
+    if gguf:
+        return f"download one of its GGUF files, as with `hf download {name} {gguf[0]}`, and give its path"
+    if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
+        return "its weights are pickled, and may run code when loaded; take another model"
+    return "take another model"
 
 
 def weights_hash(folder: Path) -> str:
@@ -105,7 +120,7 @@ def weights_hash(folder: Path) -> str:
         CheckpointError: there are no .safetensors weights, or not all of them. Pickled weights are refused.
     """
     check_model_files(folder)
-    return sha256_of_files(_loaded_files(folder))
+    return sha256_of_files(loaded_files(folder))
 
 
 def adapter_hash(folder: Path) -> str:
@@ -116,10 +131,11 @@ def adapter_hash(folder: Path) -> str:
     """
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has an adapter_config.json but no {ADAPTER_WEIGHTS}")
-    return sha256_of_files(_loaded_files(folder))
+    return sha256_of_files(loaded_files(folder))
 
 
-def _loaded_files(folder: Path) -> list[Path]:
+def loaded_files(folder: Path) -> list[Path]:
+    """Return the files in `folder` that a model is loaded from, in order of their names."""
     return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in _COMMANDS})
 
 
@@ -134,7 +150,7 @@ def n_parameters(folder: Path) -> int:
     if is_adapter(folder):
         folder = adapter_base(folder)
     safetensors, total = require("safetensors", "generate"), 0
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         try:
             with safetensors.safe_open(path, framework="np") as tensors:
                 total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
@@ -159,11 +175,16 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 def adapter_base(folder: Path) -> Path:
     """Return the folder of the base model of the adapter in `folder`.
 
-    If the workspace was moved after training, the base is found in its new place.
+    If it is no longer where it was in training, it is looked for in the workspace, which may have been moved, and then
+    under the name that the training record gives.
     """
     name = adapter_settings(folder)["base_model_name_or_path"]
     moved = folder.parent.parent / "bases" / Path(name).name
-    return moved if not Path(name).is_dir() and moved.is_dir() else base_folder(name)
+    if not Path(name).is_dir() and moved.is_dir():
+        return moved
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        name = str(peek_record(folder).get("base", name))
+    return base_folder(name)
 
 
 def is_adapter(folder: Path) -> bool:

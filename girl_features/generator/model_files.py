@@ -37,6 +37,14 @@ def check_model_files(folder: Path) -> None:
                 )
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that the weights in `folder` are loaded from: one file, or the shards of an index."""
+    if not (folder / _WHOLE).is_file() and (folder / _INDEX).is_file():
+        return [folder / name for name in sorted(_shards(folder / _INDEX))]
+    whole = [path for path in (folder / _WHOLE, folder / ADAPTER_WEIGHTS) if path.is_file()]
+    return whole[:1] or sorted(folder.glob("*.safetensors"))
+
+
 def _shards(index: Path) -> set[str]:
     try:
         return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -50,7 +58,7 @@ def _found_instead(folder: Path) -> str:
         return "only those of a LoRA adapter; merge it into its base (`merge_and_unload` of peft), and give that folder"
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
-        return f"only {', '.join(pickled)}, which may run code when loaded"
+        return f"only {', '.join(pickled)}, which may run code when loaded; take a model with safetensors weights"
     files = sorted(str(path) for path in folder.glob("*.gguf"))
     if files:
         return f"only files in the format of llama.cpp; give the path of one of them instead: {', '.join(files)}"

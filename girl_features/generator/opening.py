@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from girl_features.config import GirlConfig
+from girl_features.config import GeneratorConfig, GirlConfig
 from girl_features.contract import FeatureContract, SamplingContract
 from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, resolve_dtype
 from girl_features.errors import CheckpointError
@@ -132,7 +132,7 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     trained = trained_generators(generators_dir, settings.stage)
     current, outdated = trained_on_base(config, settings.stage)
     if current:
-        return current[0], read_record(current[0])
+        return current[0], _with_cut_off(settings, read_record(current[0]))
     if outdated:
         raise CheckpointError(
             f"{outdated[0]} was trained on other weights of {settings.base!r} than it has now; run `girl train sft` on "
@@ -150,6 +150,15 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     if settings.base == "tiny" or (settings.base in KNOWN_BASES and settings.trained_until is None):
         raise CheckpointError(f"no trained generator in {generators_dir}; run `girl train sft` first")
     return _untuned_base(config)
+
+
+def _with_cut_off(settings: GeneratorConfig, record: GeneratorRecord) -> GeneratorRecord:
+    """Return `record` with the cut-off of its base as it is known now, if that is later than when it was trained."""
+    known = KNOWN_BASES.get(settings.base)
+    until = settings.trained_until or (known.known_until if known else None)
+    if settings.base == "tiny" or until is None or until <= record.trained_until:
+        return record
+    return record.model_copy(update={"trained_until": until})
 
 
 def was_trained_as(config: GirlConfig, folder: Path) -> bool:

@@ -12,15 +12,33 @@ import numpy as np
 from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, reason_of, require
-from girl_features.generator.checkpoint import base_folder
+from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
 from girl_features.generator.openvino_export import Weights, cached_export
 from girl_features.generator.openvino_graph import EXTRA
 from girl_features.generator.prompts import DrawRequest, group_by_cv
-from girl_features.generator.tokens import open_codec
+from girl_features.generator.tokens import load_config, open_codec
 from girl_features.schema import GeneratedText
 
 BLOCK_TOKENS = 32  # tokens in one block of the paged cache on CPUs
 STEP_TOKENS = 2048  # tokens read in one step; the default of 256 splits prompts and is 10% slower
+
+
+def _check_window(folder: Path, n_tokens: int) -> None:
+    """Refuse a model with layers that read fewer than `n_tokens`, the last ones: OpenVINO lets them read all.
+
+    Raises:
+        CheckpointError: it is such a model.
+    """
+    config = load_config(adapter_base(folder) if is_adapter(folder) else folder)
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
+    if window is not None and slides and n_tokens > window:
+        raise CheckpointError(
+            f"prompt and JD have up to {n_tokens} tokens, but layers of {folder} read only the last {window}, which "
+            f"OpenVINO does not know: set `generator.engine` to `transformers`, or lower `generator.max_cv_tokens` or "
+            f"`sampling.max_new_tokens`"
+        )
 
 
 class OpenVINOGenerator:
@@ -42,6 +60,7 @@ class OpenVINOGenerator:
         self._genai = require("openvino_genai", EXTRA)
         self._codec = open_codec(base_folder(folder), max_cv_tokens, sampling.max_new_tokens, style)
         self.prompt_version = self._codec.version
+        _check_window(base_folder(folder), self._codec.longest_prompt + sampling.max_new_tokens)
         self._sampling = sampling
         self._batch_size = batch_size
         export = cached_export(folder, weights, exports)

@@ -37,12 +37,16 @@ def this_machine() -> str:
 
 def known_costs(bases_dir: Path) -> dict[str, Cost]:
     """Return the costs that were measured on this machine, by the name of the base."""
+    return {name: cost for (name, machine), cost in _all_costs(bases_dir).items() if machine == this_machine()}
+
+
+def _all_costs(bases_dir: Path) -> dict[tuple[str, str], Cost]:
+    """Return the costs that were measured on any machine, by the names of base and machine."""
     try:
         rows = json.loads((bases_dir / _RECORD).read_text(encoding="utf-8"))
-        costs = {name: Cost(**row) for name, row in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {(row["base"], row["cost"]["machine"]): Cost(**row["cost"]) for row in rows}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
-    return {name: cost for name, cost in costs.items() if cost.machine == this_machine()}
 
 
 def measure_cost(
@@ -76,6 +80,7 @@ def measure_cost(
         machine=this_machine(),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    rows = {known: value._asdict() for known, value in (known_costs(bases_dir) | {name: cost}).items()}
+    costs = _all_costs(bases_dir) | {(name, cost.machine): cost}
+    rows = [{"base": base, "cost": value._asdict()} for (base, _), value in costs.items()]
     write_whole(bases_dir / _RECORD, json.dumps(rows, indent=1).encode())
     return cost

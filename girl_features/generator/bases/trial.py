@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from girl_features.config import GirlConfig
 from girl_features.contract import SamplingContract, sampling_seed, text_hash
-from girl_features.errors import CheckpointError, require
+from girl_features.errors import CheckpointError
 from girl_features.generator.bases.finding import find_base
 from girl_features.generator.chat_template import chat_prompt
-from girl_features.generator.checkpoint import weights_hash
+from girl_features.generator.checkpoint import n_parameters, weights_hash
 from girl_features.generator.engines import fastest_engine, start_engine
 from girl_features.generator.gate import clean, defect
 from girl_features.generator.prompts import ROLE, instruction, template_for
@@ -85,7 +84,7 @@ def try_base(name: str, cv: str, config: GirlConfig) -> Trial:
         folder=str(folder),
         weights_sha256=digest,
         family=settings.model_type,
-        n_parameters=count_parameters(folder),
+        n_parameters=n_parameters(folder),
         n_positions=n_positions(settings),
         stop_tokens={tokenizer.convert_ids_to_tokens(i): i for i in stop_ids(folder, tokenizer)},
         template=template_for(tokenizer, style).version,
@@ -100,20 +99,6 @@ def try_base(name: str, cv: str, config: GirlConfig) -> Trial:
         defect=defect(jd) or (None if result.finish_reason == "stop" else "unfinished"),
         jd=jd,
     )
-
-
-def count_parameters(folder: Path) -> int:
-    """Return the number of stored weights in `folder`, from the heads of its safetensors files."""
-    safe_open: Any = require("safetensors", "generate").safe_open
-    n = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(str(path), framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - the file is no dict
-                size = 1
-                for length in file.get_slice(name).get_shape():
-                    size *= length
-                n += size
-    return n
 
 
 def _system_line(tokenizer: Any) -> str:
