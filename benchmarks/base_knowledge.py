@@ -42,7 +42,7 @@ from girl_features.progress import Progress
 from girl_features.schema import CVVersion
 
 N_RESAMPLES = 1000
-AT_ONCE = 64  # CVs
+AT_ONCE = 32  # CVs
 CUTS = (16, 32, 64, 128)  # tokens of a JD
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from girl_features.errors import CheckpointError
 from girl_features.generator.chat_template import FIXED_DAY, render
 from girl_features.generator.openvino_engine import OpenVINOGenerator
 from girl_features.generator.prompts import (
-    INSTRUCTION,
     ROLE,
     PromptCodec,
+    PromptIds,
     answer_text,
     encode_prompt,
     end_token,
+    instruction,
     template_for,
 )
 from girl_features.generator.thinking import without_thinking
 from girl_features.generator.tokens import stop_ids
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
+from girl_features.schema import GeneratedText
 from girl_features.trainers.rollouts import sample, use_plain_sampling
 from girl_features.trainers.training_data import tokenize_pairs
 from tests.chat_models import BROKEN, FAMILIES, TEMPLATES, new_tokenizer, write_model
@@ -45,7 +48,7 @@ def test_a_prompt_has_role_instruction_and_cv_once_and_nothing_of_another_role(t
     tokenizer = _chat(template)
     prompt = encode_prompt(tokenizer, template_for(tokenizer), CV, 400)
     text = tokenizer.decode(prompt.ids)
-    assert [text.count(part) for part in (ROLE, INSTRUCTION, CV)] == [1, 1, 1]
+    assert [text.count(part) for part in (ROLE, instruction(), CV)] == [1, 1, 1]
     assert "Helper 3000" not in text
     spelled = text.count("<|im_start|>") - CV.count("<|im_start|>")
     assert prompt.ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == spelled, (
@@ -145,7 +148,7 @@ def test_text_ends_at_the_first_end_token_of_any_kind(stops: int | list[int] | N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_engine_stops_where_the_model_says(family: str, tmp_path: Path) -> None:
+def test_every_engine_stops_where_the_model_says(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the vocabulary ends a text here, so every text ends within a few tokens, at another token than eos."""
     tokenizer = new_tokenizer(TEMPLATES["chatml"], tuple(f"<|end {i}|>" for i in range(400)), **NAMES)
     ends = [tokenizer.convert_tokens_to_ids(f"<|end {i}|>") for i in range(400)]
@@ -155,10 +158,21 @@ def test_every_engine_stops_where_the_model_says(family: str, tmp_path: Path) ->
     if family in ("llama", "qwen3"):
         exports = tmp_path / "exports"
         engines.append(OpenVINOGenerator(folder, SAMPLING, max_cv_tokens=20, exports=exports, weights="float32"))
+    written_ids: list[list[int]] = []
+    decode = PromptCodec.decode
+
+    def kept(codec: PromptCodec, new_ids: Sequence[int], prompt: PromptIds) -> GeneratedText:
+        written_ids.append(list(new_ids))
+        return decode(codec, new_ids, prompt)
+
+    monkeypatch.setattr(PromptCodec, "decode", kept)
     for engine in engines:
         texts = [text for samples in engine.generate(["cook"] * 8, seeds) for text in samples]
         assert [text.finish_reason for text in texts] == ["stop"] * 8
         assert max(text.n_new_tokens for text in texts) < 20
+        longest = max(text.n_new_tokens for text in texts) + 1
+        assert max(map(len, written_ids)) <= longest, "the engine itself stops"
+        written_ids.clear()
     model, tokenizer = load_causal_lm(folder)
     use_plain_sampling(model, stop_ids(folder, tokenizer), tokenizer.pad_token_id)
     drawn = sample(model, [[5, 6, 7]] * 4, [1, 2, 3, 4], max_new_tokens=40, temperature=1.0)

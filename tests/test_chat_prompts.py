@@ -12,13 +12,13 @@ from transformers.utils import chat_template_utils
 
 from girl_features.errors import CheckpointError
 from girl_features.generator.prompts import (
-    INSTRUCTION,
     PLAIN,
     ROLE,
     PromptCodec,
     PromptIds,
     encode_prompt,
     end_token,
+    instruction,
     template_for,
 )
 from girl_features.generator.reward_model import encode_pair
@@ -107,14 +107,14 @@ def test_the_system_line_is_ours() -> None:
         assert prompt.name == "chat-2"
         assert "SmolLM" not in prompt.before_cv
         assert f"system\n{ROLE}" in prompt.before_cv.replace("\n\n", "\n")
-        assert prompt.before_cv.endswith(f"{INSTRUCTION}\n\n")
+        assert prompt.before_cv.endswith(f"{instruction()}\n\n")
 
 
 @pytest.mark.parametrize("template", [bases.GEMMA, bases.USERS_ONLY])
 def test_where_a_template_takes_no_system_message_the_user_says_it(template: str) -> None:
     prompt = template_for(bases.small_tokenizer(template))
     assert prompt.before_cv.count(ROLE) == 1
-    assert prompt.before_cv.endswith(f"user\n{ROLE}\n{INSTRUCTION}\n\n")
+    assert prompt.before_cv.endswith(f"user\n{ROLE}\n{instruction()}\n\n")
 
 
 @pytest.mark.parametrize(

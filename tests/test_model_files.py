@@ -19,8 +19,9 @@ from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError
 from girl_features.generator.bases.catalogue import KNOWN_BASES, KnownBase
 from girl_features.generator.bases.finding import find_base, present_base
-from girl_features.generator.checkpoint import GeneratorRecord, weights_hash, write_record
+from girl_features.generator.checkpoint import GeneratorRecord, adapter_base, weights_hash, write_record
 from girl_features.generator.opening import find_generator, trained_on_base
+from girl_features.generator.openvino_engine import OpenVINOGenerator
 from girl_features.generator.tokens import open_codec
 from girl_features.generator.transformers_engine import TransformersGenerator, load_causal_lm
 from girl_features.generator.tuning import sft_settings
@@ -179,6 +180,37 @@ def test_a_merged_adapter_is_saved_and_loaded_as_it_was(tmp_path: Path, family: 
     assert open_codec(tmp_path / "merged", 16, 16).stop_ids == [5, 2, 6]
     assert open_codec(tmp_path / "adapter", 16, 16).stop_ids == [5, 2, 6]
     assert _generated(tmp_path / "merged") == _generated(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3"])
+def test_openvino_refuses_layers_that_read_only_the_last_tokens(family: str, tmp_path: Path) -> None:
+    """It lets every layer read all tokens, so a window that is shorter than prompt and JD would give other texts."""
+    sampling = SamplingContract(n=1, temperature=0.7, top_p=0.9, max_new_tokens=8, seed=0)
+    folder = save_base(tmp_path / "base", small_tokenizer(CHATML), family=family)
+    settings = json.loads((folder / "config.json").read_text())
+
+    def opened(window: int | None, layers: list[str]) -> OpenVINOGenerator:
+        changed = {**settings, "sliding_window": window, "layer_types": layers, "use_sliding_window": True}
+        (folder / "config.json").write_text(json.dumps(changed))
+        return OpenVINOGenerator(folder, sampling, max_cv_tokens=16, exports=tmp_path / "exports", weights="float32")
+
+    mixed = ["sliding_attention", "full_attention"]
+    with pytest.raises(CheckpointError, match=r"read only the last 16.*`generator\.engine` to `transformers`"):
+        opened(16, mixed)
+    assert opened(400, mixed).prompt_version
+    assert opened(None, ["full_attention"] * 2).prompt_version
+
+
+def test_an_adapter_finds_its_base_by_the_name_in_its_record(tmp_path: Path) -> None:
+    """The hub's cache was cleaned, or is elsewhere; a folder that was named relative to the project was moved along."""
+    base = save_base(tmp_path / "old", small_tokenizer(CHATML))
+    adapter = _adapter(base, tmp_path / "adapter")
+    moved = base.rename(tmp_path / "new")
+    with pytest.raises(CheckpointError, match="no such folder exists"):
+        load_causal_lm(adapter)
+    (adapter / "girl_generator.json").write_text(json.dumps({"base": str(moved)}))
+    assert adapter_base(adapter) == moved
+    load_causal_lm(adapter)
 
 
 def test_generation_settings_that_cannot_be_saved_are_replaced(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from girl_features.generator.transformers_engine import TransformersGenerator, l
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers.held_out import bits_per_character
+from girl_features.trainers.held_out import bits_per_character, mean_loss
 from girl_features.trainers.sft import build_sft_trainer, train_sft
 from girl_features.trainers.tiny import train_tokenizer
-from girl_features.trainers.training_data import tokenize_pairs, window_texts
+from girl_features.trainers.training_data import hold_out_seekers, tokenize_pairs, window_texts
 from tests.input_tables import day, load, write_tables
 from tests.training_world import SFT_SETTINGS, SFT_WINDOWS, sft_config, sft_rows
 
@@ -156,12 +156,18 @@ class _Losses(TrainerCallback):
 def test_the_best_epoch_is_kept_and_training_ends_where_it_no_longer_gets_better(tmp_path: Path) -> None:
     losses = _Losses()
     overfit = {**SFT_SETTINGS["sft"], "epochs": 30, "learning_rate": 0.02, "patience": 2}
+    config = sft_config(tmp_path / "workspace", sft=overfit)
     with load(write_tables(tmp_path, sft_rows())) as tables:
-        folder = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace", sft=overfit), callbacks=[losses])
-    *during, after = losses.seen
-    assert len(during) < 30
-    assert min(during) < during[-1]
-    assert read_record(folder).metrics["heldout_loss"] == after == pytest.approx(min(during), abs=1e-6)
+        folder = train_sft(tables, SFT_WINDOWS, config, callbacks=[losses])
+        _, held_out = hold_out_seekers(sft_pairs(tables, SFT_WINDOWS), config.sft.holdout, config.sft.seed)
+    assert len(losses.seen) < 30
+    assert min(losses.seen) < losses.seen[-1]
+    recorded = read_record(folder).metrics["heldout_loss"]
+    assert recorded == pytest.approx(min(losses.seen), rel=0.02), "not the last epoch's"
+    assert recorded < (min(losses.seen) + losses.seen[-1]) / 2
+    model, tokenizer = load_causal_lm(folder)
+    rows = tokenize_pairs(tokenizer, TINY, held_out, config.generator.max_cv_tokens, config.sft.max_jd_tokens).rows
+    assert recorded == pytest.approx(mean_loss(model, rows), abs=1e-5), "each token counts alike, whatever its batch"
 
 
 def _killed(folder: Path, failpoint: str) -> None:
