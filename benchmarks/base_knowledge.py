@@ -76,11 +76,8 @@ def of_stage(config: GirlConfig, stage: str, sft_end: datetime) -> GirlConfig:
     """Return `config` with the generator of a stage, or with its base untuned and no trained one in sight."""
     if stage != "untuned":
         return config.model_copy(update={"generator": config.generator.model_copy(update={"stage": stage})})
-    until = config.generator.trained_until or sft_end
-    changes = {"stage": None, "checkpoint": None, "trained_until": until}
-    generator = config.generator.model_copy(update=changes)
-    sft = config.sft.model_copy(update={"seed": -1})  # no generator in the workspace was trained with these settings
-    return config.model_copy(update={"generator": generator, "sft": sft})
+    changes = {"stage": stage, "checkpoint": None, "trained_until": config.generator.trained_until or sft_end}
+    return config.model_copy(update={"generator": config.generator.model_copy(update=changes)})
 
 
 def test_pairs(tables: Tables, windows: Windows, n_seekers: int) -> pl.DataFrame:

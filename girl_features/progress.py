@@ -64,7 +64,7 @@ class Progress:
             self._last_line = time.monotonic()
             left = _seconds_left(self._task)
             remaining = "" if left is None else f", {left:.0f} s left"
-            self._print_line(f"{_rate(self._task):.1f} {self._unit}/s{remaining}")
+            self._print_line(f"{_pace(self._task)}{remaining}")
 
     def reach(self, n_done: int) -> None:
         """Set the number of units done."""
@@ -87,10 +87,10 @@ class Progress:
 
 
 class _RateColumn(ProgressColumn):
-    """Units per second."""
+    """Units per second, or seconds for each of them."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{_rate(task):.1f} {task.fields['unit']}/s")
+        return Text(_pace(task))
 
 
 class _RemainingColumn(ProgressColumn):
@@ -106,6 +106,12 @@ class _RemainingColumn(ProgressColumn):
 def _rate(task: Task) -> float:
     """Return the units that this run has done in a second."""
     return float((task.completed - task.fields["n_before"]) / max(task.elapsed or 0, 1e-9))
+
+
+def _pace(task: Task) -> str:
+    """Return the rate in words. If a unit takes longer than a second, that is the time of each."""
+    rate = _rate(task)
+    return f"{1 / rate:.1f} s each" if 0 < rate < 1 else f"{rate:.1f} {task.fields['unit']}/s"
 
 
 def _share(n_done: float, total: float | None) -> float | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from girl_features.cli import app
 from girl_features.config import GirlConfig
-from girl_features.errors import ConfigError
+from girl_features.errors import CheckpointError, ConfigError
 from girl_features.generator.checkpoint import REWARD_RECORD_NAME, read_record
 from girl_features.generator.opening import find_generator
 from girl_features.trainers.reward import train_reward
@@ -48,6 +51,36 @@ def test_a_base_of_the_reward_model_has_a_cut_off_too(tmp_path: Path) -> None:
         known = config.generator.model_copy(update={"trained_until": LATE})
         folder = train_reward(tables, WINDOWS, config.model_copy(update={"generator": known}))
     assert read_record(folder, REWARD_RECORD_NAME).trained_until == LATE
+
+
+def test_an_untuned_base_takes_no_trained_ones_place_unasked(tmp_path: Path) -> None:
+    """A changed setting of training must not let a nightly batch fill the store with the JDs of the untuned base."""
+    base = base_of(tmp_path)
+    config = sft_of(tmp_path, "2010-01-01", base=base)
+    assert find_generator(config)[1].stage == "untuned", "nothing was trained yet"
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        trained = train_sft(tables, SFT_WINDOWS, config)
+    assert find_generator(config)[0] == trained
+    changed = config.model_copy(update={"sft": config.sft.model_copy(update={"batch_size": 2})})
+    with pytest.raises(CheckpointError, match=r"with these settings.*`generator\.stage` to `untuned`"):
+        find_generator(changed)
+    asked = config.generator.model_copy(update={"stage": "untuned"})
+    assert find_generator(config.model_copy(update={"generator": asked}))[1].stage == "untuned"
+
+
+def test_check_says_that_the_base_knows_of_the_ranking_windows(tmp_path: Path) -> None:
+    tables = write_tables(tmp_path).model_dump(exclude_defaults=True, mode="json")
+    path = tmp_path / "girl.yaml"
+
+    def notes(**generator: Any) -> str:
+        path.write_text(json.dumps({"tables": tables, "generator": generator}))
+        result = CliRunner().invoke(app, ["check", "--config", str(path), "--json", "-"])
+        return " ".join(note["message"] for note in json.loads(result.stdout)["tables"]["notes"])
+
+    assert "'smollm2' may know what happened until 2025-02-08" in notes(base="smollm2")
+    assert "move `windows.rl_end`" in notes(base="smollm2")
+    assert "may know" not in notes(base="smollm2", trained_until="1990-01-01")
+    assert "may know" not in notes(base="tiny", trained_until=LATE.isoformat())
 
 
 def sft_of(folder: Path, until: str, **generator: Any) -> GirlConfig:

@@ -25,6 +25,7 @@ from girl_features.generator.transformers_engine import TransformersGenerator, l
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
+from girl_features.trainers import trl_common
 from girl_features.trainers.held_out import bits_per_character, mean_loss
 from girl_features.trainers.sft import build_sft_trainer, train_sft
 from girl_features.trainers.tiny import train_tokenizer
@@ -186,6 +187,21 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_its_lock_is_taken_over(tra
     with load(write_tables(tmp_path, sft_rows())) as tables:
         again = train_sft(tables, SFT_WINDOWS, sft_config(tmp_path / "workspace"))
     assert read_record(again).weights_sha256 == read_record(trained[0]).weights_sha256
+
+
+def test_a_large_base_is_saved_within_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trl_common, "LORA_FROM", 0)  # from which size on a base is large
+    config = sft_config(tmp_path / "workspace", sft={**SFT_SETTINGS["sft"], "epochs": 1})
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        with pytest.raises(KeyboardInterrupt):  # in the one epoch of 4 steps
+            train_sft(tables, SFT_WINDOWS, config, callbacks=[_InterruptAfter(3)])
+        (steps,) = config.generators_dir.glob(".sft-*/steps")
+        assert {path.name for path in steps.glob("checkpoint-*")} <= {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+        counter = _StepCounter()
+        again = train_sft(tables, SFT_WINDOWS, config, callbacks=[counter])
+        assert counter.n <= 2, "not from the start"
+        whole = train_sft(tables, SFT_WINDOWS, config.model_copy(update={"workspace": tmp_path / "other"}))
+    assert read_record(again).weights_sha256 == read_record(whole).weights_sha256
 
 
 def test_two_runs_of_the_same_inputs_do_not_write_over_each_other(trained) -> None:  # type: ignore[no-untyped-def]

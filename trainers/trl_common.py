@@ -23,6 +23,7 @@ from girl_features.trainers.precision import Precision, settle_precision
 from girl_features.trainers.training_data import Rows, TokenizedRows
 from girl_features.trainers.training_work import TrainingWork
 
+CHECKPOINTS = 10  # in a run of a large base
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path, n_para
         "weight_decay": 0.01,
         "max_length": None,  # the rows are cut and counted before; TRL would cut or drop them silently
         "gradient_checkpointing": torch.cuda.is_available(),
-        "save_strategy": "epoch",
+        "save_strategy": "epoch",  # for large bases, see _SaveWithinEpochs
         "save_total_limit": 2,  # the older one is used if the newer one is damaged
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",  # for the remaining time
@@ -94,7 +95,10 @@ def train_from_last_checkpoint(
     """
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     work = TrainingWork(_n_tokens(tokenized.rows), _n_tokens(evaluated))
-    for callback in (ProgressCallback(stage, work), _CheckpointGuard(f"{stage}.learning_rate"), *callbacks):
+    own: list[TrainerCallback] = [ProgressCallback(stage, work), _CheckpointGuard(f"{stage}.learning_rate")]
+    if trainer.model.num_parameters() >= LORA_FROM:
+        own.append(_SaveWithinEpochs())
+    for callback in (*own, *callbacks):
         trainer.add_callback(callback)
     result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     return {
@@ -108,6 +112,15 @@ def train_from_last_checkpoint(
 def _n_tokens(rows: Rows) -> int:
     """Return the number of tokens that the model reads of these rows."""
     return sum(len(ids) for row in rows for name, ids in row.items() if name.endswith("_ids"))
+
+
+class _SaveWithinEpochs(TrainerCallback):
+    """Write a checkpoint ten times in a run, beside those after each epoch: an epoch of a large base takes hours."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if state.global_step % max(1, math.ceil(state.max_steps / CHECKPOINTS)) == 0:
+            control.should_save = True
+        return control
 
 
 class _CheckpointGuard(TrainerCallback):

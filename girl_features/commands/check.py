@@ -10,8 +10,12 @@ import typer
 from girl_features.commands import common
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from girl_features.config import GirlConfig
     from girl_features.generator.bases.trial import Trial
+    from girl_features.input.report import Note
+    from girl_features.input.tables import Tables
 
 
 def check(
@@ -45,7 +49,9 @@ def check(
         report = tables.report._replace(notes=[*tables.report.notes, *texts.notes()])
         if not unread:
             try:
-                windows = summarize(tables, cut_windows(tables, resolved.windows))
+                cut = cut_windows(tables, resolved.windows)
+                windows = summarize(tables, cut)
+                report = report._replace(notes=[*report.notes, *_base_notes(resolved, tables, cut.rl_end)])
             except EmptyWindowError as empty:
                 error = empty
     if error is None and resolved.strict and report.n_rejected:
@@ -61,6 +67,17 @@ def check(
         raise error
     if report.n_rejected:
         raise typer.Exit(1)
+
+
+def _base_notes(config: GirlConfig, tables: Tables, rl_end: datetime) -> list[Note]:
+    """Return a note on the decisions of the ranking windows that the base may have read of, if there are any."""
+    from girl_features.generator.bases.cut_off import cut_off_note, stated_cut_off
+    from girl_features.input.report import Note
+
+    message = cut_off_note(config.generator, rl_end)
+    query = "SELECT count(*) FROM interactions WHERE decided_at >= ? AND decided_at < ?"
+    ((n_rows,),) = tables.connection.execute(query, [rl_end, stated_cut_off(config.generator) or rl_end]).fetchall()
+    return [Note("interactions", "known_to_base", message, n_rows)] if message and n_rows else []
 
 
 def _check_base(base: str, config: GirlConfig, json_file: Path | None) -> None:

@@ -126,9 +126,9 @@ class GeneratorConfig(Section):
     engine: EngineSetting = "auto"  # auto: vllm on GPUs, openvino on CPUs where it is installed, else transformers
     threads: int | None = Field(None, ge=1)  # CPU threads; default: one for small models, else all cores
     checkpoint: Path | None = None  # a trained generator; default: the newest one in the workspace
-    # use the newest generator of this stage, if there are several stages
-    stage: Literal["sft", "ppo", "rloo", "grpo", "dpo"] | None = None
-    trained_until: UTCTime | None = None  # knowledge cut-off of an untuned base; used if there is no training record
+    # use the newest generator of this stage, if there are several; untuned: the base as it is
+    stage: Literal["untuned", "sft", "ppo", "rloo", "grpo", "dpo"] | None = None
+    trained_until: UTCTime | None = None  # day after which the base has read nothing; known for the bases we list
     max_cv_tokens: int = Field(320, ge=8)  # number of first tokens of the CV that the prompt keeps
     prompt: PromptStyle = "full"  # short: a title, duties and skills in three lines; not for `tiny`
     tiny: TinyConfig = TinyConfig()

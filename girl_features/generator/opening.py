@@ -13,7 +13,7 @@ from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, resol
 from girl_features.errors import CheckpointError
 from girl_features.generator import Generator, RewardModel
 from girl_features.generator.bases.catalogue import KNOWN_BASES
-from girl_features.generator.bases.cut_off import earlier_cut_off
+from girl_features.generator.bases.cut_off import earlier_cut_off, stated_cut_off
 from girl_features.generator.bases.finding import find_base, present_base
 from girl_features.generator.checkpoint import (
     RECORD_NAME,
@@ -120,8 +120,8 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     """Return the folder and the record of the generator to use.
 
     That is `generator.checkpoint` if it is set, else the newest generator trained with the settings of `config`
-    (`generator.stage` narrows the search to one stage). If there is none and `generator.trained_until` says what
-    the base may know, it is `generator.base` untuned.
+    (`generator.stage` narrows the search to one stage). If none was trained on the base and `generator.trained_until`
+    says what it may know, or if `generator.stage` is `untuned`, it is `generator.base` as it is.
 
     Raises:
         CheckpointError: there is no such generator, or its weights do not match its record.
@@ -129,6 +129,8 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     settings, generators_dir = config.generator, config.generators_dir
     if settings.checkpoint is not None:
         return settings.checkpoint, read_record(settings.checkpoint)
+    if settings.stage == "untuned":
+        return _untuned_base(config)
     trained = trained_generators(generators_dir, settings.stage)
     current, outdated = trained_on_base(config, settings.stage)
     if current:
@@ -138,10 +140,12 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
             f"{outdated[0]} was trained on other weights of {settings.base!r} than it has now; run `girl train sft` on "
             f"the new ones, put the old ones back, or set `generator.checkpoint` to the folder that you mean"
         )
-    if trained and (settings.base == "tiny" or settings.trained_until is None):
+    of_this_base = any(peek_record(folder).get("base") == settings.base for folder in trained)
+    if trained and (of_this_base or settings.base == "tiny" or settings.trained_until is None):
+        untuned = "" if settings.base == "tiny" else ", or `generator.stage` to `untuned` to use the base as it is"
         raise CheckpointError(
             f"none of the generators in {generators_dir} ({', '.join(f.name for f in trained)}) was trained "
-            f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean"
+            f"with these settings; run `girl train sft`, or set `generator.checkpoint` to the one you mean{untuned}"
         )
     if settings.stage is not None:
         command = "`girl train sft`" if settings.stage == "sft" else f"`girl train ppo --algo {settings.stage}`"
@@ -154,9 +158,8 @@ def find_generator(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
 
 def _with_cut_off(settings: GeneratorConfig, record: GeneratorRecord) -> GeneratorRecord:
     """Return `record` with the cut-off of its base as it is known now, if that is later than when it was trained."""
-    known = KNOWN_BASES.get(settings.base)
-    until = settings.trained_until or (known.known_until if known else None)
-    if settings.base == "tiny" or until is None or until <= record.trained_until:
+    until = stated_cut_off(settings)
+    if until is None or until <= record.trained_until:
         return record
     return record.model_copy(update={"trained_until": until})
 
@@ -221,6 +224,8 @@ def _untuned_base(config: GirlConfig) -> tuple[Path, GeneratorRecord]:
     from girl_features.generator.tokens import load_tokenizer
 
     settings = config.generator
+    if settings.base == "tiny":
+        raise CheckpointError("`tiny` knows nothing before it is trained: run `girl train sft`")
     if settings.trained_until is None:
         raise CheckpointError(
             f"{settings.base!r} carries no {RECORD_NAME}, so what it has seen is unknown: set "

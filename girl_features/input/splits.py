@@ -63,8 +63,8 @@ def check_no_leakage(windows: Windows, trained_until: datetime) -> None:
     if trained_until > windows.rl_end:
         raise LeakageError(
             f"the generator has seen data until {trained_until.isoformat()}, but ranking labels begin at "
-            f"{windows.rl_end.isoformat()}; train a generator on the earlier windows with `girl train sft`, or "
-            f"move `windows.rl_end`"
+            f"{windows.rl_end.isoformat()}; move `windows.rl_end` to that day or a later one; or train a "
+            f"generator on the earlier windows with `girl train sft`, of a base that knows no more"
         )
 
 

@@ -25,6 +25,24 @@ def known_until(settings: GeneratorConfig, folder: Path) -> datetime | None:
     return read_record(folder).trained_until if (folder / RECORD_NAME).is_file() else None
 
 
+def stated_cut_off(settings: GeneratorConfig) -> datetime | None:
+    """Return the cut-off that the settings give or that is known of the base's name; None for `tiny` and for others."""
+    known = KNOWN_BASES.get(settings.base)
+    return None if settings.base == "tiny" else settings.trained_until or (known.known_until if known else None)
+
+
+def cut_off_note(settings: GeneratorConfig, rl_end: datetime) -> str | None:
+    """Return a remark for `girl check` if the base may have read decisions of the ranking windows, from `rl_end` on."""
+    until = stated_cut_off(settings)
+    if until is None or until <= rl_end:
+        return None
+    return (
+        f"the base {settings.base!r} may know what happened until {until:%Y-%m-%d}, but the ranking windows begin at "
+        f"{rl_end:%Y-%m-%d}: `girl evaluate` and `girl experiment run` refuse them; move `windows.rl_end` to that day "
+        f"or a later one, or set `generator.base` to `tiny`"
+    )
+
+
 def earlier_cut_off(settings: GeneratorConfig) -> str | None:
     """Return a remark for result pages if `generator.trained_until` is earlier than the cut-off of a known base."""
     known = KNOWN_BASES.get(settings.base)
