@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from girl_features.commands import common
-from girl_features.config import TINY_BASES
 
 if TYPE_CHECKING:
     from girl_features.config import GirlConfig
@@ -97,6 +96,8 @@ def _show(row: dict[str, Any]) -> None:
 
 
 def _known_until(row: dict[str, Any]) -> str:
+    from girl_features.config import TINY_BASES
+
     if row["base"] in TINY_BASES:
         return "no day: it has read simulated texts only"
     return f"{row['known_until']} (generator.trained_until)"
