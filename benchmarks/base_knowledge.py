@@ -43,6 +43,7 @@ from girl_features.schema import CVVersion
 
 N_RESAMPLES = 1000
 AT_ONCE = 32  # CVs
+_vectors: dict[str, np.ndarray] = {}  # of the texts that were encoded in this run
 CUTS = (16, 32, 64, 128)  # tokens of a JD
 
 
@@ -68,8 +69,9 @@ def main() -> None:
         models = load_models(of_stage(config, arguments.stage, windows.sft_end))
         rows.append({"config": config.name, "stage": arguments.stage, **measure(models, pairs, learned)})
         print(describe(rows[-1]), flush=True)
-    if arguments.json is not None:
-        write_json(arguments.json, {"command": shlex.join(sys.argv), "machine": machine_description(), "rows": rows})
+        if arguments.json is not None:
+            facts = {"command": shlex.join(sys.argv), "machine": machine_description()}
+            write_json(arguments.json, {**facts, "rows": rows})
 
 
 def of_stage(config: GirlConfig, stage: str, sft_end: datetime) -> GirlConfig:
@@ -107,11 +109,11 @@ def measure(models: LoadedModels, pairs: pl.DataFrame, learned: pl.DataFrame) ->
     sums = np.stack([part.sum(axis=0) for part in by_cv])
     place = {version.cv_hash: i for i, version in enumerate(versions)}
     rows = np.array([place[cv_hash] for cv_hash in pairs["cv_hash"]])
-    job_vectors = models.encoder.encode(pairs["jd"].to_list()).vectors
-    cv_vectors = models.encoder.encode([version.cv for version in versions]).vectors
+    job_vectors = vectors_of(models, pairs["jd"].to_list())
+    cv_vectors = vectors_of(models, [version.cv for version in versions])
     firsts = np.stack([part[0] if len(part) else part.sum(axis=0) for part in by_cv])
     labels, seekers = pairs["matched"].to_numpy(), pairs["job_seeker_id"].to_numpy()
-    learned_cvs, learned_jds = (models.encoder.encode(learned[text].to_list()).vectors for text in ("cv", "jd"))
+    learned_cvs, learned_jds = (vectors_of(models, learned[text].to_list()) for text in ("cv", "jd"))
     predict_jd = fit_jd_regression(learned_cvs, learned_jds)
     counts = dict(learned.group_by("job_id").len().iter_rows())
     scores = {
@@ -164,8 +166,11 @@ def write_jds(models: LoadedModels, versions: Sequence[CVVersion]) -> tuple[list
 
 
 def vectors_of(models: LoadedModels, texts: list[str]) -> np.ndarray:
-    """Return the (n, d) vectors of n texts, of which there may be none."""
-    return models.encoder.encode(texts).vectors if texts else np.zeros((0, models.encoder.contract.dimension))
+    """Return the (n, d) vectors of n texts, of which there may be none. A text is encoded once in a run."""
+    new = sorted(set(texts) - set(_vectors))
+    if new:
+        _vectors.update(zip(new, models.encoder.encode(new).vectors, strict=True))
+    return np.stack([_vectors[text] for text in texts]) if texts else np.zeros((0, models.encoder.contract.dimension))
 
 
 def sums_of(models: LoadedModels, texts: list[str], ends: np.ndarray) -> np.ndarray:
