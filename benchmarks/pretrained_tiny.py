@@ -13,7 +13,6 @@ import argparse
 import json
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,7 +33,7 @@ MAX_CV_TOKENS, MAX_JD_TOKENS = 256, 248  # with 8 for the markers: 512 positions
 _CARD = """# tiny-pretrained
 
 A causal language model of {millions:.2f} million parameters ({mb:.1f} MB, float32) that writes short English texts in
-the manner of simulated CVs and job descriptions. It is a base for `girl demo`, which need not train one from nothing.
+the manner of simulated CVs and job descriptions. It is a base for the markets of `girl sample`.
 
 - **Texts:** {n_texts:,} different CVs and JDs of {n_markets} simulated markets of {n_seekers:,} seekers each
   (seeds {seeds}). All of them come from a random number generator and the phrases in
@@ -77,7 +76,7 @@ def main() -> None:
         "n_markets": arguments.markets,
         "n_seekers": arguments.seekers,
         "seeds": f"{seeds[0]} to {seeds[-1]}",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "benchmarks/pretrained_tiny.py", *recipe_options(arguments)]),
         "machine": machine_description(),
         "n_steps": metrics["pretrain_steps"],
         "loss": metrics["pretrain_loss"],
@@ -86,6 +85,16 @@ def main() -> None:
     }
     (arguments.out / "README.md").write_text(_CARD.format(**facts), encoding="utf-8")
     print(describe(json.loads(json.dumps(facts))))
+
+
+def recipe_options(arguments: argparse.Namespace) -> list[str]:
+    """Return the options that decide what the model learns, as far as they differ from the defaults."""
+    values = {
+        "--markets": (arguments.markets, 4),
+        "--seekers": (arguments.seekers, 750),
+        "--epochs": (arguments.epochs, 2),
+    }
+    return [part for name, (value, default) in values.items() if value != default for part in (name, str(value))]
 
 
 def market_texts(seeds: range, n_seekers: int) -> pl.DataFrame:
