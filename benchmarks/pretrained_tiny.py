@@ -29,6 +29,7 @@ from girl_features.sample.tables import write_sample
 from girl_features.trainers.pretrain import RECORD, BaseRecipe, base_metrics, pretrained_base
 
 FIRST_SEED = 1_000_000_007  # of the markets; `girl demo` begins at 0
+DEFAULTS = {"markets": 4, "seekers": 750, "epochs": 2.0}
 MAX_CV_TOKENS, MAX_JD_TOKENS = 256, 248  # with 8 for the markers: 512 positions
 _CARD = """# tiny-pretrained
 
@@ -51,9 +52,9 @@ def main() -> None:
     """Simulate the markets, pretrain the base on their texts, and write it with its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TINY_PRETRAINED.bundled, help="folder of the base")
-    parser.add_argument("--markets", type=int, default=4, help="number of simulated markets (default: 4)")
-    parser.add_argument("--seekers", type=int, default=750, help="seekers of each market (default: 750)")
-    parser.add_argument("--epochs", type=float, default=2, help="passes over the texts (default: 2)")
+    parser.add_argument("--markets", type=int, default=DEFAULTS["markets"], help="number of simulated markets (default: 4)")
+    parser.add_argument("--seekers", type=int, default=DEFAULTS["seekers"], help="seekers of each market (default: 750)")
+    parser.add_argument("--epochs", type=float, default=DEFAULTS["epochs"], help="passes over the texts (default: 2)")
     parser.add_argument("--work", type=Path, help="folder of checkpoints, to continue from (default: a new one)")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
@@ -62,7 +63,8 @@ def main() -> None:
     shape = TinyConfig(
         vocab_size=2048, hidden_size=128, n_layers=4, n_heads=4, pretrain_epochs=arguments.epochs, embeddings_from=None
     )
-    recipe = BaseRecipe(shape, MAX_CV_TOKENS, MAX_JD_TOKENS, TINY_PRETRAINED.n_positions, FIRST_SEED)
+    recipe = BaseRecipe(shape, DEFAULTS = {"markets": 4, "seekers": 750, "epochs": 2.0}
+MAX_CV_TOKENS, MAX_JD_TOKENS, TINY_PRETRAINED.n_positions, FIRST_SEED)
     start = time.perf_counter()
     made = pretrained_base(texts, recipe, work)
     seconds = time.perf_counter() - start
