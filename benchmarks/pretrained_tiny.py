@@ -52,9 +52,10 @@ def main() -> None:
     """Simulate the markets, pretrain the base on their texts, and write it with its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TINY_PRETRAINED.bundled, help="folder of the base")
-    parser.add_argument("--markets", type=int, default=DEFAULTS["markets"], help="number of simulated markets (default: 4)")
-    parser.add_argument("--seekers", type=int, default=DEFAULTS["seekers"], help="seekers of each market (default: 750)")
-    parser.add_argument("--epochs", type=float, default=DEFAULTS["epochs"], help="passes over the texts (default: 2)")
+    parser.add_argument("--markets", type=int, help="number of simulated markets (default: 4)")
+    parser.add_argument("--seekers", type=int, help="seekers of each market (default: 750)")
+    parser.add_argument("--epochs", type=float, help="passes over the texts (default: 2)")
+    parser.set_defaults(**DEFAULTS)
     parser.add_argument("--work", type=Path, help="folder of checkpoints, to continue from (default: a new one)")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
@@ -63,8 +64,7 @@ def main() -> None:
     shape = TinyConfig(
         vocab_size=2048, hidden_size=128, n_layers=4, n_heads=4, pretrain_epochs=arguments.epochs, embeddings_from=None
     )
-    recipe = BaseRecipe(shape, DEFAULTS = {"markets": 4, "seekers": 750, "epochs": 2.0}
-MAX_CV_TOKENS, MAX_JD_TOKENS, TINY_PRETRAINED.n_positions, FIRST_SEED)
+    recipe = BaseRecipe(shape, MAX_CV_TOKENS, MAX_JD_TOKENS, TINY_PRETRAINED.n_positions, FIRST_SEED)
     start = time.perf_counter()
     made = pretrained_base(texts, recipe, work)
     seconds = time.perf_counter() - start
