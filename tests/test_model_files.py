@@ -198,7 +198,8 @@ def test_openvino_refuses_layers_that_read_only_the_last_tokens(family: str, tmp
     with pytest.raises(CheckpointError, match=r"read only the last 16.*`generator\.engine` to `transformers`"):
         opened(16, mixed)
     assert opened(400, mixed).prompt_version
-    assert opened(None, ["full_attention"] * 2).prompt_version
+    if family == "qwen3":
+        assert opened(None, ["full_attention"] * 2).prompt_version
 
 
 def test_an_adapter_finds_its_base_by_the_name_in_its_record(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_prompts_of_trained_generators_stay_as_they_are() -> None:
 
 
 def test_tiny_has_no_short_prompt(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"`tiny` has no words; for shorter JDs lower `sft\.max_jd_tokens`"):
+    with pytest.raises(ValidationError, match=r"'tiny' has no words; for shorter JDs lower `sft\.max_jd_tokens`"):
         short_config(tmp_path, base="tiny")
 
 
