@@ -25,7 +25,7 @@ from girl_features.generator.transformers_engine import TransformersGenerator, l
 from girl_features.input.splits import Windows, sft_pairs
 from girl_features.store.failpoints import VARIABLE
 from girl_features.store.files import exclusive_lock
-from girl_features.trainers import trl_common
+from girl_features.trainers import sft, trl_common
 from girl_features.trainers.held_out import bits_per_character, mean_loss
 from girl_features.trainers.sft import build_sft_trainer, train_sft
 from girl_features.trainers.tiny import train_tokenizer
@@ -202,6 +202,26 @@ def test_a_large_base_is_saved_within_its_epochs(tmp_path: Path, monkeypatch: py
         assert counter.n <= 2, "not from the start"
         whole = train_sft(tables, SFT_WINDOWS, config.model_copy(update={"workspace": tmp_path / "other"}))
     assert read_record(again).weights_sha256 == read_record(whole).weights_sha256
+
+
+def test_a_run_that_was_killed_after_its_last_step_does_no_step_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trl_common, "LORA_FROM", 0)
+    config = sft_config(tmp_path / "workspace", sft={**SFT_SETTINGS["sft"], "epochs": 1, "max_steps": 3})
+    steps = _StepCounter()
+    with load(write_tables(tmp_path, sft_rows())) as tables:
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(sft, "held_out_metrics", _interrupt)  # what follows the training
+            train_sft(tables, SFT_WINDOWS, config)
+        again = train_sft(tables, SFT_WINDOWS, config, callbacks=[steps])
+        whole = train_sft(tables, SFT_WINDOWS, config.model_copy(update={"workspace": tmp_path / "other"}))
+    assert steps.n <= 1
+    assert read_record(again).weights_sha256 == read_record(whole).weights_sha256
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_runs_of_the_same_inputs_do_not_write_over_each_other(trained) -> None:  # type: ignore[no-untyped-def]

@@ -100,7 +100,8 @@ def train_from_last_checkpoint(
         own.append(_SaveWithinEpochs())
     for callback in (*own, *callbacks):
         trainer.add_callback(callback)
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    limit = trainer.args.max_steps if trainer.args.max_steps > 0 else None
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir), limit))
     return {
         "train_loss": float(result.training_loss),
         "train_seconds": float(result.metrics["train_runtime"]),
@@ -153,10 +154,16 @@ class _CheckpointGuard(TrainerCallback):
         return TrainingError(f"at step {step} {problem}: {kept}. Lower `{self._learning_rate_setting}` and train again")
 
 
-def last_checkpoint(checkpoints_dir: Path) -> str | None:
-    """Return the newest whole checkpoint of a trainer with a `_CheckpointGuard`, and delete damaged ones after it."""
-    folders = checkpoints_dir.glob("checkpoint-*")
-    for folder in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+def last_checkpoint(checkpoints_dir: Path, max_steps: int | None = None) -> str | None:
+    """Return the newest whole checkpoint of a trainer with a `_CheckpointGuard`, and delete damaged ones after it.
+
+    Checkpoints at `max_steps`, where a run ends within an epoch, are passed over: from there the trainer would do one
+    step too many. The steps before it give the same weights once more.
+    """
+    folders = sorted(checkpoints_dir.glob("checkpoint-*"), key=_step_of, reverse=True)
+    for folder in folders:
+        if max_steps is not None and _step_of(folder) >= max_steps:
+            continue
         try:
             check_hashes(folder)
             return str(folder)
@@ -164,6 +171,10 @@ def last_checkpoint(checkpoints_dir: Path) -> str | None:
             _log.warning("%s is incomplete or altered; trying the one before it", folder)
             shutil.rmtree(folder)
     return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 class ProgressCallback(TrainerCallback):
