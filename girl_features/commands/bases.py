@@ -90,7 +90,7 @@ def _show(row: dict[str, Any]) -> None:
             "languages": row["languages"],
             "known until": _known_until(row),
             "here": row["here"],
-            "1,000 CVs": _cost(row["cost"]),
+            "1,000 CVs": _cost(row),
         },
     )
 
@@ -110,7 +110,12 @@ def _licence(row: dict[str, Any]) -> str:
     return f"{row['licence']}, {row['terms']} ({state})"
 
 
-def _cost(cost: dict[str, Any] | None) -> str:
+def _cost(row: dict[str, Any]) -> str:
+    from girl_features.config import TINY_BASES
+
+    cost = row["cost"]
+    if cost is None and row["base"] in TINY_BASES:
+        return "not measured: it is for simulated markets"
     if cost is None:
         return "not measured on this machine: `girl bases --measure`"
     return (
@@ -120,7 +125,7 @@ def _cost(cost: dict[str, Any] | None) -> str:
 
 
 def _measure(config: GirlConfig, sample: int) -> None:
-    """Measure the base of `girl.yaml`, and those that need no download and have no terms left to accept."""
+    """Measure the base of `girl.yaml`, and those for real tables that need no download and have no terms to accept."""
     from girl_features.errors import DataError
     from girl_features.generator.bases.catalogue import KNOWN_BASES
     from girl_features.generator.bases.costs import measure_cost
@@ -135,7 +140,8 @@ def _measure(config: GirlConfig, sample: int) -> None:
     if not cvs:
         raise DataError("there is no CV to measure with: `girl check` reports on the tables")
     for known in KNOWN_BASES.values():
-        can_be_had = present_base(known.name, config.bases_dir) is not None or known.packaged_files() is not None
+        is_here = present_base(known.name, config.bases_dir) is not None or known.packaged_files() is not None
+        can_be_had = is_here and known.bundled is None  # the bundled one is not for tables such as the user's
         if (can_be_had and is_accepted(known, config.bases_dir)) or known.name == config.generator.base:
             announce(f"generating {len(cvs)} JDs with {known.name}")
             measure_cost(
