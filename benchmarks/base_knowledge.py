@@ -106,7 +106,7 @@ def measure(models: LoadedModels, pairs: pl.DataFrame, learned: pl.DataFrame) ->
     flat = [jd for texts in jds for jd in texts]
     ends = np.cumsum([len(texts) for texts in jds])[:-1]
     by_cv = np.split(vectors_of(models, flat), ends)
-    sums = np.stack([part.sum(axis=0) for part in by_cv])
+    sums = sums_of(models, flat, ends)
     place = {version.cv_hash: i for i, version in enumerate(versions)}
     rows = np.array([place[cv_hash] for cv_hash in pairs["cv_hash"]])
     job_vectors = vectors_of(models, pairs["jd"].to_list())
@@ -141,8 +141,8 @@ def measure(models: LoadedModels, pairs: pl.DataFrame, learned: pl.DataFrame) ->
             for name in ("cv", "regression", "popularity")
         },
         "auc_mean_jd_by_tokens": {
-            n: round(auc(labels, cosines(sums_of(models, cut(models, flat, n), ends)[rows], job_vectors)), 4)
-            for n in CUTS
+            n: round(auc(labels, cosines(sums_of(models, texts, ends)[rows], job_vectors)), 4)
+            for n, texts in cut(models, flat).items()
         },
         "copied": round(float(np.mean(copied)), 3) if copied else None,
         "words_per_jd": round(n_tokens / max(1, len(flat)), 1),
@@ -178,11 +178,12 @@ def sums_of(models: LoadedModels, texts: list[str], ends: np.ndarray) -> np.ndar
     return np.stack([part.sum(axis=0) for part in np.split(vectors_of(models, texts), ends)])
 
 
-def cut(models: LoadedModels, texts: list[str], n: int) -> list[str]:
-    """Return the first `n` tokens of each text, as the generator's tokenizer counts them."""
+def cut(models: LoadedModels, texts: list[str]) -> dict[int, list[str]]:
+    """Return for each of CUTS the first so many tokens of each text, as the generator's tokenizer counts them."""
     assert models.folder is not None
     tokenizer = load_tokenizer(models.folder)
-    return [tokenizer.decode(plain_text_ids(tokenizer, text)[:n]) for text in texts]
+    ids = [plain_text_ids(tokenizer, text) for text in texts]
+    return {n: [tokenizer.decode(tokens[:n]) for tokens in ids] for n in CUTS}
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:

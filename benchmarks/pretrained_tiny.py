@@ -10,7 +10,6 @@ start at random. A run that was killed continues from its last checkpoint in `--
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import tempfile
@@ -86,17 +85,13 @@ def main() -> None:
         "digest": weights_hash(arguments.out),
     }
     (arguments.out / "README.md").write_text(_CARD.format(**facts), encoding="utf-8")
-    print(describe(json.loads(json.dumps(facts))))
+    print(describe(facts))
 
 
 def recipe_options(arguments: argparse.Namespace) -> list[str]:
     """Return the options that decide what the model learns, as far as they differ from the defaults."""
-    values = {
-        "--markets": (arguments.markets, 4),
-        "--seekers": (arguments.seekers, 750),
-        "--epochs": (arguments.epochs, 2),
-    }
-    return [part for name, (value, default) in values.items() if value != default for part in (name, str(value))]
+    changed = {name: getattr(arguments, name) for name in DEFAULTS if getattr(arguments, name) != DEFAULTS[name]}
+    return [part for name, value in changed.items() for part in (f"--{name}", str(value))]
 
 
 def market_texts(seeds: range, n_seekers: int) -> pl.DataFrame:

@@ -40,12 +40,7 @@ from girl_features.trainers.pretrain import BaseRecipe, base_metrics, pretrained
 from girl_features.trainers.processes import is_main, wait_for_all
 from girl_features.trainers.records import hash_inputs, package_versions, publish, save_trained
 from girl_features.trainers.training_data import Rows, hold_out_seekers, longest, tokenize_pairs, window_texts
-from girl_features.trainers.trl_common import (
-    epoch_arguments,
-    generator_adapter,
-    rows_at_once,
-    train_from_last_checkpoint,
-)
+from girl_features.trainers.trl_common import epoch_arguments, generator_adapter, train_from_last_checkpoint
 
 IGNORED = -100  # label of the tokens that the loss does not count
 
@@ -177,7 +172,6 @@ def build_sft_trainer(
     arguments = TRLConfig(
         **epoch_arguments(settings, checkpoints_dir, model.num_parameters()),
         max_steps=settings.max_steps,
-        per_device_eval_batch_size=rows_at_once(settings.batch_size, model.num_parameters()),
         train_sampling_strategy="group_by_length",
         completion_only_loss=True,
         packing=False,

@@ -56,6 +56,7 @@ def epoch_arguments(settings: SFTConfig | RewardConfig, output_dir: Path, n_para
         **trainer_arguments(output_dir, settings.learning_rate, settings.seed, precision),
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": part,
+        "per_device_eval_batch_size": part,
         "gradient_accumulation_steps": accumulated * settings.batch_size // part,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,

@@ -140,9 +140,9 @@ def _measure(config: GirlConfig, sample: int) -> None:
     if not cvs:
         raise DataError("there is no CV to measure with: `girl check` reports on the tables")
     for known in KNOWN_BASES.values():
-        is_here = present_base(known.name, config.bases_dir) is not None or known.packaged_files() is not None
-        can_be_had = is_here and known.bundled is None  # the bundled one is not for tables such as the user's
-        if (can_be_had and is_accepted(known, config.bases_dir)) or known.name == config.generator.base:
+        can_be_had = present_base(known.name, config.bases_dir) is not None or known.packaged_files() is not None
+        is_of_use = known.bundled is None and is_accepted(known, config.bases_dir)  # the bundled one: simulations only
+        if (can_be_had and is_of_use) or known.name == config.generator.base:
             announce(f"generating {len(cvs)} JDs with {known.name}")
             measure_cost(
                 known.name,

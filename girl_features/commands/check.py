@@ -74,10 +74,12 @@ def _base_notes(config: GirlConfig, tables: Tables, rl_end: datetime) -> list[No
     from girl_features.generator.bases.cut_off import cut_off_note, stated_cut_off
     from girl_features.input.report import Note
 
-    message = cut_off_note(config.generator, rl_end)
+    message, until = cut_off_note(config.generator, rl_end), stated_cut_off(config.generator)
+    if message is None:
+        return []
     query = "SELECT count(*) FROM interactions WHERE decided_at >= ? AND decided_at < ?"
-    ((n_rows,),) = tables.connection.execute(query, [rl_end, stated_cut_off(config.generator) or rl_end]).fetchall()
-    return [Note("interactions", "known_to_base", message, n_rows)] if message and n_rows else []
+    ((n_rows,),) = tables.connection.execute(query, [rl_end, until]).fetchall()
+    return [Note("interactions", "known_to_base", message, n_rows)] if n_rows else []
 
 
 def _check_base(base: str, config: GirlConfig, json_file: Path | None) -> None:

@@ -147,8 +147,7 @@ def n_parameters(folder: Path) -> int:
     Raises:
         CheckpointError: a file is damaged.
     """
-    if is_adapter(folder):
-        folder = adapter_base(folder)
+    folder = model_folder(folder)
     safetensors, total = require("safetensors", "generate"), 0
     for path in weight_files(folder):
         try:
@@ -185,6 +184,11 @@ def adapter_base(folder: Path) -> Path:
     if Path(name).is_absolute() and not Path(name).is_dir():
         name = str(peek_record(folder).get("base", name))
     return base_folder(name)
+
+
+def model_folder(folder: Path) -> Path:
+    """Return the folder of the whole model: that of its base if `folder` holds an adapter, else `folder`."""
+    return adapter_base(folder) if is_adapter(folder) else folder
 
 
 def is_adapter(folder: Path) -> bool:

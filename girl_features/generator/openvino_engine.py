@@ -12,7 +12,7 @@ import numpy as np
 from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, reason_of, require
-from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
+from girl_features.generator.checkpoint import base_folder, model_folder
 from girl_features.generator.openvino_export import Weights, cached_export
 from girl_features.generator.openvino_graph import EXTRA
 from girl_features.generator.prompts import DrawRequest, group_by_cv
@@ -29,7 +29,7 @@ def _check_window(folder: Path, n_tokens: int) -> None:
     Raises:
         CheckpointError: it is such a model.
     """
-    config = load_config(adapter_base(folder) if is_adapter(folder) else folder)
+    config = load_config(model_folder(folder))
     window = getattr(config, "sliding_window", None)
     layers = getattr(config, "layer_types", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)

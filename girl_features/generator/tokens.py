@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from girl_features.config import PromptStyle
 from girl_features.errors import CheckpointError, reason_of
 from girl_features.generator.chat_template import end_of_turn, special_ids
-from girl_features.generator.checkpoint import adapter_base, is_adapter
+from girl_features.generator.checkpoint import model_folder
 from girl_features.generator.prompts import TINY, PromptCodec, end_token, template_for
 
 
@@ -56,7 +56,7 @@ def stop_ids(folder: Path, tokenizer: Any) -> list[int]:
 
 def _model_ends(folder: Path, tokenizer: Any) -> list[int]:
     """Return the end tokens that the model's settings name, but no piece of text: defaults of a class may name one."""
-    base = str(adapter_base(folder) if is_adapter(folder) else folder)
+    base = str(model_folder(folder))
     try:
         named = GenerationConfig.from_pretrained(base).eos_token_id
     except OSError:
@@ -112,7 +112,7 @@ def open_codec(folder: Path, max_cv_tokens: int, max_new_tokens: int, style: Pro
     tokenizer = load_tokenizer(folder)
     codec = PromptCodec(tokenizer, max_cv_tokens, stop_ids(folder, tokenizer), style)
     if template_for(tokenizer) != TINY:  # `tiny` has as many positions as its texts had, and no table of them
-        config = load_config(adapter_base(folder) if is_adapter(folder) else folder)
+        config = load_config(model_folder(folder))
         settings = "`generator.max_cv_tokens` or `sampling.max_new_tokens`"
         check_positions(config, codec.longest_prompt + max_new_tokens, settings)
     return codec

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 from girl_features.config import PromptStyle
 from girl_features.contract import SamplingContract
 from girl_features.errors import CheckpointError, reason_of, require
-from girl_features.generator.checkpoint import adapter_base, base_folder, is_adapter
+from girl_features.generator.checkpoint import base_folder, is_adapter, model_folder
 from girl_features.generator.model_files import check_model_files
 from girl_features.generator.prompts import DrawRequest, encode_prompt, group_by_cv, template_for
 from girl_features.generator.sampling import SeededSampling
@@ -35,7 +35,7 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[
         CheckpointError: there is no such folder, and the hub does not have the model; or it cannot be loaded whole.
     """
     folder = base_folder(name)
-    base = adapter_base(folder) if is_adapter(folder) else folder
+    base = model_folder(folder)
     if dtype is None:
         dtype = torch.float32 if is_adapter(folder) else "auto"  # type: ignore[assignment]
     model = _load_model(base, dtype)

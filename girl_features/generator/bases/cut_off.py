@@ -18,10 +18,9 @@ def known_until(settings: GeneratorConfig, folder: Path) -> datetime | None:
 
     The setting `generator.trained_until` comes first, then what this package knows of the base, then its own record.
     """
-    if settings.trained_until is not None:
-        return settings.trained_until
-    if settings.base in KNOWN_BASES:
-        return KNOWN_BASES[settings.base].known_until
+    until = stated_cut_off(settings)
+    if until is not None:
+        return until
     return read_record(folder).trained_until if (folder / RECORD_NAME).is_file() else None
 
 
