@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from girl_features.errors import ShapeError
 from girl_features.schema import Tier
+
+
+class PairColumns(NamedTuple):
+    """Further numbers of n pairs, beside the vectors. A ranker that was trained with them needs the same names."""
+
+    names: tuple[str, ...]
+    values: np.ndarray  # (n, k) float32, one column for each name
+
+    def only(self, names: Sequence[str]) -> PairColumns:
+        """Return the columns `names`, in that order."""
+        return PairColumns(tuple(names), self.values[:, [self.names.index(name) for name in names]])
 
 
 class PairFeatures(NamedTuple):
@@ -18,6 +30,12 @@ class PairFeatures(NamedTuple):
     generated_jd: np.ndarray  # (n, d) float32, zeros where there is none
     tier: np.ndarray  # (n,) int8, values of Tier
     contract: str  # fingerprint of the FeatureContract
+    columns: PairColumns | None = None
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the further columns; empty without any."""
+        return self.columns.names if self.columns is not None else ()
 
     @property
     def has_generated_jd(self) -> np.ndarray:
@@ -31,7 +49,11 @@ class PairFeatures(NamedTuple):
 
     def take(self, rows: np.ndarray) -> PairFeatures:
         """Return the given rows (indices or a mask), in that order."""
-        return PairFeatures(self.cv[rows], self.jd[rows], self.generated_jd[rows], self.tier[rows], self.contract)
+        columns = self.columns
+        if columns is not None:
+            columns = columns._replace(values=columns.values[rows])
+        vectors = (self.cv[rows], self.jd[rows], self.generated_jd[rows])
+        return PairFeatures(*vectors, self.tier[rows], self.contract, columns)
 
 
 class Ranker(Protocol):

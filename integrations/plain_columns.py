@@ -10,7 +10,7 @@ import polars as pl
 
 from girl_features.errors import ConfigError, ShapeError
 from girl_features.integrations.rankers import ranker_files as files
-from girl_features.integrations.rankers.pair_inputs import check_features, check_scored
+from girl_features.integrations.rankers.pair_inputs import TrainedOn, check_features, check_scored
 from girl_features.ranker import PairFeatures
 from girl_features.schema import (
     GIRL_COS_CV_GENERATED_JD,
@@ -87,7 +87,8 @@ def plain_columns(features: PairFeatures, reduction: PlainReduction) -> pl.DataF
         InvalidVectorError: a NaN, infinite, all-zero or wrong-dimension vector; the message gives its row.
         ShapeError: arrays do not line up.
     """
-    check_scored(features, "enhanced", reduction.contract, reduction.pca.components.shape[1])
+    dimension = reduction.pca.components.shape[1]
+    check_scored(features, "enhanced", TrainedOn(reduction.contract, dimension, features.column_names))
     has_generated = features.has_generated_jd
     components = reduction.pca.project(features.generated_jd).astype(np.float64)
     of_generated = {

@@ -18,10 +18,11 @@ import polars as pl
 
 from girl_features.config import GirlConfig
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
+from girl_features.input.decision_texts import DecisionTexts
 from girl_features.input.splits import Windows
 from girl_features.lab.experiment.config import ExperimentConfig
-from girl_features.lab.experiment.data import ExperimentData, History
-from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData
+from girl_features.lab.experiment.data import ExperimentData
+from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData, base_parts
 from girl_features.lab.experiment.run import run_experiment
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
@@ -72,11 +73,12 @@ def prepared_for(folder: Path, name: str) -> PreparedData:
         frames[part], parts[part] = _part(seekers, number, contract.fingerprint)
         texts[part] = objects([(f"jd {s % 7} first", f"jd {s % 5} second") for s in seekers])
     rng = np.random.default_rng(9)
-    history = History(
+    history = DecisionTexts(
+        np.array([f"seeker-{i}" for i in range(40)]),
+        np.array([f"job-{i}" for i in range(40)]),
         objects([f"cv {i}" for i in range(40)]),
         objects([f"jd {i}" for i in range(40)]),
         rng.random(40) < 0.6,
-        np.array([f"seeker-{i}" for i in range(40)]),
     )
     start = datetime(2021, 1, 1, tzinfo=UTC)
     windows = Windows(*(start + timedelta(days=i) for i in range(5)))
@@ -84,7 +86,7 @@ def prepared_for(folder: Path, name: str) -> PreparedData:
     market = folder / "out" / "trial" / name
     vectors = TextVectors(HashingEncoder(D), market / "vectors")
     generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, "stage sft")
-    return PreparedData(name, True, data, {"girl": generator}, vectors, "hashing", market)
+    return PreparedData(name, True, data, {"girl": generator}, base_parts(generator), vectors, "hashing", market)
 
 
 def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, LabelledPairs]:

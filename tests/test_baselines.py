@@ -14,7 +14,6 @@ from girl_features.errors import ConfigError, ShapeError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker
-from girl_features.lab.baselines.contrastive import ContrastiveSettings, tune_encoder
 from girl_features.lab.baselines.language_model import LanguageModelEncoder, YesNoRanker, YesNoSettings
 from girl_features.lab.baselines.registry import make_baseline
 from girl_features.lab.baselines.text_networks import APJFNN, PJFNN
@@ -22,6 +21,7 @@ from girl_features.lab.baselines.text_rankers import NeuralTextRanker
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
+from girl_features.trainers.text_encoder import ContrastiveSettings, tune_encoder
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.text_pairs import (
     FILLER,

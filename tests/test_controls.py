@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from girl_features.errors import ShapeError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.metrics import auc
+from girl_features.input.decision_texts import DecisionTexts
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.config import JDPooling, parse_pooling
-from girl_features.lab.experiment.data import History
 from girl_features.lab.experiment.several_jds import SpreadRanker, pool_generated_jds
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures
@@ -92,7 +92,8 @@ def test_the_neighbours_are_those_of_a_slow_search() -> None:
 
 def test_more_training_pairs_come_first_and_change_nothing_else() -> None:
     given_parts = parts(["s0", "s1"], ["s0"], ["s2"])
-    history = History(objects(["a"] * 3), objects(["b"] * 3), np.array([True, False, True]), np.array(["x"] * 3))
+    ids, labels = np.array(["x"] * 3), np.array([True, False, True])
+    history = DecisionTexts(ids, ids, objects(["a"] * 3), objects(["b"] * 3), labels)
     cv = np.ones((3, D), np.float32)
     grown = controls.more_training_pairs(given_parts, cv, 2 * cv, history)
     assert grown.train.features.n_pairs == 5

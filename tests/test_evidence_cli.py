@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -162,3 +164,83 @@ def test_some_of_the_data_sets(tmp_path: Path) -> None:
     assert config.only(None) == config == config.only([])
     with pytest.raises(ConfigError, match="no data set 'three' in this experiment; it has one, two"):
         config.only(["two", "three"])
+
+
+def test_an_evaluation_over_the_controls(folder: Path, first: Result) -> None:
+    chosen = ["--set", "evaluate.predictors=[dot, dot-plain]", "--set", "evaluate.seeds=[0]"]
+    quick = ["--set", "evaluate.n_bootstrap=100"]
+    command = ["evaluate", *own_config(folder), *chosen, *quick]
+    plain = json.loads(girl(*command, "--json", "-").stdout)
+    assert "controls" not in plain["meta"]
+    page = folder / "controls.md"
+    result = girl(*command, "--controls", "--json", folder / "controls.json", "--markdown", page)
+    assert result.exit_code == 0, (result.output, result.exception)
+    told = json.loads((folder / "controls.json").read_text())
+    assert [row["name"] for row in told["meta"]["controls"]] == ["lexical", "style", "popularity", "tuned"]
+    assert {row["predictor"] for row in told["rows"]} == {"cosine", "dot"}, "plain forms read no columns"
+
+    def auc_of(comparison: dict[str, Any]) -> float:
+        [found] = [
+            row["auc"]
+            for row in comparison["rows"]
+            if (row["predictor"], row["row"], row["slice"]) == ("dot", "base", "all")
+        ]
+        return float(found)
+
+    assert auc_of(told) != auc_of(plain), "base reads the controls too"
+    assert "Every row, base included, also reads the controls" in page.read_text()
+    some = girl(*command, "--set", "evaluate.controls=[style]")
+    assert some.exit_code == 0, (some.output, some.exception)
+    assert "AUC of each control alone on the test pairs: style 0." in " ".join(some.stdout.split())
+
+
+def test_an_experiment_without_a_generator(folder: Path, first: Result) -> None:
+    tables = {
+        "name": "controls",
+        "workspace": "out",
+        "data": EXPERIMENT["data"],
+        "seeds": [0],
+        "n_bootstrap": 100,
+        "grids": [
+            {"rows": ["base", "base+controls", "regression+controls", "contrastive"], "predictors": ["dot"]},
+            {"rows": ["base+lexical", "base+style"], "predictors": ["alone"]},
+        ],
+    }
+    (folder / "controls.yaml").write_text(yaml.safe_dump(tables))
+    result = girl("experiment", "run", folder / "controls.yaml", "--jobs", 1, "--json", folder / "c.json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    written = json.loads((folder / "c.json").read_text())
+    aucs = {(row["predictor"], row["row"]): row["auc"] for row in written["rows"] if row["slice"] == "all"}
+    assert set(aucs) == {
+        *(("dot", row) for row in ("base", "base+controls", "regression+controls", "contrastive")),
+        *(("alone", row) for row in ("base+lexical", "base+style")),
+    }
+    assert len(set(aucs.values())) == 6
+    assert [claim["claim"] for claim in written["claims"] if claim["slice"] == "all"] == [
+        "regression+controls over base+controls, dot"
+    ]
+    assert "No generator" in (folder / "out" / "controls" / "evidence.md").read_text()
+    plan = girl("experiment", "run", folder / "controls.yaml", "--dry-run")
+    assert plan.exit_code == 0 and "generators: none" in plan.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "predictor", "message"),
+    [
+        (
+            ["base+words"],
+            "dot",
+            "row 'base+words' adds 'words'; known are: lexical, style, popularity, tuned, controls",
+        ),
+        (["base+style+style"], "dot", "adds a column twice"),
+        (["base-windows+style"], "dot", "are learned from the windows"),
+        (["shuffled"], "dot", "needs a generator"),
+        (["base+controls"], "alone", "it reads one column, as base+lexical"),
+        (["base+style"], "mlp-plain", "it reads no further columns"),
+    ],
+)
+def test_rows_with_columns_are_checked(rows: list[str], predictor: str, message: str, tmp_path: Path) -> None:
+    tables = {"data": EXPERIMENT["data"], "grids": [{"rows": rows, "predictors": [predictor]}]}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(tables))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(tmp_path / "e.yaml")

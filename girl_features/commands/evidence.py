@@ -93,7 +93,7 @@ def _experiment_steps() -> ExperimentSteps:
         make_ranker=require(f"{rankers}.registry", "rank").make_ranker,
         make_baseline=require(f"{baselines}.registry", "rank").make_baseline,
         train=_train,
-        tune_encoder=require(f"{baselines}.contrastive", "rank").tune_encoder,
+        tune_encoder=require("girl_features.trainers.text_encoder", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
         language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
     )

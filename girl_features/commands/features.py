@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from girl_features.batch.run import MaterializeReport
     from girl_features.config import GirlConfig
+    from girl_features.evaluation.controls.columns import TunedCosines
 
 
 def materialize(
@@ -221,8 +222,19 @@ def evaluate(
     set_values: common.SetOption = None,
     json_file: common.JsonOption = None,
     markdown: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write a results page here.")] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Let every row, base included, read the controls too, so that gains are over them."
+        ),
+    ] = False,
 ) -> None:
-    """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals."""
+    """Compare rankers with and without the generated JD: AUC and LogLoss with paired intervals.
+
+    The controls are simple scores that any feature of a language model has to beat: shared words, style, popularity and
+    the cosine of a tuned text encoder. --controls takes all of them and shows how each ranks alone;
+    `--set evaluate.controls=[lexical,style]` takes some.
+    """
     from functools import partial
 
     from girl_features.evaluation.report import print_comparison
@@ -231,10 +243,26 @@ def evaluate(
 
     if markdown is not None and markdown.suffix == ".png":
         raise typer.BadParameter("the page's picture gets that name; end it in .md", param_hint="--markdown")
-    resolved = common.load(config, set_values)
+    all_controls = ["evaluate.controls=[lexical,style,popularity,tuned]"] if controls else []
+    resolved = common.load(config, [*all_controls, *(set_values or [])])
     stand_ins = stand_ins_of(resolved.lookup, resolved.students_dir)
     make_ranker = partial(common.ranker_factory(), tier_dropout=resolved.ranker.tier_dropout, stand_ins=stand_ins)
-    evaluation = run_evaluate(resolved, make_ranker)
+    evaluation = run_evaluate(resolved, make_ranker, _tuned_cosines(resolved))
     if markdown is not None:
-        write_results_page(markdown, evaluation, command=f"girl evaluate --config {config}")
+        write_results_page(
+            markdown, evaluation, command=f"girl evaluate --config {config}{' --controls' if controls else ''}"
+        )
     common.emit(evaluation.comparison.to_json(), json_file, lambda: print_comparison(evaluation.comparison))
+
+
+def _tuned_cosines(config: GirlConfig) -> TunedCosines | None:
+    """Return the function that tunes an encoder, if `evaluate.controls` asks for it."""
+    from girl_features.errors import require
+
+    if "tuned" not in config.evaluate.controls:
+        return None
+    trainer = require("girl_features.trainers.text_encoder", "generate")
+    made: TunedCosines = trainer.tuned_pair_cosines(
+        config.encoder.name, config.workspace / "encoders", config.encoder.batch_size
+    )
+    return made

@@ -310,6 +310,7 @@ class EvaluateConfig(Section):
     predictors: tuple[str, ...] = ("mlp", "dot", "lightgbm", "mlp-plain", "dot-plain", "lightgbm-plain")
     seeds: tuple[int, ...] = (0, 1, 2)
     n_bootstrap: int = Field(1000, ge=100)
+    controls: tuple[Literal["lexical", "style", "popularity", "tuned"], ...] = ()  # columns that every row reads too
 
 
 class _InWorkspace:

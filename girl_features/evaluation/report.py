@@ -57,6 +57,8 @@ def print_comparison(comparison: Comparison, simulation: bool = False, console: 
     for title, rows, notes in _slice_tables(comparison, simulation):
         console.print(rich_table(rows, columns, title, notes))
         console.print()
+    for line in control_lines(comparison):
+        console.print(Text(line))
     console.print(Text(chance_warning(comparison)))
 
 
@@ -67,6 +69,27 @@ def markdown_tables(comparison: Comparison, simulation: bool = False) -> str:
         for title, rows, notes in _slice_tables(comparison, simulation)
     ]
     return "\n\n".join(sections)
+
+
+def control_lines(comparison: Comparison) -> list[str]:
+    """Return sentences on the controls that every row reads: their own AUCs, and a warning if style tells the author.
+
+    Empty without controls.
+    """
+    controls = comparison.meta.get("controls") or []
+    if not controls:
+        return []
+    aucs = [
+        f"{row['name']} {value_text(row['auc'], '.3f')} ({interval_text(row['auc_low'], row['auc_high'], '.3f')})"
+        for row in controls
+    ]
+    names = ", ".join(row["name"] for row in controls)
+    lines = [
+        f"Every row, base included, also reads the controls {names}: a gain is a gain over them.",
+        f"AUC of each control alone on the test pairs: {'; '.join(aucs)}.",
+    ]
+    warning = comparison.meta.get("author_warning")
+    return [*lines, f"Warning: {warning}"] if warning else lines
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -122,7 +145,7 @@ def write_markdown(
         title=inline(f"{meta['data']}{suffix}"),
         command="\n".join(f"    {line}" for line in command.splitlines()),
         facts=bullets(f"**{inline(name)}:** {inline(text)}" for name, text in facts.items()),
-        findings=bullets(map(inline, [*findings(comparison), chance_warning(comparison)])),
+        findings=bullets(map(inline, [*control_lines(comparison), *findings(comparison), chance_warning(comparison)])),
         tables=markdown_tables(comparison, simulation),
         picture=f"![Gain in AUC over base, with intervals]({plot})" if plot else "",
         simulation=suffix,

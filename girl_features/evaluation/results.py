@@ -185,6 +185,16 @@ def gains_over(measured: SliceMetrics, base: SliceMetrics) -> Gains:
     )
 
 
+def interval_of_auc(
+    labels: np.ndarray, seeker_ids: np.ndarray, scores: np.ndarray, n_bootstrap: int
+) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of the AUC of (n,) scores, seekers resampled; None where there are too few seekers."""
+    pairs = make_slice("all", labels, seeker_ids, np.ones(len(labels), bool), n_bootstrap, seed=0)
+    if pairs.resamples is None:
+        return None, None
+    return bootstrap.percentile_interval(bootstrap.resampled_auc(pairs.labels, scores[None], pairs.resamples))
+
+
 def verdict_of(low: float | None, high: float | None) -> Verdict | None:
     """Return better or worse if the interval of a gain excludes 0, else not shown; None without an interval."""
     if low is None or high is None:

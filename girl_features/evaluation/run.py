@@ -13,17 +13,25 @@ from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
+from girl_features.evaluation.controls.columns import (
+    TunedCosines,
+    add_columns,
+    author_warning,
+    column_aucs,
+    control_columns,
+)
 from girl_features.evaluation.plots import plot_gains
 from girl_features.evaluation.report import write_markdown
 from girl_features.evaluation.results import Comparison
 from girl_features.generator.checkpoint import GeneratorRecord, read_record
 from girl_features.generator.opening import find_generator, load_encoder, make_contract, trained_on_base
-from girl_features.input.splits import Windows, check_no_leakage, cut_windows, ranking_split
-from girl_features.input.tables import open_tables
+from girl_features.input.decision_texts import DecisionTexts, decisions_with_texts
+from girl_features.input.splits import RankingSplit, Windows, check_no_leakage, cut_windows, ranking_split
+from girl_features.input.tables import Tables, open_tables
 from girl_features.machine import machine_description
 from girl_features.pairs import join_pairs
 from girl_features.progress import Progress, announce
-from girl_features.ranker import Ranker
+from girl_features.ranker import PairColumns, Ranker
 from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.store.parts import PartsStore
 from girl_features.store.user_files import keep_out_of_git
@@ -42,34 +50,56 @@ class Evaluation(NamedTuple):
 ROW_OF_STAGE = {stage: f"girl-{stage}" for stage in ("sft", "rloo", "grpo", "dpo")} | {"ppo": "girl"}  # GIRL's names
 
 
-def run_evaluate(config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker]) -> Evaluation:
+def run_evaluate(
+    config: GirlConfig, make_ranker: Callable[[str, str, int], Ranker], tuned_cosines: TunedCosines | None = None
+) -> Evaluation:
     """Train every predictor of the config with and without the generated JD, and compare them.
 
     The newest generator of each stage has a row if its features are in the store. With `generator.checkpoint` or
-    `generator.stage` set, only that generator has one.
+    `generator.stage` set, only that generator has one. With `evaluate.controls`, every row reads those columns too,
+    base included, so that a gain is a gain over them. `tuned_cosines` is called for the column `tuned`.
 
     Raises:
         UnknownContractError: the generator in use has not been materialized yet.
         LeakageError: a generator was trained on decisions of the ranking windows.
     """
-    generators = materialized_generators(config, load_encoder(config))
+    encoder = load_encoder(config)
+    generators = materialized_generators(config, encoder)
     with open_tables(config) as tables:
         windows = cut_windows(tables, config.windows)
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
+        columns = _control_columns(config.evaluate.controls, tables, windows, tuned_cosines)
     announce(f"joining the features of {len(generators)} generators to the decisions")
     rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
     predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
+    if columns:
+        rows = {row: add_columns(parts, columns) for row, parts in rows.items()}
+        predictors = tuple(name for name in predictors if not name.endswith("-plain"))  # these read vectors alone
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     with Progress("rankers", len(rows) * len(predictors) * len(seeds), "fits") as progress:
         comparison = compare_rows(
             config.name, rows, predictors, make_ranker, seeds, n_bootstrap, progress.advance, stand_ins=stand_ins
         )
+    if columns:
+        aucs = column_aucs(rows["base"].test, n_bootstrap)
+        comparison.meta.update(controls=[row._asdict() for row in aucs], author_warning=author_warning(aucs))
     save_comparison(config, comparison)
     contracts = {row: contract for row, (contract, _) in generators.items()}
     return Evaluation(comparison, windows, contracts, {row: record for row, (_, record) in generators.items()})
+
+
+def _control_columns(
+    names: tuple[str, ...], tables: Tables, windows: Windows, tuned_cosines: TunedCosines | None
+) -> list[PairColumns]:
+    """Return these columns for the pairs of each ranking window; empty for no names."""
+    if not names:
+        return []
+    history = DecisionTexts.of(decisions_with_texts(tables, None, windows.rl_end))
+    parts = [DecisionTexts.of(decisions_with_texts(tables, *windows.bounds(part))) for part in RankingSplit._fields]
+    return control_columns(history, parts, names, tuned_cosines)
 
 
 def materialized_generators(

@@ -20,6 +20,7 @@ from girl_features.integrations.rankers.pair_inputs import (
     COSINE_BLOCKS,
     ColumnScaler,
     RankerRow,
+    check_columns_read,
     check_scored,
     check_training_parts,
     columns_width,
@@ -65,8 +66,10 @@ _REDUCED = ("cv", "jd", "cv_times_jd")
 TREE_COLUMNS: dict[tuple[str, RankerRow], TreeColumns] = {
     ("lightgbm-plain", "base"): TreeColumns(("cv", "jd")),
     ("lightgbm-plain", "enhanced"): TreeColumns(("cv", "jd", "generated_jd")),
-    ("lightgbm", "base"): TreeColumns(("cos_cv_jd",), _REDUCED),
-    ("lightgbm", "enhanced"): TreeColumns(COSINE_BLOCKS, (*_REDUCED, "generated_jd", "generated_jd_times_jd")),
+    ("lightgbm", "base"): TreeColumns(("cos_cv_jd", "columns"), _REDUCED),
+    ("lightgbm", "enhanced"): TreeColumns(
+        (*COSINE_BLOCKS, "columns"), (*_REDUCED, "generated_jd", "generated_jd_times_jd")
+    ),
 }
 
 
@@ -86,12 +89,12 @@ class _MatrixMaker(NamedTuple):
         return cls(blocks, pca, fit_scaler(features, blocks.whole), reduced)
 
     @classmethod
-    def read(cls, path: Path, blocks: TreeColumns, dimension: int) -> _MatrixMaker:
+    def read(cls, path: Path, blocks: TreeColumns, dimension: int, n_columns: int) -> _MatrixMaker:
         """Read what `arrays` returned."""
         k = _n_components(blocks, dimension)
         shapes: dict[str, tuple[int, ...]] = {"pca.mean": (dimension,), "pca.components": (k, dimension)}
-        shapes |= ColumnScaler.shapes("whole", columns_width(blocks.whole, dimension))
-        shapes |= ColumnScaler.shapes("reduced", columns_width(blocks.reduced, k))
+        shapes |= ColumnScaler.shapes("whole", columns_width(blocks.whole, dimension, n_columns))
+        shapes |= ColumnScaler.shapes("reduced", columns_width(blocks.reduced, k, n_columns))
         arrays = files.read_arrays(path, shapes)
         pca = PCA(arrays["pca.mean"], arrays["pca.components"])
         return cls(blocks, pca, ColumnScaler.from_arrays(arrays, "whole"), ColumnScaler.from_arrays(arrays, "reduced"))
@@ -130,8 +133,9 @@ class LightGBMRanker:
     ) -> None:
         """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 
-        Errors as `check_training_parts`.
+        Errors as `check_training_parts` and `check_columns_read`.
         """
+        check_columns_read(self.predictor, self._blocks.whole, features)
         check_training_parts(features, labels, valid_features, valid_labels, self.row)
         features, valid_features = visible(features, self.row), visible(valid_features, self.row)
         columns = _MatrixMaker.fit(self._blocks, features)
@@ -157,7 +161,7 @@ class LightGBMRanker:
     def raw_score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 sums of the leaves, before calibration. Errors as `score`."""
         fitted = self._require_fitted()
-        check_scored(features, self.row, fitted.manifest.contract, fitted.manifest.dimension)
+        check_scored(features, self.row, fitted.manifest.trained_on)
         scores = [np.zeros(0)]
         for part in parts(visible(features, self.row)):
             matrix = fitted.columns.matrix(part)
@@ -183,7 +187,7 @@ class LightGBMRanker:
         if (manifest.predictor, manifest.row) not in TREE_COLUMNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a LightGBM one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed, num_threads)
-        columns = _MatrixMaker.read(folder / ARRAYS, ranker._blocks, manifest.dimension)
+        columns = _MatrixMaker.read(folder / ARRAYS, ranker._blocks, manifest.dimension, len(manifest.columns))
         try:
             trees = lightgbm.Booster(model_str=(folder / TREES).read_text(encoding="utf-8"))
         except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:

@@ -6,7 +6,7 @@ without a generated JD (Tier.PRIOR) gets the training mean in every column that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,20 +29,34 @@ _LOWER_TIERS = np.array([tier for tier in Tier if tier != Tier.GENERATED], np.in
 class _Block(NamedTuple):
     values: Callable[[PairFeatures], np.ndarray]  # (n, d), or (n, width)
     needs_generated_jd: bool  # without meaning for a pair that has no generated JD
-    width: int | None  # None: as many columns as the vectors have dimensions
+    width: int | Literal["dimension", "columns"]  # a number, that of the vectors, or that of the further columns
 
 
 _BLOCKS: dict[str, _Block] = {
-    "cv": _Block(lambda f: f.cv, False, None),
-    "jd": _Block(lambda f: f.jd, False, None),
-    "generated_jd": _Block(lambda f: f.generated_jd, True, None),
-    "cv_times_jd": _Block(lambda f: f.cv * f.jd, False, None),
-    "generated_jd_times_jd": _Block(lambda f: f.generated_jd * f.jd, True, None),
+    "cv": _Block(lambda f: f.cv, False, "dimension"),
+    "jd": _Block(lambda f: f.jd, False, "dimension"),
+    "generated_jd": _Block(lambda f: f.generated_jd, True, "dimension"),
+    "cv_times_jd": _Block(lambda f: f.cv * f.jd, False, "dimension"),
+    "generated_jd_times_jd": _Block(lambda f: f.generated_jd * f.jd, True, "dimension"),
     "cos_cv_jd": _Block(lambda f: cosine(f.cv, f.jd)[:, None], False, 1),
     "cos_generated_jd_jd": _Block(lambda f: cosine(f.generated_jd, f.jd)[:, None], True, 1),
     "cos_cv_generated_jd": _Block(lambda f: cosine(f.cv, f.generated_jd)[:, None], True, 1),
+    "columns": _Block(lambda f: _further_columns(f), False, "columns"),
     "tier": _Block(lambda f: f.tier[:, None] == _LOWER_TIERS, False, len(_LOWER_TIERS)),  # all 0: GENERATED
 }
+
+
+class TrainedOn(NamedTuple):
+    """Kind of the pairs that a ranker was trained on, which the pairs it scores must have too."""
+
+    contract: str
+    dimension: int  # of the vectors
+    columns: tuple[str, ...]  # names of the further columns
+
+    @classmethod
+    def of(cls, features: PairFeatures) -> TrainedOn:
+        """Return the kind of these pairs."""
+        return cls(features.contract, features.cv.shape[1], features.column_names)
 
 
 class ColumnScaler(NamedTuple):
@@ -79,8 +93,10 @@ def check_features(features: PairFeatures, row: RankerRow) -> None:
 
     Raises:
         ShapeError: the arrays do not line up.
-        InvalidVectorError: a vector is NaN, infinite, too large or all zero; the message gives its row.
+        InvalidVectorError: a vector is NaN, infinite, too large or all zero, or a further column holds such a number;
+            the message gives the row.
     """
+    _check_further_columns(features)
     shape = features.cv.shape
     if len(shape) != 2 or features.jd.shape != shape:
         raise ShapeError(f"cv vectors are {shape}, jd vectors {features.jd.shape}; wanted (n, d) for both")
@@ -110,27 +126,41 @@ def check_training_parts(
     for name, part, part_labels in (("training", features, labels), ("valid", valid, valid_labels)):
         check_part(name, part, part_labels)
         check_features(part, row)
-    check_scored(valid, row, features.contract, features.cv.shape[1])
+    check_scored(valid, row, TrainedOn.of(features))
 
 
-def check_scored(features: PairFeatures, row: RankerRow, contract: str, dimension: int) -> None:
-    """Check the arrays that `row` reads, and that they have the contract and dimension that a ranker was trained on.
+def check_columns_read(predictor: str, blocks: Collection[str], features: PairFeatures) -> None:
+    """Raise ShapeError if the pairs have further columns that a ranker of these blocks would not read."""
+    if features.columns is not None and "columns" not in blocks:
+        raise ShapeError(
+            f"{predictor!r} reads the vectors alone, but the pairs have the columns {', '.join(features.column_names)} "
+            f"too; use mlp, dot or lightgbm"
+        )
+
+
+def check_scored(features: PairFeatures, row: RankerRow, trained_on: TrainedOn) -> None:
+    """Check the arrays that `row` reads, and that they are of the kind that a ranker was trained on.
 
     A base ranker needs the same contract too. Its scores would not change with another generator, but a fingerprint
     does not show which part of a contract differs, and with another encoder the scores would be meaningless.
 
     Raises:
-        ShapeError: the arrays do not line up.
+        ShapeError: the arrays do not line up, or the further columns have other names.
         InvalidVectorError: as `check_features`, or another dimension.
         ContractMismatchError: another contract.
     """
     check_features(features, row)
-    if features.contract != contract:
-        raise ContractMismatchError(features.contract, contract)
-    if features.cv.shape[1] != dimension:
+    if features.contract != trained_on.contract:
+        raise ContractMismatchError(features.contract, trained_on.contract)
+    if features.cv.shape[1] != trained_on.dimension:
         raise InvalidVectorError(
-            f"vectors of {features.cv.shape[1]} dimensions in contract {contract!r}, whose ranker was trained on "
-            f"{dimension}; materialize them again"
+            f"vectors of {features.cv.shape[1]} dimensions in contract {trained_on.contract!r}, whose ranker was "
+            f"trained on {trained_on.dimension}; materialize them again"
+        )
+    if features.column_names != trained_on.columns:
+        raise ShapeError(
+            f"the pairs have the columns {', '.join(features.column_names) or 'none'} beside their vectors, but the "
+            f"ranker was trained with {', '.join(trained_on.columns) or 'none'}; give it these, in this order"
         )
 
 
@@ -143,14 +173,14 @@ def columns(features: PairFeatures, blocks: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([np.zeros((features.n_pairs, 0)), *arrays], axis=1).astype(np.float32)
 
 
-def columns_width(blocks: tuple[str, ...], dimension: int) -> int:
-    """Return p, the number of columns that `blocks` make of d-dimensional vectors."""
-    return len(_needs_generated_jd(blocks, dimension))
+def columns_width(blocks: tuple[str, ...], dimension: int, n_columns: int) -> int:
+    """Return p, the number of columns that `blocks` make of d-dimensional vectors and so many further columns."""
+    return len(_needs_generated_jd(blocks, dimension, n_columns))
 
 
 def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
     """Fit mean and standard deviation of each column; columns that need a generated JD use the pairs that have one."""
-    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1])
+    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1], len(features.column_names))
     total, squares, n = (np.zeros(len(needs_generated)) for _ in range(3))
     for part in parts(features):
         values = columns(part, blocks).astype(np.float64)
@@ -168,15 +198,16 @@ def fit_scaler(features: PairFeatures, blocks: tuple[str, ...]) -> ColumnScaler:
 def scaled_columns(features: PairFeatures, blocks: tuple[str, ...], scaler: ColumnScaler) -> np.ndarray:
     """Return (n, p) float32 standardised columns, with 0 (the training mean) where a needed generated JD is absent."""
     scaled = (columns(features, blocks) - scaler.mean) * scaler.inverse_std
-    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1])
+    needs_generated = _needs_generated_jd(blocks, features.cv.shape[1], len(features.column_names))
     scaled[~features.has_generated_jd[:, None] & needs_generated] = 0
     return np.asarray(np.clip(scaled, -MAX_STANDARD_DEVIATIONS, MAX_STANDARD_DEVIATIONS))
 
 
-def _needs_generated_jd(blocks: tuple[str, ...], dimension: int) -> np.ndarray:
+def _needs_generated_jd(blocks: tuple[str, ...], dimension: int, n_columns: int) -> np.ndarray:
     """Return (p,) bool: the columns of `blocks` that are computed from the generated JD."""
     chosen = [_BLOCKS[name] for name in blocks]
-    widths = [dimension if block.width is None else block.width for block in chosen]
+    counts = {"dimension": dimension, "columns": n_columns}
+    widths = [block.width if isinstance(block.width, int) else counts[block.width] for block in chosen]
     return np.repeat(np.array([block.needs_generated_jd for block in chosen], bool), widths)
 
 
@@ -184,6 +215,30 @@ def parts(features: PairFeatures) -> Iterator[PairFeatures]:
     """Cut n pairs into parts of at most ROWS_AT_ONCE."""
     for start in range(0, features.n_pairs, ROWS_AT_ONCE):
         yield features.take(np.arange(start, min(start + ROWS_AT_ONCE, features.n_pairs)))
+
+
+def _further_columns(features: PairFeatures) -> np.ndarray:
+    if features.columns is None:
+        return np.zeros((features.n_pairs, 0), np.float32)
+    return features.columns.values
+
+
+def _check_further_columns(features: PairFeatures) -> None:
+    if features.columns is None:
+        return
+    names, values = features.columns
+    if values.shape != (features.n_pairs, len(names)) or len(set(names)) < len(names):
+        raise ShapeError(
+            f"the columns {', '.join(names)} of {features.n_pairs} pairs have shape {values.shape}; wanted one column "
+            f"for each of these names, which should differ"
+        )
+    bad = ~(np.abs(values) <= MAX_ENTRY)  # True for NaN too
+    if bad.any():
+        row, column = np.argwhere(bad)[0].tolist()
+        raise InvalidVectorError(
+            f"{int(bad.sum())} bad numbers in the columns beside the vectors: the first, {names[column]!r} of row "
+            f"{row}, is {values[row, column]}; wanted a number of at most {MAX_ENTRY:g}"
+        )
 
 
 def _check_vectors(name: str, vectors: np.ndarray, is_checked: np.ndarray) -> None:

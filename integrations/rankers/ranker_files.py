@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from girl_features.contract import sha256_of_files
 from girl_features.errors import CheckpointError, require
-from girl_features.integrations.rankers.pair_inputs import RankerRow
+from girl_features.integrations.rankers.pair_inputs import RankerRow, TrainedOn
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.store.user_files import make_way
 from girl_features.vectors.regression import Calibration
@@ -41,6 +41,12 @@ class RankerManifest(_VectorManifest):
     seed: int
     slope: float
     intercept: float
+    columns: tuple[str, ...] = ()  # names of the further columns it reads, in order
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """Kind of the pairs it was trained on."""
+        return TrainedOn(self.contract, self.dimension, self.columns)
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return (n,) calibrated probabilities of (n,) raw scores."""
@@ -84,6 +90,7 @@ def new_manifest(
         dimension=features.cv.shape[1],
         slope=calibration.slope,
         intercept=calibration.intercept,
+        columns=features.column_names,
         sha256={},
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -27,6 +28,7 @@ from girl_features.integrations.rankers.pair_inputs import (
     COSINE_BLOCKS,
     ColumnScaler,
     RankerRow,
+    check_columns_read,
     check_scored,
     check_training_parts,
     columns_width,
@@ -58,31 +60,29 @@ class NetworkDesign(NamedTuple):
         """The blocks of each part, in the order of NetworkInputs."""
         return self.mlp, self.jd_tower, self.linear
 
-    def build(self, dimension: int, dropout: float) -> nn.Module:
-        """Return the network with fresh weights."""
-        mlp, jd_tower, linear = (columns_width(blocks, dimension) for blocks in self.parts)
+    def build(self, dimension: int, n_columns: int, dropout: float) -> nn.Module:
+        """Return the network with fresh weights, for pairs with so many columns beside their vectors."""
+        mlp, jd_tower, linear = (columns_width(blocks, dimension, n_columns) for blocks in self.parts)
         network: nn.Module = self.network(networks.Widths(dimension, mlp, jd_tower, linear, self.hidden), dropout)
         return network
 
 
 _PRODUCTS = ("cv_times_jd", "generated_jd_times_jd")
+_COSINE = ("cos_cv_jd", "columns")
+_COSINES = (*COSINE_BLOCKS, "columns")
 
 DESIGNS: dict[tuple[str, RankerRow], NetworkDesign] = {
     ("mlp-plain", "base"): NetworkDesign(networks.PlainMLP, ("cv", "jd")),  # eq. 10
     ("mlp-plain", "enhanced"): NetworkDesign(networks.PlainMLP, ("cv", "jd", "generated_jd")),  # eq. 13
     ("dot-plain", "base"): NetworkDesign(networks.PlainDot, ()),  # eq. 11
     ("dot-plain", "enhanced"): NetworkDesign(networks.PlainDotTower, ("cv", "generated_jd")),  # eq. 14, 15
-    ("mlp", "base"): NetworkDesign(
-        networks.InteractionMLP, ("cv", "jd", "cv_times_jd", "cos_cv_jd"), linear=("cos_cv_jd",)
-    ),
+    ("mlp", "base"): NetworkDesign(networks.InteractionMLP, ("cv", "jd", "cv_times_jd", *_COSINE), linear=_COSINE),
     ("mlp", "enhanced"): NetworkDesign(
-        networks.InteractionMLP, ("cv", "jd", "generated_jd", *_PRODUCTS, *COSINE_BLOCKS), linear=COSINE_BLOCKS
+        networks.InteractionMLP, ("cv", "jd", "generated_jd", *_PRODUCTS, *_COSINES), linear=_COSINES
     ),
-    ("dot", "base"): NetworkDesign(
-        networks.ResidualDot, ("cv",), ("jd",), ("cos_cv_jd",), hidden=64, learning_rate=3e-4
-    ),
+    ("dot", "base"): NetworkDesign(networks.ResidualDot, ("cv",), ("jd",), _COSINE, hidden=64, learning_rate=3e-4),
     ("dot", "enhanced"): NetworkDesign(
-        networks.ResidualDot, ("cv", "generated_jd"), ("jd",), COSINE_BLOCKS, hidden=64, learning_rate=3e-4
+        networks.ResidualDot, ("cv", "generated_jd"), ("jd",), _COSINES, hidden=64, learning_rate=3e-4
     ),
 }
 
@@ -126,13 +126,13 @@ class _ScaledNetwork(NamedTuple):
         return arrays
 
     @classmethod
-    def read(cls, path: Path, design: NetworkDesign, dimension: int) -> _ScaledNetwork:
+    def read(cls, path: Path, design: NetworkDesign, dimension: int, n_columns: int) -> _ScaledNetwork:
         """Read what `arrays` returned. A network that is read only scores, so it needs no dropout."""
         with torch.random.fork_rng(devices=[]):
-            network = design.build(dimension, dropout=0.0)
+            network = design.build(dimension, n_columns, dropout=0.0)
         shapes = {f"network.{name}": tuple(value.shape) for name, value in network.state_dict().items()}
         for part, blocks in zip(_PARTS, design.parts, strict=True):
-            shapes |= ColumnScaler.shapes(part, columns_width(blocks, dimension))
+            shapes |= ColumnScaler.shapes(part, columns_width(blocks, dimension, n_columns))
         arrays = files.read_arrays(path, shapes)
         network.load_state_dict({name: torch.from_numpy(arrays[f"network.{name}"]) for name in network.state_dict()})
         return cls(design, network, tuple(ColumnScaler.from_arrays(arrays, part) for part in _PARTS))
@@ -156,15 +156,16 @@ class TwoTowerRanker:
     ) -> None:
         """Train on `features` and (n,) bool `labels`; stop early and calibrate on the valid part.
 
-        Errors as `check_training_parts`.
+        Errors as `check_training_parts` and `check_columns_read`.
         """
+        check_columns_read(self.predictor, {*chain.from_iterable(self._design.parts)}, features)
         check_training_parts(features, labels, valid_features, valid_labels, self.row)
         features, valid = visible(features, self.row), visible(valid_features, self.row)
         scalers = tuple(fit_scaler(features, blocks) for blocks in self._design.parts)
         # weights and dropout draw from torch's global generator
         with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = self._design.build(features.cv.shape[1], self.settings.dropout)
+            network = self._design.build(features.cv.shape[1], len(features.column_names), self.settings.dropout)
             scaled = _ScaledNetwork(self._design, network, scalers)
             if self._design.linear:
                 _start_linear_part(network, scaled_columns(features, self._design.linear, scalers[2]), labels)
@@ -181,7 +182,7 @@ class TwoTowerRanker:
     def raw_score(self, features: PairFeatures) -> np.ndarray:
         """Return (n,) float64 scores before calibration: logits, or c . j for `dot-plain` base. Errors as `score`."""
         network, manifest = self._require_fitted()
-        check_scored(features, self.row, manifest.contract, manifest.dimension)
+        check_scored(features, self.row, manifest.trained_on)
         return network.logits(visible(features, self.row))
 
     def save(self, folder: Path) -> None:
@@ -202,7 +203,8 @@ class TwoTowerRanker:
         if (manifest.predictor, manifest.row) not in DESIGNS:
             raise CheckpointError(f"{folder} holds a {manifest.predictor!r} ranker, not a two-tower one")
         ranker = cls(manifest.predictor, manifest.row, manifest.seed)
-        ranker._fitted = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, manifest.dimension), manifest
+        sizes = manifest.dimension, len(manifest.columns)
+        ranker._fitted = _ScaledNetwork.read(folder / WEIGHTS, ranker._design, *sizes), manifest
         return ranker
 
     def _require_fitted(self) -> tuple[_ScaledNetwork, files.RankerManifest]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,12 +17,14 @@ from girl_features.config.messages import validated
 from girl_features.config.source import ConfigSource
 from girl_features.config.yaml_file import read_yaml
 from girl_features.errors import ConfigError
+from girl_features.evaluation.controls.columns import CONTROL_COLUMNS
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
 POOLINGS = ("mean", "max", "attention", "dispersion")
 BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", "bigrec-mlp")
+ALL_COLUMNS = "controls"  # in a row's name, all of CONTROL_COLUMNS
 BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead of features
-SEEDLESS = ("cosine", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
+SEEDLESS = ("cosine", "alone", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
 _GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
 _NEAR = 0.75  # difflib's ratio of a key and its misspelling
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
@@ -90,7 +92,7 @@ class ExperimentConfig(_ExperimentModel):
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = "experiment"
     workspace: Path = Path(".girl/experiments")
     data: dict[Annotated[str, Field(pattern=NAME_PATTERN)], DataSource]
-    generators: dict[Annotated[str, Field(pattern=_GENERATOR_PATTERN)], ExperimentGenerator]
+    generators: dict[Annotated[str, Field(pattern=_GENERATOR_PATTERN)], ExperimentGenerator] = Field(default={})
     reference: str = ""  # generator the controls are made from; default: the last
     samples: str | None = None  # generator with several JDs per CV, for rows such as mean-4
     grids: tuple[Grid, ...]
@@ -103,14 +105,15 @@ class ExperimentConfig(_ExperimentModel):
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:
-        for key in ("data", "generators", "grids"):
+        for key in ("data", "grids"):
             if not getattr(self, key):
                 raise ValueError(f"`{key}` is empty")
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ValueError(f"`seeds` must be one or more distinct numbers, found {list(self.seeds)}")
         for name, source in self.data.items():
             known = {*self.generators, *self.baselines}
-            if not set(source.without) <= known or set(self.generators) <= set(source.without):
+            without = set(source.without)
+            if not without <= known or (self.generators and set(self.generators) <= without):
                 raise ValueError(
                     f"`data.{name}.without` should name some of `generators` and `baselines`, but not every generator; "
                     f"found {list(source.without)}"
@@ -125,12 +128,30 @@ class ExperimentConfig(_ExperimentModel):
         return self
 
     def _check_rows(self) -> None:
-        for row in dict.fromkeys(row for grid in self.grids for row in grid.rows):
+        for whole_row in dict.fromkeys(cell.row for cell in self.cells if cell.row != BASELINE_ROW):
+            row, columns = parse_columns(whole_row)
             if row not in {"base", *self.generators, *CONTROLS} and parse_pooling(row) is None:
                 known = ["base", *self.generators, *CONTROLS, "mean-4 (or max-, attention-, dispersion-)"]
                 raise ValueError(f"no row {row!r}; known are: {', '.join(known)}")
             if parse_pooling(row) is not None and self.samples is None:
                 raise ValueError(f"row {row!r} needs `samples`: a generator with several JDs a CV")
+            if unknown := sorted(set(columns) - set(CONTROL_COLUMNS)):
+                known = [*CONTROL_COLUMNS, ALL_COLUMNS]
+                raise ValueError(f"row {whole_row!r} adds {unknown[0]!r}; known are: {', '.join(known)}")
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"row {whole_row!r} adds a column twice")
+            if columns and row == "base-windows":
+                raise ValueError(f"row {whole_row!r}: columns are learned from the windows that {row!r} trains on")
+            if row == "shuffled" and not self.generators:
+                raise ValueError("row 'shuffled' needs a generator: `generators` is empty")
+        for predictor, row in self.cells:
+            n_columns = len(parse_columns(row)[1])
+            if (predictor == "alone" and n_columns != 1) or (n_columns and predictor.endswith("-plain")):
+                wanted = "one column, as base+lexical" if predictor == "alone" else "no further columns"
+                raise ValueError(f"predictor {predictor!r} on row {row!r}: it reads {wanted}")
+        for key in ("baselines", "ground_queries"):
+            if getattr(self, key) and not self.generators:
+                raise ValueError(f"`{key}` needs a generator: `generators` is empty")
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
             raise ValueError(f"no baseline {unknown[0]!r}; known are: {', '.join(BASELINES)}")
         for claim in self.claims or ():
@@ -152,7 +173,8 @@ class ExperimentConfig(_ExperimentModel):
             return self
         rows = set(left_out)
         if self.samples in left_out:
-            rows |= {cell.row for cell in self.cells if parse_pooling(cell.row)}
+            rows |= {cell.row for cell in self.cells if parse_pooling(parse_columns(cell.row)[0])}
+        rows |= {cell.row for cell in self.cells if parse_columns(cell.row)[0] in rows}
         grids = [grid.model_copy(update={"rows": tuple(r for r in grid.rows if r not in rows)}) for grid in self.grids]
         claims = [claim for claim in self.claims or () if not _names_of(claim) & rows]
         return self.model_copy(
@@ -168,9 +190,15 @@ class ExperimentConfig(_ExperimentModel):
         )
 
     @property
-    def reference_generator(self) -> str:
-        """Name of the generator the controls are made from."""
-        return self.reference or list(self.generators)[-1]
+    def reference_generator(self) -> str | None:
+        """Name of the generator the controls are made from; None without any generator."""
+        return self.reference or next(reversed(self.generators), None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of CONTROL_COLUMNS that some row reads."""
+        names = {name for cell in self.cells for name in parse_columns(cell.row)[1]}
+        return tuple(name for name in CONTROL_COLUMNS if name in names)
 
     @property
     def cells(self) -> list[Cell]:
@@ -202,12 +230,24 @@ class ExperimentConfig(_ExperimentModel):
             if is_pair and Cell(predictor, other) in cells:
                 subject, over = f"{predictor}/{row}", f"{predictor}/{other}"
                 claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
+        for predictor, row in cells:
+            name, plus, columns = row.partition("+")
+            if name != "base" and Cell(predictor, f"base+{columns}") in cells and plus:
+                subject, over = f"{predictor}/{row}", f"{predictor}/base+{columns}"
+                claims.append(Claim(name=f"{row} over base+{columns}, {predictor}", subject=subject, over=over))
         return claims
 
 
 def _names_of(claim: Claim) -> set[str]:
     """Return the rows and the baselines that the claim is about."""
     return {cell.predictor if cell.row == BASELINE_ROW else cell.row for cell in claim.cells}
+
+
+def parse_columns(row: str) -> tuple[str, tuple[str, ...]]:
+    """Return the row of `base+lexical+style` without its further columns, and their names; `controls` names all."""
+    first, *names = row.split("+")
+    expanded = (CONTROL_COLUMNS if name == ALL_COLUMNS else (name,) for name in names)
+    return first, tuple(chain.from_iterable(expanded))
 
 
 class JDPooling(NamedTuple):

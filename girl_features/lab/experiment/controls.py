@@ -1,7 +1,7 @@
 """Controls: features that replace the generated JD or leave it out, to compare a lift with.
 
 Each function takes the ranking windows with a generator's features and returns the same pairs with other features.
-A control learns from the generator's windows alone (`History`), never from a ranking label.
+A control learns from the generator's windows alone (`DecisionTexts`), never from a ranking label.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from girl_features.errors import ShapeError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.lab.experiment.data import History
+from girl_features.input.decision_texts import DecisionTexts
 from girl_features.ranker import PairFeatures
 from girl_features.schema import Tier
 from girl_features.tiers import at_tier
@@ -65,10 +65,10 @@ def neighbour(parts: RankingParts, cv_vectors: np.ndarray, jd_vectors: np.ndarra
     return _from_cv(parts, lambda cv: mean_of_nearest(cv, cv_vectors, jd_vectors, N_NEIGHBOURS))
 
 
-def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: History) -> RankingParts:
+def more_training_pairs(parts: RankingParts, cv: np.ndarray, jd: np.ndarray, history: DecisionTexts) -> RankingParts:
     """Return base with m more training pairs, from the generator's windows, without j', which base does not read."""
     train, contract = parts.train, parts.train.features.contract
-    added = _without_jd(cv, jd, contract)
+    added = without_generated_jd(cv, jd, contract)
     features = PairFeatures(
         np.concatenate([added.cv, train.features.cv]),
         np.concatenate([added.jd, train.features.jd]),
@@ -100,10 +100,11 @@ def fit_jd_regression(cv_vectors: np.ndarray, jd_vectors: np.ndarray) -> LinearM
 def with_vectors(parts: RankingParts, vectors: list[tuple[np.ndarray, np.ndarray]], contract: str) -> RankingParts:
     """Return the pairs with other (n, d) CV and JD vectors for each part, of this contract, without generated JDs."""
     pairs = zip(parts, vectors, strict=True)
-    return RankingParts(*(part._replace(features=_without_jd(cv, jd, contract)) for part, (cv, jd) in pairs))
+    return RankingParts(*(part._replace(features=without_generated_jd(cv, jd, contract)) for part, (cv, jd) in pairs))
 
 
-def _without_jd(cv: np.ndarray, jd: np.ndarray, contract: str) -> PairFeatures:
+def without_generated_jd(cv: np.ndarray, jd: np.ndarray, contract: str) -> PairFeatures:
+    """Return n pairs of (n, d) vectors without generated JDs."""
     return PairFeatures(cv, jd, np.zeros_like(cv), np.full(len(cv), Tier.PRIOR, np.int8), contract)
 
 

@@ -9,31 +9,18 @@ import polars as pl
 
 from girl_features.contract import FeatureContract
 from girl_features.errors import StoreError
+from girl_features.input.decision_texts import DecisionTexts, decisions_with_texts
 from girl_features.input.splits import Windows, ranking_split
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment.fits import LabelledTexts
 from girl_features.ranker import PairTexts
-from girl_features.schema import CV, DECIDED_AT, JD, JOB_ID, JOB_SEEKER_ID, MATCHED
+from girl_features.schema import DECIDED_AT, JOB_ID, JOB_SEEKER_ID
 from girl_features.sql import connected
 from girl_features.store.parts import PartsStore
 
 _KEYS = [JOB_SEEKER_ID, JOB_ID, DECIDED_AT]
 # least and largest number of decisions of a seeker in the ranking training window
 COUNT_SLICES = {"0 decisions": (0, 0), "1-4 decisions": (1, 4), "5-9 decisions": (5, 9), "10+ decisions": (10, np.inf)}
-
-# decisions from $start to before $end, without erased seekers, each with the newest CV version strictly before it
-_DECISIONS_WITH_TEXTS = """
-    SELECT job_seeker_id, job_id, matched, decided_at, updated_at, cv_hash, cv, jd
-    FROM (SELECT i.job_seeker_id, i.job_id, i.matched, i.decided_at, v.updated_at
-          FROM (SELECT * FROM interactions
-                WHERE ($start::TIMESTAMPTZ IS NULL OR decided_at >= $start::TIMESTAMPTZ)
-                  AND ($end::TIMESTAMPTZ IS NULL OR decided_at < $end::TIMESTAMPTZ) AND {not_erased}) i
-          ASOF JOIN (SELECT job_seeker_id, updated_at FROM job_seekers) v
-            ON i.job_seeker_id = v.job_seeker_id AND i.decided_at > v.updated_at)
-    JOIN job_seekers USING (job_seeker_id, updated_at)
-    JOIN jobs USING (job_id)
-    ORDER BY decided_at, job_seeker_id, job_id
-"""
 
 # removes the CV versions that no decision from $start on refers to
 _DELETE_UNRANKED = """
@@ -45,21 +32,12 @@ _DELETE_UNRANKED = """
 """
 
 
-class History(NamedTuple):
-    """The m decisions of the generator's windows. The controls learn from them, as the generator did."""
-
-    cvs: np.ndarray  # (m,) object: str
-    jds: np.ndarray  # (m,) object: str
-    matched: np.ndarray  # (m,) bool
-    job_seeker_ids: np.ndarray  # (m,) str
-
-
 class ExperimentData(NamedTuple):
     """The windows of one data set."""
 
     name: str
-    decisions: dict[str, pl.DataFrame]  # part -> rows of _DECISIONS_WITH_TEXTS, with is_cold_start
-    history: History
+    decisions: dict[str, pl.DataFrame]  # part -> rows of decisions_with_texts, with is_cold_start
+    history: DecisionTexts  # of the generator's windows; the controls learn from them, as the generator did
     windows: Windows
 
     @property
@@ -77,13 +55,11 @@ def load_data(name: str, tables: Tables, windows: Windows) -> ExperimentData:
     split = ranking_split(tables, windows)
     decisions = {}
     for part, ranked in split._asdict().items():
-        frame = _decisions_with_texts(tables, *windows.bounds(part))
+        frame = decisions_with_texts(tables, *windows.bounds(part))
         frame = frame.join(ranked.select(*_KEYS, "is_cold_start"), on=_KEYS, maintain_order="left")
         assert frame.height == ranked.height, "a decision was lost or doubled"
         decisions[part] = frame
-    before = _decisions_with_texts(tables, None, windows.rl_end)
-    seekers = _strings(before[JOB_SEEKER_ID])
-    history = History(_objects(before["cv"]), _objects(before["jd"]), before[MATCHED].to_numpy(), seekers)
+    history = DecisionTexts.of(decisions_with_texts(tables, None, windows.rl_end))
     return ExperimentData(name, decisions, history, windows)
 
 
@@ -118,21 +94,7 @@ def text_parts(data: ExperimentData, generated: dict[str, np.ndarray]) -> list[L
     """Return ids, texts and outcomes of each ranking window, for rankers that read texts."""
     parts = []
     for part, frame in data.decisions.items():
-        seekers, jobs = _strings(frame[JOB_SEEKER_ID]), _strings(frame[JOB_ID])
-        pairs = PairTexts(seekers, jobs, _objects(frame[CV]), _objects(frame[JD]), generated[part])
-        parts.append(LabelledTexts(pairs, frame[MATCHED].to_numpy()))
+        texts = DecisionTexts.of(frame)
+        pairs = PairTexts(texts.job_seeker_ids, texts.job_ids, texts.cvs, texts.jds, generated[part])
+        parts.append(LabelledTexts(pairs, texts.matched))
     return parts
-
-
-def _decisions_with_texts(tables: Tables, start: object, end: object) -> pl.DataFrame:
-    query = _DECISIONS_WITH_TEXTS.format(not_erased=tables.erased.condition([JOB_SEEKER_ID]))
-    return tables.connection.execute(query, {"start": start, "end": end}).pl()
-
-
-def _strings(column: pl.Series) -> np.ndarray:
-    return column.to_numpy().astype(np.str_)
-
-
-def _objects(column: pl.Series) -> np.ndarray:
-    shared: dict[str, str] = {}  # equal texts become one string, which saves memory
-    return np.array([shared.setdefault(text, text) for text in column.to_list()], dtype=object)

@@ -61,7 +61,10 @@ def parts_hash(parts: Parts) -> str:
                 digest.update(f"{len(encoded)}:".encode() + encoded)
         else:
             digest.update(part.features.contract.encode())
-            arrays = [*part.features[:4], part.labels]
+            features = part.features
+            digest.update(repr(features.column_names).encode())
+            columns = [] if features.columns is None else [features.columns.values]
+            arrays = [*features[:4], *columns, part.labels]
         for array in arrays:
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -21,7 +21,13 @@ from girl_features.input.splits import check_no_leakage, cut_windows, summarize
 from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.config import BASELINE_ROW, DataSource, ExperimentConfig, known_models
 from girl_features.lab.experiment.data import generated_texts, keep_ranked_cvs, load_data
-from girl_features.lab.experiment.rows import ExperimentSteps, GeneratorFeatures, PreparedData
+from girl_features.lab.experiment.rows import (
+    ExperimentSteps,
+    GeneratorFeatures,
+    PreparedData,
+    base_parts,
+    encoded_parts,
+)
 from girl_features.lab.text_vectors import TextVectors
 from girl_features.sample.tables import write_sample
 from girl_features.sql import connected
@@ -67,7 +73,7 @@ def prepare(
         configs[generator] = _train_and_materialize(
             name, generator, configs[generator], settings.stages, steps, should_stop
         )
-    first = next(iter(configs.values()))
+    first = next(iter(configs.values()), None) or generator_config(source.config, folder, ())
     encoder = load_encoder(first)
     with open_tables(first) as tables:
         data = load_data(name, tables, cut_windows(tables, first.windows))
@@ -87,7 +93,9 @@ def prepare(
             training="; ".join([f"stage {record.stage}, trained on {record.training_text()}", *record.notes]),
         )
     vectors = TextVectors(encoder, folder / "vectors")
-    return PreparedData(name, source.simulation, data, features, vectors, first.encoder.name, folder)
+    reference = features[config.reference_generator] if config.reference_generator else None
+    base = base_parts(reference) if reference is not None else encoded_parts(data, encoder, vectors)
+    return PreparedData(name, source.simulation, data, features, base, vectors, first.encoder.name, folder)
 
 
 def _train_and_materialize(
@@ -161,8 +169,9 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
             generator_config(source.config, config.folder_of(name), generator.set)
             for generator in data_config.generators.values()
         ]
-        with open_tables(generators[0]) as tables:
-            windows = cut_windows(tables, generators[0].windows)
+        first = next(iter(generators), None) or generator_config(source.config, config.folder_of(name), ())
+        with open_tables(first) as tables:
+            windows = cut_windows(tables, first.windows)
             counts = {window.window: window for window in summarize(tables, windows).windows}
             keep_ranked_cvs(tables, windows)
             n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows.sft_end, tables.erased)
@@ -181,7 +190,7 @@ def plan_lines(config: ExperimentConfig, plans: list[DataPlan], n_workers: int) 
     rows = dict.fromkeys(cell.row for cell in config.cells if cell.row != BASELINE_ROW)
     generators = [f"{name} ({' + '.join(settings.stages)})" for name, settings in config.generators.items()]
     lines = [
-        f"generators: {', '.join(generators)}",
+        f"generators: {', '.join(generators) or 'none'}",
         f"rows: {', '.join(rows)}",
         f"baselines: {', '.join(config.baselines) or 'none'}",
         f"{len(config.cells)} cells, seeds {', '.join(map(str, config.seeds))}, {len(config.all_claims)} claims",

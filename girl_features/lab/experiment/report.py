@@ -151,7 +151,7 @@ def make_extras(data: DataResults, steps: ExperimentSteps) -> ExtraSections:
 
 
 def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
-    test = data.prepared.generators[data.config.reference_generator].parts.test
+    test = data.prepared.base.test
     size = f"{len(test.labels)} test pairs, {int(test.labels.sum())} matched, {data.rows[0].n_seekers} seekers"
     blocks = [f"## {data.title}: {size}", _windows_table(data), _generators_table(data)]
     for name in distinct_slices(data):
@@ -164,7 +164,7 @@ def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
 
 def _windows_table(data: DataResults) -> str:
     history, ends = data.prepared.data.history, data.prepared.data.windows
-    parts = data.prepared.generators[data.config.reference_generator].parts._asdict()
+    parts = data.prepared.base._asdict()
     n_seekers, n_matched = len(np.unique(history.job_seeker_ids)), int(history.matched.sum())
     rows: list[tuple[Any, ...]] = [("generators'", ends.rl_end, len(history.matched), n_seekers, n_matched, None)]
     for name, part in parts.items():
@@ -177,6 +177,8 @@ def _windows_table(data: DataResults) -> str:
 
 
 def _generators_table(data: DataResults) -> str:
+    if not data.prepared.generators:
+        return "No generator: every row is made from the real CVs and JDs."
     lines = [
         {
             "generator": name,
@@ -195,6 +197,7 @@ def _journal_blocks(data: DataResults) -> list[str]:
     models = {name: Cell(name, BASELINE_ROW) for name in data.config.baselines}
     if not models:
         return []
+    reference = str(data.config.reference_generator)  # baselines need one, which is checked with the config
     models["mlp-plain, base (BERT)"] = Cell("mlp-plain", "base")
     models |= {f"mlp-plain, {generator}": Cell("mlp-plain", generator) for generator in data.prepared.generators}
     cells, frame = ["predictor", "row"], frame_of(data.rows)
@@ -208,7 +211,7 @@ def _journal_blocks(data: DataResults) -> list[str]:
     return [
         f"### {data.title}, the baselines of the journal version",
         markdown_table(lines, _JOURNAL_COLUMNS),
-        f"FT-LLM tunes, and BIGRec reads, this experiment's own generator ({inline(data.config.reference_generator)}) "
+        f"FT-LLM tunes, and BIGRec reads, this experiment's own generator ({inline(reference)}) "
         f"where the paper takes a model of billions of parameters; BERT is represented by the MLP over "
         f"{inline(data.prepared.encoder)}.",
     ]
@@ -238,6 +241,7 @@ def _k_blocks(data: DataResults) -> list[str]:
 
 def _grounding(data: DataResults, steps: ExperimentSteps) -> ExtraSections:
     name = data.config.reference_generator
+    assert name is not None, "checked with the config"
     config = data.prepared.generators[name].config
     rows = measure_run(config, steps.make_ranker, limit=data.config.ground_queries)
     size = f"{rows[0].n_queries} matched test decisions of {rows[0].n_seekers} seekers"

@@ -84,7 +84,7 @@ class ExperimentResults:
 
 def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Mapping[FitId, Path]) -> DataResults:
     """Return metrics, intervals and verdicts of the fits on disk, all of which must be there."""
-    test = prepared.generators[config.reference_generator].parts.test
+    test = prepared.base.test
     scores, seconds = {}, {}
     for cell in config.cells:
         fits = []

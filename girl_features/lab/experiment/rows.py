@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from girl_features.config import GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
-from girl_features.evaluation.compare import RankingParts
+from girl_features.evaluation.compare import LabelledPairs, RankingParts
+from girl_features.evaluation.controls.columns import control_columns
+from girl_features.input.decision_texts import DecisionTexts
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.config import parse_pooling
-from girl_features.lab.experiment.data import ExperimentData, History
+from girl_features.lab.experiment.data import ExperimentData
 from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
-from girl_features.ranker import Ranker, TextRanker
+from girl_features.ranker import PairColumns, Ranker, TextRanker
+from girl_features.schema import CV, JD
+from girl_features.vectors.similarity import cosine
 
 BASE_ROWS = ("base", "contrastive", "base-windows")  # their rankers have the form `base`
 SHUFFLE_SEED = 0
@@ -58,6 +63,7 @@ class PreparedData(NamedTuple):
     simulation: bool
     data: ExperimentData
     generators: dict[str, GeneratorFeatures]
+    base: RankingParts  # the windows without generated JDs, the same for every generator
     vectors: TextVectors  # of the encoder in use
     encoder: str  # name of the encoder in use, which `contrastive` tunes further
     folder: Path  # of tuned encoders and vectors
@@ -66,11 +72,14 @@ class PreparedData(NamedTuple):
 def row_features(
     row: str,
     prepared: PreparedData,
-    reference: GeneratorFeatures,
+    reference: GeneratorFeatures | None,
     samples: GeneratorFeatures | None,
     steps: ExperimentSteps,
 ) -> RankingParts:
-    """Return the features of `row`: controls are made from `reference`, rows such as `mean-4` from `samples`."""
+    """Return the features of `row`, a name without further columns.
+
+    `shuffled` is made from `reference`, and rows such as `mean-4` from `samples`.
+    """
     if row in prepared.generators:
         return prepared.generators[row].parts
     pooling = parse_pooling(row)
@@ -78,11 +87,12 @@ def row_features(
         assert samples is not None, "checked with the config"
         jds = [jd for part in samples.texts.values() for pair_jds in part for jd in pair_jds]
         return pool_generated_jds(samples.parts, samples.texts, prepared.vectors.table(jds), pooling)
+    base = prepared.base
     if row == "cv-twice":
-        return controls.cv_twice(reference.parts)
+        return controls.cv_twice(base)
     if row == "shuffled":
+        assert reference is not None, "checked with the config"
         return controls.shuffled(reference.parts, SHUFFLE_SEED)
-    base = _base_parts(reference)
     if row == "base":
         return base
     if row == "contrastive":
@@ -92,11 +102,11 @@ def row_features(
     if row == "base-windows":
         cv, jd = table.of(list(history.cvs)), table.of(list(history.jds))
         return controls.more_training_pairs(base, cv, jd, history)
-    cv, jd = map(table.of, _matched_texts(history))
+    cv, jd = map(table.of, history.matched_pairs)
     if row == "regression":
-        return controls.regression(reference.parts, cv, jd)
+        return controls.regression(base, cv, jd)
     assert row == "neighbour", row
-    return controls.neighbour(reference.parts, cv, jd)
+    return controls.neighbour(base, cv, jd)
 
 
 def baseline_vectors(
@@ -110,24 +120,49 @@ def baseline_vectors(
     return TextVectors(steps.language_model_encoder(reference.folder), prepared.folder / "vectors").table(texts)
 
 
-def _base_parts(reference: GeneratorFeatures) -> RankingParts:
-    """Return the windows without generated JDs, of the encoder alone, so that base is the same for every generator."""
+def base_parts(reference: GeneratorFeatures) -> RankingParts:
+    """Return the windows of a generator without its JDs, of the encoder alone."""
     vectors = [(part.features.cv, part.features.jd) for part in reference.parts]
     return controls.with_vectors(reference.parts, vectors, reference.contract.encoder.fingerprint)
 
 
+def encoded_parts(data: ExperimentData, encoder: TextEncoder, vectors: TextVectors) -> RankingParts:
+    """Return the windows with the encoder's vectors of CV and JD, for an experiment without a generator."""
+    frames = list(data.decisions.values())
+    table = vectors.table([text for frame in frames for column in (CV, JD) for text in frame[column]])
+    return RankingParts(*(_encoded(frame, table, encoder.contract.fingerprint) for frame in frames))
+
+
+def control_table(prepared: PreparedData, names: Sequence[str], steps: ExperimentSteps) -> list[PairColumns]:
+    """Return the columns `names` (of CONTROL_COLUMNS) for the pairs of each window; empty for no names."""
+    if not names:
+        return []
+    windows = [DecisionTexts.of(frame) for frame in prepared.data.decisions.values()]
+
+    def tuned_cosines(history: DecisionTexts, parts: Sequence[DecisionTexts]) -> list[np.ndarray]:
+        _, table = _tuned_vectors(prepared, steps)
+        return [cosine(table.of(list(part.cvs)), table.of(list(part.jds))) for part in parts]
+
+    return control_columns(prepared.data.history, windows, names, tuned_cosines)
+
+
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
-    cvs, jds = _matched_texts(prepared.data.history)
-    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders")
-    encoder = steps.open_encoder(str(folder))
-    frames = list(prepared.data.decisions.values())
-    texts = [text for frame in frames for column in ("cv", "jd") for text in frame[column]]
-    table = TextVectors(encoder, prepared.folder / "vectors").table(texts)
-    vectors = [(table.of(frame["cv"].to_list()), table.of(frame["jd"].to_list())) for frame in frames]
+    encoder, table = _tuned_vectors(prepared, steps)
+    frames = prepared.data.decisions.values()
+    vectors = [(table.of(frame[CV].to_list()), table.of(frame[JD].to_list())) for frame in frames]
     return controls.with_vectors(base, vectors, encoder.contract.fingerprint)
 
 
-def _matched_texts(history: History) -> tuple[list[str], list[str]]:
-    """Return CVs and JDs of the matched decisions of the generator's windows whose CV is not empty."""
-    matched = history.matched & np.array([bool(cv.strip()) for cv in history.cvs], bool)
-    return list(history.cvs[matched]), list(history.jds[matched])
+def _tuned_vectors(prepared: PreparedData, steps: ExperimentSteps) -> tuple[TextEncoder, VectorTable]:
+    """Return the encoder tuned on the matched pairs of the generator's windows, and its vectors of all texts."""
+    cvs, jds = prepared.data.history.matched_pairs
+    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders")
+    encoder = steps.open_encoder(str(folder))
+    frames = prepared.data.decisions.values()
+    texts = [text for frame in frames for column in (CV, JD) for text in frame[column]]
+    return encoder, TextVectors(encoder, prepared.folder / "vectors").table(texts)
+
+
+def _encoded(frame: pl.DataFrame, table: VectorTable, contract: str) -> LabelledPairs:
+    cv, jd = (table.of(frame[column].to_list()) for column in (CV, JD))
+    return LabelledPairs.of(controls.without_generated_jd(cv, jd, contract), frame)

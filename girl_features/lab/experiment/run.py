@@ -19,13 +19,21 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from girl_features.errors import InterruptedRunError, WorkerLostError
-from girl_features.evaluation.reference import CosineRanker
+from girl_features.evaluation.controls.columns import add_columns
+from girl_features.evaluation.reference import ColumnRanker, CosineRanker
 from girl_features.lab.experiment.code_version import code_hash, imported_sources
-from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
+from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig, parse_columns
 from girl_features.lab.experiment.data import text_parts
 from girl_features.lab.experiment.fits import FitId, FitTask, Parts, fit_path, parts_hash, read_fit, run_fit
 from girl_features.lab.experiment.results import ExperimentResults, measure_data
-from girl_features.lab.experiment.rows import BASE_ROWS, ExperimentSteps, PreparedData, baseline_vectors, row_features
+from girl_features.lab.experiment.rows import (
+    BASE_ROWS,
+    ExperimentSteps,
+    PreparedData,
+    baseline_vectors,
+    control_table,
+    row_features,
+)
 from girl_features.lab.experiment.several_jds import SpreadRanker
 from girl_features.progress import Progress
 from girl_features.ranker import Ranker, TextRanker
@@ -83,19 +91,24 @@ def _fit_tasks(
     config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
 ) -> Iterator[FitTask]:
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
-    reference = prepared.generators[config.reference_generator]
+    reference = prepared.generators[config.reference_generator] if config.reference_generator else None
+    columns = control_table(prepared, config.columns, steps)
     samples = prepared.generators[config.samples] if config.samples else None
     for row, cells in groupby(config.cells, key=lambda cell: cell.row):
         parts: Parts
         make: Callable[[str, int], Ranker | TextRanker]
         if row == BASELINE_ROW:
+            assert reference is not None, "checked with the config"
             parts, settings = text_parts(prepared.data, reference.texts), reference.contract.fingerprint
             table = baseline_vectors(prepared, reference, config.baselines, steps)
             make = partial(steps.make_baseline, language_model=reference.folder, table=table)
         else:
-            form = "base" if row in BASE_ROWS else "enhanced"
-            weighs_spread = row.startswith("dispersion-") and row not in prepared.generators
-            parts, settings = row_features(row, prepared, reference, samples, steps), f"{form} {weighs_spread}"
+            name, added = parse_columns(row)
+            form = "base" if name in BASE_ROWS else "enhanced"
+            weighs_spread = name.startswith("dispersion-") and name not in prepared.generators
+            parts, settings = row_features(name, prepared, reference, samples, steps), f"{form} {weighs_spread}"
+            if added:
+                parts = add_columns(parts, [part.only(added) for part in columns])
             make = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
         inputs = parts_hash(parts)
         for cell in cells:
@@ -107,7 +120,8 @@ def _fit_tasks(
 def _make_ranker(
     make_ranker: Callable[[str, str, int], Ranker], form: str, weighs_spread: bool, predictor: str, seed: int
 ) -> Ranker:
-    ranker = CosineRanker() if predictor == "cosine" else make_ranker(predictor, form, seed)
+    untrained: dict[str, Callable[[], Ranker]] = {"cosine": CosineRanker, "alone": ColumnRanker}
+    ranker = untrained[predictor]() if predictor in untrained else make_ranker(predictor, form, seed)
     return SpreadRanker(ranker) if weighs_spread else ranker
 
 

@@ -1,0 +1,65 @@
+"""Cosine of two texts by TF-IDF: of their words (`lexical`), or of their style alone (`style`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from girl_features.errors import require
+from girl_features.evaluation.controls.style import style_tokens
+
+MOST_TERMS = 200_000  # bounds the memory; the most frequent terms are kept
+ROWS_AT_ONCE = 8192
+_WORD = r"(?u)\b\w\w+\b"
+
+
+class TextCosine:
+    """TF-IDF weights learned from texts. The score of a pair is the cosine of the weighted terms of its two texts."""
+
+    def __init__(self, vectorizer: Any) -> None:
+        self._vectorizer = vectorizer
+
+    def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
+        """Return (n,) float32 cosines from 0 to 1; 0 where a text holds no known term."""
+        cv_terms, cv_rows = self._terms(cvs)
+        jd_terms, jd_rows = self._terms(jds)
+        cosines = [np.zeros(0)]
+        for start in range(0, len(cv_rows), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            products = cv_terms[cv_rows[rows]].multiply(jd_terms[jd_rows[rows]])
+            cosines.append(np.asarray(products.sum(axis=1)).ravel())
+        return np.clip(np.concatenate(cosines), 0, 1).astype(np.float32)
+
+    def _terms(self, texts: Sequence[str]) -> tuple[Any, np.ndarray]:
+        """Return a sparse matrix of the distinct texts, and (n,) its row of each text."""
+        row_of: dict[str, int] = {}
+        rows = np.array([row_of.setdefault(text, len(row_of)) for text in texts], int)
+        return self._vectorizer.transform(row_of or [""]), rows
+
+
+def fit_lexical(texts: Sequence[str]) -> TextCosine:
+    """Learn the weights of words and pairs of words from distinct `texts`.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    return _fit(texts, token_pattern=_WORD, ngram_range=(1, 2))
+
+
+def fit_style(texts: Sequence[str]) -> TextCosine:
+    """Learn the weights of runs of one to three style tokens from distinct `texts`. Errors as `fit_lexical`."""
+    return _fit(texts, tokenizer=style_tokens, token_pattern=None, lowercase=False, ngram_range=(1, 3))
+
+
+def _fit(texts: Sequence[str], **settings: Any) -> TextCosine:
+    text_features = require("sklearn.feature_extraction.text", "rank")
+    least = 2 if len(texts) > 2 else 1  # a term of one text alone joins no two texts
+    make: Callable[..., Any] = text_features.TfidfVectorizer
+    vectorizer = make(sublinear_tf=True, min_df=least, max_features=MOST_TERMS, dtype=np.float32, **settings)
+    try:
+        vectorizer.fit(texts)
+    except ValueError:  # no term is left, so every cosine is 0
+        vectorizer.set_params(min_df=1).fit([*texts, "no known term"])
+    return TextCosine(vectorizer)
