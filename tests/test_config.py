@@ -94,9 +94,13 @@ def test_environment_variables_in_table_paths_are_expanded(tmp_path: Path, monke
     assert config.tables.jobs.database == str(tmp_path / "shared/jobs.duckdb")
     override = load_config(_write(tmp_path), ["tables.jobs.database=sub-${PART}.duckdb"])
     assert override.tables.jobs.database == str(tmp_path / "sub-v2.duckdb")
+    monkeypatch.setenv("PART", "anna's")
+    query = TABLES.replace("path: data/cvs.parquet", """query: "SELECT * FROM '${PART}.parquet'" """)
+    found = load_config(_write(tmp_path, query)).tables.job_seekers.query
+    assert found == "SELECT * FROM 'anna''s.parquet'", "the value stays inside its quotes"
 
 
-@pytest.mark.parametrize("setting", ["tables.interactions.path", "tables.jobs.database"])
+@pytest.mark.parametrize("setting", ["tables.interactions.path", "tables.jobs.query", "tables.jobs.database"])
 def test_an_environment_variable_that_is_not_set_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from girl_features.lab.experiment.fits import FitId, parts_hash, read_fit, write
 from girl_features.lab.experiment.report import to_json, write_experiment
 from girl_features.lab.experiment.results import ExperimentResults, judge_claim
 from girl_features.lab.experiment.run import fitting_modules, run_experiment
-from girl_features.lab.experiment.summary import verdict_line
+from girl_features.lab.experiment.summary import summary_section, verdict_line
 from girl_features.lab.text_vectors import TextVectors
+from girl_features.ranker import PairColumns
 from tests.experiment_world import CONFIG, config_for, prepared_for, steps_for
 from tests.fakes import HashingEncoder
 
@@ -122,7 +124,11 @@ def test_any_change_of_what_a_ranker_is_given_changes_its_name(tmp_path: Path) -
     hashes.add(parts_hash(parts._replace(train=parts.train._replace(labels=~parts.train.labels))))
     other = parts.test._replace(features=parts.test.features._replace(contract="ffffffffffff"))
     hashes.add(parts_hash(parts._replace(test=other)))
-    assert len(hashes) == 7
+    for names, value in ((("a",), 0), (("b",), 0), (("b",), 1)):
+        column = PairColumns(names, np.full((len(parts.train.labels), 1), value, np.float32))
+        given = parts.train._replace(features=parts.train.features._replace(columns=column))
+        hashes.add(parts_hash(parts._replace(train=given)))
+    assert len(hashes) == 10
 
 
 def test_a_damaged_cell_is_made_again(tmp_path: Path) -> None:
@@ -185,6 +191,16 @@ def test_bad_scores_name_their_fit(tmp_path: Path) -> None:
     grids = [{"rows": ["base", "girl"], "predictors": ["short"]}]
     with pytest.raises(ShapeError, match=r"ranker 'short'"):
         run(tmp_path, grids=grids, claims=[], baselines=[])
+
+
+def test_the_page_warns_of_an_author(results: ExperimentResults) -> None:
+    data = results.data[0]
+    [one] = [row for row in data.rows if (row.predictor, row.row, row.slice) == ("column", "base", "all")]
+    style = replace(one, predictor="alone", row="base+style", auc=0.81)
+    words = replace(style, row="base+lexical")
+    assert "ranks the test pairs with an AUC of 0.81" in summary_section(data._replace(rows=[*data.rows, style]), ())
+    for silent in (words, replace(style, auc=0.6), replace(style, predictor="mlp")):
+        assert "Warning" not in summary_section(data._replace(rows=[*data.rows, silent]), ())
 
 
 def test_the_page_and_the_tables_hold_the_numbers(tmp_path: Path, results: ExperimentResults) -> None:

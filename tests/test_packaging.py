@@ -66,6 +66,7 @@ def test_the_wheel_has_one_top_level_name_and_all_its_parts(wheel: Path) -> None
         "sample/words.yaml",
         "sample/demo.yaml",
         "evaluation/page.md",
+        "evaluation/controls/function_words.yaml",
         "lab/experiment/default.yaml",
         "lab/experiment/models.csv",
         "lab/experiment/page.md",

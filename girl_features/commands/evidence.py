@@ -30,7 +30,8 @@ def run(
     """Train, materialize, fit and compare all that FILE asks for; what is done already is not done again."""
     from girl_features.errors import InterruptedRunError
     from girl_features.lab.experiment.config import load_experiment
-    from girl_features.lab.experiment.prepare import plan_experiment, plan_lines, prepare
+    from girl_features.lab.experiment.plan import plan_experiment, plan_lines
+    from girl_features.lab.experiment.prepare import prepare
     from girl_features.lab.experiment.run import run_experiment
     from girl_features.machine import n_cores
 

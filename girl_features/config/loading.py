@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def load_config(path: Path, overrides: list[str] | None = None) -> GirlConfig:
     """Read girl.yaml, apply `a.b=c` overrides, check all values, and make paths absolute.
 
-    Relative paths are taken from the folder of the file. `${NAME}` in a table's `path` or `database` becomes the
-    value of the environment variable NAME.
+    Relative paths are taken from the folder of the file. `${NAME}` in a table's `path`, `query` or `database` becomes
+    the value of the environment variable NAME.
 
     Raises:
         ConfigError: the file is absent or not YAML, a key is unknown, a value is wrong, or an environment variable
@@ -92,6 +93,8 @@ def _resolve_paths(config: GirlConfig, base: Path) -> GirlConfig:
         if table["path"] is not None:
             path = _expanded(_expand_variables(table["path"], f"tables.{name}.path"), f"tables.{name}.path")
             table["path"] = os.path.normpath(base / path)  # not resolve(), as the path may be a glob
+        if table["query"] is not None:
+            table["query"] = _expand_variables(table["query"], f"tables.{name}.query", _in_sql_string)
         if table["database"] is not None:
             setting = f"tables.{name}.database"
             table["database"] = str(_absolute(base, _expand_variables(table["database"], setting), setting))
@@ -122,12 +125,17 @@ def _expanded(path: Path | str, setting: str) -> Path:
         raise ConfigError(f"{setting} is {str(path)!r}: {error}; write the whole path") from error
 
 
-def _expand_variables(text: str, setting: str) -> str:
-    """Replace each `${NAME}` in `text` by the value of the environment variable NAME."""
+def _in_sql_string(value: str) -> str:
+    """Return the value as it stands between the quotes of a string in SQL."""
+    return value.replace("'", "''")
+
+
+def _expand_variables(text: str, setting: str, quoted: Callable[[str], str] = str) -> str:
+    """Replace each `${NAME}` in `text` by the value of the environment variable NAME, as `quoted` returns it."""
     for name in _VARIABLE.findall(text):
         if not os.environ.get(name):
             raise ConfigError(
                 f"{setting} is {text!r}, but the environment variable {name} is not set; "
                 f"set it, or write the path without ${{{name}}}"
             )
-    return _VARIABLE.sub(lambda match: os.environ[match[1]], text)
+    return _VARIABLE.sub(lambda match: quoted(os.environ[match[1]]), text)

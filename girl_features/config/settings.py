@@ -30,7 +30,8 @@ class TableConfig(Section):
     """Location of one input table: a Parquet or CSV file, a glob of such files, or a query that DuckDB runs."""
 
     path: str | None = None  # Parquet or CSV file, or a glob; may contain ${VARIABLE}
-    query: str | None = None  # SELECT that DuckDB runs, instead of a path
+    # SELECT that DuckDB runs, instead of a path; may contain ${VARIABLE}, between the quotes of a string
+    query: str | None = None
     database: str | None = None  # DuckDB file that the query reads, opened read-only; may contain ${VARIABLE}
     columns: dict[str, str] = Field(default_factory=dict)  # our column name -> the table's column name
     quoting: Literal["csv", "none"] | None = None  # of CSV and TSV files; "none" is that of databases, with escapes

@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 import polars as pl
 
+from girl_features.evaluation.controls.columns import STYLE, ColumnAUC, author_warning
 from girl_features.evaluation.report import GAIN, GAIN_INTERVAL, VERDICT
 from girl_features.evaluation.results import BASE, SLICE_NAMES
 from girl_features.evaluation.tables import Column, bullets, inline, interval_text, markdown_table, value_text
-from girl_features.lab.experiment.config import parse_pooling
+from girl_features.lab.experiment.config import parse_columns, parse_pooling
 from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults
 
 _COMPARED = Column("compared", "compared")
@@ -34,6 +35,7 @@ def summary_section(data: DataResults, left_out: tuple[str, ...]) -> str:
     verdicts = [claim.verdict for claim in data.claims if claim.slice == "all"]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "not shown"))
     lines = [f"{len(verdicts)} claims on all test pairs: {counts}.", *_best_rows(data)]
+    lines += [f"**Warning:** {warning}" for warning in _author_warnings(data)]
     if left_out:
         lines.append(f"Skipped on this data set: {', '.join(left_out)}.")
     if equal_slices := distinct_slices(data).get("all"):
@@ -83,6 +85,17 @@ def _best_rows(data: DataResults) -> list[str]:
         for title, rows in groups.items()
         if rows
     ]
+
+
+def _author_warnings(data: DataResults) -> list[str]:
+    """Return a warning if style alone ranks the pairs too well, and nothing if it does not or was not asked."""
+    ranked = [
+        ColumnAUC(STYLE, row.auc, row.auc_low, row.auc_high)
+        for row in data.rows
+        if (row.predictor, row.slice) == ("alone", "all") and parse_columns(row.row)[1] == (STYLE,)
+    ]
+    warning = author_warning(ranked)
+    return [] if warning is None else [warning]
 
 
 def _claim_slices(data: DataResults) -> list[str]:
