@@ -12,7 +12,7 @@ from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.metrics import auc
 from girl_features.input.decision_texts import DecisionTexts
 from girl_features.lab.experiment import controls
-from girl_features.lab.experiment.config import JDPooling, parse_pooling
+from girl_features.lab.experiment.row_names import JDPooling, parse_pooling
 from girl_features.lab.experiment.several_jds import SpreadRanker, pool_generated_jds
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures

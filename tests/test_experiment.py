@@ -22,6 +22,7 @@ from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.lab.baselines.registry import make_baseline
 from girl_features.lab.experiment.code_version import code_hash, imported_sources
 from girl_features.lab.experiment.config import Cell, Claim, ExperimentConfig, load_experiment
+from girl_features.lab.experiment.fewer_labels import fewer_labels
 from girl_features.lab.experiment.fits import FitId, parts_hash, read_fit, write_fit
 from girl_features.lab.experiment.report import to_json, write_experiment
 from girl_features.lab.experiment.results import ExperimentResults, judge_claim
@@ -316,3 +317,54 @@ def test_shipped_experiments_load() -> None:
     assert set(config.data) == {"careers", "rjdb", "sample"} and len(config.seeds) >= 5
     assert config.data["sample"].simulation and not config.data["careers"].simulation
     assert all(isinstance(config, ExperimentConfig) and source.config.is_file() for source in config.data.values())
+
+
+def test_fewer_labels_are_whole_seekers_and_grow(tmp_path: Path) -> None:
+    parts = prepared_for(tmp_path, "market").base
+    some, more = (fewer_labels(parts, n, seed=3) for n in (40, 60))
+    assert 40 <= len(some.train.labels) < 43, "the last seeker comes with all three decisions"
+    assert set(np.unique(some.train.seeker_ids, return_counts=True)[1]) == {3}
+    assert set(some.train.seeker_ids) < set(more.train.seeker_ids), "more labels only add seekers"
+    assert set(some.train.seeker_ids) != set(fewer_labels(parts, 40, seed=4).train.seeker_ids)
+    assert 40 <= len(some.valid.labels) < 46 and some.test is parts.test
+    kept = np.isin(parts.train.seeker_ids, some.train.seeker_ids)
+    np.testing.assert_array_equal(some.train.features.cv, parts.train.features.cv[kept])
+    np.testing.assert_array_equal(some.train.labels, parts.train.labels[kept])
+    with pytest.raises(ShapeError, match="200 labelled decisions are wanted, but the training window has 90"):
+        fewer_labels(parts, 200, seed=0)
+
+
+def test_few_labels_hold_both_classes(tmp_path: Path) -> None:
+    parts = prepared_for(tmp_path, "market").base
+    last_seeker = parts.train.seeker_ids == parts.train.seeker_ids[-1]
+    rare = parts._replace(train=parts.train._replace(labels=last_seeker))  # one seeker holds all matches
+    for seed in range(5):
+        labels = fewer_labels(rare, 40, seed).train.labels
+        assert labels.any() and not labels.all()
+
+
+def test_rows_by_the_number_of_labels(tmp_path: Path) -> None:
+    grids = [{"rows": ["base", "girl"], "predictors": ["column", "cosine"], "labels": [40, 60]}]
+    log = tmp_path / "log"
+    results = run(tmp_path, log, grids=grids, baselines=[], claims=None)
+    cells = {(row.predictor, row.row) for row in results.data[0].rows}
+    assert ("column", "girl@40") in cells and ("cosine", "base@40") not in cells, "an untrained ranker needs no labels"
+    sizes = {int(line.split()[3]) for line in log.read_text().splitlines()}
+    assert sizes == {90, 42, 60}
+    [gain] = [
+        row for row in results.data[0].rows if (row.predictor, row.row, row.slice) == ("column", "girl@40", "all")
+    ]
+    [base] = [
+        row for row in results.data[0].rows if (row.predictor, row.row, row.slice) == ("column", "base@40", "all")
+    ]
+    assert gain.auc_gain == pytest.approx((gain.auc or 0) - (base.auc or 0)) and base.auc_gain is None
+    page = tmp_path / "page.md"
+    write_experiment(results, page, command="c", machine="m", date=date(2026, 1, 1))
+    text = page.read_text()
+    assert "by the number of labelled decisions" in text and "| column | girl | 40 |" in text
+    assert "| column | girl@40 |" not in text, "the tables of all labels stay short"
+    assert (tmp_path / "page" / "market-labels.png").is_file()
+    for rows, labels in ((["base-windows"], [40]), (["base"], [39])):
+        grids = [{"rows": rows, "predictors": ["column"], "labels": labels}]
+        with pytest.raises(ValueError, match=r"trains on the generator's windows too|greater than or equal to 40"):
+            config_for(tmp_path, grids=grids, claims=[])

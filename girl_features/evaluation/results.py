@@ -147,7 +147,7 @@ def make_result(
 ) -> ResultRow:
     """Return the cell of a predictor and a row, with its gains over the same predictor's base row; base has none."""
     predictor, row = cell
-    gains = gains_over(measured, base) if measured and base and row != BASE else Gains()
+    gains = gains_over(measured, base) if measured and base and measured is not base else Gains()
     low, high = _interval(measured.resampled_auc, 0.0) if measured else (None, None)
     return ResultRow(
         data=data,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -18,16 +17,14 @@ from girl_features.config.source import ConfigSource
 from girl_features.config.yaml_file import read_yaml
 from girl_features.errors import ConfigError
 from girl_features.evaluation.controls.columns import CONTROL_COLUMNS
+from girl_features.lab.experiment.row_names import ALL_COLUMNS, at_labels, parse_pooling, parse_row
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
-POOLINGS = ("mean", "max", "attention", "dispersion")
 BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", "bigrec-mlp")
-ALL_COLUMNS = "controls"  # in a row's name, all of CONTROL_COLUMNS
 BASELINE_ROW = "baseline"  # row of the rankers that read texts and ids instead of features
 SEEDLESS = ("cosine", "alone", "bigrec", "bigrec-popularity")  # nothing in them is random, so they are fitted once
 _GENERATOR_PATTERN = r"^[a-z][a-z0-9-]{0,39}$"
 _NEAR = 0.75  # difflib's ratio of a key and its misspelling
-_POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
 
 
 class _ExperimentModel(BaseModel):
@@ -56,6 +53,9 @@ class Grid(_ExperimentModel):
 
     rows: tuple[str, ...]
     predictors: tuple[str, ...]
+    labels: tuple[
+        Annotated[int, Field(ge=40)], ...
+    ] = ()  # also train on so many labelled decisions, as rows `base@300`
 
 
 class Cell(NamedTuple):
@@ -129,7 +129,7 @@ class ExperimentConfig(_ExperimentModel):
 
     def _check_rows(self) -> None:
         for whole_row in dict.fromkeys(cell.row for cell in self.cells if cell.row != BASELINE_ROW):
-            row, columns = parse_columns(whole_row)
+            row, columns, n_labels = parse_row(whole_row)
             if row not in {"base", *self.generators, *CONTROLS} and parse_pooling(row) is None:
                 known = ["base", *self.generators, *CONTROLS, "mean-4 (or max-, attention-, dispersion-)"]
                 raise ValueError(f"no row {row!r}; known are: {', '.join(known)}")
@@ -142,10 +142,12 @@ class ExperimentConfig(_ExperimentModel):
                 raise ValueError(f"row {whole_row!r} adds a column twice")
             if columns and row == "base-windows":
                 raise ValueError(f"row {whole_row!r}: columns are learned from the windows that {row!r} trains on")
+            if n_labels is not None and row == "base-windows":
+                raise ValueError(f"row {row!r} has `labels`, but trains on the generator's windows too")
             if row == "shuffled" and not self.generators:
                 raise ValueError("row 'shuffled' needs a generator: `generators` is empty")
         for predictor, row in self.cells:
-            n_columns = len(parse_columns(row)[1])
+            n_columns = len(parse_row(row).columns)
             if (predictor == "alone" and n_columns != 1) or (n_columns and predictor.endswith("-plain")):
                 wanted = "one column, as base+lexical" if predictor == "alone" else "no further columns"
                 raise ValueError(f"predictor {predictor!r} on row {row!r}: it reads {wanted}")
@@ -173,8 +175,8 @@ class ExperimentConfig(_ExperimentModel):
             return self
         rows = set(left_out)
         if self.samples in left_out:
-            rows |= {cell.row for cell in self.cells if parse_pooling(parse_columns(cell.row)[0])}
-        rows |= {cell.row for cell in self.cells if parse_columns(cell.row)[0] in rows}
+            rows |= {cell.row for cell in self.cells if parse_pooling(parse_row(cell.row).features)}
+        rows |= {cell.row for cell in self.cells if parse_row(cell.row).features in rows}
         grids = [grid.model_copy(update={"rows": tuple(r for r in grid.rows if r not in rows)}) for grid in self.grids]
         claims = [claim for claim in self.claims or () if not _names_of(claim) & rows]
         return self.model_copy(
@@ -197,7 +199,7 @@ class ExperimentConfig(_ExperimentModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of CONTROL_COLUMNS that some row reads."""
-        names = {name for cell in self.cells for name in parse_columns(cell.row)[1]}
+        names = {name for cell in self.cells for name in parse_row(cell.row).columns}
         return tuple(name for name in CONTROL_COLUMNS if name in names)
 
     @property
@@ -205,8 +207,11 @@ class ExperimentConfig(_ExperimentModel):
         """Distinct (predictor, row), those of one row together, baselines last."""
         predictors: dict[str, dict[str, None]] = {}  # row -> its predictors, in order and without repeats
         for grid in self.grids:
+            trained = [name for name in grid.predictors if name not in SEEDLESS]  # the others need no label to train
             for row in grid.rows:
                 predictors.setdefault(row, {}).update(dict.fromkeys(grid.predictors))
+                for n_labels in grid.labels if trained else ():
+                    predictors.setdefault(at_labels(row, n_labels), {}).update(dict.fromkeys(trained))
         cells = [Cell(predictor, row) for row, names in predictors.items() for predictor in names]
         return [*cells, *(Cell(name, BASELINE_ROW) for name in dict.fromkeys(self.baselines))]
 
@@ -241,26 +246,6 @@ class ExperimentConfig(_ExperimentModel):
 def _names_of(claim: Claim) -> set[str]:
     """Return the rows and the baselines that the claim is about."""
     return {cell.predictor if cell.row == BASELINE_ROW else cell.row for cell in claim.cells}
-
-
-def parse_columns(row: str) -> tuple[str, tuple[str, ...]]:
-    """Return the row of `base+lexical+style` without its further columns, and their names; `controls` names all."""
-    first, *names = row.split("+")
-    expanded = (CONTROL_COLUMNS if name == ALL_COLUMNS else (name,) for name in names)
-    return first, tuple(chain.from_iterable(expanded))
-
-
-class JDPooling(NamedTuple):
-    """Number of generated JDs of a CV, and the way they become one feature."""
-
-    pooling: str
-    k: int
-
-
-def parse_pooling(row: str) -> JDPooling | None:
-    """Return (mean, 4) for `mean-4`, and None for a row that pools nothing."""
-    match = _POOLED.fullmatch(row)
-    return JDPooling(match[1], int(match[2])) if match else None
 
 
 def load_experiment(path: Path) -> ExperimentConfig:

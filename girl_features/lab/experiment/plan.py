@@ -9,9 +9,10 @@ from girl_features.config import GirlConfig
 from girl_features.generator.bases.catalogue import KNOWN_BASES, SMOLLM2
 from girl_features.input.splits import cut_windows, summarize
 from girl_features.input.tables import open_tables
-from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig, known_models, parse_columns
+from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig, known_models
 from girl_features.lab.experiment.data import keep_ranked_cvs
 from girl_features.lab.experiment.prepare import generator_config, write_sample_market
+from girl_features.lab.experiment.row_names import parse_row
 
 UNKNOWN_SECONDS = 1.0  # of a fit on 1,000 training pairs
 SECONDS_PER_TEXT = 0.05  # one text of 256 tokens through a small encoder
@@ -55,7 +56,7 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
         fit_seconds = sum(seconds_a_fit.get(predictor, UNKNOWN_SECONDS) for predictor in fits) * n_train / 1000
         n_encodings = 1
         if "tuned" in data_config.columns or "contrastive" in {
-            parse_columns(cell.row)[0] for cell in data_config.cells
+            parse_row(cell.row).features for cell in data_config.cells
         }:
             n_encodings = 2
         n_past = sum(counts[window].n_matched for window in ("sft", "reward", "rl"))

@@ -8,8 +8,9 @@ from typing import Any
 from girl_features.errors import require
 from girl_features.evaluation.plots import draw_gains, save_figure, style
 from girl_features.evaluation.results import ResultRow
-from girl_features.lab.experiment.config import POOLINGS, Cell, parse_pooling
-from girl_features.lab.experiment.results import DataResults
+from girl_features.lab.experiment.config import Cell
+from girl_features.lab.experiment.results import DataResults, with_all_labels
+from girl_features.lab.experiment.row_names import POOLINGS, parse_pooling, parse_row
 
 _MOST_ROWS = 4  # rows drawn in one panel
 
@@ -21,6 +22,7 @@ def plot_data(results: DataResults, folder: Path) -> list[tuple[str, str]]:
         ("calibration", "predicted against observed match rate, in ten bins", _draw_calibration),
         ("decisions", "AUC by the seeker's decisions in the training window", _draw_by_decisions),
         ("k", "AUC by the number of generated JDs a CV", _draw_by_k),
+        ("labels", "AUC by the number of labelled decisions", _draw_by_labels),
     )
     prefix = "Simulation: " if results.prepared.simulation else ""
     name = results.prepared.name
@@ -45,7 +47,7 @@ def plot_data(results: DataResults, folder: Path) -> list[tuple[str, str]]:
 
 
 def _draw_lift(panel: Any, results: DataResults) -> None:
-    gains = [row for row in results.rows if row.slice == "all" and row.auc_gain is not None]
+    gains = [row for row in with_all_labels(results.rows) if row.slice == "all" and row.auc_gain is not None]
     names = list(dict.fromkeys(row.row for row in gains))
     for index, predictor in enumerate(dict.fromkeys(row.predictor for row in gains)):
         rows = [row for row in gains if row.predictor == predictor]
@@ -99,6 +101,28 @@ def _draw_by_k(panel: Any, results: DataResults) -> None:
         _draw_auc(panel, [(k * shift, row) for k, row in by_k], f"{predictor}, {pooling_name}", index)
     panel.set_xscale("log", base=2)
     panel.set_xlabel("generated JDs a CV")
+    panel.set_ylabel("AUC")
+
+
+def _draw_by_labels(panel: Any, results: DataResults) -> None:
+    """Draw a line for each row of the first predictor with several numbers of labels, and untrained scores as flat lines."""
+    n_train = len(results.prepared.base.train.labels)
+    rows = [row for row in results.rows if row.slice == "all" and row.auc is not None]
+    predictor = next((row.predictor for row in rows if parse_row(row.row).n_labels is not None), None)
+    lines: dict[str, list[tuple[float, ResultRow]]] = {}
+    for row in rows:
+        if row.predictor == predictor:
+            lines.setdefault(row.row.partition("@")[0], []).append((parse_row(row.row).n_labels or n_train, row))
+    lines = {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items() if len(points) > 1}
+    if not lines:
+        return
+    for index, (name, points) in enumerate(lines.items()):
+        _draw_auc(panel, [(n * (1 + 0.02 * index), row) for n, row in points], f"{predictor}, {name}", index)
+    for index, row in enumerate(row for row in rows if row.predictor in ("alone", "cosine")):
+        colour, _ = style(index)
+        panel.axhline(row.auc, color=colour, linewidth=0.8, linestyle=":", label=f"{row.predictor}, {row.row}")
+    panel.set_xscale("log")
+    panel.set_xlabel("labelled decisions in the training window")
     panel.set_ylabel("AUC")
 
 

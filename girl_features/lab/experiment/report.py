@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 
 from girl_features.errors import GirlError
 from girl_features.evaluation.report import AUC, AUC_INTERVAL, GAIN, GAIN_INTERVAL, LOGLOSS, PREDICTOR, ROW, VERDICT
+from girl_features.evaluation.results import SLICE_NAMES
 from girl_features.evaluation.tables import Column, bullets, frame_of, inline, markdown_table, write_page
-from girl_features.lab.experiment.config import BASELINE_ROW, Cell, known_models, parse_pooling
+from girl_features.lab.experiment.config import BASELINE_ROW, SEEDLESS, Cell, known_models
 from girl_features.lab.experiment.plots import plot_data
-from girl_features.lab.experiment.results import DataResults, ExperimentResults
+from girl_features.lab.experiment.results import DataResults, ExperimentResults, with_all_labels
+from girl_features.lab.experiment.row_names import parse_pooling, parse_row
 from girl_features.lab.experiment.rows import ExperimentSteps
 from girl_features.lab.experiment.summary import chance_line, distinct_slices, slice_title, summary_section
 from girl_features.lab.grounding.report import candidates_text, grounding_table, rows_as_json
@@ -36,6 +38,10 @@ _JOURNAL_COLUMNS = [
     *(Column("model", "model"), AUC, AUC_INTERVAL, LOGLOSS),
     *(Column("cold AUC", "cold_auc", ".4f"), Column("cold LogLoss", "cold_logloss", ".4f")),
     Column("AUC in the paper, other data", "paper_auc", ".4f"),
+]
+_LABEL_COLUMNS = [
+    *(PREDICTOR, ROW, Column("labelled decisions", "labels"), AUC, AUC_INTERVAL),
+    *(GAIN._replace(heading="gain over base"), GAIN_INTERVAL, VERDICT, Column("SD, seeds", "auc_seed_sd", ".4f")),
 ]
 _K_COLUMNS = [
     *(PREDICTOR, Column("pooling", "pooling"), Column("k", "k"), AUC),
@@ -155,10 +161,10 @@ def _data_blocks(data: DataResults, pictures: Path) -> list[str]:
     size = f"{len(test.labels)} test pairs, {int(test.labels.sum())} matched, {data.rows[0].n_seekers} seekers"
     blocks = [f"## {data.title}: {size}", _windows_table(data), _generators_table(data)]
     for name in distinct_slices(data):
-        rows = [row for row in data.rows if row.slice == name and row.row != BASELINE_ROW]
+        rows = [row for row in with_all_labels(data.rows) if row.slice == name and row.row != BASELINE_ROW]
         blocks.append(f"### {data.title}, {slice_title(name)}, {rows[0].n} pairs of {rows[0].n_seekers} seekers")
         blocks += [markdown_table(frame_of(rows), _CELL_COLUMNS), *dict.fromkeys(row.note for row in rows if row.note)]
-    blocks += [*_journal_blocks(data), *_k_blocks(data)]
+    blocks += [*_journal_blocks(data), *_k_blocks(data), *_label_blocks(data)]
     return blocks + [f"![{caption}]({pictures.name}/{file})" for file, caption in plot_data(data, pictures)]
 
 
@@ -237,6 +243,31 @@ def _k_blocks(data: DataResults) -> list[str]:
         return []
     frame = pl.DataFrame(lines, infer_schema_length=None).sort("predictor", "pooling", "k", maintain_order=True)
     return [f"### {data.title}, k generated JDs a CV", markdown_table(frame, _K_COLUMNS)]
+
+
+def _label_blocks(data: DataResults) -> list[str]:
+    """Compare the rows by the number of labelled decisions that their rankers were trained on."""
+    if all(parse_row(row.row).n_labels is None for row in data.rows):
+        return []
+    n_train = len(data.prepared.base.train.labels)
+    blocks = []
+    for name in distinct_slices(data):
+        if name not in SLICE_NAMES:
+            continue
+        lines = {}
+        for row in data.rows:
+            base_name, _, labels = row.row.partition("@")
+            if row.slice == name and row.predictor not in SEEDLESS and row.row != BASELINE_ROW:
+                n_labels = int(labels) if labels else n_train
+                lines[row.predictor, base_name, n_labels] = {**asdict(row), "row": base_name, "labels": n_labels}
+        frame = pl.DataFrame([lines[key] for key in sorted(lines)], infer_schema_length=None)
+        several = frame.filter(pl.len().over("predictor", "row") > 1)
+        title = f"### {data.title}, {slice_title(name)}, by the number of labelled decisions"
+        blocks += [title, markdown_table(several, _LABEL_COLUMNS)]
+    return [
+        *blocks,
+        "Each gain is one over base with as many labelled decisions. The seekers are drawn anew for each seed.",
+    ]
 
 
 def _grounding(data: DataResults, steps: ExperimentSteps) -> ExtraSections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,6 @@ import numpy as np
 
 from girl_features.evaluation.metrics import CalibrationCurve, calibration_curve
 from girl_features.evaluation.results import (
-    BASE,
     Measured,
     ResultRow,
     Verdict,
@@ -23,6 +22,7 @@ from girl_features.evaluation.results import (
 )
 from girl_features.lab.experiment.config import Cell, Claim, ExperimentConfig
 from girl_features.lab.experiment.fits import FitId, read_fit
+from girl_features.lab.experiment.row_names import base_of, parse_row
 from girl_features.lab.experiment.rows import PreparedData
 
 
@@ -101,12 +101,17 @@ def measure_data(config: ExperimentConfig, prepared: PreparedData, fit_paths: Ma
         pairs = make_slice(name, test.labels, test.seeker_ids, mask, config.n_bootstrap, seed=0)
         measured = {cell: measure_slice(cell_scores, pairs) for cell, cell_scores in scores.items()}
         for cell, metrics in measured.items():
-            base = measured.get(Cell(cell.predictor, BASE))
+            base = measured.get(Cell(cell.predictor, base_of(cell.row)))
             rows.append(make_result(prepared.name, cell, pairs, metrics, base, len(scores[cell])))
         for claim in config.all_claims:
             claims.append(judge_claim(prepared.name, claim, name, measured, int(mask.sum()), prepared.simulation))
     curves = {cell: calibration_curve(test.labels, cell_scores[0]) for cell, cell_scores in scores.items()}
     return DataResults(config, prepared, rows, claims, curves, seconds)
+
+
+def with_all_labels(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return the rows whose rankers were trained on the whole training window."""
+    return [row for row in rows if parse_row(row.row).n_labels is None]
 
 
 def judge_claim(

@@ -18,8 +18,8 @@ from girl_features.input.decision_texts import DecisionTexts
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
-from girl_features.lab.experiment.config import parse_pooling
 from girl_features.lab.experiment.data import ExperimentData
+from girl_features.lab.experiment.row_names import parse_pooling
 from girl_features.lab.experiment.several_jds import pool_generated_jds
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairColumns, Ranker, TextRanker

@@ -17,15 +17,19 @@ from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from girl_features.errors import InterruptedRunError, WorkerLostError
+from girl_features.evaluation.compare import RankingParts
 from girl_features.evaluation.controls.columns import add_columns
 from girl_features.evaluation.reference import ColumnRanker, CosineRanker
 from girl_features.lab.experiment.code_version import code_hash, imported_sources
-from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig, parse_columns
+from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig
 from girl_features.lab.experiment.data import text_parts
+from girl_features.lab.experiment.fewer_labels import fewer_labels
 from girl_features.lab.experiment.fits import FitId, FitTask, Parts, fit_path, parts_hash, read_fit, run_fit
 from girl_features.lab.experiment.results import ExperimentResults, measure_data
+from girl_features.lab.experiment.row_names import parse_row
 from girl_features.lab.experiment.rows import (
     BASE_ROWS,
     ExperimentSteps,
@@ -36,10 +40,11 @@ from girl_features.lab.experiment.rows import (
 )
 from girl_features.lab.experiment.several_jds import SpreadRanker
 from girl_features.progress import Progress
-from girl_features.ranker import Ranker, TextRanker
+from girl_features.ranker import PairColumns, Ranker, TextRanker
 
 _FITTING_MODULES = (  # in addition to the modules of the steps
     "girl_features.evaluation.reference",
+    "girl_features.lab.experiment.fewer_labels",
     "girl_features.lab.experiment.fits",
     "girl_features.lab.experiment.several_jds",
 )
@@ -91,30 +96,59 @@ def _fit_tasks(
     config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
 ) -> Iterator[FitTask]:
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
-    reference = prepared.generators[config.reference_generator] if config.reference_generator else None
     columns = control_table(prepared, config.columns, steps)
+    for row, row_cells in groupby(config.cells, key=lambda cell: cell.row):
+        cells = list(row_cells)
+        inputs = _row_inputs(row, config, prepared, columns, steps)
+        for seed in dict.fromkeys(seed for cell in cells for seed in config.seeds_of(cell.predictor)):
+            seeded = inputs.for_seed(seed)
+            for cell in cells:
+                if seed in config.seeds_of(cell.predictor):
+                    fit = FitId(prepared.name, cell.predictor, row, seed)
+                    path = fit_path(prepared.folder / "cells", fit, seeded.hash, code, inputs.settings)
+                    yield FitTask(fit, path, inputs.make, seeded.parts)
+
+
+class _SeededParts(NamedTuple):
+    parts: Parts
+    hash: str
+
+
+class _RowInputs(NamedTuple):
+    """Inputs of the fits of one row."""
+
+    whole: _SeededParts
+    make: Callable[[str, int], Ranker | TextRanker]
+    settings: str
+    n_labels: int | None = None
+
+    def for_seed(self, seed: int) -> _SeededParts:
+        """Return the parts for one seed, which chooses the seekers of a row with fewer labels."""
+        if self.n_labels is None or not isinstance(self.whole.parts, RankingParts):
+            return self.whole
+        parts = fewer_labels(self.whole.parts, self.n_labels, seed)
+        return _SeededParts(parts, parts_hash(parts))
+
+
+def _row_inputs(
+    row: str, config: ExperimentConfig, prepared: PreparedData, columns: list[PairColumns], steps: ExperimentSteps
+) -> _RowInputs:
+    reference = prepared.generators[config.reference_generator] if config.reference_generator else None
     samples = prepared.generators[config.samples] if config.samples else None
-    for row, cells in groupby(config.cells, key=lambda cell: cell.row):
-        parts: Parts
-        make: Callable[[str, int], Ranker | TextRanker]
-        if row == BASELINE_ROW:
-            assert reference is not None, "checked with the config"
-            parts, settings = text_parts(prepared.data, reference.texts), reference.contract.fingerprint
-            table = baseline_vectors(prepared, reference, config.baselines, steps)
-            make = partial(steps.make_baseline, language_model=reference.folder, table=table)
-        else:
-            name, added = parse_columns(row)
-            form = "base" if name in BASE_ROWS else "enhanced"
-            weighs_spread = name.startswith("dispersion-") and name not in prepared.generators
-            parts, settings = row_features(name, prepared, reference, samples, steps), f"{form} {weighs_spread}"
-            if added:
-                parts = add_columns(parts, [part.only(added) for part in columns])
-            make = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
-        inputs = parts_hash(parts)
-        for cell in cells:
-            for seed in config.seeds_of(cell.predictor):
-                fit = FitId(prepared.name, cell.predictor, row, seed)
-                yield FitTask(fit, fit_path(prepared.folder / "cells", fit, inputs, code, settings), make, parts)
+    if row == BASELINE_ROW:
+        assert reference is not None, "checked with the config"
+        texts = text_parts(prepared.data, reference.texts)
+        table = baseline_vectors(prepared, reference, config.baselines, steps)
+        make = partial(steps.make_baseline, language_model=reference.folder, table=table)
+        return _RowInputs(_SeededParts(texts, parts_hash(texts)), make, reference.contract.fingerprint)
+    name = parse_row(row)
+    form = "base" if name.features in BASE_ROWS else "enhanced"
+    weighs_spread = name.features.startswith("dispersion-") and name.features not in prepared.generators
+    parts = row_features(name.features, prepared, reference, samples, steps)
+    if name.columns:
+        parts = add_columns(parts, [part.only(name.columns) for part in columns])
+    make_ranker = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
+    return _RowInputs(_SeededParts(parts, parts_hash(parts)), make_ranker, f"{form} {weighs_spread}", name.n_labels)
 
 
 def _make_ranker(

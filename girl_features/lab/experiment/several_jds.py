@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
-from girl_features.lab.experiment.config import JDPooling
+from girl_features.lab.experiment.row_names import JDPooling
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, Ranker
 from girl_features.schema import Tier

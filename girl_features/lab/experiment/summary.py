@@ -10,8 +10,8 @@ from girl_features.evaluation.controls.columns import STYLE, ColumnAUC, author_w
 from girl_features.evaluation.report import GAIN, GAIN_INTERVAL, VERDICT
 from girl_features.evaluation.results import BASE, SLICE_NAMES
 from girl_features.evaluation.tables import Column, bullets, inline, interval_text, markdown_table, value_text
-from girl_features.lab.experiment.config import parse_columns, parse_pooling
-from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults
+from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults, with_all_labels
+from girl_features.lab.experiment.row_names import parse_pooling, parse_row
 
 _COMPARED = Column("compared", "compared")
 _CAUSE_COLUMNS = [Column("what was changed", "cause"), _COMPARED, Column("AUC without", "auc_over", ".4f")]
@@ -73,7 +73,8 @@ def slice_title(name: str) -> str:
 
 
 def _best_rows(data: DataResults) -> list[str]:
-    ranked = sorted((r for r in data.rows if r.slice == "all" and r.auc is not None), key=lambda r: -(r.auc or 0))
+    known = [row for row in with_all_labels(data.rows) if row.slice == "all" and row.auc is not None]
+    ranked = sorted(known, key=lambda row: -(row.auc or 0))
     groups = {
         "Best of all": ranked,
         "Best with a generated JD": [r for r in ranked if r.row in data.prepared.generators or parse_pooling(r.row)],
@@ -92,7 +93,7 @@ def _author_warnings(data: DataResults) -> list[str]:
     ranked = [
         ColumnAUC(STYLE, row.auc, row.auc_low, row.auc_high)
         for row in data.rows
-        if (row.predictor, row.slice) == ("alone", "all") and parse_columns(row.row)[1] == (STYLE,)
+        if (row.predictor, row.slice) == ("alone", "all") and parse_row(row.row).columns == (STYLE,)
     ]
     warning = author_warning(ranked)
     return [] if warning is None else [warning]
