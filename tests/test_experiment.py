@@ -351,12 +351,8 @@ def test_rows_by_the_number_of_labels(tmp_path: Path) -> None:
     assert ("column", "girl@40") in cells and ("cosine", "base@40") not in cells, "an untrained ranker needs no labels"
     sizes = {int(line.split()[3]) for line in log.read_text().splitlines()}
     assert sizes == {90, 42, 60}
-    [gain] = [
-        row for row in results.data[0].rows if (row.predictor, row.row, row.slice) == ("column", "girl@40", "all")
-    ]
-    [base] = [
-        row for row in results.data[0].rows if (row.predictor, row.row, row.slice) == ("column", "base@40", "all")
-    ]
+    of_all = {(row.predictor, row.row): row for row in results.data[0].rows if row.slice == "all"}
+    gain, base = of_all["column", "girl@40"], of_all["column", "base@40"]
     assert gain.auc_gain == pytest.approx((gain.auc or 0) - (base.auc or 0)) and base.auc_gain is None
     page = tmp_path / "page.md"
     write_experiment(results, page, command="c", machine="m", date=date(2026, 1, 1))

@@ -105,7 +105,7 @@ def _draw_by_k(panel: Any, results: DataResults) -> None:
 
 
 def _draw_by_labels(panel: Any, results: DataResults) -> None:
-    """Draw a line for each row of the first predictor with several numbers of labels, and untrained scores as flat lines."""
+    """Draw the rows of the first predictor with several numbers of labels, and untrained scores as flat lines."""
     n_train = len(results.prepared.base.train.labels)
     rows = [row for row in results.rows if row.slice == "all" and row.auc is not None]
     predictor = next((row.predictor for row in rows if parse_row(row.row).n_labels is not None), None)
