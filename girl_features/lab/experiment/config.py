@@ -191,6 +191,19 @@ class ExperimentConfig(_ExperimentModel):
             }
         )
 
+    def with_labels_below(self, n: int) -> ExperimentConfig:
+        """Return the experiment without the rows, and the claims on them, that need `n` labelled decisions or more."""
+
+        def is_kept(row: str) -> bool:
+            return (parse_row(row).n_labels or 0) < n
+
+        grids = (
+            grid.model_copy(update={"labels": tuple(labels for labels in grid.labels if labels < n)})
+            for grid in self.grids
+        )
+        claims = [claim for claim in self.claims or () if all(is_kept(cell.row) for cell in claim.cells)]
+        return self.model_copy(update={"grids": tuple(grids), "claims": None if self.claims is None else tuple(claims)})
+
     @property
     def reference_generator(self) -> str | None:
         """Name of the generator the controls are made from; None without any generator."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from girl_features.errors import ShapeError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 
 VALID_SHARE = 4  # one valid decision for so many training decisions ...
@@ -15,16 +14,8 @@ def fewer_labels(parts: RankingParts, n_labels: int, seed: int) -> RankingParts:
     """Return the windows with about `n_labels` training decisions, and the whole test window.
 
     Seekers are drawn without replacement, each with all decisions, until they hold that many. The same seed draws the
-    same seekers for every row, and more labels only add seekers.
-
-    Raises:
-        ShapeError: the training window has fewer decisions.
+    same seekers for every row, and more labels only add seekers. A window with fewer decisions stays as it is.
     """
-    if n_labels > len(parts.train.labels):
-        raise ShapeError(
-            f"{n_labels} labelled decisions are wanted, but the training window has {len(parts.train.labels)}; "
-            f"ask for fewer in `labels`"
-        )
     n_valid = max(n_labels // VALID_SHARE, LEAST_VALID)
     return parts._replace(train=_part_of(parts.train, n_labels, seed), valid=_part_of(parts.valid, n_valid, seed))
 

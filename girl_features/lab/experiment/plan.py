@@ -52,6 +52,7 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
             n_cvs = fill_wanted_cvs(tables.connection, "wanted_cvs", windows.sft_end, tables.erased)
             n_jobs = tables.connection.execute("SELECT count(*) FROM jobs").fetchall()[0][0]
         n_train = counts["train"].n_decisions
+        data_config = data_config.with_labels_below(n_train)
         fits = [cell.predictor for cell in data_config.cells for _ in config.seeds_of(cell.predictor)]
         fit_seconds = sum(seconds_a_fit.get(predictor, UNKNOWN_SECONDS) for predictor in fits) * n_train / 1000
         n_encodings = 1

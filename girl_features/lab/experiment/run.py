@@ -69,7 +69,8 @@ def run_experiment(
     code = code_hash(imported_sources(fitting_modules(steps)))
     results, n_fits, n_kept = [], 0, 0
     for name in config.data:
-        data_config, prepared = config.on(name), prepare(name)
+        prepared = prepare(name)
+        data_config = config.on(name).with_labels_below(len(prepared.base.train.labels))
         n_wanted = sum(len(config.seeds_of(cell.predictor)) for cell in data_config.cells)
         with Progress(f"fits on {name}", n_wanted, "fits") as progress:
             tasks = _fit_tasks(data_config, prepared, steps, code)
