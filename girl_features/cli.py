@@ -57,6 +57,7 @@ for _name, _stage in (
     ("ppo", train.ppo),
     ("all", train.all_stages),
     ("student", train.student),
+    ("encoder", train.encoder),
     ("ranker", ranking.train),
 ):
     train_app.command(_name)(_stage)

@@ -57,6 +57,8 @@ class EncoderContract(_Fingerprinted):
     normalized: bool
     dtype: str
     dimension: int
+    # UTC end of the decisions that `girl train encoder` tuned it on; None: it was tuned on none of ours
+    trained_until: datetime | None = Field(None, exclude_if=_is_none)
 
 
 class FeatureContract(_Fingerprinted):

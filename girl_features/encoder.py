@@ -6,10 +6,12 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from girl_features.contract import EncoderContract, sha256_of_files
 from girl_features.errors import CheckpointError, GirlError, require
@@ -17,6 +19,7 @@ from girl_features.schema import Encoded
 from girl_features.vectors.similarity import unit_rows
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+ENCODER_RECORD = "girl_encoder.json"  # in the folder of an encoder that was tuned here
 TOKENIZER = "tokenizer.json"
 STATIC = "StaticEmbedding"  # class of sentence-transformers: a table of word vectors, as of model2vec
 NO_LIMIT = 1_000_000  # `max_tokens` of an encoder that reads texts of any length; no text has as many tokens
@@ -155,6 +158,42 @@ def check_weights(folder: Path) -> None:
         raise CheckpointError(f"encoder folder {str(folder)!r} holds no .safetensors weights")
 
 
+class EncoderRecord(BaseModel):
+    """Origin and training data of an encoder that `girl train encoder` tuned, in its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str  # path or name of the encoder that was tuned
+    base_sha256: str
+    trained_until: datetime  # UTC, exclusive end of the decisions
+    n_pairs: int
+    inputs_sha256: str  # of training data and settings; training on the same inputs again is skipped
+    settings: dict[str, object]
+    metrics: dict[str, float]
+    created_at: datetime
+    versions: dict[str, str]
+
+
+def read_encoder_record(folder: Path) -> EncoderRecord | None:
+    """Return the record in an encoder's folder, or None if it was not tuned by `girl train encoder`.
+
+    Raises:
+        CheckpointError: the record cannot be read.
+    """
+    path = folder / ENCODER_RECORD
+    if not path.is_file():
+        return None
+    try:
+        return EncoderRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); run `girl train encoder --force`") from error
+
+
+def _trained_until(folder: Path) -> datetime | None:
+    record = read_encoder_record(folder)
+    return None if record is None else record.trained_until
+
+
 class SentenceTransformerEncoder:
     """A sentence-transformers model, or a model2vec folder, with L2-normalized output and safetensors weights only.
 
@@ -186,6 +225,7 @@ class SentenceTransformerEncoder:
             normalized=True,
             dtype=dtype,
             dimension=int(self._model.get_embedding_dimension()),
+            trained_until=_trained_until(folder),
         )
 
     def _max_tokens(self) -> int:

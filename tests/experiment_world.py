@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from girl_features.config import GirlConfig
+from girl_features.config import EncoderTuningConfig, GirlConfig
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.input.decision_texts import DecisionTexts
 from girl_features.input.splits import Windows
@@ -86,7 +86,9 @@ def prepared_for(folder: Path, name: str) -> PreparedData:
     market = folder / "out" / "trial" / name
     vectors = TextVectors(HashingEncoder(D), market / "vectors")
     generator = GeneratorFeatures(GIRL, contract, folder, RankingParts(**parts), texts, 24.0, "stage sft")
-    return PreparedData(name, True, data, {"girl": generator}, base_parts(generator), vectors, "hashing", market)
+    return PreparedData(
+        name, True, data, {"girl": generator}, base_parts(generator), vectors, "hashing", EncoderTuningConfig(), market
+    )
 
 
 def _part(seekers: np.ndarray, seed: int, contract: str) -> tuple[pl.DataFrame, LabelledPairs]:

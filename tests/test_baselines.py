@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from girl_features.config import TinyConfig
-from girl_features.encoder import SentenceTransformerEncoder
-from girl_features.errors import ConfigError, ShapeError
+from girl_features.errors import ConfigError
 from girl_features.evaluation.metrics import auc
 from girl_features.integrations.rankers.two_tower import TwoTowerRanker
 from girl_features.lab.baselines.bigrec import BIGRecMLPRanker, BIGRecRanker
@@ -21,7 +20,6 @@ from girl_features.lab.baselines.text_rankers import NeuralTextRanker
 from girl_features.lab.text_vectors import VectorTable
 from girl_features.ranker import PairFeatures, PairTexts
 from girl_features.schema import Tier
-from girl_features.trainers.text_encoder import ContrastiveSettings, tune_encoder
 from girl_features.trainers.tiny import new_decoder, train_tokenizer
 from tests.text_pairs import (
     FILLER,
@@ -219,24 +217,6 @@ def test_language_model_vectors_do_not_depend_on_the_batch(language_model: Path)
     assert together.vectors.shape == (4, 32) and together.truncated.tolist() == [False, False, False, True]
     for row, text in enumerate(texts):
         np.testing.assert_allclose(encoder.encode([text]).vectors[0], together.vectors[row], atol=1e-5)
-
-
-def test_a_tuned_encoder_brings_matched_texts_together(tmp_path: Path) -> None:
-    # each trade has a word on CVs and another in JDs: nothing but the pairs says that they belong together
-    words = {"alpha": "zebra", "beta": "yacht", "gamma": "xenon", "delta": "wagon"}
-    cvs, jds = [f"works on {w}" for w in words] * 8, [f"wanted for {w}" for w in words.values()] * 8
-    settings = ContrastiveSettings(epochs=3, batch_size=4, learning_rate=2e-4)
-    folder = tune_encoder("all-MiniLM-L6-v2", cvs, jds, tmp_path, settings)
-    assert tune_encoder("all-MiniLM-L6-v2", cvs, jds, tmp_path, settings) == folder, "known pairs are not tuned twice"
-
-    def own_less_others(name: str) -> float:
-        encoder = SentenceTransformerEncoder(name)
-        similar = encoder.encode(cvs[:4]).vectors @ encoder.encode(jds[:4]).vectors.T
-        return float(np.diag(similar).mean() - similar[~np.eye(4, dtype=bool)].mean())
-
-    assert own_less_others(str(folder)) > own_less_others("all-MiniLM-L6-v2") + 0.2
-    with pytest.raises(ShapeError, match="20 will do"):
-        tune_encoder("all-MiniLM-L6-v2", cvs[:5], jds[:5], tmp_path)
 
 
 def test_an_unknown_baseline_is_named(tmp_path: Path) -> None:

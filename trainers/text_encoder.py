@@ -1,4 +1,4 @@
-"""A text encoder tuned on matched CVs and JDs, with no generated text: a control that a generator has to beat.
+"""A sentence encoder tuned on matched CVs and JDs. It needs no generator and no mismatches: a bar for every generator.
 
 The loss is InfoNCE in both directions over the encoder's cosines. The negatives are the other pairs of a batch, but
 those with the same CV or the same JD: where many seekers take the same job, they are matches too.
@@ -9,39 +9,85 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from girl_features.encoder import SentenceTransformerEncoder, TextEncoder, find_encoder_folder
-from girl_features.errors import ShapeError, require
+from girl_features.config import EncoderTuningConfig, GirlConfig
+from girl_features.encoder import (
+    ENCODER_RECORD,
+    EncoderRecord,
+    SentenceTransformerEncoder,
+    TextEncoder,
+    find_encoder_folder,
+    read_encoder_record,
+)
+from girl_features.errors import CheckpointError, ShapeError, require
 from girl_features.evaluation.controls.columns import TunedCosines
+from girl_features.evaluation.metrics import auc
 from girl_features.generator.checkpoint import weights_hash
-from girl_features.input.decision_texts import DecisionTexts
+from girl_features.input.decision_texts import DecisionTexts, decisions_with_texts
+from girl_features.input.splits import Windows
+from girl_features.input.tables import Tables
 from girl_features.progress import Progress
+from girl_features.trainers.records import package_versions
+from girl_features.trainers.training_data import hold_out_seekers
 from girl_features.vectors.similarity import cosine
 
 MIN_PAIRS = 20
-_SCALE = 20.0  # 1 / temperature; with cosines alone the softmax would be too flat
 _TEXTS_AT_ONCE = 512
-_RECIPE = 2  # part of the folder's name; a change of the training makes it another number
+_RECIPE = 2  # part of a folder's hash; a change of the training makes it another number
 
 
-@dataclass(frozen=True)
-class ContrastiveSettings:
-    """Settings of the tuning."""
+def train_encoder(tables: Tables, windows: Windows, config: GirlConfig, force: bool = False) -> Path:
+    """Return the folder of `encoder.name` tuned on the matched decisions before the ranking windows.
 
-    epochs: int = 1
-    batch_size: int = 16
-    learning_rate: float = 2e-5
-    max_tokens: int = 96  # while tuning; afterwards the encoder reads its full length
-    seed: int = 0
+    Some seekers are held out. The metrics in the record are the AUC of the cosine on their decisions, before and
+    after. With `force`, the same inputs are trained on again.
+
+    Raises:
+        ShapeError: fewer than MIN_PAIRS matched pairs.
+        CheckpointError: there is no such encoder, or it has been tuned already.
+    """
+    settings, base = config.encoder_tuning, find_encoder_folder(config.encoder.name)
+    if read_encoder_record(base) is not None:
+        raise CheckpointError(
+            f"{base} is a tuned encoder already; name the one that it was tuned from: --set encoder.name=..."
+        )
+    past = decisions_with_texts(tables, None, windows.rl_end)
+    kept, held_out = (DecisionTexts.of(rows) for rows in hold_out_seekers(past, settings.holdout, settings.seed))
+    cvs, jds = kept.matched_pairs
+    inputs = _inputs_hash(base, settings, cvs, jds, list(held_out.cvs), list(held_out.jds), [str(windows.rl_end)])
+    folder = config.encoders_dir / f"encoder-{inputs[:12]}"
+    if not force and (record := read_encoder_record(folder)) is not None and record.inputs_sha256 == inputs:
+        return folder
+    before = _held_out_auc(SentenceTransformerEncoder(str(base), batch_size=config.encoder.batch_size), held_out)
+    model = _tuned(base, cvs, jds, settings)
+    unfinished = _saved(model, folder)
+    after = _held_out_auc(SentenceTransformerEncoder(str(unfinished), batch_size=config.encoder.batch_size), held_out)
+    metrics = {"heldout_auc_before": before, "heldout_auc": after, "n_heldout": float(len(held_out.matched))}
+    record = EncoderRecord(
+        base=config.encoder.name,
+        base_sha256=weights_hash(base),
+        trained_until=windows.rl_end,
+        n_pairs=len(cvs),
+        inputs_sha256=inputs,
+        settings=settings.model_dump(),
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        created_at=datetime.now(UTC),
+        versions=package_versions("sentence-transformers", "torch"),
+    )
+    (unfinished / ENCODER_RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
+    return folder
 
 
 def tune_encoder(
-    name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: ContrastiveSettings | None = None
+    name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: EncoderTuningConfig | None = None
 ) -> Path:
     """Return the folder, inside `folder`, of encoder `name` tuned on m matched pairs. Tune it first if it is absent.
 
@@ -49,39 +95,58 @@ def tune_encoder(
         ShapeError: fewer than MIN_PAIRS pairs.
         CheckpointError: there is no such encoder.
     """
-    settings = settings or ContrastiveSettings()
+    settings, base = settings or EncoderTuningConfig(), find_encoder_folder(name)
+    final = folder / f"contrastive-{_inputs_hash(base, settings, cvs, jds)[:12]}"
+    if not final.is_dir():
+        _saved(_tuned(base, cvs, jds, settings), final).rename(final)
+    return final
+
+
+def _inputs_hash(base: Path, settings: EncoderTuningConfig, *texts: Sequence[str]) -> str:
+    inputs = (_RECIPE, weights_hash(base), settings.model_dump(), *map(list, texts))
+    return hashlib.sha256(repr(inputs).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _tuned(base: Path, cvs: Sequence[str], jds: Sequence[str], settings: EncoderTuningConfig) -> Any:
+    """Return the sentence-transformers model in `base`, tuned on m matched pairs."""
     if len(cvs) < MIN_PAIRS:
         raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
-    base = find_encoder_folder(name)
-    inputs = (_RECIPE, name, weights_hash(base), asdict(settings), list(cvs), list(jds))
-    digest = hashlib.sha256(repr(inputs).encode())
-    final = folder / f"contrastive-{digest.hexdigest()[:12]}"
-    if final.is_dir():
-        return final
     sentence_transformers, torch = require("sentence_transformers", "generate"), require("torch", "generate")
     torch.manual_seed(settings.seed)
     model: Any = sentence_transformers.SentenceTransformer(
         str(base), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
     )
-    full_length, model.max_seq_length = model.max_seq_length, settings.max_tokens
+    full_length = model.max_seq_length
+    model.max_seq_length = min(settings.max_tokens, full_length or settings.max_tokens)
     _train(torch, model, cvs, jds, settings)
     model.max_seq_length = full_length
-    unfinished = folder / f".{final.name}"  # renamed when complete
+    return model
+
+
+def _saved(model: Any, final: Path) -> Path:
+    """Save the model in a folder beside `final`, which is renamed to it when complete, and return that folder."""
+    unfinished = final.with_name(f".{final.name}")
     if unfinished.exists():
         shutil.rmtree(unfinished)
     model.save_pretrained(str(unfinished), create_model_card=False)
-    unfinished.rename(final)
-    return final
+    return unfinished
 
 
-def tuned_pair_cosines(name: str, folder: Path, batch_size: int = 64) -> TunedCosines:
+def _held_out_auc(encoder: TextEncoder, held_out: DecisionTexts) -> float | None:
+    """Return the AUC of the cosine on held-out decisions; None if they are of one class."""
+    if held_out.matched.all() or not held_out.matched.any():
+        return None
+    return auc(held_out.matched, _pair_cosines(encoder, held_out).astype(np.float64))
+
+
+def tuned_pair_cosines(name: str, folder: Path, settings: EncoderTuningConfig, batch_size: int) -> TunedCosines:
     """Return a function of past decisions and of parts with pairs: the (n,) cosines of each part by a tuned encoder.
 
     It tunes encoder `name` on the matched pairs of the past decisions, keeps it in `folder`, and keeps no vectors.
     """
 
     def cosines(history: DecisionTexts, parts: Sequence[DecisionTexts]) -> list[np.ndarray]:
-        tuned = tune_encoder(name, *history.matched_pairs, folder)
+        tuned = tune_encoder(name, *history.matched_pairs, folder, settings)
         encoder = SentenceTransformerEncoder(str(tuned), batch_size=batch_size)
         return [_pair_cosines(encoder, part) for part in parts]
 
@@ -101,7 +166,7 @@ def _pair_cosines(encoder: TextEncoder, part: DecisionTexts) -> np.ndarray:
     return cosine(cv, jd)
 
 
-def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], settings: ContrastiveSettings) -> None:
+def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], settings: EncoderTuningConfig) -> None:
     functional = torch.nn.functional
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     rng = np.random.default_rng(settings.seed)
@@ -114,8 +179,9 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
                     functional.normalize(model(model.preprocess([texts[i] for i in rows]))["sentence_embedding"], dim=1)
                     for texts in (cvs, jds)
                 )
-                logits = _SCALE * cv_vectors @ jd_vectors.T  # (b, b)
-                logits = logits.masked_fill(torch.from_numpy(_no_negatives(cvs, jds, rows)), -torch.inf)
+                logits = cv_vectors @ jd_vectors.T / settings.temperature  # (b, b)
+                shared = no_negatives([cvs[i] for i in rows], [jds[i] for i in rows])
+                logits = logits.masked_fill(torch.from_numpy(shared), -torch.inf)
                 targets = torch.arange(len(rows))
                 loss = (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
                 optimizer.zero_grad()
@@ -126,11 +192,11 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
     model.eval()
 
 
-def _no_negatives(cvs: Sequence[str], jds: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """Return (b, b) bool: pairs of a CV and a JD of two rows of a batch that share their CV or their JD."""
-    same = np.zeros((len(rows), len(rows)), bool)
+def no_negatives(cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
+    """Return (b, b) bool: CV i and JD k of b matched pairs, where the two pairs share their CV or their JD."""
+    same = np.zeros((len(cvs), len(cvs)), bool)
     for texts in (cvs, jds):
-        _, number = np.unique([texts[i] for i in rows], return_inverse=True)
+        _, number = np.unique(texts, return_inverse=True)
         same |= number[:, None] == number
     np.fill_diagonal(same, False)
     return same

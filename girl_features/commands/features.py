@@ -263,6 +263,6 @@ def _tuned_cosines(config: GirlConfig) -> TunedCosines | None:
         return None
     trainer = require("girl_features.trainers.text_encoder", "generate")
     made: TunedCosines = trainer.tuned_pair_cosines(
-        config.encoder.name, config.workspace / "encoders", config.encoder.batch_size
+        config.encoder.name, config.encoders_dir, config.encoder_tuning, config.encoder.batch_size
     )
     return made

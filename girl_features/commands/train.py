@@ -1,4 +1,4 @@
-"""Commands that train a generator or a student: `girl train sft | reward | ppo | all | student`."""
+"""Commands that train a generator or a student: `girl train sft | reward | ppo | all | student | encoder`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,37 @@ def student(
     encoder = made.get("encoder")
     result = {"folder": str(folder), "contract": features.fingerprint, **made["measures"], "encoder": encoder}
     common.emit(result, json_file, lambda: common.print_mapping("Student", result))
+
+
+def encoder(
+    config: common.ConfigOption = common.DEFAULT_CONFIG,
+    set_values: common.SetOption = None,
+    force: ForceOption = False,
+    json_file: common.JsonOption = None,
+) -> None:
+    """Tune the sentence encoder on all matched CV-JD pairs before the ranking windows.
+
+    It needs no generator and no mismatches. `girl materialize --set encoder.name=FOLDER` makes vectors with it, under a
+    contract of their own.
+    """
+    from girl_features.encoder import read_encoder_record
+    from girl_features.errors import require
+    from girl_features.input.splits import cut_windows
+    from girl_features.input.tables import open_tables
+
+    resolved = common.load(config, set_values)
+    trainer = require("girl_features.trainers.text_encoder", "generate")
+    with open_tables(resolved) as tables:
+        folder = trainer.train_encoder(tables, cut_windows(tables, resolved.windows), resolved, force)
+    record = read_encoder_record(folder)
+    assert record is not None, "written by the training"
+
+    def show() -> None:
+        facts = {"folder": str(folder), "pairs": record.n_pairs, "trained until": record.trained_until}
+        common.print_mapping("Encoder", {**facts, **record.metrics})
+        typer.echo(f"next: girl materialize --config {config} --set encoder.name={folder}")
+
+    common.emit({"folder": str(folder), **record.model_dump(mode="json")}, json_file, show)
 
 
 class _Trained(NamedTuple):

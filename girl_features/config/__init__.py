@@ -4,6 +4,7 @@ from girl_features.config.loading import load_config, write_resolved
 from girl_features.config.settings import (
     NAME_PATTERN,
     TINY_BASES,
+    EncoderTuningConfig,
     EngineSetting,
     FeastConfig,
     GateConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "EPOCH_FORMATS",
     "NAME_PATTERN",
     "TINY_BASES",
+    "EncoderTuningConfig",
     "EngineSetting",
     "FeastConfig",
     "GateConfig",

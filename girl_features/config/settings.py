@@ -171,6 +171,18 @@ class EncoderConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class EncoderTuningConfig(Section):
+    """Tuning of the sentence encoder on matched CV-JD pairs: `girl train encoder`, and the control `tuned`."""
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(16, ge=2)  # pairs; the others of a batch are the negatives
+    learning_rate: float = Field(2e-5, gt=0)
+    max_tokens: int = Field(96, ge=8)  # read of each text while tuning; afterwards the encoder reads its full length
+    temperature: float = Field(0.05, gt=0)  # the cosines are divided by it
+    holdout: float = Field(0.05, gt=0, lt=0.5)  # share of seekers held out to measure `girl train encoder`
+    seed: int = 0
+
+
 class GateConfig(Section):
     """The quality gate of a generator: below it nothing is published. docs/adr/0020 says where the numbers are from."""
 
@@ -339,6 +351,7 @@ class GirlConfig(Section):
     ppo: PPOConfig = PPOConfig()
     sampling: SamplingConfig = SamplingConfig()
     encoder: EncoderConfig = EncoderConfig()
+    encoder_tuning: EncoderTuningConfig = EncoderTuningConfig()
     gate: GateConfig = GateConfig()
     chunk_size: int = Field(256, ge=1)  # CVs generated, encoded and written at a time
     ray: RayConfig = RayConfig()
@@ -353,6 +366,7 @@ class GirlConfig(Section):
     generators_dir: ClassVar = _InWorkspace("generators")  # trained generators, one subfolder each
     bases_dir: ClassVar = _InWorkspace("bases")  # pretrained `tiny` bases, one subfolder each
     gates_dir: ClassVar = _InWorkspace("gates")  # measures of the quality gate, one file per contract
+    encoders_dir: ClassVar = _InWorkspace("encoders")  # tuned sentence encoders, one subfolder each
     exports_dir: ClassVar = _InWorkspace("exports")  # generators for OpenVINO; a deleted one is exported again
     rewards_dir: ClassVar = _InWorkspace("rewards")  # trained reward models, one subfolder each
     students_dir: ClassVar = _InWorkspace("students")  # bundles for ranking hosts, one subfolder per contract

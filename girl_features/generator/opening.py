@@ -95,7 +95,8 @@ def settle_contract(config: GirlConfig) -> FeatureContract:
 def make_contract(config: GirlConfig, record: GeneratorRecord, encoder: TextEncoder) -> FeatureContract:
     """Return the contract of the recorded generator with the sampling and engine of `config`, and `encoder`.
 
-    With `sampling.best_of` the reward model is part of the contract, and `trained_until` covers its training too.
+    With `sampling.best_of` the reward model is part of the contract, and `trained_until` covers its training too, as it
+    covers that of a tuned encoder.
     """
     sampling = SamplingContract(**config.sampling.model_dump())
     trained_until = record.trained_until
@@ -103,6 +104,8 @@ def make_contract(config: GirlConfig, record: GeneratorRecord, encoder: TextEnco
         _, reward = find_reward_model(config)
         sampling = sampling.model_copy(update={"reward_sha256": reward.weights_sha256})
         trained_until = max(trained_until, reward.trained_until)
+    if encoder.contract.trained_until is not None:
+        trained_until = max(trained_until, encoder.contract.trained_until)
     contract = FeatureContract(
         generator=Path(record.base).name,
         weights_sha256=record.weights_sha256,

@@ -88,7 +88,9 @@ def prepare(
     vectors = TextVectors(encoder, folder / "vectors")
     reference = features[config.reference_generator] if config.reference_generator else None
     base = base_parts(reference) if reference is not None else encoded_parts(data, encoder, vectors)
-    return PreparedData(name, source.simulation, data, features, base, vectors, first.encoder.name, folder)
+    return PreparedData(
+        name, source.simulation, data, features, base, vectors, first.encoder.name, first.encoder_tuning, folder
+    )
 
 
 def _train_and_materialize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from girl_features.config import GirlConfig
+from girl_features.config import EncoderTuningConfig, GirlConfig
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
@@ -39,7 +39,7 @@ class ExperimentSteps(NamedTuple):
     make_ranker: Callable[[str, str, int], Ranker]
     make_baseline: Callable[..., TextRanker]  # from name and seed, `language_model` folder and its vector `table`
     train: Callable[[str, Tables, Windows, GirlConfig], Path]
-    tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path], Path]
+    tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path, EncoderTuningConfig], Path]
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
 
@@ -66,6 +66,7 @@ class PreparedData(NamedTuple):
     base: RankingParts  # the windows without generated JDs, the same for every generator
     vectors: TextVectors  # of the encoder in use
     encoder: str  # name of the encoder in use, which `contrastive` tunes further
+    encoder_tuning: EncoderTuningConfig
     folder: Path  # of tuned encoders and vectors
 
 
@@ -156,7 +157,7 @@ def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: Experi
 def _tuned_vectors(prepared: PreparedData, steps: ExperimentSteps) -> tuple[TextEncoder, VectorTable]:
     """Return the encoder tuned on the matched pairs of the generator's windows, and its vectors of all texts."""
     cvs, jds = prepared.data.history.matched_pairs
-    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders")
+    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders", prepared.encoder_tuning)
     encoder = steps.open_encoder(str(folder))
     frames = prepared.data.decisions.values()
     texts = [text for frame in frames for column in (CV, JD) for text in frame[column]]
