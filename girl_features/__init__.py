@@ -13,6 +13,7 @@ _MODULES = {  # public name -> its module, for the interpreter; the imports belo
     "FeatureContract": "girl_features.contract",
     "GirlConfig": "girl_features.config",
     "GirlError": "girl_features.errors",
+    "PairColumns": "girl_features.ranker",
     "PairFeatures": "girl_features.ranker",
     "Ranker": "girl_features.ranker",
     "TextEncoder": "girl_features.encoder",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from girl_features.lookup import AsyncFeatureClient as AsyncFeatureClient
     from girl_features.lookup import FeatureClient as FeatureClient
     from girl_features.pairs import join_pairs as join_pairs
+    from girl_features.ranker import PairColumns as PairColumns
     from girl_features.ranker import PairFeatures as PairFeatures
     from girl_features.ranker import Ranker as Ranker
     from girl_features.schema import Tier as Tier

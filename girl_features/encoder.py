@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from girl_features.contract import EncoderContract, sha256_of_files
 from girl_features.errors import CheckpointError, GirlError, require
@@ -89,7 +89,7 @@ def resolve_dtype(setting: str, name: str, stored: Iterable[EncoderContract]) ->
     """
     if setting != "auto":
         return setting
-    weights = _files_hash(find_encoder_folder(name))
+    weights = encoder_hash(find_encoder_folder(name))
     stored_dtypes = [contract.dtype for contract in stored if contract.weights_sha256 == weights]
     fastest = fastest_dtype()
     if not stored_dtypes or fastest in stored_dtypes:
@@ -165,7 +165,7 @@ class EncoderRecord(BaseModel):
 
     base: str  # path or name of the encoder that was tuned
     base_sha256: str
-    trained_until: datetime  # UTC, exclusive end of the decisions
+    trained_until: AwareDatetime  # UTC, exclusive end of the decisions
     n_pairs: int
     inputs_sha256: str  # of training data and settings; training on the same inputs again is skipped
     settings: dict[str, object]
@@ -186,7 +186,9 @@ def read_encoder_record(folder: Path) -> EncoderRecord | None:
     try:
         return EncoderRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); run `girl train encoder --force`") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); delete the folder and run `girl train encoder` again"
+        ) from error
 
 
 def _trained_until(folder: Path) -> datetime | None:
@@ -211,7 +213,7 @@ class SentenceTransformerEncoder:
         self._is_static = is_static(folder)
         dtype = "float32" if self._is_static else dtype  # a table is read, not multiplied: nothing gets faster
         try:
-            self._model = _load_model(folder, dtype)
+            self._model = load_sentence_transformer(folder, dtype)
         except GirlError:
             raise
         except Exception as error:  # transformers and safetensors raise many types for files that do not fit
@@ -219,7 +221,7 @@ class SentenceTransformerEncoder:
         self._batch_size = batch_size
         self._contract = EncoderContract(
             name=Path(name).name,
-            weights_sha256=_files_hash(folder),
+            weights_sha256=encoder_hash(folder),
             max_tokens=self._max_tokens(),
             pooling="mean" if self._is_static else _pooling(self._model),
             normalized=True,
@@ -276,7 +278,8 @@ def with_direction(vectors: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def _load_model(folder: Path, dtype: str) -> Any:
+def load_sentence_transformer(folder: Path, dtype: str) -> Any:
+    """Return the encoder in `folder` as a SentenceTransformer, with weights of `dtype`, on the GPU if there is one."""
     sentence_transformers, torch = require("sentence_transformers", "generate"), require("torch", "generate")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not (folder / "modules.json").is_file() and is_static(folder):  # of model2vec
@@ -296,10 +299,14 @@ def _unloadable(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _files_hash(folder: Path) -> str:
-    """Return the SHA-256 of the encoder's weights, tokenizer and modules, including those in subfolders."""
+def encoder_hash(folder: Path) -> str:
+    """Return the SHA-256 of the encoder's weights, tokenizer and modules, including those in subfolders.
+
+    A record of its training is left out: the same weights have the same hash.
+    """
     suffixes = (".safetensors", ".json", ".txt", ".model")
-    return sha256_of_files([path for path in folder.rglob("*") if path.suffix in suffixes])
+    paths = [path for path in folder.rglob("*") if path.suffix in suffixes and path.name != ENCODER_RECORD]
+    return sha256_of_files(paths)
 
 
 def _pooling(model: Any) -> Literal["mean", "cls", "other"]:

@@ -18,7 +18,7 @@ class PairColumns(NamedTuple):
     values: np.ndarray  # (n, k) float32, one column for each name
 
     def only(self, names: Sequence[str]) -> PairColumns:
-        """Return the columns `names`, in that order."""
+        """Return the columns `names`, which must be there, in that order."""
         return PairColumns(tuple(names), self.values[:, [self.names.index(name) for name in names]])
 
 

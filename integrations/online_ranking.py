@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from girl_features.errors import ContractMismatchError
+from girl_features.errors import ContractMismatchError, ShapeError
 from girl_features.integrations.online_pairs import JOBS_SHARE, online_pairs, scorable
-from girl_features.integrations.rankers.registry import load_ranker, peek_ranker
+from girl_features.integrations.rankers.registry import column_names, load_ranker, peek_ranker
 from girl_features.lookup import FeatureClient, SeekerVectors
 from girl_features.ranker import Ranker
 
@@ -47,10 +47,16 @@ class Ranking:
         Raises:
             CheckpointError: absent, incomplete, altered, or of another format.
             ContractMismatchError: the ranker was trained on another contract than the client's.
+            ShapeError: the ranker reads further columns.
         """
         saved = peek_ranker(folder)
         if client.contract != saved.contract:  # checked before the weights are read
             raise ContractMismatchError(client.contract, saved.contract)
+        if names := column_names(folder):
+            raise ShapeError(
+                f"the ranker in {folder} reads the columns {', '.join(names)} beside the vectors, which a look-up does "
+                f"not give; serve one that was trained without them, or join them in your own service"
+            )
         return cls(client, load_ranker(folder), saved.contract, saved.predictor)
 
     def rank(self, job_seeker_id: str | None, cv: str | None, job_ids: Sequence[str], until: float) -> RankedJobs:

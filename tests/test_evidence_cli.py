@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from girl_features.cli import app
-from girl_features.errors import ConfigError, DataError, GeneratorFailedError
+from girl_features.encoder import ENCODER_RECORD, EncoderRecord, find_encoder_folder
+from girl_features.errors import ConfigError, DataError, GeneratorFailedError, LeakageError
 from girl_features.lab.experiment.config import load_experiment
 from girl_features.lab.experiment.prepare import generator_config, write_sample_market
 
@@ -188,7 +191,10 @@ def test_an_evaluation_over_the_controls(folder: Path, first: Result) -> None:
         return float(found)
 
     assert auc_of(told) != auc_of(plain), "base reads the controls too"
-    assert "Every row, base included, also reads the controls" in page.read_text()
+    assert "Every trained row, base included, also reads the controls" in page.read_text()
+    plain_alone = ["--set", "evaluate.predictors=[dot-plain]", "--set", "evaluate.controls=[style]"]
+    refused = girl("evaluate", *own_config(folder), *quick, *plain_alone)
+    assert isinstance(refused.exception, ConfigError) and "read the vectors alone" in str(refused.exception)
     some = girl(*command, "--set", "evaluate.controls=[style]")
     assert some.exit_code == 0, (some.output, some.exception)
     assert "AUC of each control alone on the test pairs: style 0." in " ".join(some.stdout.split())
@@ -224,6 +230,30 @@ def test_an_experiment_without_a_generator(folder: Path, first: Result) -> None:
     assert plan.exit_code == 0 and "generators: none" in plan.stdout
 
 
+def test_a_tuned_encoder_that_knows_the_ranking_windows_is_refused(folder: Path, first: Result) -> None:
+    encoder = folder / "knowing"
+    shutil.copytree(find_encoder_folder("all-MiniLM-L6-v2"), encoder)
+    record = EncoderRecord(
+        base="x",
+        base_sha256="0",
+        trained_until=datetime(2100, 1, 1, tzinfo=UTC),
+        n_pairs=20,
+        inputs_sha256="0",
+        settings={},
+        metrics={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        versions={},
+    )
+    (encoder / ENCODER_RECORD).write_text(record.model_dump_json())
+    (folder / "knowing.yaml").write_text(yaml.safe_dump({**CONFIG, "encoder": {"name": "knowing"}}))
+    tables = {"name": "leak", "workspace": "out", "data": {"market": {"config": "knowing.yaml"}}}
+    tables["grids"] = [{"rows": ["base"], "predictors": ["dot"]}]
+    (folder / "leak.yaml").write_text(yaml.safe_dump(tables))
+    refused = girl("experiment", "run", folder / "leak.yaml", "--jobs", 1)
+    assert isinstance(refused.exception, LeakageError), refused.output
+    assert "the generator or its encoder has seen data until 2100" in str(refused.exception)
+
+
 @pytest.mark.parametrize(
     ("rows", "predictor", "message"),
     [
@@ -237,6 +267,9 @@ def test_an_experiment_without_a_generator(folder: Path, first: Result) -> None:
         (["shuffled"], "dot", "needs a generator"),
         (["base+controls"], "alone", "it reads one column, as base+lexical"),
         (["base+style"], "mlp-plain", "it reads no further columns"),
+        (["base@300"], "dot", "give the numbers of decisions in the grid's `labels`"),
+        (["base@abc"], "dot", "should be a name, and may add columns"),
+        (["base+"], "dot", "should be a name, and may add columns"),
     ],
 )
 def test_rows_with_columns_are_checked(rows: list[str], predictor: str, message: str, tmp_path: Path) -> None:

@@ -360,7 +360,9 @@ def test_rows_by_the_number_of_labels(tmp_path: Path) -> None:
     assert "by the number of labelled decisions" in text and "| column | girl | 40 |" in text
     assert "| column | girl@40 |" not in text, "the tables of all labels stay short"
     assert (tmp_path / "page" / "market-labels.png").is_file()
-    for rows, labels in ((["base-windows"], [40]), (["base"], [39])):
+    for rows, labels in ((["base", "base-windows"], [40]), (["base"], [39]), (["girl"], [40])):
         grids = [{"rows": rows, "predictors": ["column"], "labels": labels}]
-        with pytest.raises(ValueError, match=r"trains on the generator's windows too|greater than or equal to 40"):
+        with pytest.raises(
+            ValueError, match=r"trains on the generator's windows too|greater than or equal to 40|needs the row 'base'"
+        ):
             config_for(tmp_path, grids=grids, claims=[])

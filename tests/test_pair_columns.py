@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from girl_features.ranker import PairColumns
 from tests.contracts import Labelled, fit, planted
 from tests.text_pairs import objects
 
+FIXTURE = Path(__file__).parent / "fixtures" / "rankers_without_columns"
+UNTIL = datetime(2024, 1, 1, tzinfo=UTC)
 READING = [("mlp", "base"), ("mlp", "enhanced"), ("dot", "base"), ("lightgbm", "base"), ("lightgbm", "enhanced")]
 
 
@@ -51,6 +56,14 @@ def test_a_ranker_reads_the_columns_and_keeps_their_names(predictor: str, row: s
     for features in (planted(600, 2).features, with_columns(planted(600, 2), 2, ("noise", "told")).features):
         with pytest.raises(ShapeError, match="trained with told, noise; give it these, in this order"):
             ranker.score(features)
+
+
+def test_rankers_saved_before_there_were_columns_score_as_they_did() -> None:
+    # saved by the code of commit ba1357e, trained on planted(300, 0, 4), valid planted(150, 1, 4)
+    scores = json.loads((FIXTURE / "scores.json").read_text())
+    for predictor in ("dot", "lightgbm"):
+        ranker = load_ranker(FIXTURE / predictor)
+        np.testing.assert_allclose(ranker.score(planted(5, 2, 4).features), scores[predictor], atol=2e-6)
 
 
 def test_the_papers_plain_forms_refuse_columns() -> None:
@@ -89,10 +102,12 @@ def test_one_column_ranks_alone_in_its_own_order() -> None:
 
 def test_style_keeps_grammar_and_drops_content() -> None:
     text = "Managed the IT team of 12 in Oslo; don't ask.\n\n- macOS"
-    wanted = ["Aa", "the", "AA", "a", "of", "9", "in", "Aa", ";", "don't", "a", ".", "/n", "-", "aA"]
+    wanted = ["/Aa", "the", "/AA", "/a", "of", "/9", "in", "/Aa", ";", "don't", "/a", ".", "/n", "-", "/aA"]
     assert style_tokens(text) == wanted
-    assert style_tokens("A nurse AND US") == ["A", "a", "AA", "AA"], "a word in capitals is no pronoun"
-    assert style_tokens("A experiência não é tudo") == ["A", "a", "não", "é", "a"], "Portuguese too"
+    assert style_tokens("A nurse AND US") == ["A", "/a", "/AA", "/AA"], "a word in capitals is no pronoun"
+    assert style_tokens("A experiência não é tudo") == ["A", "/a", "não", "é", "/a"], "Portuguese too"
+    assert style_tokens("na\u0303o a car") == ["não", "a", "/a"], "accents belong to their letters"
+    assert style_tokens("हिन्दी भाषा") == ["/a", "/a"], "marks of other scripts are no punctuation"
     assert not {"nurse", "java", "manager", "experience"} & function_words()
 
 
@@ -115,7 +130,9 @@ def test_a_cosine_of_words_by_hand() -> None:
         1 / np.sqrt(1 + 2 * (1 + np.log(4 / 3)) ** 2), abs=1e-6
     )
     assert lexical.score(["boat", ""], ["red car", "red car"]).tolist() == [0, 0]
-    assert fit_lexical(["", ""]).score(["a b"], ["a b"]).tolist() == [0], "nothing to learn from"
+    for nothing in ([], ["", ""], ["one word each", "shares none with another"]):
+        assert fit_lexical(nothing).score(["no known term"], ["no known term"]).tolist() == [0]
+        assert fit_style(nothing[:1]).score(["a b c"], ["x y z"]).tolist() == [0], "nothing to learn from"
 
 
 def test_popularity_counts_earlier_matches_only() -> None:
@@ -126,13 +143,31 @@ def test_popularity_counts_earlier_matches_only() -> None:
 def test_controls_are_columns_in_the_order_asked_for() -> None:
     history = decisions(["a", "b"], [True, True], ["red car", "blue car"])
     parts = [decisions(["a"], [True]), decisions(["b", "a"], [False, True])]
-    columns = control_columns(
-        history, parts, ["popularity", "tuned"], lambda _, given: [np.full(len(p.jds), 0.5) for p in given]
-    )
+    asked = []
+
+    def tuned_cosines(_: DecisionTexts, given: Sequence[DecisionTexts], until: datetime) -> list[np.ndarray]:
+        asked.append(until)
+        return [np.full(len(part.jds), 0.5) for part in given]
+
+    columns = control_columns(history, parts, ["popularity", "tuned"], UNTIL, tuned_cosines)
+    assert asked == [UNTIL]
     assert [part.names for part in columns] == [("popularity", "tuned")] * 2
     np.testing.assert_allclose(columns[1].values, [[np.log(2), 0.5]] * 2, rtol=1e-6)
     with pytest.raises(ConfigError, match="needs a function that tunes an encoder"):
-        control_columns(history, parts, ["tuned"], None)
+        control_columns(history, parts, ["tuned"], UNTIL, None)
+    with pytest.raises(ConfigError, match="each control should be named once"):
+        control_columns(history, parts, ["style", "style"], UNTIL, None)
+
+
+def test_controls_know_no_outcome_and_no_text_of_the_ranking_windows() -> None:
+    history = decisions(["a", "b", "a"], [True, False, True], ["red car", "blue car", "red van"])
+    part = decisions(["a", "b"], [True, False], ["red car sold", "blue van sold"])
+    flipped = part._replace(matched=~part.matched)
+    longer = decisions(["a", "b", "b"], [True, False, True], ["red car sold", "blue van sold", "red car sold again"])
+    names = ["lexical", "style", "popularity"]
+    [given], [other], [more] = (control_columns(history, [p], names, UNTIL, None) for p in (part, flipped, longer))
+    np.testing.assert_array_equal(given.values, other.values)
+    np.testing.assert_array_equal(given.values, more.values[:2])
 
 
 def test_a_style_that_ranks_too_well_is_warned_of() -> None:
@@ -148,7 +183,9 @@ def test_a_style_that_ranks_too_well_is_warned_of() -> None:
         assert row.auc == pytest.approx(auc(pairs.labels, values.astype(float)))
         assert row.auc_low < row.auc < row.auc_high
         assert (author_warning([row]) is not None) == is_warned
-    warning = author_warning([row._replace(auc=0.82)])
+    assert author_warning([row._replace(auc=0.7, auc_low=0.52)]) is None, "it may be chance"
+    assert author_warning([row._replace(auc=0.7, auc_low=None)]) is None
+    warning = author_warning([row._replace(auc=0.82, auc_low=0.7)])
     assert warning is not None and "an AUC of 0.82" in warning and "recognition of the author" in warning
-    assert author_warning([row._replace(name="lexical", auc=0.9)]) is None
+    assert author_warning([row._replace(name="lexical", auc=0.9, auc_low=0.8)]) is None
     assert column_aucs(test, 200) == []

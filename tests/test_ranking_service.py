@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from girl_features.errors import CheckpointError, ContractMismatchError, InvalidVectorError
+from girl_features.errors import CheckpointError, ContractMismatchError, InvalidVectorError, ShapeError
 from girl_features.evaluation.reference import CosineRanker
 from girl_features.integrations.online_ranking import Ranking
 from girl_features.integrations.rankers.lightgbm_ranker import LightGBMRanker
+from girl_features.integrations.rankers.registry import make_ranker
 from girl_features.integrations.ranking_service import create_app
 from girl_features.integrations.service.limits import Limits, RequestGuard
 from girl_features.integrations.service.models import MAX_CV_LENGTH, MAX_ID_LENGTH, MAX_JOBS
-from girl_features.ranker import PairFeatures
+from girl_features.ranker import PairColumns, PairFeatures
 from tests.contracts import CONTRACT, OTHER_CONTRACT, fit, planted
 from tests.fakes import VectorClient
 from tests.http_server import Answer, Caller, serving
@@ -278,5 +280,14 @@ def test_a_ranker_of_another_contract_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "contract": OTHER_CONTRACT}))
     with pytest.raises(ContractMismatchError, match=OTHER_CONTRACT):
         Ranking.load(client(), tmp_path)  # type: ignore[arg-type]
+    columned = tmp_path / "columned"
+    parts = [planted(200, seed, 2) for seed in (0, 1)]
+    given = [PairColumns(("style",), np.arange(200, dtype=np.float32)[:, None])] * 2
+    train, valid = (p._replace(features=p.features._replace(columns=c)) for p, c in zip(parts, given, strict=True))
+    for made in (LightGBMRanker("lightgbm", "base"), make_ranker("dot", "enhanced", 0)):
+        fit(made, train, valid).save(columned)  # type: ignore[attr-defined]
+        with pytest.raises(ShapeError, match="reads the columns style beside the vectors"):
+            Ranking.load(client(), columned)  # type: ignore[arg-type]
+        shutil.rmtree(columned)
     with pytest.raises(CheckpointError, match="there is no such folder"):
         Ranking.load(client(), tmp_path / "nowhere")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from girl_features.cli import app
 from girl_features.config import EncoderTuningConfig, load_config
-from girl_features.encoder import ENCODER_RECORD, SentenceTransformerEncoder, read_encoder_record
+from girl_features.encoder import ENCODER_RECORD, SentenceTransformerEncoder, encoder_hash, read_encoder_record
 from girl_features.errors import CheckpointError, ShapeError
 from girl_features.generator.checkpoint import GeneratorRecord
 from girl_features.generator.opening import make_contract
@@ -21,8 +21,10 @@ from girl_features.input.splits import cut_windows
 from girl_features.input.tables import open_tables
 from girl_features.sample.tables import write_sample
 from girl_features.trainers.text_encoder import no_negatives, tune_encoder
+from tests.encoder_folders import FOLDERS, WORDS
 
 MINILM = "all-MiniLM-L6-v2"
+UNTIL = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def girl(*arguments: object) -> Result:
@@ -52,8 +54,8 @@ def test_a_tuned_encoder_brings_matched_texts_together(tmp_path: Path) -> None:
     words = {"alpha": "zebra", "beta": "yacht", "gamma": "xenon", "delta": "wagon"}
     cvs, jds = [f"works on {w}" for w in words] * 8, [f"wanted for {w}" for w in words.values()] * 8
     settings = EncoderTuningConfig(epochs=3, batch_size=8, learning_rate=2e-4)
-    folder = tune_encoder(MINILM, cvs, jds, tmp_path, settings)
-    assert tune_encoder(MINILM, cvs, jds, tmp_path, settings) == folder, "known pairs are not tuned twice"
+    folder = tune_encoder(MINILM, cvs, jds, tmp_path, UNTIL, settings)
+    assert tune_encoder(MINILM, cvs, jds, tmp_path, UNTIL, settings) == folder, "known pairs are not tuned twice"
 
     def own_less_others(name: str) -> float:
         encoder = SentenceTransformerEncoder(name)
@@ -63,13 +65,39 @@ def test_a_tuned_encoder_brings_matched_texts_together(tmp_path: Path) -> None:
     assert own_less_others(str(folder)) > own_less_others(MINILM) + 0.2
     tuned, untuned = SentenceTransformerEncoder(str(folder)).contract, SentenceTransformerEncoder(MINILM).contract
     assert tuned.max_tokens == untuned.max_tokens, "it reads its full length again"
-    with pytest.raises(ShapeError, match="20 will do"):
-        tune_encoder(MINILM, cvs[:5], jds[:5], tmp_path)
+    assert tuned.trained_until == UNTIL
+    other = settings.model_copy(update={"holdout": 0.3})
+    assert tune_encoder(MINILM, cvs, jds, tmp_path, UNTIL, other) == folder, "nobody is held out here"
+    assert tune_encoder(str(folder), cvs, jds, tmp_path, UNTIL, settings) == folder, "tuned once is enough"
+    record = read_encoder_record(folder)
+    assert record is not None
+    later = record.model_copy(update={"created_at": UNTIL})
+    (folder / ENCODER_RECORD).write_text(later.model_dump_json())
+    assert SentenceTransformerEncoder(str(folder)).contract == tuned, "the same weights are the same contract"
+    with pytest.raises(ShapeError, match=r"5 matched pairs before the ranking windows are too few .* 20 will do"):
+        tune_encoder(MINILM, cvs[:5], jds[:5], tmp_path, UNTIL, settings)
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_every_kind_of_encoder_can_be_tuned(tmp_path: Path, kind: str) -> None:
+    base = tmp_path / "base"
+    FOLDERS[kind](base)
+    before = encoder_hash(base)
+    texts = [f"{word} ships {WORDS[i % 7]}" for i, word in enumerate(WORDS[:20] * 2)][:20]
+    settings = EncoderTuningConfig(learning_rate=1e-2)
+    tuned = tune_encoder(str(base), texts, texts[::-1], tmp_path / "out", UNTIL, settings)
+    assert encoder_hash(base) == before != encoder_hash(tuned)
+    assert SentenceTransformerEncoder(str(tuned)).encode(["cook"]).vectors.shape[0] == 1
+    config = base / "1_Pooling" / "config.json"
+    if config.is_file():
+        config.write_text(config.read_text().replace("mean", "cls"))
+        other = tune_encoder(str(base), texts, texts[::-1], tmp_path / "out", UNTIL, settings)
+        assert other != tuned, "another pooling is another encoder"
 
 
 def test_equal_texts_are_no_negatives() -> None:
     # pairs 0 and 2 share their JD, 0 and 3 their CV; 2 and 3 share neither
-    found = no_negatives(["a", "b", "c", "a"], ["x", "y", "x", "z"])
+    found = no_negatives(["a", "a\0", "c", "a"], ["x", "y", "x", "z"])
     wanted = np.zeros((4, 4), bool)
     wanted[[0, 2, 0, 3], [2, 0, 3, 0]] = True
     np.testing.assert_array_equal(found, wanted)
@@ -85,6 +113,7 @@ def test_one_command_tunes_measures_and_records(market: Path, trained: Result) -
     record = read_encoder_record(folder)
     assert record is not None and record.trained_until == windows.rl_end and record.base == MINILM
     assert folder.parent == config.encoders_dir and record.n_pairs > 20
+    assert (config.workspace / ".gitignore").is_file(), "weights that learned from CVs stay out of git"
     assert record.metrics["heldout_auc"] > record.metrics["heldout_auc_before"], "the market's pairs can be learned"
     before = (folder / ENCODER_RECORD).stat().st_mtime_ns
     again = girl("train", "encoder", "--config", market)
@@ -109,8 +138,13 @@ def test_its_training_counts_for_the_contract(market: Path, trained: Result, tmp
         assert make_contract(config, generator, untuned).trained_until == until
     broken = tmp_path / "broken"
     broken.mkdir()
+    naive = record.model_dump_json().replace("Z", "").replace("+00:00", "")
+    for text in ("{", naive):
+        (broken / ENCODER_RECORD).write_text(text)
+        with pytest.raises(CheckpointError, match="delete the folder"):
+            read_encoder_record(broken)
     (broken / ENCODER_RECORD).write_text("{")
-    with pytest.raises(CheckpointError, match="girl train encoder --force"):
+    with pytest.raises(CheckpointError, match="delete the folder and run `girl train encoder` again"):
         read_encoder_record(broken)
 
 

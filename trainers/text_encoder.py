@@ -21,17 +21,21 @@ from girl_features.encoder import (
     EncoderRecord,
     SentenceTransformerEncoder,
     TextEncoder,
+    check_weights,
+    encoder_hash,
     find_encoder_folder,
+    is_static,
+    load_sentence_transformer,
     read_encoder_record,
 )
 from girl_features.errors import CheckpointError, ShapeError, require
 from girl_features.evaluation.controls.columns import TunedCosines
 from girl_features.evaluation.metrics import auc
-from girl_features.generator.checkpoint import weights_hash
 from girl_features.input.decision_texts import DecisionTexts, decisions_with_texts
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
-from girl_features.progress import Progress
+from girl_features.progress import Progress, announce
+from girl_features.store.user_files import keep_out_of_git
 from girl_features.trainers.records import package_versions
 from girl_features.trainers.training_data import hold_out_seekers
 from girl_features.vectors.similarity import cosine
@@ -56,66 +60,108 @@ def train_encoder(tables: Tables, windows: Windows, config: GirlConfig, force: b
         raise CheckpointError(
             f"{base} is a tuned encoder already; name the one that it was tuned from: --set encoder.name=..."
         )
+    keep_out_of_git(config.workspace)
     past = decisions_with_texts(tables, None, windows.rl_end)
     kept, held_out = (DecisionTexts.of(rows) for rows in hold_out_seekers(past, settings.holdout, settings.seed))
-    cvs, jds = kept.matched_pairs
-    inputs = _inputs_hash(base, settings, cvs, jds, list(held_out.cvs), list(held_out.jds), [str(windows.rl_end)])
+    cvs, jds = newest_pairs(kept, settings)
+    inputs = _inputs_hash(base, settings, windows.rl_end, cvs, jds, list(held_out.cvs), list(held_out.jds))
     folder = config.encoders_dir / f"encoder-{inputs[:12]}"
-    if not force and (record := read_encoder_record(folder)) is not None and record.inputs_sha256 == inputs:
+    if not force and folder.is_dir() and (record := read_encoder_record(folder)) and record.inputs_sha256 == inputs:
         return folder
     before = _held_out_auc(SentenceTransformerEncoder(str(base), batch_size=config.encoder.batch_size), held_out)
-    model = _tuned(base, cvs, jds, settings)
-    unfinished = _saved(model, folder)
+    unfinished = _saved(_tuned(base, cvs, jds, settings), folder)
     after = _held_out_auc(SentenceTransformerEncoder(str(unfinished), batch_size=config.encoder.batch_size), held_out)
-    metrics = {"heldout_auc_before": before, "heldout_auc": after, "n_heldout": float(len(held_out.matched))}
-    record = EncoderRecord(
-        base=config.encoder.name,
-        base_sha256=weights_hash(base),
-        trained_until=windows.rl_end,
-        n_pairs=len(cvs),
-        inputs_sha256=inputs,
-        settings=settings.model_dump(),
-        metrics={name: value for name, value in metrics.items() if value is not None},
-        created_at=datetime.now(UTC),
-        versions=package_versions("sentence-transformers", "torch"),
-    )
-    (unfinished / ENCODER_RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
+    measured = {"heldout_auc_before": before, "heldout_auc": after, "n_heldout": float(len(held_out.matched))}
+    metrics = {name: value for name, value in measured.items() if value is not None}
+    _finish(unfinished, folder, _record(config.encoder.name, base, windows.rl_end, len(cvs), inputs, settings, metrics))
     return folder
 
 
 def tune_encoder(
-    name: str, cvs: Sequence[str], jds: Sequence[str], folder: Path, settings: EncoderTuningConfig | None = None
+    name: str,
+    cvs: Sequence[str],
+    jds: Sequence[str],
+    folder: Path,
+    until: datetime,
+    settings: EncoderTuningConfig,
 ) -> Path:
     """Return the folder, inside `folder`, of encoder `name` tuned on m matched pairs. Tune it first if it is absent.
+
+    The pairs are of decisions before `until`. An encoder that is tuned already is returned as it is.
 
     Raises:
         ShapeError: fewer than MIN_PAIRS pairs.
         CheckpointError: there is no such encoder.
     """
-    settings, base = settings or EncoderTuningConfig(), find_encoder_folder(name)
-    final = folder / f"contrastive-{_inputs_hash(base, settings, cvs, jds)[:12]}"
+    base = find_encoder_folder(name)
+    if read_encoder_record(base) is not None:
+        return base
+    unmeasured = settings.model_copy(update={"holdout": EncoderTuningConfig().holdout})  # it holds nobody out
+    inputs = _inputs_hash(base, unmeasured, until, cvs, jds)
+    final = folder / f"contrastive-{inputs[:12]}"
     if not final.is_dir():
-        _saved(_tuned(base, cvs, jds, settings), final).rename(final)
+        unfinished = _saved(_tuned(base, cvs, jds, settings), final)
+        _finish(unfinished, final, _record(name, base, until, len(cvs), inputs, settings, {}))
     return final
 
 
-def _inputs_hash(base: Path, settings: EncoderTuningConfig, *texts: Sequence[str]) -> str:
-    inputs = (_RECIPE, weights_hash(base), settings.model_dump(), *map(list, texts))
+def newest_pairs(past: DecisionTexts, settings: EncoderTuningConfig) -> tuple[list[str], list[str]]:
+    """Return CVs and JDs of the newest matched decisions, `max_pairs` of them at most."""
+    cvs, jds = past.matched_pairs
+    first = max(0, len(cvs) - settings.max_pairs)
+    return cvs[first:], jds[first:]
+
+
+def _inputs_hash(base: Path, settings: EncoderTuningConfig, until: datetime, *texts: Sequence[str]) -> str:
+    inputs = (_RECIPE, encoder_hash(base), settings.model_dump(), until.isoformat(), *map(list, texts))
     return hashlib.sha256(repr(inputs).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _tuned(base: Path, cvs: Sequence[str], jds: Sequence[str], settings: EncoderTuningConfig) -> Any:
-    """Return the sentence-transformers model in `base`, tuned on m matched pairs."""
-    if len(cvs) < MIN_PAIRS:
-        raise ShapeError(f"{len(cvs)} matched pairs are too few to tune an encoder; {MIN_PAIRS} will do")
-    sentence_transformers, torch = require("sentence_transformers", "generate"), require("torch", "generate")
-    torch.manual_seed(settings.seed)
-    model: Any = sentence_transformers.SentenceTransformer(
-        str(base), device="cpu", trust_remote_code=False, local_files_only=True, model_kwargs={"use_safetensors": True}
+def _record(
+    name: str,
+    base: Path,
+    until: datetime,
+    n_pairs: int,
+    inputs: str,
+    settings: EncoderTuningConfig,
+    metrics: dict[str, float],
+) -> EncoderRecord:
+    return EncoderRecord(
+        base=name,
+        base_sha256=encoder_hash(base),
+        trained_until=until,
+        n_pairs=n_pairs,
+        inputs_sha256=inputs,
+        settings=settings.model_dump(),
+        metrics=metrics,
+        created_at=datetime.now(UTC),
+        versions=package_versions("sentence-transformers", "torch"),
     )
+
+
+def _finish(unfinished: Path, final: Path, record: EncoderRecord) -> None:
+    """Write the record, and rename the folder to `final`."""
+    (unfinished / ENCODER_RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    if final.exists():
+        shutil.rmtree(final)
+    unfinished.rename(final)
+
+
+def _tuned(base: Path, cvs: Sequence[str], jds: Sequence[str], settings: EncoderTuningConfig) -> Any:
+    """Return the sentence-transformers model in `base`, tuned on m matched pairs in float32."""
+    if len(cvs) < MIN_PAIRS:
+        raise ShapeError(
+            f"{len(cvs)} matched pairs before the ranking windows are too few to tune an encoder; {MIN_PAIRS} will do: "
+            f"widen the windows before `windows.rl_end`, or leave the tuned encoder out (in `girl evaluate`: "
+            f"--set evaluate.controls=[lexical,style,popularity])"
+        )
+    torch = require("torch", "generate")
+    torch.manual_seed(settings.seed)
+    check_weights(base)
+    model: Any = load_sentence_transformer(base, "float32")
+    if is_static(base):  # a table of word vectors reads all of a text
+        _train(torch, model, cvs, jds, settings)
+        return model
     full_length = model.max_seq_length
     model.max_seq_length = min(settings.max_tokens, full_length or settings.max_tokens)
     _train(torch, model, cvs, jds, settings)
@@ -145,8 +191,8 @@ def tuned_pair_cosines(name: str, folder: Path, settings: EncoderTuningConfig, b
     It tunes encoder `name` on the matched pairs of the past decisions, keeps it in `folder`, and keeps no vectors.
     """
 
-    def cosines(history: DecisionTexts, parts: Sequence[DecisionTexts]) -> list[np.ndarray]:
-        tuned = tune_encoder(name, *history.matched_pairs, folder, settings)
+    def cosines(history: DecisionTexts, parts: Sequence[DecisionTexts], until: datetime) -> list[np.ndarray]:
+        tuned = tune_encoder(name, *newest_pairs(history, settings), folder, until, settings)
         encoder = SentenceTransformerEncoder(str(tuned), batch_size=batch_size)
         return [_pair_cosines(encoder, part) for part in parts]
 
@@ -171,6 +217,7 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     rng = np.random.default_rng(settings.seed)
     n_batches = len(cvs) // settings.batch_size or 1
+    announce(f"tuning the encoder on {len(cvs)} matched pairs")
     model.train()
     with Progress("tune encoder", settings.epochs * n_batches, "batches") as progress:
         for _ in range(settings.epochs):
@@ -196,7 +243,8 @@ def no_negatives(cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
     """Return (b, b) bool: CV i and JD k of b matched pairs, where the two pairs share their CV or their JD."""
     same = np.zeros((len(cvs), len(cvs)), bool)
     for texts in (cvs, jds):
-        _, number = np.unique(texts, return_inverse=True)
+        number_of: dict[str, int] = {}
+        number = np.array([number_of.setdefault(text, len(number_of)) for text in texts], int)
         same |= number[:, None] == number
     np.fill_diagonal(same, False)
     return same

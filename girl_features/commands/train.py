@@ -104,8 +104,8 @@ def encoder(
 ) -> None:
     """Tune the sentence encoder on all matched CV-JD pairs before the ranking windows.
 
-    It needs no generator and no mismatches. `girl materialize --set encoder.name=FOLDER` makes vectors with it, under a
-    contract of their own.
+    The tuning needs no generator and no mismatches. Once a generator is trained too, `girl materialize --set
+    encoder.name=FOLDER` makes vectors with the tuned encoder, under a contract of their own.
     """
     from girl_features.encoder import read_encoder_record
     from girl_features.errors import require
@@ -122,7 +122,7 @@ def encoder(
     def show() -> None:
         facts = {"folder": str(folder), "pairs": record.n_pairs, "trained until": record.trained_until}
         common.print_mapping("Encoder", {**facts, **record.metrics})
-        typer.echo(f"next: girl materialize --config {config} --set encoder.name={folder}")
+        typer.echo(f"once a generator is trained: girl materialize --config {config} --set encoder.name={folder}")
 
     common.emit({"folder": str(folder), **record.model_dump(mode="json")}, json_file, show)
 

@@ -136,6 +136,6 @@ def _expand_variables(text: str, setting: str, quoted: Callable[[str], str] = st
         if not os.environ.get(name):
             raise ConfigError(
                 f"{setting} is {text!r}, but the environment variable {name} is not set; "
-                f"set it, or write the path without ${{{name}}}"
+                f"set it, or write its value in the place of ${{{name}}}"
             )
     return _VARIABLE.sub(lambda match: quoted(os.environ[match[1]]), text)

@@ -179,6 +179,7 @@ class EncoderTuningConfig(Section):
     learning_rate: float = Field(2e-5, gt=0)
     max_tokens: int = Field(96, ge=8)  # read of each text while tuning; afterwards the encoder reads its full length
     temperature: float = Field(0.05, gt=0)  # the cosines are divided by it
+    max_pairs: int = Field(20_000, ge=20)  # the newest matched decisions; so many take an hour on two cores
     holdout: float = Field(0.05, gt=0, lt=0.5)  # share of seekers held out to measure `girl train encoder`
     seed: int = 0
 

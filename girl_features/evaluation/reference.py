@@ -42,7 +42,7 @@ class ColumnRanker:
         self._slope, self._intercept = platt_scale(_only_column(valid_features), valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """Return (n,) float64 probabilities in the order of the column, or in the opposite one if that fits better."""
+        """Return (n,) float64 probabilities in the order of the column."""
         return sigmoid(self._slope * _only_column(features) + self._intercept)
 
 

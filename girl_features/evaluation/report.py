@@ -85,7 +85,7 @@ def control_lines(comparison: Comparison) -> list[str]:
     ]
     names = ", ".join(row["name"] for row in controls)
     lines = [
-        f"Every row, base included, also reads the controls {names}: a gain is a gain over them.",
+        f"Every trained row, base included, also reads the controls {names}: a gain is a gain over them.",
         f"AUC of each control alone on the test pairs: {'; '.join(aucs)}.",
     ]
     warning = comparison.meta.get("author_warning")

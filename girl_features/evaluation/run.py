@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from girl_features.config import GirlConfig, write_resolved
 from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
+from girl_features.errors import ConfigError
 from girl_features.evaluation.compare import LabelledPairs, RankingParts, compare_rows
 from girl_features.evaluation.controls.columns import (
     TunedCosines,
@@ -63,6 +65,9 @@ def run_evaluate(
         UnknownContractError: the generator in use has not been materialized yet.
         LeakageError: a generator was trained on decisions of the ranking windows.
     """
+    predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
+    if config.evaluate.controls:
+        predictors = _reading_columns(predictors)
     encoder = load_encoder(config)
     generators = materialized_generators(config, encoder)
     with open_tables(config) as tables:
@@ -70,14 +75,12 @@ def run_evaluate(
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too
             check_no_leakage(windows, contract.trained_until)
         split = ranking_split(tables, windows)
-        columns = _control_columns(config.evaluate.controls, tables, windows, tuned_cosines)
+        columns = _control_columns(config.evaluate.controls, tables, windows, split, tuned_cosines)
     announce(f"joining the features of {len(generators)} generators to the decisions")
     rows = {row: labelled_parts(config.feast_repo, contract, split) for row, (contract, _) in generators.items()}
     rows = {"base": next(iter(rows.values())), **rows}  # base rankers read no generated JD, so any contract serves
-    predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
     if columns:
         rows = {row: add_columns(parts, columns) for row, parts in rows.items()}
-        predictors = tuple(name for name in predictors if not name.endswith("-plain"))  # these read vectors alone
     stand_ins = stand_ins_of(config.lookup, config.students_dir)
     with Progress("rankers", len(rows) * len(predictors) * len(seeds), "fits") as progress:
         comparison = compare_rows(
@@ -91,15 +94,37 @@ def run_evaluate(
     return Evaluation(comparison, windows, contracts, {row: record for row, (_, record) in generators.items()})
 
 
+def _reading_columns(predictors: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the predictors that read further columns, and say which do not."""
+    plain = [name for name in predictors if name.endswith("-plain")]
+    reading = tuple(name for name in predictors if name not in plain)
+    if not reading:
+        raise ConfigError(
+            f"{', '.join(plain)} read the vectors alone, and no controls; add mlp, dot or lightgbm to "
+            f"`evaluate.predictors`, or leave `evaluate.controls` out"
+        )
+    if plain:
+        announce(f"left out, as they read vectors alone and no controls: {', '.join(plain)}")
+    return reading
+
+
 def _control_columns(
-    names: tuple[str, ...], tables: Tables, windows: Windows, tuned_cosines: TunedCosines | None
+    names: tuple[str, ...], tables: Tables, windows: Windows, split: RankingSplit, tuned_cosines: TunedCosines | None
 ) -> list[PairColumns]:
     """Return these columns for the pairs of each ranking window; empty for no names."""
     if not names:
         return []
     history = DecisionTexts.of(decisions_with_texts(tables, None, windows.rl_end))
-    parts = [DecisionTexts.of(decisions_with_texts(tables, *windows.bounds(part))) for part in RankingSplit._fields]
-    return control_columns(history, parts, names, tuned_cosines)
+    parts = []
+    for name, decisions in split._asdict().items():
+        part = DecisionTexts.of(decisions_with_texts(tables, *windows.bounds(name)))
+        same = [
+            np.array_equal(ids, decisions[key])
+            for key, ids in ((JOB_SEEKER_ID, part.job_seeker_ids), (JOB_ID, part.job_ids))
+        ]
+        assert all(same), "columns and vectors are of the same decisions, in the same order"
+        parts.append(part)
+    return control_columns(history, parts, names, windows.rl_end, tuned_cosines)
 
 
 def materialized_generators(

@@ -62,9 +62,10 @@ def check_no_leakage(windows: Windows, trained_until: datetime) -> None:
     """Raise LeakageError if a model that was trained until then has seen decisions of the ranking windows."""
     if trained_until > windows.rl_end:
         raise LeakageError(
-            f"the generator has seen data until {trained_until.isoformat()}, but ranking labels begin at "
-            f"{windows.rl_end.isoformat()}; move `windows.rl_end` to that day or a later one; or train a "
-            f"generator on the earlier windows with `girl train sft`, of a base that knows no more"
+            f"the generator or its encoder has seen data until {trained_until.isoformat()}, but ranking labels begin "
+            f"at {windows.rl_end.isoformat()}; move `windows.rl_end` to that day or a later one; or train on the "
+            f"earlier windows a generator with `girl train sft`, of a base that knows no more, and a tuned encoder "
+            f"with `girl train encoder`"
         )
 
 

@@ -16,8 +16,8 @@ from girl_features.errors import StoreError
 GITIGNORE = ".gitignore"
 # all that is written into a workspace
 WORKSPACE_NAMES = (
-    *("bases", "experiments", "exports", "feature_repo", "gates", "generators", "grounding", "judge", "maps"),
-    *("queue.db*", "rankers", "reductions", "rewards", "runs", "store", "students"),
+    *("bases", "encoders", "experiments", "exports", "feature_repo", "gates", "generators", "grounding", "judge"),
+    *("maps", "queue.db*", "rankers", "reductions", "rewards", "runs", "store", "students"),
 )
 _WHOLE_FOLDER = "# Written by girl: CVs, JDs and what is made of them stay out of git.\n*\n"
 _DEVICES = ("/dev/", "/proc/")  # as /dev/stdout, which may lead to a file

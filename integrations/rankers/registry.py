@@ -95,6 +95,12 @@ def peek_ranker(folder: Path) -> FallbackManifest | RankerManifest:
     return parse_manifest(folder, RankerManifest)
 
 
+def column_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the further columns that the ranker saved to `folder` reads. Errors as `peek_ranker`."""
+    single = folder / "enhanced" if (folder / "enhanced").is_dir() else folder
+    return parse_manifest(single, RankerManifest).columns
+
+
 def _load_single(folder: Path) -> SavedRanker:
     predictor = parse_manifest(folder, RankerManifest).predictor
     if predictor not in RANKERS:

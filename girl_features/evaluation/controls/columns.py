@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,12 @@ from girl_features.progress import announce
 from girl_features.ranker import PairColumns
 
 LEXICAL, STYLE, POPULARITY, TUNED = CONTROL_COLUMNS = ("lexical", "style", "popularity", "tuned")
-AUTHOR_AUC = 0.65  # style alone ranks above this only where one author wrote CV and JD
+AUTHOR_AUC = 0.65  # style alone ranked above this where one author wrote CV and JD, and nowhere else
+_CLEAR_OF_CHANCE = 0.55  # lower end of its interval
 
-# tunes an encoder on the matched pairs of the first argument, and returns its (n,) cosines for each part of the second
-TunedCosines = Callable[[DecisionTexts, Sequence[DecisionTexts]], list[np.ndarray]]
+# tunes an encoder on the matched pairs of past decisions, which end at the given time, and returns its (n,) cosines for
+# each part
+TunedCosines = Callable[[DecisionTexts, Sequence[DecisionTexts], datetime], list[np.ndarray]]
 
 
 class ColumnAUC(NamedTuple):
@@ -34,27 +37,35 @@ class ColumnAUC(NamedTuple):
 
 
 def control_columns(
-    history: DecisionTexts, parts: Sequence[DecisionTexts], names: Sequence[str], tuned_cosines: TunedCosines | None
+    history: DecisionTexts,
+    parts: Sequence[DecisionTexts],
+    names: Sequence[str],
+    until: datetime,
+    tuned_cosines: TunedCosines | None,
 ) -> list[PairColumns]:
     """Return the columns `names` (of CONTROL_COLUMNS) for the pairs of each part.
 
     Args:
         history: decisions of the windows before the ranking windows. All that a column learns, it learns from them.
         parts: decisions of the ranking windows.
+        until: end of `history`.
         tuned_cosines: is called for the column `tuned`.
 
     Raises:
-        ConfigError: `tuned` is wanted without `tuned_cosines`.
+        ConfigError: `tuned` is wanted without `tuned_cosines`, or a name is repeated.
         MissingExtraError: scikit-learn is not installed.
     """
+    if len(set(names)) < len(names):
+        raise ConfigError(f"each control should be named once, found {', '.join(names)}")
+    if TUNED in names and tuned_cosines is None:
+        raise ConfigError(f"the column {TUNED!r} needs a function that tunes an encoder: pass `tuned_cosines`")
     texts = list(dict.fromkeys([*history.cvs, *history.jds]))
     columns = []
     for name in names:
         announce(f"controls: computing {name!r} for the pairs")
         if name == TUNED:
-            if tuned_cosines is None:
-                raise ConfigError(f"the column {TUNED!r} needs a function that tunes an encoder: pass `tuned_cosines`")
-            columns.append(tuned_cosines(history, parts))
+            assert tuned_cosines is not None, "checked above"
+            columns.append(tuned_cosines(history, parts, until))
         elif name == POPULARITY:
             columns.append([popularity(part.job_ids, history) for part in parts])
         else:
@@ -87,10 +98,11 @@ def column_aucs(test: LabelledPairs, n_bootstrap: int) -> list[ColumnAUC]:
 def author_warning(rows: Sequence[ColumnAUC]) -> str | None:
     """Return a warning if style alone ranks the pairs too well, else None."""
     for row in rows:
-        if row.name == STYLE and row.auc is not None and row.auc > AUTHOR_AUC:
+        if row.name == STYLE and (row.auc or 0) > AUTHOR_AUC and (row.auc_low or 0) > _CLEAR_OF_CHANCE:
             return (
-                f"style alone, without any content word, ranks the test pairs with an AUC of {row.auc:.2f}: CV and JD "
-                f"of a match seem to be written by the same person or program. A gain of any text feature on these "
-                f"tables may be recognition of the author, which new JDs of employers do not allow."
+                f"style alone, without any content word, ranks the test pairs with an AUC of {row.auc:.2f}. Either CV "
+                f"and JD of a match were written by the same person or program; then a gain of any text feature may be "
+                f"recognition of the author, which JDs of employers do not allow. Or the texts are of several "
+                f"languages, and style tells these; then evaluate each language alone."
             )
     return None

@@ -7,6 +7,7 @@ program, and a gain of a text feature may be recognition of the author.
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +19,19 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n+|[^\w\s]|_+")
 def style_tokens(text: str) -> list[str]:
     """Return the tokens of `text` in order, with every content word replaced by its casing.
 
-    Function words stay as they are, as do punctuation marks. Another word becomes `a`, `Aa`, `AA` or `aA`, a number
-    `9`, and a line break `/n`.
+    Function words stay as they are, as do punctuation marks. Another word becomes `/a`, `/Aa`, `/AA` or `/aA`, a number
+    `/9`, and a line break `/n`.
     """
     known = function_words()
-    return [_style(token, known) for token in _TOKEN.findall(text)]
+    return [_style(token, known) for token in _TOKEN.findall(_without_marks(text))]
+
+
+def _without_marks(text: str) -> str:
+    """Return the text with accents joined to their letters, and without the marks that join no letter."""
+    if text.isascii():
+        return text
+    composed = unicodedata.normalize("NFC", text)
+    return "".join(sign for sign in composed if not unicodedata.category(sign).startswith("M"))
 
 
 @cache
@@ -37,14 +46,14 @@ def _style(token: str, known: frozenset[str]) -> str:
     if first == "\n":
         return "/n"
     if first.isdigit():
-        return "9"
+        return "/9"
     if not first.isalpha():
         return token
     is_shouted = len(token) > 1 and token.isupper()  # IT and US are no pronouns
     if not is_shouted and token.casefold().replace("’", "'") in known:
         return token
     if token.islower() or token.upper() == token.lower():  # or a script without cases
-        return "a"
+        return "/a"
     if token.isupper():
-        return "AA"
-    return "Aa" if first.isupper() and token[1:].islower() else "aA"
+        return "/AA"
+    return "/Aa" if first.isupper() and token[1:].islower() else "/aA"

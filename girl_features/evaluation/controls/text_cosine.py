@@ -10,7 +10,8 @@ import numpy as np
 from girl_features.errors import require
 from girl_features.evaluation.controls.style import style_tokens
 
-MOST_TERMS = 200_000  # bounds the memory; the most frequent terms are kept
+MOST_TERMS = 200_000  # the most frequent ones are kept
+MOST_TEXTS = 50_000  # weights are learned from so many texts, drawn at random, which bounds the memory
 ROWS_AT_ONCE = 8192
 _WORD = r"(?u)\b\w\w+\b"
 
@@ -18,11 +19,13 @@ _WORD = r"(?u)\b\w\w+\b"
 class TextCosine:
     """TF-IDF weights learned from texts. The score of a pair is the cosine of the weighted terms of its two texts."""
 
-    def __init__(self, vectorizer: Any) -> None:
-        self._vectorizer = vectorizer
+    def __init__(self, vectorizer: Any | None) -> None:
+        self._vectorizer = vectorizer  # None: no term is known, and every cosine is 0
 
     def score(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
         """Return (n,) float32 cosines from 0 to 1; 0 where a text holds no known term."""
+        if self._vectorizer is None:
+            return np.zeros(len(cvs), np.float32)
         cv_terms, cv_rows = self._terms(cvs)
         jd_terms, jd_rows = self._terms(jds)
         cosines = [np.zeros(0)]
@@ -36,6 +39,7 @@ class TextCosine:
         """Return a sparse matrix of the distinct texts, and (n,) its row of each text."""
         row_of: dict[str, int] = {}
         rows = np.array([row_of.setdefault(text, len(row_of)) for text in texts], int)
+        assert self._vectorizer is not None
         return self._vectorizer.transform(row_of or [""]), rows
 
 
@@ -55,11 +59,14 @@ def fit_style(texts: Sequence[str]) -> TextCosine:
 
 def _fit(texts: Sequence[str], **settings: Any) -> TextCosine:
     text_features = require("sklearn.feature_extraction.text", "rank")
-    least = 2 if len(texts) > 2 else 1  # a term of one text alone joins no two texts
+    if len(texts) > MOST_TEXTS:
+        texts = [texts[i] for i in np.random.default_rng(0).choice(len(texts), MOST_TEXTS, replace=False)]
     make: Callable[..., Any] = text_features.TfidfVectorizer
-    vectorizer = make(sublinear_tf=True, min_df=least, max_features=MOST_TERMS, dtype=np.float32, **settings)
+    # a term of one text alone joins no two texts
+    vectorizer = make(sublinear_tf=True, min_df=2, max_features=MOST_TERMS, dtype=np.float32, **settings)
     try:
-        vectorizer.fit(texts)
-    except ValueError:  # no term is left, so every cosine is 0
-        vectorizer.set_params(min_df=1).fit([*texts, "no known term"])
-    return TextCosine(vectorizer)
+        return TextCosine(vectorizer.fit(texts))
+    except ValueError as error:  # scikit-learn's only sign that no term is left
+        if "vocabulary" not in str(error) and "no terms remain" not in str(error).lower():
+            raise
+        return TextCosine(None)

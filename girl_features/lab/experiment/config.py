@@ -17,7 +17,8 @@ from girl_features.config.source import ConfigSource
 from girl_features.config.yaml_file import read_yaml
 from girl_features.errors import ConfigError
 from girl_features.evaluation.controls.columns import CONTROL_COLUMNS
-from girl_features.lab.experiment.row_names import ALL_COLUMNS, at_labels, parse_pooling, parse_row
+from girl_features.evaluation.results import BASE
+from girl_features.lab.experiment.row_names import ALL_COLUMNS, ROW_PATTERN, at_labels, parse_pooling, parse_row
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
 BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", "bigrec-mlp")
@@ -129,6 +130,8 @@ class ExperimentConfig(_ExperimentModel):
 
     def _check_rows(self) -> None:
         for whole_row in dict.fromkeys(cell.row for cell in self.cells if cell.row != BASELINE_ROW):
+            if not ROW_PATTERN.fullmatch(whole_row):
+                raise ValueError(f"row {whole_row!r} should be a name, and may add columns, as base+lexical")
             row, columns, n_labels = parse_row(whole_row)
             if row not in {"base", *self.generators, *CONTROLS} and parse_pooling(row) is None:
                 known = ["base", *self.generators, *CONTROLS, "mean-4 (or max-, attention-, dispersion-)"]
@@ -146,6 +149,11 @@ class ExperimentConfig(_ExperimentModel):
                 raise ValueError(f"row {row!r} has `labels`, but trains on the generator's windows too")
             if row == "shuffled" and not self.generators:
                 raise ValueError("row 'shuffled' needs a generator: `generators` is empty")
+        for grid in self.grids:
+            if given := [row for row in grid.rows if "@" in row]:
+                raise ValueError(f"row {given[0]!r}: give the numbers of decisions in the grid's `labels`")
+            if grid.labels and BASE not in grid.rows:
+                raise ValueError(f"a grid with `labels` needs the row {BASE!r}, which its rows are compared with")
         for predictor, row in self.cells:
             n_columns = len(parse_row(row).columns)
             if (predictor == "alone" and n_columns != 1) or (n_columns and predictor.endswith("-plain")):
@@ -250,7 +258,7 @@ class ExperimentConfig(_ExperimentModel):
                 claims.append(Claim(name=f"{row} over {other}, {predictor}", subject=subject, over=over))
         for predictor, row in cells:
             name, plus, columns = row.partition("+")
-            if name != "base" and Cell(predictor, f"base+{columns}") in cells and plus:
+            if name != "base" and Cell(predictor, f"base+{columns}") in cells and plus and "@" not in row:
                 subject, over = f"{predictor}/{row}", f"{predictor}/base+{columns}"
                 claims.append(Claim(name=f"{row} over base+{columns}, {predictor}", subject=subject, over=over))
         return claims

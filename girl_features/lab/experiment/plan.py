@@ -53,8 +53,11 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
             n_jobs = tables.connection.execute("SELECT count(*) FROM jobs").fetchall()[0][0]
         n_train = counts["train"].n_decisions
         data_config = data_config.with_labels_below(n_train)
-        fits = [cell.predictor for cell in data_config.cells for _ in config.seeds_of(cell.predictor)]
-        fit_seconds = sum(seconds_a_fit.get(predictor, UNKNOWN_SECONDS) for predictor in fits) * n_train / 1000
+        fits = [cell for cell in data_config.cells for _ in config.seeds_of(cell.predictor)]
+        fit_seconds = sum(
+            seconds_a_fit.get(predictor, UNKNOWN_SECONDS) * (parse_row(row).n_labels or n_train) / 1000
+            for predictor, row in fits
+        )
         n_encodings = 1
         if "tuned" in data_config.columns or "contrastive" in {
             parse_row(cell.row).features for cell in data_config.cells

@@ -70,6 +70,8 @@ def prepare(
     encoder = load_encoder(first)
     with open_tables(first) as tables:
         data = load_data(name, tables, cut_windows(tables, first.windows))
+    if encoder.contract.trained_until is not None:
+        check_no_leakage(data.windows, encoder.contract.trained_until)
     features = {}
     for generator, girl_config in configs.items():
         checkpoint, record = find_generator(girl_config)

@@ -13,6 +13,8 @@ POOLINGS = ("mean", "max", "attention", "dispersion")
 ALL_COLUMNS = "controls"  # stands for all of CONTROL_COLUMNS
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
 
+ROW_PATTERN = re.compile(r"[a-z][a-z0-9-]*(\+[a-z]+)*(@[1-9][0-9]*)?")
+
 
 class RowName(NamedTuple):
     """Parts of a name such as `base+lexical+style@300`."""

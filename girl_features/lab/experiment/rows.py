@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class ExperimentSteps(NamedTuple):
     make_ranker: Callable[[str, str, int], Ranker]
     make_baseline: Callable[..., TextRanker]  # from name and seed, `language_model` folder and its vector `table`
     train: Callable[[str, Tables, Windows, GirlConfig], Path]
-    tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path, EncoderTuningConfig], Path]
+    tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path, datetime, EncoderTuningConfig], Path]
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
 
@@ -140,11 +141,11 @@ def control_table(prepared: PreparedData, names: Sequence[str], steps: Experimen
         return []
     windows = [DecisionTexts.of(frame) for frame in prepared.data.decisions.values()]
 
-    def tuned_cosines(history: DecisionTexts, parts: Sequence[DecisionTexts]) -> list[np.ndarray]:
+    def tuned_cosines(history: DecisionTexts, parts: Sequence[DecisionTexts], until: datetime) -> list[np.ndarray]:
         _, table = _tuned_vectors(prepared, steps)
         return [cosine(table.of(list(part.cvs)), table.of(list(part.jds))) for part in parts]
 
-    return control_columns(prepared.data.history, windows, names, tuned_cosines)
+    return control_columns(prepared.data.history, windows, names, prepared.data.windows.rl_end, tuned_cosines)
 
 
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
@@ -156,8 +157,11 @@ def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: Experi
 
 def _tuned_vectors(prepared: PreparedData, steps: ExperimentSteps) -> tuple[TextEncoder, VectorTable]:
     """Return the encoder tuned on the matched pairs of the generator's windows, and its vectors of all texts."""
-    cvs, jds = prepared.data.history.matched_pairs
-    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders", prepared.encoder_tuning)
+    (cvs, jds), settings = prepared.data.history.matched_pairs, prepared.encoder_tuning
+    first, until = max(0, len(cvs) - settings.max_pairs), prepared.data.windows.rl_end
+    folder = steps.tune_encoder(
+        prepared.encoder, cvs[first:], jds[first:], prepared.folder / "encoders", until, settings
+    )
     encoder = steps.open_encoder(str(folder))
     frames = prepared.data.decisions.values()
     texts = [text for frame in frames for column in (CV, JD) for text in frame[column]]

@@ -8,7 +8,7 @@ import polars as pl
 
 from girl_features.evaluation.controls.columns import STYLE, ColumnAUC, author_warning
 from girl_features.evaluation.report import GAIN, GAIN_INTERVAL, VERDICT
-from girl_features.evaluation.results import BASE, SLICE_NAMES
+from girl_features.evaluation.results import BASE, SLICE_NAMES, ResultRow
 from girl_features.evaluation.tables import Column, bullets, inline, interval_text, markdown_table, value_text
 from girl_features.lab.experiment.results import ClaimResult, DataResults, ExperimentResults, with_all_labels
 from girl_features.lab.experiment.row_names import parse_pooling, parse_row
@@ -77,7 +77,7 @@ def _best_rows(data: DataResults) -> list[str]:
     ranked = sorted(known, key=lambda row: -(row.auc or 0))
     groups = {
         "Best of all": ranked,
-        "Best with a generated JD": [r for r in ranked if r.row in data.prepared.generators or parse_pooling(r.row)],
+        "Best with a generated JD": [row for row in ranked if _has_generated_jd(row, data)],
         "Best base": [row for row in ranked if row.row == BASE],
     }
     return [
@@ -86,6 +86,11 @@ def _best_rows(data: DataResults) -> list[str]:
         for title, rows in groups.items()
         if rows
     ]
+
+
+def _has_generated_jd(row: ResultRow, data: DataResults) -> bool:
+    features = parse_row(row.row).features
+    return features in data.prepared.generators or parse_pooling(features) is not None
 
 
 def _author_warnings(data: DataResults) -> list[str]:
