@@ -267,8 +267,8 @@ def _label_blocks(data: DataResults) -> list[str]:
     return [
         *blocks,
         "Gains are over base with as many labelled decisions. Each seed draws other seekers, each with all decisions. "
-        "A quarter as many decisions, at least 40, choose the epoch and calibrate. The labels are those of the rankers: "
-        "the tuned encoder, the regression and a generator have learned from matches of earlier windows besides. "
+        "A quarter as many decisions, at least 40, choose the epoch and calibrate. The labels are those of the "
+        "rankers: the tuned encoder, the regression and a generator have learned from matches of earlier windows too. "
         "Cold-start seekers are those without a decision in the whole training window.",
     ]
 
