@@ -62,11 +62,13 @@ def _fit(texts: Sequence[str], **settings: Any) -> TextCosine:
     if len(texts) > MOST_TEXTS:
         texts = [texts[i] for i in np.random.default_rng(0).choice(len(texts), MOST_TEXTS, replace=False)]
     make: Callable[..., Any] = text_features.TfidfVectorizer
+    if len(texts) < 2:
+        return TextCosine(None)
     # a term of one text alone joins no two texts
     vectorizer = make(sublinear_tf=True, min_df=2, max_features=MOST_TERMS, dtype=np.float32, **settings)
     try:
         return TextCosine(vectorizer.fit(texts))
-    except ValueError as error:  # scikit-learn's only sign that no term is left
-        if "vocabulary" not in str(error) and "no terms remain" not in str(error).lower():
+    except ValueError as error:  # scikit-learn has no other sign that no term is left
+        if not any(sign in str(error).lower() for sign in ("empty vocabulary", "no terms remain")):
             raise
         return TextCosine(None)
