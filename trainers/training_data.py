@@ -14,9 +14,8 @@ from girl_features.generator.prompts import (
     CV_TOKEN,
     JD_TOKEN,
     PromptTemplate,
+    encode_jd,
     encode_prompt,
-    end_token,
-    plain_text_ids,
     template_for,
 )
 from girl_features.generator.reward_model import encode_pair
@@ -95,30 +94,20 @@ def tokenize_pairs(
     A JD that is too long ends at its last whole sentence that fits.
     """
     rows: Rows = []
-    end = end_token(tokenizer)
     n_cv_truncated = n_jd_truncated = 0
     for cv, jd in pairs.select("cv", "jd").iter_rows():
         prompt = encode_prompt(tokenizer, template, cv, max_cv_tokens)
-        jd_ids = plain_text_ids(tokenizer, jd)
-        if len(jd_ids) > max_jd_tokens:
-            n_jd_truncated += 1
-            jd_ids = plain_text_ids(tokenizer, cut_at_sentence(tokenizer.decode(jd_ids[:max_jd_tokens])))
-        completion = [*jd_ids[:max_jd_tokens], end]
-        mask = [0] * len(prompt.ids) + [1] * len(completion)
-        rows.append({"input_ids": [*prompt.ids, *completion], "completion_mask": mask})
+        completion = encode_jd(tokenizer, jd, max_jd_tokens)
+        mask = [0] * len(prompt.ids) + [1] * len(completion.ids)
+        rows.append({"input_ids": [*prompt.ids, *completion.ids], "completion_mask": mask})
         n_cv_truncated += prompt.cv_truncated
+        n_jd_truncated += completion.truncated
     return TokenizedRows(rows, n_cv_truncated, n_jd_truncated)
 
 
 def longest(rows: Rows) -> int:
     """Return the number of tokens of the longest sequence in `rows`; 0 without any."""
     return max((len(row[name]) for row in rows for name in row), default=0)
-
-
-def cut_at_sentence(text: str) -> str:
-    """Return `text` up to the last sentence, `; ` or line end in its second half, or all of it if there is none."""
-    end = max(text.rfind(mark) for mark in (". ", ".\n", "\n", "; "))
-    return text[: end + 1].rstrip() if end > len(text) // 2 else text
 
 
 def tokenize_preferences(tokenizer: Any, pairs: pl.DataFrame, max_cv_tokens: int, max_jd_tokens: int) -> TokenizedRows:

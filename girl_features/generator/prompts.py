@@ -169,6 +169,31 @@ def encode_prompt(tokenizer: Any, template: PromptTemplate, cv: str, max_cv_toke
     )
 
 
+class JDIds(NamedTuple):
+    """A JD and its end as token ids."""
+
+    ids: list[int]
+    truncated: bool
+
+
+def encode_jd(tokenizer: Any, jd: str, max_jd_tokens: int) -> JDIds:
+    """Return the token ids of a real JD as it follows a prompt, with the end token.
+
+    A JD that is too long ends at its last whole sentence that fits.
+    """
+    ids = plain_text_ids(tokenizer, jd)
+    truncated = len(ids) > max_jd_tokens
+    if truncated:
+        ids = plain_text_ids(tokenizer, cut_at_sentence(tokenizer.decode(ids[:max_jd_tokens])))
+    return JDIds([*ids[:max_jd_tokens], end_token(tokenizer)], truncated)
+
+
+def cut_at_sentence(text: str) -> str:
+    """Return `text` up to the last sentence, `; ` or line end in its second half, or all of it if there is none."""
+    end = max(text.rfind(mark) for mark in (". ", ".\n", "\n", "; "))
+    return text[: end + 1].rstrip() if end > len(text) // 2 else text
+
+
 def plain_text_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of `text`. Special tokens that are spelled out in it become plain characters."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
