@@ -167,3 +167,17 @@ class Encoded(NamedTuple):
 
     vectors: np.ndarray  # (n, d) float32
     truncated: np.ndarray  # (n,) bool: the text was longer than the encoder reads
+
+
+# fit of a CV and a JD (generator/fit.py); d(t) is the gain in log p of token t by the CV
+FIT_COLUMNS = (
+    "fit_sum",  # of d(t), nats
+    "fit_mean",
+    "fit_top",  # mean d(t) of the fifth of the tokens that the CV helps most
+    "fit_bottom",  # mean d(t) of the fifth that it helps least
+    "fit_first",  # sum of d(t) over the first eight tokens: the title
+    "fit_helped",  # share of the tokens with d(t) above one nat
+    "fit_logp_given_cv",  # mean log p(t) behind the CV, nats
+    "fit_logp",  # mean log p(t) without it
+    "fit_tokens",  # of the JD, with its end token
+)

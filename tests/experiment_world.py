@@ -180,6 +180,7 @@ def steps_for(log: Path | None = None) -> ExperimentSteps:
         tune_encoder=_nothing,
         open_encoder=_nothing,
         language_model_encoder=_hashing,
+        open_fit_scorer=_nothing,
     )
 
 

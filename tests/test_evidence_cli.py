@@ -230,6 +230,19 @@ def test_an_experiment_without_a_generator(folder: Path, first: Result) -> None:
     assert plan.exit_code == 0 and "generators: none" in plan.stdout
 
 
+def test_the_fit_by_the_generator_is_a_row(folder: Path, first: Result) -> None:
+    tables = {key: value for key, value in EXPERIMENT.items() if key not in ("baselines", "ground_queries")}
+    tables["grids"] = [{"rows": ["base", "base+fit", "base+style+fit"], "predictors": ["lightgbm"]}]
+    (folder / "fit.yaml").write_text(yaml.safe_dump(tables))
+    result = girl("experiment", "run", folder / "fit.yaml", "--jobs", 1, "--json", folder / "fit.json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    rows = json.loads((folder / "fit.json").read_text())["rows"]
+    aucs = {row["row"]: row["auc"] for row in rows if row["slice"] == "all"}
+    assert len(set(aucs.values())) == 3, aucs
+    kept = list((folder / "out" / "trial" / "market" / "fits").glob("*/part-*.parquet"))
+    assert kept and pl.read_parquet(kept)["fit"].list.len().unique().to_list() == [9]
+
+
 def test_a_tuned_encoder_that_knows_the_ranking_windows_is_refused(folder: Path, first: Result) -> None:
     encoder = folder / "knowing"
     shutil.copytree(find_encoder_folder("all-MiniLM-L6-v2"), encoder)
@@ -260,11 +273,12 @@ def test_a_tuned_encoder_that_knows_the_ranking_windows_is_refused(folder: Path,
         (
             ["base+words"],
             "dot",
-            "row 'base+words' adds 'words'; known are: lexical, style, popularity, tuned, controls",
+            "row 'base+words' adds 'words'; known are: lexical, style, popularity, tuned, fit, controls",
         ),
         (["base+style+style"], "dot", "adds a column twice"),
         (["base-windows+style"], "dot", "are learned from the windows"),
         (["shuffled"], "dot", "needs a generator"),
+        (["base+fit"], "dot", "needs a generator"),
         (["base+controls"], "alone", "it reads one column, as base+lexical"),
         (["base+style"], "mlp-plain", "it reads no further columns"),
         (["base@300"], "dot", "give the numbers of decisions in the grid's `labels`"),

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from girl_features.errors import CheckpointError, ShapeError
-from girl_features.generator.fit import FIT_COLUMNS, FitScorer, fit_of
+from girl_features.generator.fit import FitScorer, fit_of
 from girl_features.generator.prompts import encode_jd, encode_prompt, template_for
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.schema import FIT_COLUMNS
 from tests.small_bases import CHATML, save_base, small_tokenizer
 
 CVS = ["cook in a kitchen, soups", "nurse on a ward", "cook in a kitchen, soups", "", "cook in a kitchen, soups"]

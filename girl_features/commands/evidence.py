@@ -96,8 +96,15 @@ def _experiment_steps() -> ExperimentSteps:
         train=_train,
         tune_encoder=require("girl_features.trainers.text_encoder", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
+        open_fit_scorer=_open_fit_scorer,
         language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
     )
+
+
+def _open_fit_scorer(*arguments: Any, **limits: Any) -> Any:
+    from girl_features.errors import require
+
+    return require("girl_features.generator.fit", "generate").FitScorer(*arguments, **limits)
 
 
 def _train(stage: str, *arguments: Any) -> Path:

@@ -22,18 +22,8 @@ from girl_features.generator.checkpoint import base_folder
 from girl_features.generator.prompts import encode_jd, encode_prompt, template_for
 from girl_features.generator.tokens import open_codec
 from girl_features.generator.transformers_engine import load_causal_lm
+from girl_features.schema import FIT_COLUMNS
 
-FIT_COLUMNS = (
-    "fit_sum",  # of d(t), nats
-    "fit_mean",
-    "fit_top",  # mean d(t) of the fifth of the tokens that the CV helps most
-    "fit_bottom",  # mean d(t) of the fifth that it helps least
-    "fit_first",  # sum of d(t) over the first eight tokens: the title
-    "fit_helped",  # share of the tokens with d(t) above one nat
-    "fit_logp_given_cv",  # mean log p(t) behind the CV, nats
-    "fit_logp",  # mean log p(t) without it
-    "fit_tokens",  # of the JD, with its end token
-)
 _N_FIRST = 8
 _SHARE = 5  # one in five tokens
 

@@ -71,8 +71,13 @@ def control_columns(
         else:
             model: TextCosine = {LEXICAL: fit_lexical, STYLE: fit_style}[name](texts)
             columns.append([model.score(list(part.cvs), list(part.jds)) for part in parts])
-    by_part = [np.stack(values, axis=1).astype(np.float32) for values in zip(*columns, strict=True)]
-    return [PairColumns(tuple(names), values) for values in by_part]
+    by_part = []
+    for i, part in enumerate(parts):
+        values = np.zeros((len(part.jds), len(names)), np.float32)
+        for place, of_parts in enumerate(columns):
+            values[:, place] = of_parts[i]
+        by_part.append(PairColumns(tuple(names), values))
+    return by_part
 
 
 def add_columns(parts: RankingParts, columns: Sequence[PairColumns]) -> RankingParts:

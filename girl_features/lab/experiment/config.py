@@ -16,9 +16,16 @@ from girl_features.config.messages import validated
 from girl_features.config.source import ConfigSource
 from girl_features.config.yaml_file import read_yaml
 from girl_features.errors import ConfigError
-from girl_features.evaluation.controls.columns import CONTROL_COLUMNS
 from girl_features.evaluation.results import BASE
-from girl_features.lab.experiment.row_names import ALL_COLUMNS, ROW_PATTERN, at_labels, parse_pooling, parse_row
+from girl_features.lab.experiment.row_names import (
+    ADDED,
+    ALL_COLUMNS,
+    FIT,
+    ROW_PATTERN,
+    at_labels,
+    parse_pooling,
+    parse_row,
+)
 
 CONTROLS = ("cv-twice", "shuffled", "regression", "neighbour", "contrastive", "base-windows")
 BASELINES = ("ncf", "pjfnn", "apjfnn", "ft-llm", "bigrec", "bigrec-popularity", "bigrec-mlp")
@@ -132,23 +139,23 @@ class ExperimentConfig(_ExperimentModel):
         for whole_row in dict.fromkeys(cell.row for cell in self.cells if cell.row != BASELINE_ROW):
             if not ROW_PATTERN.fullmatch(whole_row):
                 raise ValueError(f"row {whole_row!r} should be a name, and may add columns, as base+lexical")
-            row, columns, n_labels = parse_row(whole_row)
+            row, added, n_labels = parse_row(whole_row)
             if row not in {"base", *self.generators, *CONTROLS} and parse_pooling(row) is None:
                 known = ["base", *self.generators, *CONTROLS, "mean-4 (or max-, attention-, dispersion-)"]
                 raise ValueError(f"no row {row!r}; known are: {', '.join(known)}")
             if parse_pooling(row) is not None and self.samples is None:
                 raise ValueError(f"row {row!r} needs `samples`: a generator with several JDs a CV")
-            if unknown := sorted(set(columns) - set(CONTROL_COLUMNS)):
-                known = [*CONTROL_COLUMNS, ALL_COLUMNS]
+            if unknown := sorted(set(added) - set(ADDED)):
+                known = [*ADDED, ALL_COLUMNS]
                 raise ValueError(f"row {whole_row!r} adds {unknown[0]!r}; known are: {', '.join(known)}")
-            if len(set(columns)) < len(columns):
+            if len(set(added)) < len(added):
                 raise ValueError(f"row {whole_row!r} adds a column twice")
-            if columns and row == "base-windows":
+            if added and row == "base-windows":
                 raise ValueError(f"row {whole_row!r}: columns are learned from the windows that {row!r} trains on")
             if n_labels is not None and row == "base-windows":
                 raise ValueError(f"row {row!r} has `labels`, but trains on the generator's windows too")
-            if row == "shuffled" and not self.generators:
-                raise ValueError("row 'shuffled' needs a generator: `generators` is empty")
+            if (row == "shuffled" or FIT in added) and not self.generators:
+                raise ValueError(f"row {whole_row!r} needs a generator: `generators` is empty")
         for grid in self.grids:
             if given := [row for row in grid.rows if "@" in row]:
                 raise ValueError(f"row {given[0]!r}: give the numbers of decisions in the grid's `labels`")
@@ -218,10 +225,10 @@ class ExperimentConfig(_ExperimentModel):
         return self.reference or next(reversed(self.generators), None)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of CONTROL_COLUMNS that some row reads."""
-        names = {name for cell in self.cells for name in parse_row(cell.row).columns}
-        return tuple(name for name in CONTROL_COLUMNS if name in names)
+    def added(self) -> tuple[str, ...]:
+        """Names of ADDED that some row adds."""
+        names = {name for cell in self.cells for name in parse_row(cell.row).added}
+        return tuple(name for name in ADDED if name in names)
 
     @property
     def cells(self) -> list[Cell]:

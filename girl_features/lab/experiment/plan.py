@@ -59,7 +59,7 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
             for predictor, row in fits
         )
         n_encodings = 1
-        if "tuned" in data_config.columns or "contrastive" in {
+        if "tuned" in data_config.added or "contrastive" in {
             parse_row(cell.row).features for cell in data_config.cells
         }:
             n_encodings = 2

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from girl_features.evaluation.controls.columns import CONTROL_COLUMNS
 from girl_features.evaluation.results import BASE
+from girl_features.schema import FIT_COLUMNS
 
 POOLINGS = ("mean", "max", "attention", "dispersion")
 ALL_COLUMNS = "controls"  # stands for all of CONTROL_COLUMNS
+FIT = "fit"  # stands for FIT_COLUMNS
+ADDED = (*CONTROL_COLUMNS, FIT)  # what a row may add
 _POOLED = re.compile(rf"({'|'.join(POOLINGS)})-([1-9][0-9]?)")
 
 ROW_PATTERN = re.compile(r"[a-z][a-z0-9-]*(\+[a-z]+)*(@[1-9][0-9]*)?")
@@ -20,8 +23,13 @@ class RowName(NamedTuple):
     """Parts of a name such as `base+lexical+style@300`."""
 
     features: str  # base, a generator's name, regression, mean-4 ...
-    columns: tuple[str, ...]  # of CONTROL_COLUMNS
+    added: tuple[str, ...]  # of ADDED
     n_labels: int | None  # labelled decisions of the training part; None: all
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the further columns."""
+        return tuple(chain.from_iterable(FIT_COLUMNS if name == FIT else (name,) for name in self.added))
 
 
 class JDPooling(NamedTuple):
@@ -35,8 +43,8 @@ def parse_row(row: str) -> RowName:
     """Return the parts of a row's name. The column `controls` stands for all of them."""
     whole, _, labels = row.partition("@")
     features, *names = whole.split("+")
-    columns = chain.from_iterable(CONTROL_COLUMNS if name == ALL_COLUMNS else (name,) for name in names)
-    return RowName(features, tuple(columns), int(labels) if labels else None)
+    added = chain.from_iterable(CONTROL_COLUMNS if name == ALL_COLUMNS else (name,) for name in names)
+    return RowName(features, tuple(added), int(labels) if labels else None)
 
 
 def at_labels(row: str, n_labels: int) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +17,18 @@ from girl_features.contract import FeatureContract
 from girl_features.encoder import TextEncoder
 from girl_features.evaluation.compare import LabelledPairs, RankingParts
 from girl_features.evaluation.controls.columns import control_columns
+from girl_features.generator.prompts import style_of
 from girl_features.input.decision_texts import DecisionTexts
 from girl_features.input.splits import Windows
 from girl_features.input.tables import Tables
 from girl_features.lab.experiment import controls
 from girl_features.lab.experiment.data import ExperimentData
-from girl_features.lab.experiment.row_names import parse_pooling
+from girl_features.lab.experiment.row_names import FIT, parse_pooling
 from girl_features.lab.experiment.several_jds import pool_generated_jds
+from girl_features.lab.pair_fits import PairFits, PairScorer
 from girl_features.lab.text_vectors import TextVectors, VectorTable
 from girl_features.ranker import PairColumns, Ranker, TextRanker
-from girl_features.schema import CV, JD
+from girl_features.schema import CV, FIT_COLUMNS, JD
 from girl_features.vectors.similarity import cosine
 
 BASE_ROWS = ("base", "contrastive", "base-windows")  # their rankers have the form `base`
@@ -43,6 +47,7 @@ class ExperimentSteps(NamedTuple):
     tune_encoder: Callable[[str, Sequence[str], Sequence[str], Path, datetime, EncoderTuningConfig], Path]
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
+    open_fit_scorer: Callable[..., PairScorer]  # from the generator's folder, limits and prompt style
 
 
 class GeneratorFeatures(NamedTuple):
@@ -135,8 +140,13 @@ def encoded_parts(data: ExperimentData, encoder: TextEncoder, vectors: TextVecto
     return RankingParts(*(_encoded(frame, table, encoder.contract.fingerprint) for frame in frames))
 
 
-def control_table(prepared: PreparedData, names: Sequence[str], steps: ExperimentSteps) -> list[PairColumns]:
-    """Return the columns `names` (of CONTROL_COLUMNS) for the pairs of each window; empty for no names."""
+def added_columns(
+    prepared: PreparedData, names: Sequence[str], reference: str | None, steps: ExperimentSteps
+) -> list[PairColumns]:
+    """Return what `names` (of ADDED) stand for, for the pairs of each window; empty for no names.
+
+    The fit is that of the generator `reference`.
+    """
     if not names:
         return []
     windows = [DecisionTexts.of(frame) for frame in prepared.data.decisions.values()]
@@ -145,7 +155,31 @@ def control_table(prepared: PreparedData, names: Sequence[str], steps: Experimen
         _, table = _tuned_vectors(prepared, steps)
         return [cosine(table.of(list(part.cvs)), table.of(list(part.jds))) for part in parts]
 
-    return control_columns(prepared.data.history, windows, names, prepared.data.windows.rl_end, tuned_cosines)
+    history, controls = prepared.data.history, [name for name in names if name != FIT]
+    columns = control_columns(history, windows, controls, prepared.data.windows.rl_end, tuned_cosines)
+    if FIT not in names:
+        return columns
+    assert reference is not None, "checked with the config"
+    fits = _fits(prepared.generators[reference], prepared.folder, steps)
+    with_fits = []
+    for own, part in zip(columns, windows, strict=True):
+        values = np.concatenate([own.values, fits.of(list(part.cvs), list(part.jds))], axis=1)
+        with_fits.append(PairColumns((*own.names, *FIT_COLUMNS), values))
+    return with_fits
+
+
+def _fits(generator: GeneratorFeatures, folder: Path, steps: ExperimentSteps) -> PairFits:
+    contract, max_jd_tokens = generator.contract, generator.config.sft.max_jd_tokens
+    weights = (contract.weights_sha256, contract.adapter_sha256, contract.prompt_version, contract.max_cv_tokens)
+    model = hashlib.sha256(repr((*weights, max_jd_tokens)).encode()).hexdigest()[:16]
+    scorer = partial(
+        steps.open_fit_scorer,
+        generator.folder,
+        max_cv_tokens=contract.max_cv_tokens,
+        max_jd_tokens=max_jd_tokens,
+        style=style_of(contract.prompt_version),
+    )
+    return PairFits(scorer, folder / "fits" / model)
 
 
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:

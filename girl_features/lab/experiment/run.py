@@ -34,8 +34,8 @@ from girl_features.lab.experiment.rows import (
     BASE_ROWS,
     ExperimentSteps,
     PreparedData,
+    added_columns,
     baseline_vectors,
-    control_table,
     row_features,
 )
 from girl_features.lab.experiment.several_jds import SpreadRanker
@@ -97,7 +97,7 @@ def _fit_tasks(
     config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
 ) -> Iterator[FitTask]:
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
-    columns = control_table(prepared, config.columns, steps)
+    columns = added_columns(prepared, config.added, config.reference_generator, steps)
     for row, row_cells in groupby(config.cells, key=lambda cell: cell.row):
         cells = list(row_cells)
         inputs = _row_inputs(row, config, prepared, columns, steps)
