@@ -169,7 +169,8 @@ class Encoded(NamedTuple):
     truncated: np.ndarray  # (n,) bool: the text was longer than the encoder reads
 
 
-# fit of a CV and a JD (generator/fit.py); d(t) is the gain in log p of token t by the CV
+# fit of a CV and a JD (generator/fit.py); d(t) is the gain in log p of token t by the CV. The last three say how likely
+# and how long the JD is
 FIT_COLUMNS = (
     "fit_sum",  # of d(t), nats
     "fit_mean",

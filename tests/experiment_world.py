@@ -181,6 +181,7 @@ def steps_for(log: Path | None = None) -> ExperimentSteps:
         open_encoder=_nothing,
         language_model_encoder=_hashing,
         open_fit_scorer=_nothing,
+        fit_recipe=1,
     )
 
 

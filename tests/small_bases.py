@@ -93,7 +93,8 @@ def family_config(family: str, n_tokens: int, **changes: Any) -> Any:
             vocab_size=n_tokens, n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS, bos_token_id=1, eos_token_id=2
         )
     if family == "gemma3":
-        return Gemma3TextConfig(**llama, num_key_value_heads=1, head_dim=16, layer_types=["full_attention"] * 2)
+        layers = {"layer_types": ["full_attention"] * 2, "num_key_value_heads": 1, "head_dim": 16}
+        return Gemma3TextConfig(**layers | llama)
     if family in ("qwen3", "qwen2"):
         kind = {"qwen3": Qwen3Config, "qwen2": Qwen2Config}[family]
         return kind(**llama, num_key_value_heads=1, **({"head_dim": 16} if family == "qwen3" else {}))

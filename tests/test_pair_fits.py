@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from girl_features.config import SFTConfig
+from girl_features.errors import InterruptedRunError
+from girl_features.lab.experiment.rows import pair_fits
 from girl_features.lab.pair_fits import PAIRS_AT_ONCE, PairFits
+from tests.experiment_world import prepared_for, steps_for
 
 
 class Lengths:
@@ -50,6 +54,37 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert stopped.n_scored >= PAIRS_AT_ONCE
     np.testing.assert_array_equal(PairFits(rest.open, tmp_path).of(CVS, JDS), WANTED)
     assert rest.n_scored == len(set(zip(CVS, JDS, strict=True))) - stopped.n_scored
+
+
+def test_a_run_stops_where_it_is_asked_to(tmp_path: Path) -> None:
+    scorer = Lengths()
+    with pytest.raises(InterruptedRunError):
+        PairFits(scorer.open, tmp_path, lambda: scorer.n_scored > 0).of(CVS, JDS)
+    kept = scorer.n_scored
+    rest = Lengths()
+    np.testing.assert_array_equal(PairFits(rest.open, tmp_path).of(CVS, JDS), WANTED)
+    assert kept > 0 and rest.n_scored == len(set(zip(CVS, JDS, strict=True))) - kept
+
+
+def test_the_folder_is_named_by_all_that_decides_a_fit(tmp_path: Path) -> None:
+    generator = prepared_for(tmp_path, "market").generators["girl"]
+    steps, contract = steps_for(), generator.contract
+    longer = generator.config.model_copy(update={"sft": SFTConfig(max_jd_tokens=50)})
+    others = [
+        (steps._replace(fit_recipe=2), generator),
+        (steps, generator._replace(config=longer)),
+        *(
+            (steps, generator._replace(contract=contract.model_copy(update={name: value})))
+            for name, value in (("weights_sha256", "other"), ("adapter_sha256", "some"), ("max_cv_tokens", 7))
+        ),
+    ]
+    names = set()
+    for asked, given in [(steps, generator), *others]:
+        scored = asked._replace(open_fit_scorer=lambda *_, **__: Lengths())
+        folder = tmp_path / "kept"
+        pair_fits(given, folder, scored, lambda: False).of(["a"], ["b"])
+        names |= {path.name for path in (folder / "fits").iterdir()}
+    assert len(names) == 6
 
 
 def test_a_damaged_file_is_scored_again(tmp_path: Path) -> None:

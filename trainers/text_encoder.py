@@ -63,11 +63,12 @@ def train_encoder(tables: Tables, windows: Windows, config: GirlConfig, force: b
     keep_out_of_git(config.workspace)
     past = decisions_with_texts(tables, None, windows.rl_end)
     kept, held_out = (DecisionTexts.of(rows) for rows in hold_out_seekers(past, settings.holdout, settings.seed))
-    cvs, jds = newest_pairs(kept, settings)
+    cvs, jds = kept.newest_matched_pairs(settings.max_pairs)
     inputs = _inputs_hash(base, settings, windows.rl_end, cvs, jds, list(held_out.cvs), list(held_out.jds))
     folder = config.encoders_dir / f"encoder-{inputs[:12]}"
     if not force and folder.is_dir() and (record := read_encoder_record(folder)) and record.inputs_sha256 == inputs:
         return folder
+    _check_enough(cvs)
     before = _held_out_auc(SentenceTransformerEncoder(str(base), batch_size=config.encoder.batch_size), held_out)
     unfinished = _saved(_tuned(base, cvs, jds, settings), folder)
     after = _held_out_auc(SentenceTransformerEncoder(str(unfinished), batch_size=config.encoder.batch_size), held_out)
@@ -103,13 +104,6 @@ def tune_encoder(
         unfinished = _saved(_tuned(base, cvs, jds, settings), final)
         _finish(unfinished, final, _record(name, base, until, len(cvs), inputs, settings, {}))
     return final
-
-
-def newest_pairs(past: DecisionTexts, settings: EncoderTuningConfig) -> tuple[list[str], list[str]]:
-    """Return CVs and JDs of the newest matched decisions, `max_pairs` of them at most."""
-    cvs, jds = past.matched_pairs
-    first = max(0, len(cvs) - settings.max_pairs)
-    return cvs[first:], jds[first:]
 
 
 def _inputs_hash(base: Path, settings: EncoderTuningConfig, until: datetime, *texts: Sequence[str]) -> str:
@@ -149,12 +143,7 @@ def _finish(unfinished: Path, final: Path, record: EncoderRecord) -> None:
 
 def _tuned(base: Path, cvs: Sequence[str], jds: Sequence[str], settings: EncoderTuningConfig) -> Any:
     """Return the sentence-transformers model in `base`, tuned on m matched pairs in float32."""
-    if len(cvs) < MIN_PAIRS:
-        raise ShapeError(
-            f"{len(cvs)} matched pairs before the ranking windows are too few to tune an encoder; {MIN_PAIRS} will do: "
-            f"widen the windows before `windows.rl_end`, or leave the tuned encoder out (in `girl evaluate`: "
-            f"--set evaluate.controls=[lexical,style,popularity])"
-        )
+    _check_enough(cvs)
     torch = require("torch", "generate")
     torch.manual_seed(settings.seed)
     check_weights(base)
@@ -167,6 +156,15 @@ def _tuned(base: Path, cvs: Sequence[str], jds: Sequence[str], settings: Encoder
     _train(torch, model, cvs, jds, settings)
     model.max_seq_length = full_length
     return model
+
+
+def _check_enough(cvs: Sequence[str]) -> None:
+    if len(cvs) < MIN_PAIRS:
+        raise ShapeError(
+            f"{len(cvs)} matched pairs before the ranking windows are too few to tune an encoder; {MIN_PAIRS} will do: "
+            f"widen the windows before `windows.rl_end`. `girl evaluate` does without a tuned encoder by "
+            f"--set evaluate.controls=[lexical,style,popularity], and an experiment without `contrastive` and `tuned`"
+        )
 
 
 def _saved(model: Any, final: Path) -> Path:
@@ -192,7 +190,7 @@ def tuned_pair_cosines(name: str, folder: Path, settings: EncoderTuningConfig, b
     """
 
     def cosines(history: DecisionTexts, parts: Sequence[DecisionTexts], until: datetime) -> list[np.ndarray]:
-        tuned = tune_encoder(name, *newest_pairs(history, settings), folder, until, settings)
+        tuned = tune_encoder(name, *history.newest_matched_pairs(settings.max_pairs), folder, until, settings)
         encoder = SentenceTransformerEncoder(str(tuned), batch_size=batch_size)
         return [_pair_cosines(encoder, part) for part in parts]
 
@@ -223,13 +221,12 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
         for _ in range(settings.epochs):
             for rows in np.array_split(rng.permutation(len(cvs)), n_batches):
                 cv_vectors, jd_vectors = (
-                    functional.normalize(model(model.preprocess([texts[i] for i in rows]))["sentence_embedding"], dim=1)
-                    for texts in (cvs, jds)
+                    functional.normalize(_embedded(model, [texts[i] for i in rows]), dim=1) for texts in (cvs, jds)
                 )
                 logits = cv_vectors @ jd_vectors.T / settings.temperature  # (b, b)
                 shared = no_negatives([cvs[i] for i in rows], [jds[i] for i in rows])
-                logits = logits.masked_fill(torch.from_numpy(shared), -torch.inf)
-                targets = torch.arange(len(rows))
+                logits = logits.masked_fill(torch.from_numpy(shared).to(logits.device), -torch.inf)
+                targets = torch.arange(len(rows), device=logits.device)
                 loss = (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
                 optimizer.zero_grad()
                 loss.backward()
@@ -237,6 +234,13 @@ def _train(torch: Any, model: Any, cvs: Sequence[str], jds: Sequence[str], setti
                 optimizer.step()
                 progress.advance()
     model.eval()
+
+
+def _embedded(model: Any, texts: list[str]) -> Any:
+    """Return the (b, d) embeddings of the texts, with gradients."""
+    features = model.preprocess(texts)
+    on_device = {name: value.to(model.device) if hasattr(value, "to") else value for name, value in features.items()}
+    return model(on_device)["sentence_embedding"]
 
 
 def no_negatives(cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:

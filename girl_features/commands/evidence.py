@@ -97,6 +97,7 @@ def _experiment_steps() -> ExperimentSteps:
         tune_encoder=require("girl_features.trainers.text_encoder", "rank").tune_encoder,
         open_encoder=SentenceTransformerEncoder,
         open_fit_scorer=_open_fit_scorer,
+        fit_recipe=require("girl_features.generator.fit", "generate").FIT_RECIPE,
         language_model_encoder=require(f"{baselines}.language_model", "rank").LanguageModelEncoder,
     )
 

@@ -52,6 +52,12 @@ class DecisionTexts(NamedTuple):
         kept = self.matched & np.array([bool(cv.strip()) for cv in self.cvs], bool)
         return list(self.cvs[kept]), list(self.jds[kept])
 
+    def newest_matched_pairs(self, n_pairs: int) -> tuple[list[str], list[str]]:
+        """Return the last `n_pairs` of `matched_pairs`, or all if there are fewer."""
+        cvs, jds = self.matched_pairs
+        first = max(0, len(cvs) - n_pairs)
+        return cvs[first:], jds[first:]
+
 
 def decisions_with_texts(tables: Tables, start: datetime | None, end: datetime | None) -> pl.DataFrame:
     """Return the decisions from `start` to before `end` that have a CV, sorted by time and ids; None is no limit.

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from girl_features.progress import Progress
+from girl_features.errors import InterruptedRunError
+from girl_features.progress import Progress, announce
 from girl_features.store.files import write_whole
 
 PAIRS_AT_ONCE = 200
@@ -30,11 +31,17 @@ class PairScorer(Protocol):
 class PairFits:
     """A scorer that keeps its columns in `folder`, which belongs to one model. It is opened when it is needed."""
 
-    def __init__(self, open_scorer: Callable[[], PairScorer], folder: Path) -> None:
-        self._open_scorer, self._folder = open_scorer, folder
+    def __init__(
+        self, open_scorer: Callable[[], PairScorer], folder: Path, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._open_scorer, self._folder, self._should_stop = open_scorer, folder, should_stop
 
     def of(self, cvs: Sequence[str], jds: Sequence[str]) -> np.ndarray:
-        """Return (n, k) float32 of n pairs. New pairs are scored and kept, some CVs at a time."""
+        """Return (n, k) float32 of n pairs. New pairs are scored and kept, some CVs at a time.
+
+        Raises:
+            InterruptedRunError: `should_stop` returned True. What was scored is kept.
+        """
         keys = [_key(cv, jd) for cv, jd in zip(cvs, jds, strict=True)]
         known = self._load()
         missing = {key: row for row, key in enumerate(keys) if key not in known}
@@ -42,6 +49,8 @@ class PairFits:
             scorer = self._open_scorer()
             with Progress("fit of CV and JD", len(missing), "pairs") as progress:
                 for rows in _by_cv(cvs, list(missing.values())):
+                    if self._should_stop():
+                        raise InterruptedRunError
                     fits = scorer.score([cvs[row] for row in rows], [jds[row] for row in rows])
                     new = [keys[row] for row in rows]
                     self._keep(new, fits)
@@ -54,8 +63,10 @@ class PairFits:
         for path in sorted(self._folder.glob("part-*.parquet")):
             try:
                 table = pq.read_table(path, page_checksum_verification=True)
-            except (OSError, pa.ArrowException):
-                path.unlink()  # the file is damaged: its pairs are scored again
+            except (OSError, pa.ArrowInvalid) as error:
+                if getattr(error, "errno", None):  # the file cannot be read now; it may be whole
+                    raise
+                announce(f"{path} is damaged: its pairs are scored again")
                 continue
             fits = np.stack(table["fit"].to_numpy(zero_copy_only=False)).astype(np.float32)
             known.update(zip(table["pair_sha256"].to_pylist(), fits, strict=True))

@@ -268,6 +268,10 @@ class ExperimentConfig(_ExperimentModel):
             if name != "base" and Cell(predictor, f"base+{columns}") in cells and plus and "@" not in row:
                 subject, over = f"{predictor}/{row}", f"{predictor}/base+{columns}"
                 claims.append(Claim(name=f"{row} over base+{columns}, {predictor}", subject=subject, over=over))
+            without = row.removesuffix(f"+{FIT}")
+            if without != row and Cell(predictor, without) in cells:
+                subject, over = f"{predictor}/{row}", f"{predictor}/{without}"
+                claims.append(Claim(name=f"{row} over {without}, {predictor}", subject=subject, over=over))
         return claims
 
 

@@ -12,13 +12,14 @@ from girl_features.input.tables import open_tables
 from girl_features.lab.experiment.config import BASELINE_ROW, ExperimentConfig, known_models
 from girl_features.lab.experiment.data import keep_ranked_cvs
 from girl_features.lab.experiment.prepare import generator_config, write_sample_market
-from girl_features.lab.experiment.row_names import parse_row
+from girl_features.lab.experiment.row_names import FIT, parse_row
 
 UNKNOWN_SECONDS = 1.0  # of a fit on 1,000 training pairs
 SECONDS_PER_TEXT = 0.05  # one text of 256 tokens through a small encoder
 SECONDS_PER_TUNING_PAIR = 0.2  # one CV-JD pair in the tuning of that encoder
 # generating one token in batches, and training on one CV-JD pair once; each on two cores without bfloat16
 SECONDS_PER_TOKEN, TOKEN_SECONDS_PER_PARAMETER = 0.0004, 5e-11
+FIT_TOKENS = 60  # a pair of a fit takes as long as so many generated tokens
 SECONDS_PER_PAIR, PAIR_SECONDS_PER_PARAMETER = 0.02, 1.9e-8
 
 
@@ -64,8 +65,12 @@ def plan_experiment(config: ExperimentConfig) -> list[DataPlan]:
         }:
             n_encodings = 2
         n_past = sum(counts[window].n_matched for window in ("sft", "reward", "rl"))
+        n_past = min(n_past, first.encoder_tuning.max_pairs)
         feature_seconds = (n_cvs + n_jobs) * SECONDS_PER_TEXT * n_encodings
         feature_seconds += n_past * SECONDS_PER_TUNING_PAIR * (n_encodings - 1)
+        if FIT in data_config.added:
+            n_pairs = sum(counts[window].n_decisions for window in ("train", "valid", "test"))
+            feature_seconds += n_pairs * _token_seconds(generators[-1]) * FIT_TOKENS
         feature_seconds += sum(_generator_seconds(made, n_cvs, counts["sft"].n_usable) for made in generators)
         plans.append(DataPlan(name, source.simulation, len(fits), n_train, fit_seconds / 60, feature_seconds / 60))
     return plans
@@ -95,12 +100,20 @@ def plan_lines(config: ExperimentConfig, plans: list[DataPlan], n_workers: int) 
 def _generator_seconds(config: GirlConfig, n_cvs: int, n_pairs: int) -> float:
     sampling, sft = config.sampling, config.sft
     n_drawn = sampling.best_of or sampling.n
-    n_parameters = 0
-    if config.generator.base != "tiny":
-        n_parameters = KNOWN_BASES.get(config.generator.base, SMOLLM2).n_parameters
-    token = SECONDS_PER_TOKEN + TOKEN_SECONDS_PER_PARAMETER * n_parameters
+    n_parameters = _n_parameters(config)
+    token = _token_seconds(config)
     pair = SECONDS_PER_PAIR + PAIR_SECONDS_PER_PARAMETER * n_parameters
     n_trained = n_pairs * sft.epochs
     if sft.max_steps > 0:
         n_trained = min(n_trained, sft.max_steps * sft.batch_size)
     return n_cvs * n_drawn * (sampling.max_new_tokens * token + SECONDS_PER_TEXT) + n_trained * pair
+
+
+def _token_seconds(config: GirlConfig) -> float:
+    return SECONDS_PER_TOKEN + TOKEN_SECONDS_PER_PARAMETER * _n_parameters(config)
+
+
+def _n_parameters(config: GirlConfig) -> int:
+    """Return the parameters of a known base; an unknown one counts as the base that `girl init` writes."""
+    base = config.generator.base
+    return 0 if base == "tiny" else KNOWN_BASES.get(base, SMOLLM2).n_parameters

@@ -62,16 +62,17 @@ def prepare(
         generator: generator_config(source.config, folder, settings.set)
         for generator, settings in config.generators.items()
     }
+    first = next(iter(configs.values()), None) or generator_config(source.config, folder, ())
+    encoder = load_encoder(first)
+    if (until := encoder.contract.trained_until) is not None:
+        with open_tables(first) as tables:
+            check_no_leakage(cut_windows(tables, first.windows), until)
     for generator, settings in config.generators.items():
         configs[generator] = _train_and_materialize(
             name, generator, configs[generator], settings.stages, steps, should_stop
         )
-    first = next(iter(configs.values()), None) or generator_config(source.config, folder, ())
-    encoder = load_encoder(first)
     with open_tables(first) as tables:
         data = load_data(name, tables, cut_windows(tables, first.windows))
-    if encoder.contract.trained_until is not None:
-        check_no_leakage(data.windows, encoder.contract.trained_until)
     features = {}
     for generator, girl_config in configs.items():
         checkpoint, record = find_generator(girl_config)

@@ -48,6 +48,7 @@ class ExperimentSteps(NamedTuple):
     open_encoder: Callable[[str], TextEncoder]
     language_model_encoder: Callable[[Path], TextEncoder]
     open_fit_scorer: Callable[..., PairScorer]  # from the generator's folder, limits and prompt style
+    fit_recipe: int  # what its columns mean
 
 
 class GeneratorFeatures(NamedTuple):
@@ -141,7 +142,11 @@ def encoded_parts(data: ExperimentData, encoder: TextEncoder, vectors: TextVecto
 
 
 def added_columns(
-    prepared: PreparedData, names: Sequence[str], reference: str | None, steps: ExperimentSteps
+    prepared: PreparedData,
+    names: Sequence[str],
+    reference: str | None,
+    steps: ExperimentSteps,
+    should_stop: Callable[[], bool],
 ) -> list[PairColumns]:
     """Return what `names` (of ADDED) stand for, for the pairs of each window; empty for no names.
 
@@ -160,18 +165,23 @@ def added_columns(
     if FIT not in names:
         return columns
     assert reference is not None, "checked with the config"
-    fits = _fits(prepared.generators[reference], prepared.folder, steps)
-    with_fits = []
-    for own, part in zip(columns, windows, strict=True):
-        values = np.concatenate([own.values, fits.of(list(part.cvs), list(part.jds))], axis=1)
-        with_fits.append(PairColumns((*own.names, *FIT_COLUMNS), values))
-    return with_fits
+    fits = pair_fits(prepared.generators[reference], prepared.folder, steps, should_stop)
+    cvs, jds = [cv for part in windows for cv in part.cvs], [jd for part in windows for jd in part.jds]
+    ends = np.cumsum([len(part.cvs) for part in windows])[:-1]
+    return [
+        PairColumns((*own.names, *FIT_COLUMNS), np.concatenate([own.values, fit], axis=1))
+        for own, fit in zip(columns, np.split(fits.of(cvs, jds), ends), strict=True)
+    ]
 
 
-def _fits(generator: GeneratorFeatures, folder: Path, steps: ExperimentSteps) -> PairFits:
+def pair_fits(
+    generator: GeneratorFeatures, folder: Path, steps: ExperimentSteps, should_stop: Callable[[], bool]
+) -> PairFits:
+    """Return the fits by a generator, kept in a folder of `folder` that is named by all that decides them."""
     contract, max_jd_tokens = generator.contract, generator.config.sft.max_jd_tokens
     weights = (contract.weights_sha256, contract.adapter_sha256, contract.prompt_version, contract.max_cv_tokens)
-    model = hashlib.sha256(repr((*weights, max_jd_tokens)).encode()).hexdigest()[:16]
+    inputs = (steps.fit_recipe, FIT_COLUMNS, *weights, max_jd_tokens)
+    model = hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
     scorer = partial(
         steps.open_fit_scorer,
         generator.folder,
@@ -179,7 +189,7 @@ def _fits(generator: GeneratorFeatures, folder: Path, steps: ExperimentSteps) ->
         max_jd_tokens=max_jd_tokens,
         style=style_of(contract.prompt_version),
     )
-    return PairFits(scorer, folder / "fits" / model)
+    return PairFits(scorer, folder / "fits" / model, should_stop)
 
 
 def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: ExperimentSteps) -> RankingParts:
@@ -191,11 +201,9 @@ def _contrastive_parts(prepared: PreparedData, base: RankingParts, steps: Experi
 
 def _tuned_vectors(prepared: PreparedData, steps: ExperimentSteps) -> tuple[TextEncoder, VectorTable]:
     """Return the encoder tuned on the matched pairs of the generator's windows, and its vectors of all texts."""
-    (cvs, jds), settings = prepared.data.history.matched_pairs, prepared.encoder_tuning
-    first, until = max(0, len(cvs) - settings.max_pairs), prepared.data.windows.rl_end
-    folder = steps.tune_encoder(
-        prepared.encoder, cvs[first:], jds[first:], prepared.folder / "encoders", until, settings
-    )
+    settings, until = prepared.encoder_tuning, prepared.data.windows.rl_end
+    cvs, jds = prepared.data.history.newest_matched_pairs(settings.max_pairs)
+    folder = steps.tune_encoder(prepared.encoder, cvs, jds, prepared.folder / "encoders", until, settings)
     encoder = steps.open_encoder(str(folder))
     frames = prepared.data.decisions.values()
     texts = [text for frame in frames for column in (CV, JD) for text in frame[column]]

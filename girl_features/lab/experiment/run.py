@@ -73,7 +73,7 @@ def run_experiment(
         data_config = config.on(name).with_labels_below(len(prepared.base.train.labels))
         n_wanted = sum(len(config.seeds_of(cell.predictor)) for cell in data_config.cells)
         with Progress(f"fits on {name}", n_wanted, "fits") as progress:
-            tasks = _fit_tasks(data_config, prepared, steps, code)
+            tasks = _fit_tasks(data_config, prepared, steps, code, should_stop)
             n_pairs = prepared.data.decisions["test"].height
             paths, n_made = _make_missing(tasks, n_pairs, n_workers, should_stop, progress)
         n_fits += n_made
@@ -94,10 +94,10 @@ def fitting_modules(steps: ExperimentSteps) -> list[str]:
 
 
 def _fit_tasks(
-    config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str
+    config: ExperimentConfig, prepared: PreparedData, steps: ExperimentSteps, code: str, should_stop: Callable[[], bool]
 ) -> Iterator[FitTask]:
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
-    columns = added_columns(prepared, config.added, config.reference_generator, steps)
+    columns = added_columns(prepared, config.added, config.reference_generator, steps, should_stop)
     for row, row_cells in groupby(config.cells, key=lambda cell: cell.row):
         cells = list(row_cells)
         inputs = _row_inputs(row, config, prepared, columns, steps)
