@@ -36,6 +36,7 @@ SETTINGS = {
     "reward": {"epochs": 1, "max_jd_tokens": 24},
     "ppo": {"iterations": 1, "batch_size": 4, "minibatch_size": 4, "evaluate_every": 1, "critic_warmup": 0},
     "sampling": {"max_new_tokens": 24},
+    "encoder_tuning": {"max_tokens": 16},
 }
 EXPERIMENT = {
     "name": "trial",
@@ -56,6 +57,7 @@ READING = {
     "train ppo": ["train", "ppo", "--force"],
     "train all": ["train", "all"],
     "train student": ["train", "student"],
+    "train encoder": ["train", "encoder", "--force"],
     "train ranker": ["train", "ranker", "--out", "{folder}/ranker"],
     "materialize --dry-run": ["materialize", "--dry-run", "--sample", "2"],
     "materialize": ["materialize", "--anyway"],
