@@ -170,7 +170,11 @@ def test_every_wrong_type_is_told_in_our_words_with_its_line(tmp_path: Path) -> 
     ("addition", "overrides", "message"),
     [
         ("max_cv_tokens: 3", [], "line 5, column 1: max_cv_tokens: max_cv_tokens belongs under `generator`"),
-        ("learning_rate: 3", [], "belongs under `sft` or under `reward` or under `ppo` or under `encoder_tuning` or under"),
+        (
+            "learning_rate: 3",
+            [],
+            "belongs under `sft` or under `reward` or under `ppo` or under `encoder_tuning` or under",
+        ),
         ("generator:\n  n: 2", [], "line 6, column 3: generator.n: n belongs under `sampling`"),
         ("hidden_sizes: 3", [], "did you mean hidden_size? It belongs under `generator.tiny` or under `student`"),
         ("zzz: 3", [], "zzz: there is no such key; the keys at the top level are name, workspace, tables"),
