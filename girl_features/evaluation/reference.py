@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from girl_features.errors import ShapeError
@@ -10,10 +12,11 @@ from girl_features.vectors.regression import platt_scale, sigmoid
 from girl_features.vectors.similarity import cosine
 
 
-class CosineRanker:
-    """A Ranker that orders by cos(c, j) alone. Only its two calibration numbers are fitted, on the valid part."""
+class _UntrainedRanker:
+    """A Ranker that orders by a given score of a pair. Only its calibration is fitted, on the valid part."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: Callable[[PairFeatures], np.ndarray]) -> None:
+        self._order = order
         self._slope, self._intercept = 1.0, 0.0
 
     def fit(
@@ -21,29 +24,29 @@ class CosineRanker:
     ) -> None:
         """Calibrate on the valid part; the training part is not used. Raises ShapeError as every Ranker does."""
         check_labels(valid_features, valid_labels)
-        self._slope, self._intercept = platt_scale(cosine(valid_features.cv, valid_features.jd), valid_labels)
+        self._slope, self._intercept = platt_scale(self._order(valid_features), valid_labels)
 
     def score(self, features: PairFeatures) -> np.ndarray:
-        """Return (n,) float64 probabilities in the order of the cosines. Any contract is accepted: j' is not read."""
-        return sigmoid(self._slope * cosine(features.cv, features.jd) + self._intercept)
+        """Return (n,) float64 probabilities in the order of the score. Any contract is accepted: j' is not read."""
+        return sigmoid(self._slope * self._order(features) + self._intercept)
 
 
-class ColumnRanker:
-    """A Ranker that orders by the one further column of the pairs. Only its calibration is fitted."""
+class CosineRanker(_UntrainedRanker):
+    """A Ranker that orders by cos(c, j) alone."""
 
     def __init__(self) -> None:
-        self._slope, self._intercept = 1.0, 0.0
+        super().__init__(_cosine_of_pair)
 
-    def fit(
-        self, features: PairFeatures, labels: np.ndarray, valid_features: PairFeatures, valid_labels: np.ndarray
-    ) -> None:
-        """Calibrate on the valid part. Raises ShapeError as every Ranker does, and unless there is just one column."""
-        check_labels(valid_features, valid_labels)
-        self._slope, self._intercept = platt_scale(_only_column(valid_features), valid_labels)
 
-    def score(self, features: PairFeatures) -> np.ndarray:
-        """Return (n,) float64 probabilities in the order of the column."""
-        return sigmoid(self._slope * _only_column(features) + self._intercept)
+class ColumnRanker(_UntrainedRanker):
+    """A Ranker that orders by the one further column of the pairs; ShapeError unless there is just one."""
+
+    def __init__(self) -> None:
+        super().__init__(_only_column)
+
+
+def _cosine_of_pair(features: PairFeatures) -> np.ndarray:
+    return cosine(features.cv, features.jd)
 
 
 def _only_column(features: PairFeatures) -> np.ndarray:

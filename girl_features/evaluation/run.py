@@ -68,8 +68,7 @@ def run_evaluate(
     predictors, seeds, n_bootstrap = config.evaluate.predictors, config.evaluate.seeds, config.evaluate.n_bootstrap
     if config.evaluate.controls:
         predictors = _reading_columns(predictors)
-    encoder = load_encoder(config)
-    generators = materialized_generators(config, encoder)
+    generators = materialized_generators(config, load_encoder(config))
     with open_tables(config) as tables:
         windows = cut_windows(tables, config.windows)
         for contract, _ in generators.values():  # the contract's `trained_until` covers its reward model too

@@ -99,9 +99,8 @@ class FitScorer:
         width = max(map(len, jds))
         padded = self._tensor([[*ids, *[ids[-1]] * (width - len(ids))] for ids in jds])  # (b, t)
         cache = copy.deepcopy(read.past_key_values)
-        cache.reorder_cache(
-            torch.zeros(len(jds), dtype=torch.long, device=self._device)
-        )  # b copies, of any kind of layer
+        # b copies of its one row, which every kind of layer can make
+        cache.reorder_cache(torch.zeros(len(jds), dtype=torch.long, device=self._device))
         places = torch.arange(n_prompt, n_prompt + width, device=self._device).expand(len(jds), -1)
         mask = torch.ones((len(jds), n_prompt + width), dtype=torch.long, device=self._device)
         logits = self._model(  # padding comes last, so no token that counts sees it

@@ -61,9 +61,8 @@ class Grid(_ExperimentModel):
 
     rows: tuple[str, ...]
     predictors: tuple[str, ...]
-    labels: tuple[
-        Annotated[int, Field(ge=40)], ...
-    ] = ()  # also train on so many labelled decisions, as rows `base@300`
+    # each row is also trained on so many labelled decisions, as the row `base@300`
+    labels: tuple[Annotated[int, Field(ge=40)], ...] = ()
 
 
 class Cell(NamedTuple):

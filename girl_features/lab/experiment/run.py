@@ -98,16 +98,17 @@ def _fit_tasks(
 ) -> Iterator[FitTask]:
     """Yield the fits row by row, so that the features of one row are in memory at a time."""
     columns = added_columns(prepared, config.added, config.reference_generator, steps, should_stop)
-    for row, row_cells in groupby(config.cells, key=lambda cell: cell.row):
-        cells = list(row_cells)
-        inputs = _row_inputs(row, config, prepared, columns, steps)
-        for seed in dict.fromkeys(seed for cell in cells for seed in config.seeds_of(cell.predictor)):
-            seeded = inputs.for_seed(seed)
-            for cell in cells:
-                if seed in config.seeds_of(cell.predictor):
-                    fit = FitId(prepared.name, cell.predictor, row, seed)
-                    path = fit_path(prepared.folder / "cells", fit, seeded.hash, code, inputs.settings)
-                    yield FitTask(fit, path, inputs.make, seeded.parts)
+    for features_row, same_features in groupby(config.cells, key=lambda cell: cell.row.partition("@")[0]):
+        inputs = _row_inputs(features_row, config, prepared, columns, steps)  # once for all numbers of labels
+        for row, row_cells in groupby(same_features, key=lambda cell: cell.row):
+            cells, n_labels = list(row_cells), parse_row(row).n_labels
+            for seed in dict.fromkeys(seed for cell in cells for seed in config.seeds_of(cell.predictor)):
+                seeded = inputs.for_seed(seed, n_labels)
+                for cell in cells:
+                    if seed in config.seeds_of(cell.predictor):
+                        fit = FitId(prepared.name, cell.predictor, row, seed)
+                        path = fit_path(prepared.folder / "cells", fit, seeded.hash, code, inputs.settings)
+                        yield FitTask(fit, path, inputs.make, seeded.parts)
 
 
 class _SeededParts(NamedTuple):
@@ -116,18 +117,17 @@ class _SeededParts(NamedTuple):
 
 
 class _RowInputs(NamedTuple):
-    """Inputs of the fits of one row."""
+    """Inputs of the fits of one row, with all labels."""
 
     whole: _SeededParts
     make: Callable[[str, int], Ranker | TextRanker]
     settings: str
-    n_labels: int | None = None
 
-    def for_seed(self, seed: int) -> _SeededParts:
-        """Return the parts for one seed, which chooses the seekers of a row with fewer labels."""
-        if self.n_labels is None or not isinstance(self.whole.parts, RankingParts):
+    def for_seed(self, seed: int, n_labels: int | None) -> _SeededParts:
+        """Return the parts for one seed, which chooses the seekers that hold `n_labels`; None is all seekers."""
+        if n_labels is None or not isinstance(self.whole.parts, RankingParts):
             return self.whole
-        parts = fewer_labels(self.whole.parts, self.n_labels, seed)
+        parts = fewer_labels(self.whole.parts, n_labels, seed)
         return _SeededParts(parts, parts_hash(parts))
 
 
@@ -149,7 +149,7 @@ def _row_inputs(
     if name.columns:
         parts = add_columns(parts, [part.only(name.columns) for part in columns])
     make_ranker = partial(_make_ranker, steps.make_ranker, form, weighs_spread)
-    return _RowInputs(_SeededParts(parts, parts_hash(parts)), make_ranker, f"{form} {weighs_spread}", name.n_labels)
+    return _RowInputs(_SeededParts(parts, parts_hash(parts)), make_ranker, f"{form} {weighs_spread}")
 
 
 def _make_ranker(
